@@ -1,0 +1,1 @@
+"""CuPy on an NVIDIA GPU."""

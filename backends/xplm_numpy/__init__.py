@@ -1,0 +1,1 @@
+"""NumPy on the CPU: the backend that is always there."""

@@ -1,0 +1,1 @@
+"""array-api-strict: the standard and nothing else, with a second address space, for tests."""

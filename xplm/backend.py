@@ -1,0 +1,102 @@
+"""What xplm asks of an array library, as one value.
+
+A backend is an array-API namespace, a device, the dtypes it has, the kernels it replaces, and the few primitives that
+the standard leaves out. Backends are found through the entry-point group `xplm.backends`, so this file names none of
+them, and a package of anybody's can add one:
+
+    [project.entry-points."xplm.backends"]
+    mylib = "my_package:make_backend"      # make_backend(device: str) -> Backend
+"""
+
+import os
+import resource
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xplm.errors import BackendError
+from xplm.typing import Array, DType, Namespace
+
+DEFAULT_BACKENDS = {"cpu": "numpy", "cuda": "cupy"}
+"""The backend that `--device` means when `--backend` is not given."""
+
+
+class DeviceMemory(NamedTuple):
+    """What this process holds of a device's memory, in bytes."""
+
+    used: int  # now
+    peak: int  # at most so far
+    total: int  # the device has
+
+
+def assign(array: Array, key: Any, value: Array) -> Array:
+    """array[key] = value, for libraries whose arrays can be written to."""
+    array[key] = value
+    return array
+
+
+def host_memory() -> DeviceMemory:
+    """The memory of this process on the host."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    statm = Path("/proc/self/statm")
+    used = int(statm.read_text().split()[1]) * page if statm.exists() else peak
+    return DeviceMemory(used, max(used, peak), os.sysconf("SC_PHYS_PAGES") * page)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """An array library on one device."""
+
+    name: str
+    device_name: str  # "cpu", "cuda:0"
+    device: Any  # the library's own device object, as array creation takes it
+    xp: Namespace
+    dtypes: Mapping[str, DType]  # by array-API name, "bfloat16" among them where it is there
+    from_host: Callable[[np.ndarray], Array]  # copies onto the device
+    to_host: Callable[[Array], np.ndarray]  # copies from the device
+    synchronize: Callable[[], None]  # returns once all work given to the device is done
+    memory: Callable[[], DeviceMemory]
+    assign: Callable[[Array, Any, Array], Array] = (
+        assign  # (array, key, value) -> the array written
+    )
+    kernels: Mapping[str, Callable[..., Any]] = field(
+        default_factory=dict
+    )  # what replaces PORTABLE
+
+
+def load_backend(name: str | None = None, device: str = "cpu") -> Backend:
+    """Make a backend on a device.
+
+    Args:
+        name: an installed backend's name, or None for the device's default.
+        device: "cpu", "cuda" or "cuda:N".
+
+    Returns:
+        The backend.
+
+    Raises:
+        BackendError: no such backend or device, or its library or hardware is missing. Nothing falls back.
+    """
+    kind, _, number = device.partition(":")
+    if kind not in DEFAULT_BACKENDS or (number and not number.isdecimal()):
+        raise BackendError(f'a device is cpu, cuda or cuda:N; got "{device}"')
+
+    found = {entry.name: entry for entry in entry_points(group="xplm.backends")}
+    name = name or DEFAULT_BACKENDS[kind]
+    if name not in found:
+        raise BackendError(
+            f'no backend named "{name}"; installed: {", ".join(sorted(found)) or "none"}'
+        )
+    backend = found[name].load()(device)
+    if not isinstance(backend, Backend):
+        raise BackendError(
+            f'backend "{name}" must return a xplm.backend.Backend; got {type(backend)}'
+        )
+    return backend

@@ -1,0 +1,275 @@
+"""A decoder's configuration, read from Hugging Face's config.json and validated.
+
+A family is a row of FAMILIES: what its config.json leaves unsaid. Fields keep Hugging Face's names; keys that xplm has
+no use for are ignored.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from xplm.errors import ConfigError
+from xplm.rope_scaling import ROPE_TYPES, RopeConfig
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a model_type means beyond its config.json."""
+
+    architecture: str  # transformers' class name
+    attention_bias: bool | None = None  # bias of q, k and v; None: the config's `attention_bias`
+    output_bias: bool | None = None  # bias of o; None: the config's `attention_bias`
+    mlp_bias: bool | None = None  # None: the config's `mlp_bias`
+    windowed_from: str | None = (
+        None  # key of the first layer that uses the sliding window; None: all do
+    )
+    window_switch: str | None = (
+        None  # key that turns the sliding window on; None: it is on when set
+    )
+    has_window: bool = True  # whether the family has a sliding window at all
+
+
+FAMILIES = {
+    "llama": Family("LlamaForCausalLM", has_window=False),
+    "mistral": Family(
+        "MistralForCausalLM", attention_bias=False, output_bias=False, mlp_bias=False
+    ),
+    "qwen2": Family(
+        "Qwen2ForCausalLM",
+        attention_bias=True,
+        output_bias=False,
+        mlp_bias=False,
+        windowed_from="max_window_layers",
+        window_switch="use_sliding_window",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Everything that decides a decoder's shapes and arithmetic."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int  # positions
+    rms_norm_eps: float
+    rope: RopeConfig
+    attention_bias: bool  # of q, k, v
+    output_bias: bool  # of o
+    mlp_bias: bool
+    tie_word_embeddings: bool
+    windows: tuple[int | None, ...]  # one a layer: the keys it sees, None for all
+    initializer_range: float = 0.02
+    bos_token_id: int | None = None
+    eos_token_id: tuple[int, ...] = ()
+    pad_token_id: int | None = None
+
+    @property
+    def context_length(self) -> int:
+        """The most positions a sequence may have, stretched RoPE included."""
+        rope = self.rope
+        if rope.rope_type == "dynamic":
+            return int(self.max_position_embeddings * rope.factor)
+        if rope.rope_type == "yarn" and rope.original_max_position_embeddings is not None:
+            stretched = int(rope.original_max_position_embeddings * rope.factor)
+            return max(self.max_position_embeddings, stretched)
+        return self.max_position_embeddings
+
+    @classmethod
+    def from_hf(cls, hf: Mapping[str, Any]) -> "DecoderConfig":
+        """Read the contents of a config.json.
+
+        Args:
+            hf: the parsed JSON object, with RoPE spelled as `rope_theta` + `rope_scaling` or as `rope_parameters`.
+
+        Raises:
+            ConfigError: a field is missing, has the wrong type, contradicts another, or is not supported.
+        """
+        model_type = hf.get("model_type")
+        if not isinstance(model_type, str) or model_type not in FAMILIES:
+            raise ConfigError(f"model_type is one of {', '.join(FAMILIES)}; got {model_type!r}")
+        family = FAMILIES[model_type]
+        if hf.get("hidden_act", "silu") not in ("silu", "swish"):
+            raise ConfigError(f"hidden_act of a {model_type} is silu; got {hf['hidden_act']!r}")
+
+        hidden_size = _positive_int(hf, "hidden_size")
+        heads = _positive_int(hf, "num_attention_heads")
+        layers = _positive_int(hf, "num_hidden_layers")
+        max_positions = _positive_int(hf, "max_position_embeddings", 2048)
+
+        config = cls(
+            model_type=model_type,
+            vocab_size=_positive_int(hf, "vocab_size"),
+            hidden_size=hidden_size,
+            intermediate_size=_positive_int(hf, "intermediate_size"),
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=_positive_int(hf, "num_key_value_heads", heads),
+            head_dim=_positive_int(hf, "head_dim", hidden_size // heads),
+            max_position_embeddings=max_positions,
+            rms_norm_eps=_positive_float(hf, "rms_norm_eps", 1e-6),
+            rope=_rope(hf, max_positions),
+            attention_bias=_flag(hf, "attention_bias", family.attention_bias),
+            output_bias=_flag(hf, "attention_bias", family.output_bias),
+            mlp_bias=_flag(hf, "mlp_bias", family.mlp_bias),
+            tie_word_embeddings=_flag(hf, "tie_word_embeddings"),
+            windows=_windows(hf, family, layers),
+            initializer_range=_positive_float(hf, "initializer_range", 0.02),
+            bos_token_id=_token_id(hf, "bos_token_id"),
+            eos_token_id=_token_ids(hf, "eos_token_id"),
+            pad_token_id=_token_id(hf, "pad_token_id"),
+        )
+        if heads % config.num_key_value_heads:
+            raise ConfigError(
+                "num_attention_heads is a multiple of num_key_value_heads; "
+                f"got {heads} and {config.num_key_value_heads}"
+            )
+        if config.head_dim % 2:
+            raise ConfigError(f"head_dim is even, for RoPE turns pairs; got {config.head_dim}")
+        if config.rope.rope_type == "dynamic" and config.head_dim == 2:
+            raise ConfigError("dynamic RoPE needs a head_dim above 2; got 2")
+        return config
+
+    def to_hf(self) -> dict[str, Any]:
+        """The config.json that transformers reads this model with."""
+        family = FAMILIES[self.model_type]
+        hf: dict[str, Any] = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name not in ("rope", "windows", "output_bias", "attention_bias", "mlp_bias")
+        }
+        rope = {key: value for key, value in asdict(self.rope).items() if _differs(self.rope, key)}
+        eos = list(self.eos_token_id)
+        hf |= {
+            "architectures": [family.architecture],
+            "hidden_act": "silu",
+            "eos_token_id": eos[0] if len(eos) == 1 else eos or None,
+            "rope_parameters": rope,
+            # Older readers know this spelling only.
+            "rope_theta": self.rope.rope_theta,
+            "rope_scaling": None if self.rope.rope_type == "default" else rope,
+        }
+        if family.attention_bias is None:
+            hf["attention_bias"] = self.attention_bias
+        if family.mlp_bias is None:
+            hf["mlp_bias"] = self.mlp_bias
+        if family.has_window:
+            hf |= _windows_to_hf(self.windows, family)
+        return hf
+
+
+def _rope(hf: Mapping[str, Any], max_positions: int) -> RopeConfig:
+    """Both spellings: rope_parameters, or rope_theta beside rope_scaling (whose type was once called "type")."""
+    given = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"rope_parameters is an object; got {given!r}")
+    rope_type = given.get("rope_type", given.get("type", "default"))
+    if not isinstance(rope_type, str) or rope_type not in ROPE_TYPES:
+        raise ConfigError(f"rope_type is one of {', '.join(ROPE_TYPES)}; got {rope_type!r}")
+    if float(given.get("partial_rotary_factor") or 1.0) != 1.0:
+        raise ConfigError("RoPE turns whole heads here; got a partial_rotary_factor below 1")
+
+    theta = given.get("rope_theta", hf.get("rope_theta"))
+    known: dict[str, Any] = {
+        "rope_theta": theta,
+        **{k: v for k, v in given.items() if v is not None},
+    }
+    numbers = {
+        f.name: _positive_float(known, f.name)
+        for f in fields(RopeConfig)
+        if f.name not in ("rope_type", "truncate", "original_max_position_embeddings")
+        and known.get(f.name) is not None
+    }
+    trained = _positive_int({**hf, **known}, "original_max_position_embeddings", max_positions)
+    rope = RopeConfig(
+        rope_type=rope_type,
+        original_max_position_embeddings=trained if rope_type in ("yarn", "llama3") else None,
+        truncate=bool(given.get("truncate", True)),
+        **numbers,
+    )
+    if rope_type != "default" and "factor" not in numbers:
+        raise ConfigError(f'RoPE type "{rope_type}" needs a factor; rope_parameters has none')
+    if rope.rope_theta <= 1.0:
+        raise ConfigError(f"rope_theta is above 1; got {rope.rope_theta}")
+    if rope.high_freq_factor <= rope.low_freq_factor:
+        raise ConfigError(
+            "high_freq_factor is above low_freq_factor; "
+            f"got {rope.high_freq_factor} and {rope.low_freq_factor}"
+        )
+    return rope
+
+
+def _windows(hf: Mapping[str, Any], family: Family, layers: int) -> tuple[int | None, ...]:
+    on = family.has_window and hf.get("sliding_window") is not None
+    if family.window_switch and not hf.get(family.window_switch):
+        on = False
+    if not on:
+        return (None,) * layers
+
+    window = _positive_int(hf, "sliding_window")
+    kinds = hf.get("layer_types")
+    if kinds is not None:
+        if not isinstance(kinds, list) or len(kinds) != layers:
+            raise ConfigError(f"layer_types names each of the {layers} layers; got {kinds!r}")
+        return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    begin = hf.get(family.windowed_from, layers) if family.windowed_from else 0
+    return tuple(window if layer >= begin else None for layer in range(layers))
+
+
+def _windows_to_hf(windows: tuple[int | None, ...], family: Family) -> dict[str, Any]:
+    window = next((w for w in windows if w is not None), None)
+    hf: dict[str, Any] = {"sliding_window": window}
+    if family.window_switch:
+        hf[family.window_switch] = window is not None
+        hf["layer_types"] = ["sliding_attention" if w else "full_attention" for w in windows]
+    return hf
+
+
+def _differs(rope: RopeConfig, key: str) -> bool:
+    always = ("rope_type", "rope_theta")
+    llama3 = ("low_freq_factor", "high_freq_factor") if rope.rope_type == "llama3" else ()
+    return key in always + llama3 or getattr(rope, key) != getattr(RopeConfig(), key)
+
+
+def _positive_int(hf: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    value = hf.get(key)
+    value = default if value is None else value
+    if value is None:
+        raise ConfigError(f"config.json must give {key}; it is missing")
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{key} is a positive integer; got {value!r}")
+    return value
+
+
+def _positive_float(hf: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    value = hf.get(key)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
+        raise ConfigError(f"{key} is a positive number; got {value!r}")
+    return float(value)
+
+
+def _flag(hf: Mapping[str, Any], key: str, family: bool | None = None) -> bool:
+    value = family if family is not None else hf.get(key, False)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key} is true or false; got {value!r}")
+    return value
+
+
+def _token_id(hf: Mapping[str, Any], key: str) -> int | None:
+    ids = _token_ids(hf, key)
+    return ids[0] if ids else None
+
+
+def _token_ids(hf: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    value = hf.get(key)
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+        raise ConfigError(f"{key} is a token id or a list of them; got {value!r}")
+    return tuple(i for i in ids if i >= 0)

@@ -1,0 +1,37 @@
+"""Errors that a user can cause.
+
+Each message is one line that holds the invariant, what was received, and what to do about it. The command line prints
+it as it is and exits with code 2. Any other exception that leaves the library is a bug in the library.
+"""
+
+
+class XplmError(Exception):
+    """Base of every error below; catch this one to catch them all."""
+
+
+class ConfigError(XplmError):
+    """A model configuration is missing a field, contradicts itself, or asks for what xplm does not have."""
+
+
+class CheckpointError(XplmError):
+    """A checkpoint file is missing, truncated, malformed, or does not fit its configuration."""
+
+
+class TokenizerError(XplmError):
+    """A tokenizer cannot be built from what the checkpoint holds."""
+
+
+class TemplateError(XplmError):
+    """A chat template cannot be rendered, or tried to leave its sandbox."""
+
+
+class BackendError(XplmError):
+    """An array library, a device, or a dtype that was asked for is not there."""
+
+
+class DownloadError(XplmError):
+    """A model cannot be fetched."""
+
+
+class RequestError(XplmError):
+    """An option or a prompt of a request is out of range."""

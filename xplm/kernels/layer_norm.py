@@ -1,0 +1,45 @@
+"""Layer normalisation over the last axis.
+
+    mean = mean(x)                            one number a row
+    rstd = 1 / sqrt(mean((x - mean)^2) + eps) one number a row
+    y    = (x - mean) * rstd * weight + bias
+
+Source: Ba, Kiros and Hinton, "Layer Normalization", arXiv:1607.06450, eq. 4, with the biased variance and with eps
+under the root as in every implementation since.
+
+Numerics. Everything runs in the island dtype `wide`, and y is rounded once. The variance is taken from the centred
+row: mean(x^2) - mean(x)^2 would cancel where the mean is large.
+"""
+
+from typing import NamedTuple
+
+from array_api_compat import array_namespace
+
+from xplm.precision import cast, wide_dtype
+from xplm.typing import Array, DType
+
+
+class LayerNormSaved(NamedTuple):
+    x: Array  # (..., C), the caller's array
+    weight: Array  # (C,)
+    bias: Array  # (C,)
+    mean: Array  # (..., 1), wide
+    rstd: Array  # (..., 1), wide
+
+
+def layer_norm_fwd(
+    x: Array, weight: Array, bias: Array, *, eps: float, wide: DType | None = None
+) -> tuple[Array, LayerNormSaved]:
+    """y = (x - mean) * rstd * weight + bias.   x (..., C); weight, bias (C,)  ->  y (..., C) x.dtype"""
+    xp = array_namespace(x)
+    wide = wide or wide_dtype(x, xp)
+
+    xw = cast(x, wide)
+    mean = cast(xp.mean(xw, axis=-1, keepdims=True), wide)
+    centred = xw - mean
+    variance = xp.mean(centred * centred, axis=-1, keepdims=True)
+    rstd = cast(1.0 / xp.sqrt(variance + eps), wide)
+
+    n = centred * rstd
+    y = n * cast(weight, wide) + cast(bias, wide)
+    return cast(y, x.dtype), LayerNormSaved(x, weight, bias, mean, rstd)

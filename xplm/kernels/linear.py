@@ -1,0 +1,37 @@
+"""Linear map: every matrix product that a model has parameters for.
+
+    y = x @ weight^T + bias
+
+The weight is stored as Hugging Face stores it, one row an output.
+
+Numerics. Products accumulate in the wide dtype whatever x and the weight are stored in, and y is rounded once.
+Leading axes of x are flattened first: libraries are at their best, and least buggy, on a 2-D product.
+"""
+
+from typing import NamedTuple
+
+from array_api_compat import array_namespace
+
+from xplm.precision import cast, wide_dtype
+from xplm.typing import Array
+
+
+class LinearSaved(NamedTuple):
+    x: Array  # (..., C)
+    weight: Array  # (N, C)
+    bias: Array | None  # (N,)
+
+
+def linear_fwd(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, LinearSaved]:
+    """y = x @ weight^T + bias.   x (..., C); weight (N, C); bias (N,)  ->  y (..., N) x.dtype"""
+    xp = array_namespace(x)
+    wide = wide_dtype(x, xp)
+
+    rows = xp.reshape(cast(x, wide), (-1, x.shape[-1]))
+    columns = xp.permute_dims(cast(weight, wide), (1, 0))
+    y = rows @ columns
+    if bias is not None:
+        y = y + cast(bias, wide)
+
+    y = xp.reshape(cast(y, x.dtype), (*x.shape[:-1], weight.shape[0]))
+    return y, LinearSaved(x, weight, bias)

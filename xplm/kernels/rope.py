@@ -1,0 +1,48 @@
+"""Rotary position embedding, in the half-split layout.
+
+Feature i of the first half of a head and feature i of the second form a pair; at position p it turns by the angle
+p * inv_freq[i]:
+
+    y1 = x1 cos - x2 sin
+    y2 = x2 cos + x1 sin
+
+The product of a query at p and a key at s then depends on p - s alone.
+
+Source: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", arXiv:2104.09864, eq. 34, with
+pairs (i, i + D/2) in place of (2i, 2i + 1) as Llama checkpoints are trained. `xplm.rope_scaling` makes inv_freq.
+
+Numerics. Angles grow with the position and lose their low bits first: angles, tables and rotation run in the island
+dtype. The rotated row is rounded once.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from xplm.precision import cast
+from xplm.typing import Array, DType
+
+
+class RopeSaved(NamedTuple):
+    cos: Array  # (B, 1, T, D/2)
+    sin: Array  # (B, 1, T, D/2)
+
+
+def rope_tables(
+    positions: np.ndarray, inv_freq: np.ndarray, *, scale: float, dtype: DType
+) -> tuple[np.ndarray, np.ndarray]:
+    """cos, sin (B, 1, T, D/2) of positions (B, T) * inv_freq (D/2,), both times `scale`, on the host in `dtype`."""
+    angles = positions.astype(dtype)[:, None, :, None] * inv_freq.astype(dtype)
+    return (np.cos(angles) * scale).astype(dtype), (np.sin(angles) * scale).astype(dtype)
+
+
+def rope_fwd(x: Array, cos: Array, sin: Array) -> tuple[Array, RopeSaved]:
+    """Turn each pair by its angle.   x (B, H, T, D); cos, sin (B, 1, T, D/2)  ->  y (B, H, T, D) x.dtype"""
+    xp = array_namespace(x)
+    half = x.shape[-1] // 2
+
+    xw = cast(x, cos.dtype)
+    x1, x2 = xw[..., :half], xw[..., half:]
+    y = xp.concat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
+    return cast(y, x.dtype), RopeSaved(cos, sin)

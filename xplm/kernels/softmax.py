@@ -1,0 +1,60 @@
+"""Softmax over the last axis, with an optional mask.
+
+    y_j = exp(x_j - m) / sum_i exp(x_i - m)        m = max_i x_i
+    lse = m + log(sum_i exp(x_i - m))
+
+Sums and the maximum go over visible entries only; a hidden entry gets exactly 0. A row with nothing visible gives a
+row of zeros and lse = -inf, so that padding contributes nothing anywhere.
+
+Source: Blanchard, Higham and Higham, "Accurately computing the log-sum-exp and softmax functions", IMA J. Numer. Anal.
+41 (2021), algorithm 3.2.
+
+Numerics. Runs in the island dtype `wide`. Hidden scores are set to a large negative number, not to -inf: inf - inf is
+NaN, and maxima over -inf are wrong in some releases of some libraries.
+"""
+
+from typing import NamedTuple
+
+from array_api_compat import array_namespace, device
+
+from xplm.precision import cast, wide_dtype
+from xplm.typing import Array, DType, Namespace
+
+
+class SoftmaxSaved(NamedTuple):
+    y: Array  # (..., S), wide
+    lse: Array  # (..., 1), wide
+
+
+def softmax_fwd(
+    x: Array, visible: Array | None = None, *, wide: DType | None = None
+) -> tuple[Array, SoftmaxSaved]:
+    """y = softmax(x).   x (..., S); visible bool, broadcastable to x  ->  y (..., S) x.dtype"""
+    xp = array_namespace(x)
+    wide = wide or wide_dtype(x, xp)
+
+    scores = cast(x, wide)
+    if visible is not None:
+        hidden = xp.asarray(_hidden_score(wide, xp), dtype=wide, device=device(x))
+        scores = xp.where(visible, scores, hidden)
+
+    highest = xp.max(scores, axis=-1, keepdims=True)
+    e = xp.exp(scores - highest)
+    if visible is None:
+        total = xp.sum(e, axis=-1, keepdims=True, dtype=wide)
+        y = e / total
+        lse = highest + xp.log(total)
+    else:
+        e = xp.where(visible, e, xp.zeros_like(e))
+        total = xp.sum(e, axis=-1, keepdims=True, dtype=wide)
+        some = total > 0
+        divisor = xp.where(some, total, xp.ones_like(total))
+        y = e / divisor
+        lse = xp.where(some, highest + xp.log(divisor), xp.full_like(total, -float("inf")))
+
+    return cast(y, x.dtype), SoftmaxSaved(y, lse)
+
+
+def _hidden_score(wide: DType, xp: Namespace) -> float:
+    """Far below every real score, and far enough from overflow that subtracting a maximum is safe."""
+    return -(2.0**100) if wide in (xp.float32, xp.float64) else -(2.0**14)

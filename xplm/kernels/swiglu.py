@@ -1,0 +1,37 @@
+"""SwiGLU: a linear branch gated by the SiLU of another.
+
+    y = silu(gate) * up        silu(g) = g * sigmoid(g)
+
+Source: Shazeer, "GLU Variants Improve Transformer", arXiv:2002.05202, eq. 6.
+
+Numerics. Runs in the wide dtype, rounded once. The sigmoid is written in exp(-|g|), which cannot overflow.
+"""
+
+from typing import NamedTuple
+
+from array_api_compat import array_namespace
+
+from xplm.precision import cast, wide_dtype
+from xplm.typing import Array
+
+
+class SwigluSaved(NamedTuple):
+    gate: Array  # (..., F)
+    up: Array  # (..., F)
+
+
+def swiglu_fwd(gate: Array, up: Array) -> tuple[Array, SwigluSaved]:
+    """y = silu(gate) * up.   gate, up (..., F)  ->  y (..., F) gate.dtype"""
+    xp = array_namespace(gate)
+    wide = wide_dtype(gate, xp)
+
+    g = cast(gate, wide)
+    y = g * sigmoid(g) * cast(up, wide)
+    return cast(y, gate.dtype), SwigluSaved(gate, up)
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)), as exp(-|x|) / (1 + exp(-|x|)) where x is negative."""
+    xp = array_namespace(x)
+    e = xp.exp(-xp.abs(x))
+    return xp.where(x < 0, e, xp.ones_like(e)) / (1.0 + e)

@@ -1,0 +1,1 @@
+"""Layers: kernels put together, forward and (later) backward, pure functions of a runtime, parameters and arrays."""

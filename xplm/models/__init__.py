@@ -1,0 +1,1 @@
+"""Models: the decoder, its parameters and its forward pass."""

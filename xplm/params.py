@@ -1,0 +1,63 @@
+"""The one table of a model's parameters.
+
+A model lists its parameters as ParamSpec rows; loading, counting, initialising and (later) weight decay and sharding
+all read the same row.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from xplm.precision import cast
+from xplm.runtime import Runtime
+from xplm.typing import Params
+
+
+@dataclass(frozen=True)
+class ParamSpec:
+    """All that is known of a parameter before it is loaded."""
+
+    name: str  # Hugging Face's
+    shape: tuple[int, ...]
+    init: str  # "normal", "ones" or "zeros"
+    std: float = 0.0  # of "normal"
+
+    @property
+    def size(self) -> int:
+        """Numbers in it."""
+        return math.prod(self.shape)
+
+
+def count_params(specs: Mapping[str, ParamSpec]) -> int:
+    """Numbers in all parameters together."""
+    return sum(spec.size for spec in specs.values())
+
+
+def init_params(rt: Runtime, specs: Mapping[str, ParamSpec], seed: int) -> Params:
+    """Draw parameters, the same on every backend.
+
+    Each parameter has a counter-based generator of its own, keyed by the seed and by its name, so that neither the
+    order nor the presence of others changes what it gets.
+
+    Args:
+        rt: where the parameters go, and their dtype.
+        specs: the model's table.
+        seed: any non-negative integer.
+    """
+    params = {}
+    for name, spec in specs.items():
+        host = _draw(spec, seed)
+        params[name] = cast(rt.backend.from_host(host), rt.dtype.param)
+    return params
+
+
+def _draw(spec: ParamSpec, seed: int) -> np.ndarray:
+    if spec.init == "ones":
+        return np.ones(spec.shape, np.float32)
+    if spec.init == "zeros":
+        return np.zeros(spec.shape, np.float32)
+    key = [seed, *spec.name.encode()]
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+    return generator.normal(0.0, spec.std, spec.shape).astype(np.float32)

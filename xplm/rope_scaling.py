@@ -1,0 +1,131 @@
+"""Inverse frequencies of rotary embeddings, and the ways of stretching them to longer contexts.
+
+Plain RoPE turns pair i of a head of width D by p * inv_freq[i] at position p:
+
+    inv_freq[i] = theta^(-2i / D)             its wavelength is 2 pi / inv_freq[i] positions
+
+    linear    positions are divided by `factor`: Chen et al., "Extending Context Window ... via Position
+              Interpolation", arXiv:2306.15595.
+    dynamic   past the trained length, theta grows with the sequence, so that the slowest pair still turns as it did
+              in training ("dynamic NTK"): Peng et al., "YaRN", arXiv:2309.00071, appendix B.1.
+    yarn      fast pairs stay, slow pairs are interpolated, a ramp between; scores get a temperature: the same paper,
+              section 3.
+    llama3    the same idea with the ramp in wavelengths: Grattafiori et al., "The Llama 3 Herd of Models",
+              arXiv:2407.21783, section 3.2, and the code released with Llama 3.1.
+
+Numerics. Computed once a forward pass, on the host, in float64; `xplm.kernels.rope` rounds them to its island dtype.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """The fields of Hugging Face's `rope_parameters`; those that a type does not use keep their defaults."""
+
+    rope_type: str = "default"
+    rope_theta: float = 10000.0
+    factor: float = 1.0  # how many times longer than trained
+    original_max_position_embeddings: int | None = (
+        None  # trained length, positions; yarn and llama3
+    )
+    low_freq_factor: float = 1.0  # llama3: wavelengths above trained length / this are interpolated
+    high_freq_factor: float = 4.0  # llama3: wavelengths below trained length / this are kept
+    attention_factor: float | None = None  # yarn: scale of cos and sin; None takes the paper's
+    beta_fast: float = 32.0  # yarn: pairs with more turns over the trained length are kept
+    beta_slow: float = 1.0  # yarn: pairs with fewer are interpolated
+    mscale: float | None = None  # yarn, DeepSeek's variant of attention_factor
+    mscale_all_dim: float | None = None
+    truncate: bool = True  # yarn: round the ramp's ends to whole pairs
+
+
+def inverse_frequencies(
+    rope: RopeConfig, *, head_dim: int, max_position_embeddings: int, length: int
+) -> tuple[np.ndarray, float]:
+    """Frequencies for a sequence of `length` positions.
+
+    Args:
+        rope: type and parameters.
+        head_dim: D.
+        max_position_embeddings: the configured context, in positions; only "dynamic" reads it.
+        length: positions in use, the ones in this forward pass included; only "dynamic" reads it.
+
+    Returns:
+        inv_freq (D/2,) float64 in radians a position, and the scale of cos and sin.
+    """
+    exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
+    if rope.rope_type == "dynamic":
+        theta = _dynamic_theta(rope, head_dim, max_position_embeddings, length)
+        return theta**-exponents, 1.0
+    return SCALINGS[rope.rope_type](rope, rope.rope_theta**-exponents)
+
+
+def _default(_: RopeConfig, inv_freq: np.ndarray) -> tuple[np.ndarray, float]:
+    return inv_freq, 1.0
+
+
+def _linear(rope: RopeConfig, inv_freq: np.ndarray) -> tuple[np.ndarray, float]:
+    return inv_freq / rope.factor, 1.0
+
+
+def _dynamic_theta(rope: RopeConfig, head_dim: int, trained: int, length: int) -> float:
+    stretch = rope.factor * max(length, trained) / trained - (rope.factor - 1.0)
+    return rope.rope_theta * stretch ** (head_dim / (head_dim - 2))
+
+
+def _llama3(rope: RopeConfig, inv_freq: np.ndarray) -> tuple[np.ndarray, float]:
+    trained = _trained_length(rope)
+    turns = trained * inv_freq / (2.0 * math.pi)  # of each pair over the trained length
+    low, high = rope.low_freq_factor, rope.high_freq_factor
+
+    keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return (1.0 - keep) * inv_freq / rope.factor + keep * inv_freq, 1.0
+
+
+def _yarn(rope: RopeConfig, inv_freq: np.ndarray) -> tuple[np.ndarray, float]:
+    trained = _trained_length(rope)
+    half = len(inv_freq)
+
+    def pair_with(turns: float) -> float:
+        """The (fractional) pair that makes so many turns over the trained length."""
+        return half * math.log(trained / (turns * 2.0 * math.pi)) / math.log(rope.rope_theta)
+
+    low, high = pair_with(rope.beta_fast), pair_with(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, 2 * half - 1)
+    span = high - low if high != low else 0.001
+
+    interpolate = np.clip((np.arange(half) - low) / span, 0.0, 1.0)
+    mixed = inv_freq / rope.factor * interpolate + inv_freq * (1.0 - interpolate)
+    return mixed, _yarn_attention_factor(rope)
+
+
+def _yarn_attention_factor(rope: RopeConfig) -> float:
+    def temperature(weight: float) -> float:
+        return 1.0 if rope.factor <= 1.0 else 0.1 * weight * math.log(rope.factor) + 1.0
+
+    if rope.attention_factor is not None:
+        return rope.attention_factor
+    if rope.mscale and rope.mscale_all_dim:
+        return temperature(rope.mscale) / temperature(rope.mscale_all_dim)
+    return temperature(1.0)
+
+
+def _trained_length(rope: RopeConfig) -> int:
+    assert rope.original_max_position_embeddings is not None  # the configuration was validated
+    return rope.original_max_position_embeddings
+
+
+SCALINGS: dict[str, Callable[[RopeConfig, np.ndarray], tuple[np.ndarray, float]]] = {
+    "default": _default,
+    "linear": _linear,
+    "llama3": _llama3,
+    "yarn": _yarn,
+}
+
+ROPE_TYPES = (*SCALINGS, "dynamic")

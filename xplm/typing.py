@@ -1,0 +1,20 @@
+"""Types that every file shares, and the letters that shapes are written in.
+
+B batch            T query positions      S key positions        C model width
+H query heads      K key/value heads      G = H / K              D head width
+F MLP width        V vocabulary           L layers
+"""
+
+from typing import Any, TypeAlias
+
+Array: TypeAlias = Any
+"""An array of any library that the Python array API standard covers."""
+
+DType: TypeAlias = Any
+"""A dtype object of an array's own library."""
+
+Namespace: TypeAlias = Any
+"""An array-API namespace, as `array_api_compat.array_namespace` returns it."""
+
+Params: TypeAlias = dict[str, Array]
+"""Parameters, or their gradients or moments, under Hugging Face names."""
