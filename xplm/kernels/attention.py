@@ -76,8 +76,9 @@ def attention_fwd(
             )
         )
 
-    y = chunks[0][0] if len(chunks) == 1 else xp.concat([c[0] for c in chunks], axis=2)
-    lse = chunks[0][1] if len(chunks) == 1 else xp.concat([c[1] for c in chunks], axis=2)
+    y, lse = chunks[0]
+    if len(chunks) > 1:
+        y, lse = (xp.concat(parts, axis=2) for parts in zip(*chunks, strict=True))
     return y, AttentionSaved(q, k, v, first, y, lse, start, scale, window)
 
 
@@ -88,16 +89,17 @@ def _attend(
     xp = array_namespace(q)
     sums = wide_dtype(q, xp)
     B, H, t, D = q.shape
-    K, s = k.shape[1], k.shape[2]
+    K = k.shape[1]
     G = H // K
 
-    qw = xp.reshape(cast(q, sums) * scale, (B, K, G * t, D))
-    kw = cast(k, sums)
-    vw = cast(v, sums)
+    # Each key/value head is broadcast over the G query heads that read it, not copied.
+    qw = xp.reshape(cast(q, sums) * scale, (B, K, G, t, D))
+    kw = cast(k, sums)[:, :, None, :, :]  # (B, K, 1, s, D)
+    vw = cast(v, sums)[:, :, None, :, :]
 
-    scores = xp.reshape(qw @ xp.matrix_transpose(kw), (B, K, G, t, s))
+    scores = qw @ xp.matrix_transpose(kw)  # (B, K, G, t, s)
     probs, saved = softmax_fwd(scores, visible, wide=wide)
-    y = xp.reshape(probs, (B, K, G * t, s)) @ vw  # (B, K, G t, D)
+    y = probs @ vw  # (B, K, G, t, D)
 
     y = xp.reshape(cast(y, q.dtype), (B, H, t, D))
     return y, xp.reshape(saved.lse, (B, H, t))
