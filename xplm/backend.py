@@ -42,12 +42,15 @@ def assign(array: Array, key: Any, value: Array) -> Array:
 
 def host_memory() -> DeviceMemory:
     """The memory of this process on the host."""
-    page = os.sysconf("SC_PAGE_SIZE")
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage's peak would include what a parent held before exec
+        lines = (line.split() for line in status.read_text().splitlines())
+        kib = {words[0]: int(words[1]) for words in lines if words[0] in ("VmRSS:", "VmHWM:")}
+        return DeviceMemory(kib["VmRSS:"] * 1024, kib["VmHWM:"] * 1024, total)
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    statm = Path("/proc/self/statm")
-    used = int(statm.read_text().split()[1]) * page if statm.exists() else peak
-    return DeviceMemory(used, max(used, peak), os.sysconf("SC_PHYS_PAGES") * page)
+    return DeviceMemory(peak, peak, total)
 
 
 @dataclass(frozen=True)

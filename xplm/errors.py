@@ -8,6 +8,10 @@ it as it is and exits with code 2. Any other exception that leaves the library i
 class XplmError(Exception):
     """Base of every error below; catch this one to catch them all."""
 
+    def __str__(self) -> str:
+        """The message on one line, whatever a file or a library put into it."""
+        return " ".join(super().__str__().split())
+
 
 class ConfigError(XplmError):
     """A model configuration is missing a field, contradicts itself, or asks for what xplm does not have."""

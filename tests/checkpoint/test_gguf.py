@@ -1,0 +1,168 @@
+"""Opening GGUF files: names, row order, dequantisation, configuration."""
+
+import gguf
+import ml_dtypes
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Kind
+
+from tests.checkpoint.tiny import gguf_name, hf_config, random_tensors, write_gguf
+from tests.paths import smollm2_gguf
+from xplm.checkpoint import gguf as gguf_module
+from xplm.checkpoint.gguf import QUANTISED_KINDS, hugging_face_name, open_gguf
+from xplm.errors import CheckpointError
+
+FLOAT32 = np.dtype(np.float32)
+QUANTISABLE = [Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0]
+K_KINDS = [Kind.Q2_K, Kind.Q3_K, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K]
+
+FAMILIES = {
+    "llama": {},
+    "llama, untied": {"tie_word_embeddings": False},
+    "llama, biases": {"attention_bias": True, "mlp_bias": True},
+    "mistral": {"model_type": "mistral", "sliding_window": 16},
+    "qwen2": {"model_type": "qwen2"},
+}
+
+
+def write_family(tmp_path, changes):
+    config = hf_config(**changes)
+    tensors = random_tensors(config)
+    metadata = {}
+    if "sliding_window" in changes:
+        metadata["attention__sliding_window"] = changes["sliding_window"]
+    return config, tensors, write_gguf(tmp_path / "m.gguf", config, tensors, **metadata)
+
+
+@pytest.mark.parametrize("changes", FAMILIES.values(), ids=FAMILIES)
+def test_a_family_comes_back_as_it_was(tmp_path, changes):
+    config, tensors, path = write_family(tmp_path, changes)
+    checkpoint = open_gguf(path)
+
+    assert checkpoint.tensors.keys() == tensors.keys()
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(checkpoint.read(name, FLOAT32), array, err_msg=name)
+    for field in ("model_type", "hidden_size", "num_key_value_heads", "tie_word_embeddings"):
+        assert getattr(checkpoint.config, field) == config[field]
+    assert checkpoint.config.windows == (changes.get("sliding_window"),) * 2
+
+
+def test_rows_of_q_are_uninterleaved_by_hand(tmp_path):
+    # One head of 4: GGUF's rows a0 b0 a1 b1 must come back as a0 a1 b0 b1.
+    config = hf_config(num_attention_heads=1, num_key_value_heads=1, head_dim=4, hidden_size=4)
+    tensors = random_tensors(config)
+    q = "model.layers.0.self_attn.q_proj.weight"
+    tensors[q] = np.repeat(np.arange(4, dtype=np.float32)[:, None], 4, axis=1)
+    path = write_gguf(tmp_path / "m.gguf", config, tensors)
+
+    stored = next(t for t in gguf.GGUFReader(path).tensors if t.name == "blk.0.attn_q.weight")
+    np.testing.assert_array_equal(stored.data[:, 0], [0, 2, 1, 3])
+    np.testing.assert_array_equal(open_gguf(path).read(q, FLOAT32)[:, 0], [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("kind", [Kind.F16, Kind.BF16, *QUANTISABLE], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_a_kind_is_dequantised_then_rounded_once(tmp_path, kind, dtype):
+    config = hf_config()
+    tensors = random_tensors(config)
+    checkpoint = open_gguf(write_gguf(tmp_path / "m.gguf", config, tensors, kind))
+
+    for name, array in tensors.items():
+        expected = array
+        if array.ndim == 2:
+            expected = gguf.quants.dequantize(gguf.quants.quantize(array, kind), kind)
+            assert checkpoint.tensors[name].kind == kind.name
+        read = checkpoint.read(name, np.dtype(dtype))
+        np.testing.assert_array_equal(read, expected.astype(dtype), err_msg=name)
+
+
+def test_a_block_of_q4_0_by_hand():
+    # Half a scale of 0.5, then nibbles: the low ones are the first 16 values, each less 8.
+    block = np.frombuffer(np.float16(0.5).tobytes() + bytes([0x8F] * 16), np.uint8)
+    values = gguf_module._widen(block[None, :], Kind.Q4_0)
+    np.testing.assert_array_equal(values, [[3.5] * 16 + [0.0] * 16])
+
+
+@pytest.mark.parametrize("kind", K_KINDS, ids=lambda kind: kind.name)
+def test_k_quants_of_random_blocks(tmp_path, monkeypatch, kind):
+    config = hf_config(hidden_size=256, intermediate_size=512, vocab_size=7)
+    tensors = random_tensors(config)
+    name = "model.layers.1.mlp.down_proj.weight"  # (256, 512)
+    block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    packed = np.random.default_rng(1).integers(0, 256, (256, 512 // block * block_bytes), np.uint8)
+    del tensors[name]
+    path = tmp_path / "m.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tensor(gguf_name(name), packed, raw_dtype=kind)
+    writer.add_tensor("token_embd.weight", tensors["model.embed_tokens.weight"])
+    for key, value in {
+        "block_count": 2,
+        "context_length": 64,
+        "embedding_length": 256,
+        "feed_forward_length": 512,
+        "attention.head_count": 4,
+    }.items():
+        writer.add_uint32(f"llama.{key}", value)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+    with np.errstate(all="ignore"):  # random scales may be NaN or infinite
+        expected = gguf.quants.dequantize(packed, kind)
+    assert expected.shape == (256, 512)
+    for elements_at_once in (1, 1000, 2**18):
+        monkeypatch.setattr(gguf_module, "ELEMENTS_AT_ONCE", elements_at_once)
+        read = open_gguf(path).read(name, FLOAT32)
+        np.testing.assert_array_equal(read, expected)
+
+
+def test_every_promised_kind_is_tested():
+    assert set(QUANTISED_KINDS) == {*QUANTISABLE, *K_KINDS}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("token_embd.weight", "model.embed_tokens.weight"),
+        ("output_norm.weight", "model.norm.weight"),
+        ("output.weight", "lm_head.weight"),
+        ("blk.12.attn_q.bias", "model.layers.12.self_attn.q_proj.bias"),
+        ("blk.0.ffn_down.weight", "model.layers.0.mlp.down_proj.weight"),
+        ("blk.0.attn_rot_embd.weight", "blk.0.attn_rot_embd.weight"),
+        ("blk.x.attn_q.weight", "blk.x.attn_q.weight"),
+        ("strange", "strange"),
+    ],
+)
+def test_names(name, expected):
+    assert hugging_face_name(name) == expected
+
+
+def test_a_file_that_shrank_after_opening(tmp_path):
+    _, _, path = write_family(tmp_path, {})
+    checkpoint = open_gguf(path)
+    path.write_bytes(path.read_bytes()[:4096])
+    with pytest.raises(CheckpointError, match=r"model\.embed_tokens\.weight must be readable"):
+        checkpoint.read("model.embed_tokens.weight", FLOAT32)
+
+
+def test_smollm2_against_transformers():
+    pytest.importorskip("torch", reason="the oracle is transformers on torch")
+    loader = pytest.importorskip("transformers.modeling_gguf_pytorch_utils")
+    checkpoint = open_gguf(smollm2_gguf())
+    config = checkpoint.config
+    assert (config.hidden_size, config.num_hidden_layers, config.head_dim) == (576, 30, 64)
+    assert (config.bos_token_id, config.eos_token_id) == (1, (2,))
+    assert config.tie_word_embeddings
+
+    # transformers' own undoing of the row order, on our dequantised tensor put back into it.
+    processor = loader.LlamaTensorProcessor()
+    stored_tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(smollm2_gguf()).tensors}
+    for name, n_heads in (("q_proj", 9), ("k_proj", 3)):
+        name = f"model.layers.7.self_attn.{name}.weight"
+        read = checkpoint.read(name, FLOAT32)
+        stored = stored_tensors[gguf_name(name)]
+        raw = gguf.quants.dequantize(stored.data, stored.tensor_type)
+        expected = processor._reverse_permute_weights(raw, n_heads, n_heads)
+        np.testing.assert_array_equal(read, expected)

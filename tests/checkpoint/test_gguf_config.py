@@ -1,0 +1,166 @@
+"""Configurations from GGUF metadata."""
+
+import math
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+
+from tests.checkpoint.tiny import hf_config, random_tensors, write_gguf
+from xplm.checkpoint.gguf import open_gguf
+from xplm.checkpoint.gguf_config import config_from_gguf
+from xplm.config import DecoderConfig
+from xplm.errors import CheckpointError, ConfigError
+
+METADATA = MappingProxyType(
+    {
+        "general.architecture": "llama",
+        "llama.block_count": 2,
+        "llama.context_length": 8192,
+        "llama.embedding_length": 64,
+        "llama.feed_forward_length": 96,
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 2,
+        "llama.attention.layer_norm_rms_epsilon": 1e-6,
+        "llama.rope.freq_base": 500000.0,
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+    }
+)
+SHAPES = MappingProxyType({"token_embd.weight": (100, 64), "output.weight": (100, 64)})
+
+
+def llama3_divisors(factor, theta, head_dim):
+    """Written out from the rule as Llama 3.1's release states it, one frequency at a time."""
+    divisors = []
+    for i in range(0, head_dim, 2):
+        wavelength = 2 * math.pi * theta ** (i / head_dim)
+        if wavelength < 8192 / 4:
+            divisors.append(1.0)
+        elif wavelength > 8192 / 1:
+            divisors.append(factor)
+        else:
+            smooth = (8192 / wavelength - 1) / (4 - 1)
+            divisors.append(1 / ((1 - smooth) / factor + smooth))
+    return np.array(divisors, np.float32)
+
+
+def test_the_fields_of_a_llama():
+    expected = DecoderConfig.from_hf(
+        hf_config(
+            vocab_size=100,
+            hidden_size=64,
+            intermediate_size=96,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+            max_position_embeddings=8192,
+            rms_norm_eps=1e-6,
+            rope_theta=500000.0,
+            tie_word_embeddings=False,
+        )
+    )
+    assert config_from_gguf(METADATA, SHAPES, None) == expected
+
+
+def test_a_turn_may_end_with_an_id_of_its_own():
+    metadata = METADATA | {"tokenizer.ggml.eot_token_id": 5}
+    assert config_from_gguf(metadata, SHAPES, None).eos_token_id == (2, 5)
+
+
+def test_linear_scaling():
+    metadata = METADATA | {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
+    rope = config_from_gguf(metadata, SHAPES, None).rope
+    assert (rope.rope_type, rope.factor) == ("linear", 4.0)
+
+
+def test_yarn_scaling():
+    metadata = METADATA | {
+        "llama.rope.scaling.type": "yarn",
+        "llama.rope.scaling.factor": 4.0,
+        "llama.rope.scaling.original_context_length": 2048,
+    }
+    rope = config_from_gguf(metadata, SHAPES, None).rope
+    assert (rope.rope_type, rope.factor) == ("yarn", 4.0)
+    assert rope.original_max_position_embeddings == 2048
+    assert rope.attention_factor is None
+
+    rope = config_from_gguf(metadata | {"llama.rope.scaling.attn_factor": 2.0}, SHAPES, None).rope
+    assert rope.attention_factor == pytest.approx(2.0 * (0.1 * math.log(4.0) + 1.0))
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_llama3_scaling_is_rebuilt_from_its_divisors(tmp_path, factor):
+    config = hf_config(head_dim=64, rope_theta=500000.0, max_position_embeddings=131072)
+    divisors = llama3_divisors(factor, 500000.0, 64)
+    assert np.any((divisors > 1) & (divisors < factor))  # some are on the ramp
+    path = write_gguf(
+        tmp_path / "m.gguf", config, random_tensors(config), extra={"rope_freqs.weight": divisors}
+    )
+    checkpoint = open_gguf(path)
+
+    rope = checkpoint.config.rope
+    assert (rope.rope_type, rope.factor) == ("llama3", factor)
+    assert (rope.low_freq_factor, rope.high_freq_factor) == (1.0, 4.0)
+    assert rope.original_max_position_embeddings == 8192
+    assert "rope_freqs.weight" not in checkpoint.tensors
+
+
+@pytest.mark.parametrize(
+    "divisors",
+    [
+        np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], np.float32),
+        np.full(8, np.nan, np.float32),
+        np.ones(3, np.float32),
+        np.zeros(0, np.float32),
+        np.full((2, 4), -1.0, np.float32),
+    ],
+)
+def test_divisors_of_another_rule_are_refused(divisors):
+    with pytest.raises(ConfigError, match=r"rope_freqs\.weight must follow Llama 3's rule"):
+        config_from_gguf(METADATA, SHAPES, divisors)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"general.architecture": "falcon"}, "'falcon'"),
+        ({"general.architecture": ["llama"]}, "general.architecture"),
+        ({"llama.block_count": "two"}, "llama.block_count .* 'two'"),
+        ({"llama.block_count": True}, "llama.block_count"),
+        ({"llama.attention.head_count": 0}, "num_attention_heads"),
+        ({"llama.attention.head_count_kv": [2, 1]}, "head_count_kv .* single number"),
+        ({"llama.rope.dimension_count": 8}, "rotates 8 of 16"),
+        ({"llama.rope.scaling.type": "longrope"}, "'longrope'"),
+        ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.factor"),
+        (
+            {
+                "llama.rope.scaling.type": "yarn",
+                "llama.rope.scaling.factor": 0.0,
+                "llama.rope.scaling.original_context_length": 64,
+                "llama.rope.scaling.attn_factor": 1.0,
+            },
+            "factor",
+        ),
+        ({"tokenizer.ggml.eos_token_id": "2"}, "eos_token_id"),
+    ],
+)
+def test_odd_metadata_is_refused(change, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        config_from_gguf(METADATA | change, SHAPES, None)
+
+
+def test_a_missing_key_is_named():
+    metadata = {k: v for k, v in METADATA.items() if k != "llama.embedding_length"}
+    with pytest.raises(ConfigError, match=r"llama\.embedding_length .* got nothing"):
+        config_from_gguf(metadata, SHAPES, None)
+
+
+def test_a_part_of_a_split_file_is_refused():
+    with pytest.raises(CheckpointError, match="llama-gguf-split --merge"):
+        config_from_gguf(METADATA | {"split.count": 3}, SHAPES, None)
+
+
+def test_a_file_without_an_embedding_is_refused():
+    with pytest.raises(CheckpointError, match=r"token_embd\.weight"):
+        config_from_gguf(METADATA, {}, None)

@@ -1,0 +1,95 @@
+"""The engine: how the ids are fed makes no difference to the logits."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.generate.tiny import tiny_model
+from xplm.errors import RequestError
+from xplm.generate.engine import left_pad
+
+# Two layers of width 32 in float32, with logits of a few units: rounding is some 1e-6 whatever the order of sums.
+ATOL = 1e-4
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return tiny_model().engine
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return np.random.default_rng(0).integers(0, 258, 40)
+
+
+def test_left_pad_ends_every_row_at_the_same_slot():
+    ids, first = left_pad([[1, 2, 3], [4], [5, 6]])
+    assert ids.tolist() == [[1, 2, 3], [0, 0, 4], [0, 5, 6]]
+    assert first is not None
+    assert first.tolist() == [0, 2, 1]
+
+
+def test_left_pad_of_equal_lengths_has_no_padding():
+    ids, first = left_pad([[1, 2], [3, 4]])
+    assert ids.tolist() == [[1, 2], [3, 4]]
+    assert first is None
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_whole_prompt_token_by_token_and_chunks_of_7_agree(ids, window):
+    changes = {"model_type": "mistral", "sliding_window": window} if window else {}
+    engine = tiny_model(**changes).engine
+    expected = engine.logits(ids)
+
+    cache = engine.allocate(1, 40)
+    by_token = np.stack([engine.feed(cache, ids[None, t : t + 1])[0] for t in range(40)])
+    np.testing.assert_allclose(by_token, expected, atol=ATOL)
+
+    cache = engine.allocate(1, 40)
+    by_chunk = replace(engine, chunk_tokens=7).feed(cache, ids[None])
+    assert cache.length == 40
+    np.testing.assert_allclose(by_chunk[0], expected[-1], atol=ATOL)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_left_padding_makes_no_difference(ids, window):
+    changes = {"model_type": "mistral", "sliding_window": window} if window else {}
+    engine = tiny_model(**changes).engine
+    rows = [ids[:3].tolist(), ids[3:20].tolist(), ids[20:21].tolist()]
+    padded, first = left_pad(rows)
+    cache = engine.allocate(3, 18)
+    logits = replace(engine, chunk_tokens=7).feed(cache, padded, first)
+    for row, alone in enumerate(rows):
+        np.testing.assert_allclose(logits[row], engine.logits(alone)[-1], atol=ATOL)
+
+
+def test_rollback_then_feed_equals_never_having_fed(engine, ids):
+    cache, fresh = engine.allocate(1, 40), engine.allocate(1, 40)
+    engine.feed(cache, ids[None, :10])
+    engine.feed(fresh, ids[None, :10])
+
+    engine.feed(cache, ids[None, 10:25])
+    cache.rollback(10)
+    logits = [engine.feed(c, ids[None, 30:35]) for c in (cache, fresh)]
+    np.testing.assert_array_equal(logits[0], logits[1])
+
+
+def test_logits_are_float32_on_the_host(engine):
+    logits = engine.logits([1, 2, 3])
+    assert isinstance(logits, np.ndarray)
+    assert (logits.shape, logits.dtype) == ((3, 258), np.dtype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([], "a prompt must hold at least one token; got none"),
+        ([0] * 257, "context of 256 tokens; got 257 tokens"),
+        ([5, 258], "at least 0 and below 258; got 258"),
+        ([-1], "at least 0 and below 258; got -1"),
+    ],
+)
+def test_ids_that_cannot_be_read_are_refused(engine, ids, message):
+    with pytest.raises(RequestError, match=message):
+        engine.check_ids(ids)

@@ -1,0 +1,44 @@
+"""A reply's text: whole characters, cut at what stopped it."""
+
+import pytest
+
+from tests.generate.tiny import tiny_tokenizer
+from xplm.generate.options import SamplingOptions
+from xplm.generate.reply import Reply
+
+
+def make_reply(options=None, **changes):
+    tokenizer = tiny_tokenizer()
+    given = {"stop_ids": (1,), "max_tokens": 100, "continues_prompt": False} | changes
+    return Reply(tokenizer, [5], options or SamplingOptions(), **given), tokenizer
+
+
+def test_a_character_of_several_tokens_comes_out_whole():
+    reply, tokenizer = make_reply()
+    ids = tokenizer.encode("a🙂b")
+    assert [reply.push(token, 0.0) for token in ids] == ["a", "", "", "", "🙂", "b"]
+
+
+@pytest.mark.parametrize(
+    ("ending", "reason"), [({}, "stop"), ({"max_tokens": 4, "stop_ids": ()}, "length")]
+)
+def test_held_text_comes_out_at_the_end(ending, reason):
+    reply, tokenizer = make_reply(SamplingOptions(stop=("cde",)), **ending)
+    pieces = [reply.push(token, -1.0) for token in [*tokenizer.encode("abc"), 1]]
+    assert pieces == ["a", "b", "", "c"]
+    assert (reply.text, reply.finish_reason, reply.logprobs) == ("abc", reason, [-1.0] * 4)
+
+
+def test_a_stop_text_completed_by_the_last_token_counts_as_stop():
+    reply, tokenizer = make_reply(SamplingOptions(stop=("bc",)), max_tokens=3)
+    assert [reply.push(token, 0.0) for token in tokenizer.encode("abc")] == ["a", "", ""]
+    assert (reply.text, reply.finish_reason) == ("a", "stop")
+
+
+def test_would_end_foresees_push():
+    for ids, stop in (([7, 1], ()), ([7, 7, 7], ()), (tiny_tokenizer().encode("ab"), ("ab",))):
+        reply, _ = make_reply(SamplingOptions(stop=stop), max_tokens=3)
+        for n in range(1, len(ids) + 1):
+            foreseen = reply.would_end(ids[:n])
+            reply.push(ids[n - 1], 0.0)
+            assert foreseen == (reply.finish_reason is not None) == (n == len(ids))

@@ -1,0 +1,1 @@
+"""Models on disk: opening, loading, saving, converting and fetching them."""

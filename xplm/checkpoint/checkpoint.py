@@ -1,0 +1,62 @@
+"""A model on disk as one value: its configuration, what tensors it holds, and a way to read one of them.
+
+A Hugging Face directory and a GGUF file both open as this value, so that loading and converting know neither.
+Opening reads headers only. A tensor is read when it is asked for, into memory of its own, and no mapping of a file
+outlives that: what a load keeps resident is the parameters, and for a moment one tensor more.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xplm.config import DecoderConfig
+from xplm.errors import CheckpointError
+
+
+class TensorInfo(NamedTuple):
+    """What a file's header says about one tensor."""
+
+    shape: tuple[int, ...]
+    kind: str  # how it is stored: "F32", "BF16", "Q4_1", ...
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk."""
+
+    path: Path  # the directory or file
+    config: DecoderConfig
+    tensors: Mapping[str, TensorInfo]  # by Hugging Face name
+    kinds: tuple[str, ...]  # ways of storing that `read` can read
+    read: Callable[[str, np.dtype[Any]], np.ndarray]  # (name, dtype) -> the tensor, caller's own
+    gguf_metadata: Mapping[str, Any] | None = field(default=None, repr=False)  # None: a directory
+
+
+def cast(array: np.ndarray, dtype: np.dtype[Any], name: str) -> np.ndarray:
+    """Cast one tensor, or a part of it.
+
+    Args:
+        array: what was stored.
+        dtype: what is wanted.
+        name: the tensor's name, for the message.
+
+    Returns:
+        The array in `dtype`; `array` itself where it has that dtype.
+
+    Raises:
+        CheckpointError: a finite value became infinite, as one above 65504 does in float16.
+    """
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = array.astype(dtype)
+    if dtype == np.float16 and np.isinf(converted).sum() > np.isinf(array).sum():
+        raise CheckpointError(
+            f"tensor {name} must stay finite in {dtype.name}, whose largest value is "
+            f"{np.finfo(np.float16).max:.0f}; it holds {np.abs(array).max():.3g}; "
+            f"use bf16 or fp32 instead"
+        )
+    return converted

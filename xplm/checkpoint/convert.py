@@ -1,0 +1,89 @@
+"""Converting a model to a Hugging Face directory in another dtype."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xplm.checkpoint.checkpoint import Checkpoint
+from xplm.checkpoint.files import write_json
+from xplm.checkpoint.load import check_layers, match_names
+from xplm.checkpoint.opening import open_checkpoint
+from xplm.checkpoint.save import SAFETENSORS_NAMES, SHARD_BYTES, save_directory
+from xplm.errors import RequestError
+from xplm.models.decoder import param_specs
+from xplm.precision import SHORT_NAMES
+from xplm.text.tokenizer import Tokenizer
+
+GENERATION_CONFIG = "generation_config.json"
+TEXT_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    GENERATION_CONFIG,
+)
+
+
+def convert(source: Path, destination: Path, dtype: str, *, shard_bytes: int = SHARD_BYTES) -> None:
+    """Write a model as a Hugging Face directory: configuration, weights and tokenizer.
+
+    Args:
+        source: a Hugging Face directory or a GGUF file.
+        destination: the directory to make; it must not exist, or be empty.
+        dtype: "fp32", "fp16" or "bf16", or the long name of one.
+        shard_bytes: a shard of the weights holds at most so many bytes, or one tensor.
+
+    Raises:
+        RequestError: the dtype is not one of these.
+        CheckpointError: the source is malformed, or the destination cannot be written.
+        ConfigError: the model is not one that xplm has.
+        TokenizerError: a GGUF file's tokenizer cannot be rebuilt.
+    """
+    name = SHORT_NAMES.get(dtype, dtype)
+    if name not in SAFETENSORS_NAMES:
+        raise RequestError(f'a checkpoint is written in fp32, fp16 or bf16; got "{dtype}"')
+
+    checkpoint = open_checkpoint(source)
+    check_layers(checkpoint)
+    specs = param_specs(checkpoint.config)
+    stored = match_names(checkpoint, specs)
+
+    def read(name: str, dtype: np.dtype[Any]) -> np.ndarray:
+        return checkpoint.read(stored[name], dtype)
+
+    def write_tokenizer(directory: Path) -> None:
+        _write_tokenizer(checkpoint, directory)
+
+    shapes = {name: spec.shape for name, spec in specs.items()}
+    save_directory(
+        destination,
+        checkpoint.config,
+        shapes,
+        read,
+        name,
+        write_tokenizer,
+        shard_bytes=shard_bytes,
+    )
+
+
+def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> None:
+    """A directory's files as they are; a GGUF file's tokenizer, rebuilt."""
+    if checkpoint.gguf_metadata is None:
+        for name in TEXT_FILES:
+            if (checkpoint.path / name).is_file():
+                shutil.copyfile(checkpoint.path / name, directory / name)
+        return
+
+    Tokenizer.from_gguf(checkpoint.gguf_metadata).save(directory)
+    config = checkpoint.config
+    eos = list(config.eos_token_id)
+    tokens = {"bos_token_id": config.bos_token_id, "eos_token_id": eos[0] if len(eos) == 1 else eos}
+    write_json(
+        directory / GENERATION_CONFIG, {k: v for k, v in tokens.items() if v not in (None, [])}
+    )

@@ -1,0 +1,161 @@
+"""Opening a GGUF file: Hugging Face names, dequantised on reading, q and k rows put back in half-split order.
+
+Row order. Files of the "llama" architecture (Mistral's among them) store the rows of q and k so that the two halves
+of a rotated pair are neighbours:
+
+    Hugging Face   a0 a1 ... b0 b1 ...        pair i is rows i and i + D/2 of its head
+    GGUF           a0 b0 a1 b1 ...            pair i is rows 2i and 2i + 1
+
+xplm rotates halves, so each head's rows go back from (D/2, 2) to (2, D/2). The "qwen2" architecture stores them in
+Hugging Face's order.
+
+Memory. A tensor is unpacked a few rows at a time into its final dtype: a float32 copy of the whole of it never exists.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize
+
+from xplm.checkpoint.checkpoint import Checkpoint, TensorInfo, cast
+from xplm.checkpoint.gguf_config import ROPE_FACTORS, config_from_gguf
+from xplm.checkpoint.gguf_header import StoredTensor, read_gguf_header
+from xplm.config import DecoderConfig
+from xplm.errors import CheckpointError
+
+PLAIN_DTYPES: dict[GGMLQuantizationType, np.dtype[Any]] = {
+    GGMLQuantizationType.F32: np.dtype(np.float32),
+    GGMLQuantizationType.F16: np.dtype(np.float16),
+    GGMLQuantizationType.BF16: np.dtype(ml_dtypes.bfloat16),
+}
+QUANTISED_KINDS = tuple(
+    GGMLQuantizationType[name]
+    for name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+)
+STORED_KINDS = tuple(kind.name for kind in (*PLAIN_DTYPES, *QUANTISED_KINDS))
+
+ELEMENTS_AT_ONCE = 2**18  # 1 MiB of float32: fits a cache, and makes a call worth its cost
+
+TOP_NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+}
+LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+INTERLEAVED = re.compile(r"model\.layers\.\d+\.self_attn\.[qk]_proj\.(weight|bias)")
+
+
+def open_gguf(path: Path) -> Checkpoint:
+    """Open a GGUF file. Reads its header, and the table of RoPE factors where there is one.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The checkpoint; nothing of its weights is in memory yet.
+
+    Raises:
+        CheckpointError: the file is missing, truncated or malformed, or stores a kind that cannot be read.
+        ConfigError: its architecture is not one of xplm's.
+    """
+    metadata, stored = read_gguf_header(path)
+    rope_factors = None
+    if (factors := stored.pop(ROPE_FACTORS, None)) is not None:
+        if factors.kind != GGMLQuantizationType.F32 or len(factors.shape) != 1:
+            raise CheckpointError(
+                f"{ROPE_FACTORS} must be a vector in F32; {path} stores {factors.kind.name} of "
+                f"shape {factors.shape}; convert the model again"
+            )
+        rope_factors = _unpack(path, factors, np.dtype(np.float32), ROPE_FACTORS)
+    config = config_from_gguf(
+        metadata, {name: tensor.shape for name, tensor in stored.items()}, rope_factors
+    )
+
+    named = {hugging_face_name(name): tensor for name, tensor in stored.items()}
+    tensors = {name: TensorInfo(tensor.shape, tensor.kind.name) for name, tensor in named.items()}
+    interleaved = metadata["general.architecture"] == "llama"
+    read = partial(_read_tensor, path, named, config if interleaved else None)
+    return Checkpoint(path, config, tensors, STORED_KINDS, read, metadata)
+
+
+def hugging_face_name(name: str) -> str:
+    """Translate a tensor's name: "blk.3.attn_q.weight" is "model.layers.3.self_attn.q_proj.weight".
+
+    Args:
+        name: the GGUF name.
+
+    Returns:
+        The Hugging Face name, or the name as it is where there is none.
+    """
+    stem, _, suffix = name.rpartition(".")
+    if stem in TOP_NAMES:
+        return f"{TOP_NAMES[stem]}.{suffix}"
+    match = re.fullmatch(r"blk\.(\d+)\.(\w+)", stem)
+    if match and match[2] in LAYER_NAMES:
+        return f"model.layers.{match[1]}.{LAYER_NAMES[match[2]]}.{suffix}"
+    return name
+
+
+def _read_tensor(
+    path: Path,
+    named: Mapping[str, StoredTensor],
+    interleaved_for: DecoderConfig | None,
+    name: str,
+    dtype: np.dtype[Any],
+) -> np.ndarray:
+    array = _unpack(path, named[name], dtype, name)
+    if interleaved_for is not None and INTERLEAVED.fullmatch(name):
+        return _half_split(array, interleaved_for.head_dim)
+    return array
+
+
+def _half_split(array: np.ndarray, head_dim: int) -> np.ndarray:
+    """Rows of each head from pairs side by side to half after half.   array (H D, ...) -> the same"""
+    pairs = array.reshape(-1, head_dim // 2, 2, *array.shape[1:])
+    return np.ascontiguousarray(np.swapaxes(pairs, 1, 2)).reshape(array.shape)
+
+
+def _unpack(path: Path, tensor: StoredTensor, dtype: np.dtype[Any], name: str) -> np.ndarray:
+    """One tensor. The file is mapped for this call only, so that its pages do not stay resident."""
+    array = np.empty(tensor.shape, dtype)
+    if array.size == 0:
+        return array
+
+    rows = array.reshape(-1, tensor.shape[-1])
+    try:
+        packed = np.memmap(path, np.uint8, "r", tensor.offset, (len(rows), tensor.row_bytes))
+    except (OSError, ValueError) as cause:  # gone, or shorter than when it was opened
+        raise CheckpointError(
+            f"tensor {name} must be readable from {path}; got: {cause}"
+        ) from cause
+
+    step = max(1, ELEMENTS_AT_ONCE // tensor.shape[-1])
+    for start in range(0, len(rows), step):
+        part = np.array(packed[start : start + step])
+        rows[start : start + step] = cast(_widen(part, tensor.kind), dtype, name)
+    return array
+
+
+def _widen(packed: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
+    """Packed rows (R, row bytes) as floats (R, columns): as they are where the kind is plain, else in float32."""
+    if kind in PLAIN_DTYPES:
+        return packed.view(PLAIN_DTYPES[kind])
+    with np.errstate(over="ignore", invalid="ignore"):  # a scale may be infinite in a damaged file
+        flat = dequantize(packed.reshape(1, -1), kind)  # as one row: it makes a call per 16 rows
+    return flat.reshape(len(packed), -1)

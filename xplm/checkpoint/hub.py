@@ -1,0 +1,205 @@
+"""Fetching a model from the Hugging Face hub into the cache that every Hugging Face library shares.
+
+    <cache>/models--org--name/blobs/<etag>                 a file; the etag of a large one is its SHA-256
+    <cache>/models--org--name/snapshots/<commit>/<file>    a link to it
+
+The hub's library talks to the server, holds the token, and keeps that layout. It forgets a file that was interrupted,
+so a large file is brought here: into a partial file that the next attempt appends to, checked, then renamed to its
+blob, where the library finds it.
+
+Small files come first, so a snapshot that has all its weights has all of it.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from xplm.checkpoint.files import Progress, sync
+from xplm.checkpoint.huggingface import CONFIG, INDEX, WEIGHTS, indexed_shards, shard_names
+from xplm.errors import CheckpointError, DownloadError
+
+TOKENIZER = "tokenizer.json"
+SMALL_FILES = (
+    CONFIG,
+    INDEX,
+    TOKENIZER,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
+SHA256_DIGITS = 64
+MAX_ID_LENGTH = 96  # characters
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name reads as `org/name` by the hub's rules, and not as a path."""
+    word = r"\w(?:[\w.-]*\w)?"
+    well_formed = re.fullmatch(f"{word}/{word}", name, re.ASCII) is not None
+    return well_formed and len(name) <= MAX_ID_LENGTH and not re.search(r"--|\.\.|\.git$", name)
+
+
+def resolve_in_hub_cache(repo: str, cache: Path | None) -> Path | None:
+    """Find a repository's snapshot in the cache.
+
+    Args:
+        repo: "org/name".
+        cache: the cache; None for the hub library's own place.
+
+    Returns:
+        Its directory, or None where it is missing or not whole.
+    """
+    from huggingface_hub import try_to_load_from_cache  # 0.1 s to import, and rarely needed
+
+    config = try_to_load_from_cache(repo, CONFIG, cache_dir=cache)
+    if not isinstance(config, str):
+        return None
+    snapshot = Path(config).parent
+    try:
+        shard_names(snapshot)
+    except CheckpointError:
+        return None
+    return snapshot if (snapshot / TOKENIZER).is_file() else None
+
+
+def pull_from_hub(repo: str, cache: Path | None, endpoint: str | None, progress: Progress) -> Path:
+    """Fetch what a model needs from a repository: configuration, tokenizer and safetensors, never pickle.
+
+    Args:
+        repo: "org/name".
+        cache: where to put it; None for the hub library's own place.
+        endpoint: the hub's address; None for the hub library's own.
+        progress: called with the file's name, the bytes so far, and their total where it is known.
+
+    Returns:
+        The snapshot's directory.
+
+    Raises:
+        DownloadError: no network, no such repository, no right to it, nothing in it that xplm can load, a wrong
+            checksum, or a full disk.
+    """
+    from huggingface_hub import HfApi, constants, errors
+
+    cache = cache or Path(constants.HF_HUB_CACHE)
+    offline = "there is no network connection to the hub; connect and pull again"
+    failure: Exception
+    try:
+        files = [s.rfilename for s in HfApi(endpoint=endpoint).model_info(repo).siblings or []]
+        _check_files(repo, files)
+        for name in SMALL_FILES:
+            if name in files:
+                path = _fetch(repo, name, cache, endpoint, progress)
+        snapshot = path.parent
+        for name in indexed_shards(snapshot / INDEX) if INDEX in files else [WEIGHTS]:
+            _fetch(repo, name, cache, endpoint, progress)
+        if found := resolve_in_hub_cache(repo, cache):
+            return found
+        raise DownloadError(f"{repo} must not change while it is fetched, and did; pull again")
+    except errors.GatedRepoError as cause:
+        reason, failure = "its owner must grant you access first; then run: hf auth login", cause
+    except errors.RepositoryNotFoundError as cause:
+        reason, failure = "there is no such repository, or it is private; check the name", cause
+    except errors.HfHubHTTPError as cause:
+        reason, failure = f"the hub answered {cause.response.status_code}; pull again later", cause
+    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as cause:
+        reason, failure = offline, cause
+    except errors.HTTPError as cause:  # type: ignore[attr-defined]  # its HTTP library's base
+        reason, failure = offline, cause
+    except ValueError as cause:  # an answer that is not the hub's JSON
+        reason, failure = f"{endpoint or 'its host'} does not answer as a hub does", cause
+    except OSError as cause:
+        reason, failure = f"{cause.strerror or cause}; make room and pull again", cause
+    raise DownloadError(f"{repo} could not be fetched: {reason}") from failure
+
+
+def _check_files(repo: str, files: list[str]) -> None:
+    missing = [name for name in (CONFIG, TOKENIZER) if name not in files]
+    if INDEX not in files and WEIGHTS not in files:
+        missing.append(f"{WEIGHTS} (weights in pickle files can run code and are never loaded)")
+    if missing:
+        raise DownloadError(
+            f"a repository must hold {CONFIG}, {TOKENIZER} and safetensors; {repo} lacks "
+            f"{', '.join(missing)}; choose another"
+        )
+
+
+def _fetch(repo: str, name: str, cache: Path, endpoint: str | None, progress: Progress) -> Path:
+    """One file into the cache; its path in the snapshot."""
+    from huggingface_hub import hf_hub_download
+
+    bar = _bar_class(name, progress)
+    if name.endswith(".safetensors"):
+        _fetch_blob(repo, name, cache, endpoint, bar)
+    return Path(hf_hub_download(repo, name, cache_dir=cache, endpoint=endpoint, tqdm_class=bar))
+
+
+def _fetch_blob(repo: str, name: str, cache: Path, endpoint: str | None, bar: Any) -> None:
+    """The bytes of a large file into its blob, from where the last attempt stopped."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get, repo_folder_name
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    url = hf_hub_url(repo, name, endpoint=endpoint)
+    metadata = get_hf_file_metadata(url, endpoint=endpoint)
+    etag, size = metadata.etag or "", metadata.size
+    if size is None or not re.fullmatch(r"[0-9a-f]{40,64}", etag):
+        return  # cannot be resumed or checked; hf_hub_download fetches it whole
+
+    folder = repo_folder_name(repo_id=repo, repo_type="model")
+    blob = cache / folder / "blobs" / etag
+    partial = blob.with_name(f"{etag}.xplm-partial")
+    lock = cache / ".locks" / folder / f"{etag}.lock"  # the one that the library takes
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        if blob.exists():
+            return
+        if partial.exists() and partial.stat().st_size > size:
+            partial.unlink()
+        with partial.open("ab", buffering=0) as out:  # so that a kill loses nothing that arrived
+            http_get(
+                url,
+                out,
+                resume_size=out.tell(),
+                headers=build_hf_headers(),
+                expected_size=size,
+                tqdm_class=bar,
+            )
+            sync(out.fileno())
+        if len(etag) == SHA256_DIGITS and (found := _sha256(partial)) != etag:
+            partial.unlink()
+            raise DownloadError(
+                f"{name} of {repo} must have SHA-256 {etag}; got {found}; it was removed; pull again"
+            )
+        partial.replace(blob)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _bar_class(name: str, progress: Progress) -> Any:
+    """What the hub's library takes for a progress bar class; its bars report to the callback."""
+
+    class Bar:
+        def __init__(self, *_: Any, total: int | None = None, initial: int = 0, **__: Any) -> None:
+            self.n_bytes, self.total_bytes = initial, total
+
+        def update(self, n_bytes: int = 1) -> None:
+            self.n_bytes += n_bytes
+            progress(name, self.n_bytes, self.total_bytes)
+
+        def close(self) -> None:
+            pass
+
+        def __enter__(self) -> "Bar":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    return Bar

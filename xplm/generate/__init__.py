@@ -1,0 +1,1 @@
+"""Generation: sampling, decoding over a cache, beam search, conversations, perplexity."""

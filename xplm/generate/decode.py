@@ -1,0 +1,62 @@
+"""The generation loop: feed the prompts, then one token a row and step, until every row has ended."""
+
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+
+from xplm.cache import KVCache
+from xplm.generate.engine import Engine, left_pad
+from xplm.generate.reply import Reply
+from xplm.generate.result import Timings
+
+
+class Step(NamedTuple):
+    """One forward pass, and what came of it."""
+
+    pieces: list[tuple[int, str]]  # (row, text that can be shown now)
+    seconds: float
+
+
+def generate_steps(engine: Engine, cache: KVCache, replies: Sequence[Reply]) -> Iterator[Step]:
+    """Grow replies together, one row each, until all have ended.
+
+    A row that has ended leaves the batch. Because a token's choice depends on its own row alone, each reply is what it
+    would be by itself, up to rounding.
+
+    Args:
+        engine: the decoder.
+        cache: with room for the longest prompt and its reply; empty, or, for a single reply, holding a beginning of
+            its prompt that is short of all of it.
+        replies: at least one, all empty.
+
+    Yields:
+        A step for every forward pass; the first is the prefill. `cache` itself holds a single reply's prompt and all
+        of its tokens but the last.
+    """
+    started = perf_counter()
+    rows = list(range(len(replies)))
+    ids, first = left_pad([reply.prompt_ids[cache.length :] for reply in replies])
+    while rows:
+        logits = engine.feed(cache, ids, first)
+        pieces = [(row, replies[row].advance(logits[i])) for i, row in enumerate(rows)]
+        yield Step(pieces, perf_counter() - started)
+
+        started = perf_counter()
+        running = [i for i, row in enumerate(rows) if replies[row].finish_reason is None]
+        if running and len(running) < len(rows):
+            cache = cache.select(running)
+            first = None if first is None else first[running]
+        rows = [rows[i] for i in running]
+        ids = np.asarray([replies[row].ids[-1:] for row in rows], dtype=np.int64)
+
+
+def sum_timings(replies: Sequence[Reply], prefill_tokens: int, seconds: Sequence[float]) -> Timings:
+    """Timings of finished replies, from the seconds of each step."""
+    return Timings(
+        prefill_tokens=prefill_tokens,
+        prefill_seconds=seconds[0],
+        decode_tokens=sum(len(reply.ids) - 1 for reply in replies),
+        decode_seconds=sum(seconds[1:]),
+    )

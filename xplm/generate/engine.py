@@ -1,0 +1,108 @@
+"""The decoder as generation sees it: token ids in, logits on the host out, through a KV cache.
+
+A long prompt is fed in chunks, so that what a forward pass holds at once is bounded by the chunk and not by the prompt.
+Prompts of unequal length share a batch by padding on the left: every row then ends at the same slot of the cache, and
+the decoder masks the padding away and counts each row's positions from its own first token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from xplm.cache import KVCache
+from xplm.config import DecoderConfig
+from xplm.errors import RequestError
+from xplm.models import decoder
+from xplm.runtime import Runtime
+from xplm.typing import Array, Params
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A decoder, its parameters, and where to run it."""
+
+    rt: Runtime
+    config: DecoderConfig
+    params: Params
+    chunk_tokens: int = 512  # prompt tokens to a forward pass
+
+    @property
+    def context(self) -> int:
+        """The most tokens that a sequence can hold."""
+        return self.config.context_length
+
+    def check_ids(self, ids: Sequence[int]) -> list[int]:
+        """Refuse what the decoder cannot read.
+
+        Args:
+            ids: one sequence of token ids.
+
+        Returns:
+            The ids.
+
+        Raises:
+            RequestError: none, more than the context holds, or one outside the vocabulary.
+        """
+        if len(ids) == 0:
+            raise RequestError("a prompt must hold at least one token; got none")
+        if len(ids) > self.context:
+            raise RequestError(
+                f"a prompt must fit the model's context of {self.context} tokens; got {len(ids)} tokens; "
+                "shorten it"
+            )
+        outside = [i for i in ids if not 0 <= i < self.config.vocab_size]
+        if outside:
+            raise RequestError(
+                f"token ids must be at least 0 and below {self.config.vocab_size}; got {outside[0]}"
+            )
+        return [int(i) for i in ids]
+
+    def allocate(self, batch: int, capacity: int) -> KVCache:
+        """An empty cache for `batch` rows of `capacity` tokens."""
+        return KVCache.allocate(self.rt, self.config, batch, capacity)
+
+    def feed(self, cache: KVCache, ids: np.ndarray, first: np.ndarray | None = None) -> np.ndarray:
+        """Run the next tokens of every row, and keep their keys and values.
+
+        Args:
+            cache: what the rows hold so far; it grows by T tokens.
+            ids: (B, T) integers.
+            first: (B,) slots of left padding in each row, or None where there is none.
+
+        Returns:
+            (B, V) float32, the logits after each row's last token.
+        """
+        for start in range(0, ids.shape[1], self.chunk_tokens):
+            chunk = self._to_device(ids[:, start : start + self.chunk_tokens])
+            logits = decoder.forward(
+                self.rt, self.config, self.params, chunk, cache, first=first, last_only=True
+            )
+        return self._to_host(logits)[:, -1]
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        """Logits after every token of one sequence, in one pass without a cache.   ids (T,)  ->  (T, V) float32"""
+        chunk = self._to_device(np.asarray([ids]))
+        return self._to_host(decoder.forward(self.rt, self.config, self.params, chunk))[0]
+
+    def _to_device(self, ids: np.ndarray) -> Array:
+        return self.rt.backend.from_host(np.ascontiguousarray(ids, dtype=np.int64))
+
+    def _to_host(self, logits: Array) -> np.ndarray:
+        return self.rt.backend.to_host(logits).astype(np.float32, copy=False)
+
+
+def left_pad(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray | None]:
+    """One array from sequences of unequal length.
+
+    Args:
+        rows: B sequences of token ids.
+
+    Returns:
+        ids (B, T) int64, padded with 0 on the left, and first (B,) int64, the slots of padding in each row, or None
+        where no row has any.
+    """
+    longest = max(len(row) for row in rows)
+    first = np.asarray([longest - len(row) for row in rows], dtype=np.int64)
+    ids = np.asarray([[0] * n + list(row) for n, row in zip(first, rows, strict=True)], np.int64)
+    return ids, first if first.any() else None

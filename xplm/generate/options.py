@@ -1,0 +1,98 @@
+"""What a caller may ask of a generation, validated once, at the border."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from math import inf
+from numbers import Integral, Real
+from typing import Any
+
+from xplm.errors import RequestError
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How to choose tokens, and when to stop. Names and meanings follow Hugging Face.
+
+    The defaults are greedy decoding with every filter off.
+
+    Raises:
+        RequestError: a value is of the wrong type or out of its range.
+    """
+
+    max_new_tokens: int = 256  # tokens, at least 1; the model's context may end a reply earlier
+    temperature: float = 0.0  # divides the logits; 0 is greedy
+    top_k: int = 0  # keep the k likeliest tokens; 0 keeps all
+    top_p: float = 1.0  # keep the smallest set of tokens with at least this probability, in (0, 1]
+    min_p: float = 0.0  # keep tokens at least this share as likely as the likeliest, in [0, 1]
+    repetition_penalty: float = 1.0  # above 1 makes tokens that already occurred less likely
+    stop: tuple[str, ...] = ()  # texts that end a reply; they are not part of it
+    stop_token_ids: tuple[int, ...] = ()  # token ids that end a reply, besides the model's own
+    ignore_eos: bool = False  # go on past the model's own end of sequence
+    num_beams: int = 1  # above 1 is beam search
+    length_penalty: float = (
+        1.0  # beam search: exponent of the length that a score is divided by, within 10 of 0
+    )
+    seed: int = 0  # names the stream of random coins, in [0, 2**64)
+
+    def __post_init__(self) -> None:
+        """Check every field; a single stop text or id may stand for a tuple of one."""
+        self._make_tuple("stop", str, "a text or a list of texts")
+        self._make_tuple("stop_token_ids", Integral, "an integer or a list of integers")
+
+        self._require_number("max_new_tokens", Integral, 1, inf)
+        self._require_number("temperature", Real, 0, inf)
+        self._require_number("top_k", Integral, 0, inf)
+        self._require_number("top_p", Real, 0, 1, exclude_low=True)
+        self._require_number("min_p", Real, 0, 1)
+        self._require_number("repetition_penalty", Real, 0, inf, exclude_low=True)
+        self._require_number("num_beams", Integral, 1, 1024)
+        self._require_number("length_penalty", Real, -10, 10)
+        self._require_number("seed", Integral, 0, 2**64 - 1)
+
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise RequestError(f"every stop text must be a string, not empty; got {self.stop!r}")
+        if not all(isinstance(token, Integral) for token in self.stop_token_ids):
+            raise RequestError(f"stop_token_ids must be integers; got {self.stop_token_ids!r}")
+        if self.num_beams > 1 and self.temperature > 0:
+            raise RequestError(
+                f"beam search does not sample, so num_beams={self.num_beams} needs temperature 0; "
+                f"got temperature {self.temperature}"
+            )
+
+    def _make_tuple(self, name: str, kind: type, noun: str) -> None:
+        value = getattr(self, name)
+        values = (value,) if isinstance(value, kind) else value
+        if not isinstance(values, Sequence):
+            raise RequestError(f"{name} must be {noun}; got {value!r}")
+        object.__setattr__(self, name, tuple(values))
+
+    def _require_number(
+        self, name: str, kind: type, low: float, high: float, *, exclude_low: bool = False
+    ) -> None:
+        value = getattr(self, name)
+        is_number = isinstance(value, kind) and not isinstance(value, bool) and value != inf
+        if is_number and low <= value <= high and not (exclude_low and value == low):
+            return
+
+        noun = "an integer" if kind is Integral else "a number"
+        above = "above" if exclude_low else "at least"
+        below = "" if high == inf else f" and at most {high}"
+        raise RequestError(f"{name} must be {noun}, {above} {low}{below}; got {value!r}")
+
+
+def make_options(options: dict[str, Any]) -> SamplingOptions:
+    """Options from keyword arguments.
+
+    Args:
+        options: any of the fields of SamplingOptions, by name.
+
+    Raises:
+        RequestError: an unknown name, or a value out of range.
+    """
+    known = [field.name for field in fields(SamplingOptions)]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise RequestError(
+            f"sampling options are {', '.join(known)}; got unknown {', '.join(unknown)}"
+        )
+    return SamplingOptions(**options)

@@ -1,0 +1,55 @@
+"""How well a model predicts a text.
+
+    perplexity = exp(-mean of log p(id_t | ids before it in its window))
+
+The text is cut into windows, and each is scored alone: its first id has nothing before it, and is not scored.
+"""
+
+from collections.abc import Sequence
+from math import exp
+from typing import NamedTuple
+
+import numpy as np
+
+from xplm.errors import RequestError
+from xplm.generate.engine import Engine
+from xplm.generate.sampling import log_normaliser
+
+
+class Perplexity(NamedTuple):
+    """What a text came to."""
+
+    perplexity: float
+    tokens: int  # ids scored
+
+
+def compute_perplexity(engine: Engine, ids: Sequence[int], window: int) -> Perplexity:
+    """Perplexity of a text.
+
+    Args:
+        engine: the decoder.
+        ids: the text's token ids.
+        window: ids to a window; the last may be shorter.
+
+    Raises:
+        RequestError: the window is below 2 or beyond the model's context, or there are fewer than 2 ids.
+    """
+    if not 2 <= window <= engine.context:
+        raise RequestError(
+            f"a window must hold at least 2 ids and at most the model's context of {engine.context}; "
+            f"got {window}"
+        )
+    if len(ids) < 2:
+        raise RequestError(f"perplexity needs a text of at least 2 ids; got {len(ids)}")
+
+    total, tokens = 0.0, 0
+    for start in range(0, len(ids), window):
+        part = engine.check_ids(ids[start : start + window])
+        if len(part) < 2:
+            break
+        logits = engine.logits(part)[:-1]  # (T - 1, V)
+        targets = np.asarray(part[1:])
+        scored = np.take_along_axis(logits, targets[:, None], axis=-1) - log_normaliser(logits)
+        total += float(np.sum(scored))
+        tokens += len(targets)
+    return Perplexity(exp(-total / tokens), tokens)

@@ -1,0 +1,148 @@
+"""One reply as it grows: the owner of its ids, its text and the reason it ended."""
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from xplm.errors import RequestError
+from xplm.generate.engine import Engine
+from xplm.generate.options import SamplingOptions
+from xplm.generate.result import FinishReason, Generation, Timings
+from xplm.generate.sampling import choose_token, log_normaliser
+from xplm.generate.stop import StopFilter
+from xplm.text.detokenize import StreamDecoder
+from xplm.text.tokenizer import Tokenizer
+
+
+class Reply:
+    """What one row of a batch generates."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt_ids: Sequence[int],
+        options: SamplingOptions,
+        *,
+        stop_ids: Collection[int],
+        max_tokens: int,
+        continues_prompt: bool,
+    ) -> None:
+        """Start an empty reply.
+
+        Args:
+            tokenizer: turns ids into text.
+            prompt_ids: what the reply follows, at least one id.
+            options: how to choose tokens, and the stop texts.
+            stop_ids: ids that end the reply.
+            max_tokens: new tokens at most, at least 1.
+            continues_prompt: the text runs on from the prompt's, so that a space between the two is part of it; else
+                it stands alone, as a turn of a chat does.
+        """
+        self.prompt_ids = list(prompt_ids)
+        self.options = options
+        self.stop_ids = frozenset(stop_ids)
+        self.max_tokens = max_tokens
+        self.ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.text = ""
+        self.finish_reason: FinishReason | None = None
+        self._tokenizer = tokenizer
+        self._continues_prompt = continues_prompt
+        self._decoder = StreamDecoder(tokenizer)
+        self._stop_filter = StopFilter(options.stop)
+        if continues_prompt:
+            self._decoder.push(self.prompt_ids[-1])
+
+    def advance(self, logits: np.ndarray) -> str:
+        """Choose the next token.   logits (V,) float32, the model's  ->  text that can be shown now"""
+        token = choose_token(logits, self.prompt_ids + self.ids, self.options)
+        return self.push(token, float(logits[token] - log_normaliser(logits)[0]))
+
+    def push(self, token: int, logprob: float) -> str:
+        """Take in the next token; return text that can be shown now, which may be none."""
+        self.ids.append(token)
+        self.logprobs.append(logprob)
+
+        if token in self.stop_ids:
+            self.finish_reason = "stop"
+            piece = self._stop_filter.push(self._decoder.flush())
+        else:
+            piece = self._stop_filter.push(self._decoder.push(token))
+            if len(self.ids) == self.max_tokens:
+                self.finish_reason = "length"
+                piece += self._stop_filter.push(self._decoder.flush())
+        if self._stop_filter.is_stopped:
+            self.finish_reason = "stop"
+        if self.finish_reason:
+            piece += self._stop_filter.flush()
+
+        self.text += piece
+        return piece
+
+    def would_end(self, ids: Sequence[int]) -> bool:
+        """Whether a reply made of these ids, none of which but the last may end it, has ended."""
+        if ids[-1] in self.stop_ids or len(ids) == self.max_tokens:
+            return True
+        if not self.options.stop:
+            return False
+        trial = Reply(
+            self._tokenizer,
+            self.prompt_ids,
+            self.options,
+            stop_ids=self.stop_ids,
+            max_tokens=self.max_tokens,
+            continues_prompt=self._continues_prompt,
+        )
+        for token in ids:
+            trial.push(token, 0.0)
+        return trial.finish_reason is not None
+
+    def result(self, timings: Timings) -> Generation:
+        """The finished reply."""
+        assert self.finish_reason, "a reply has a result once it has ended"
+        return Generation(
+            text=self.text,
+            token_ids=self.ids,
+            logprobs=self.logprobs,
+            finish_reason=self.finish_reason,
+            prompt_tokens=len(self.prompt_ids),
+            timings=timings,
+        )
+
+
+def start_reply(
+    engine: Engine,
+    tokenizer: Tokenizer,
+    prompt_ids: Sequence[int],
+    options: SamplingOptions,
+    *,
+    continues_prompt: bool,
+) -> Reply:
+    """An empty reply to a prompt, after checking that there is room for one.
+
+    Args:
+        engine: the decoder.
+        tokenizer: the model's.
+        prompt_ids: what to reply to.
+        options: how to choose tokens, and when to stop.
+        continues_prompt: as for Reply.
+
+    Raises:
+        RequestError: the prompt is empty, fills the model's context, or has an id outside the vocabulary.
+    """
+    prompt_ids = engine.check_ids(prompt_ids)
+    room = engine.context - len(prompt_ids)
+    if room < 1:
+        raise RequestError(
+            f"a prompt must leave room for a token in the model's context of {engine.context}; "
+            f"got {len(prompt_ids)} tokens; shorten it"
+        )
+    eos = () if options.ignore_eos else (*engine.config.eos_token_id, *tokenizer.eos_token_ids)
+    return Reply(
+        tokenizer,
+        prompt_ids,
+        options,
+        stop_ids=(*eos, *options.stop_token_ids),
+        max_tokens=min(options.max_new_tokens, room),
+        continues_prompt=continues_prompt,
+    )

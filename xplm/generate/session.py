@@ -1,0 +1,189 @@
+"""A conversation of many turns, which keeps what it has computed.
+
+The turns are the truth, and the KV cache follows them: each new prompt is the whole conversation, rendered by the
+model's chat template, of which only the tokens after the longest beginning that the cache already holds are computed.
+So taking turns back, changing the system message or loading another conversation can make the cache less useful, but
+never wrong.
+"""
+
+from collections.abc import Generator, Sequence
+from os import PathLike
+from typing import Any, NamedTuple
+
+from xplm.cache import KVCache
+from xplm.errors import RequestError
+from xplm.generate.engine import Engine
+from xplm.generate.options import make_options
+from xplm.generate.reply import Reply, start_reply
+from xplm.generate.result import Generation
+from xplm.generate.stream import TextStream, stream_reply
+from xplm.generate.transcript import read_transcript, write_transcript
+from xplm.text.chat import Message
+from xplm.text.chat_encoder import ChatEncoder
+
+
+class Turn(NamedTuple):
+    """One exchange."""
+
+    user: str
+    assistant: str
+    n_cached: int  # tokens that the cache held after it, as far as it still holds them
+
+
+class Chat:
+    """A conversation with a model; `LanguageModel.chat` makes one."""
+
+    def __init__(self, engine: Engine, encoder: ChatEncoder, system: str | None) -> None:
+        """Start an empty conversation.
+
+        Args:
+            engine: the decoder.
+            encoder: the model's chat format and tokenizer.
+            system: the system message, or None for the template's default. It may be set at any time.
+        """
+        self.system = system
+        self._engine = engine
+        self._encoder = encoder
+        self._turns: tuple[Turn, ...] = ()
+        self._cache: KVCache | None = None
+        self._held: list[int] = []  # the token ids whose keys and values the cache holds, in order
+        self._is_replying = False
+
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation so far, oldest first, as the chat template reads it."""
+        messages: list[Message] = []
+        if self.system:
+            messages.append({"role": "system", "content": self.system})
+        for turn in self._turns:
+            messages.append({"role": "user", "content": turn.user})
+            messages.append({"role": "assistant", "content": turn.assistant})
+        return messages
+
+    @property
+    def n_turns(self) -> int:
+        """Exchanges so far."""
+        return len(self._turns)
+
+    def send(self, text: str, **options: Any) -> Generation:
+        """Say something, and wait for the whole reply. As `stream`, but for what it returns."""
+        return self.stream(text, **options).finish()
+
+    def stream(self, text: str, **options: Any) -> TextStream:
+        """Say something, and read the reply as it comes.
+
+        The turn joins the conversation when the last piece has been read. If that never happens, because the stream
+        was closed or generating failed, the conversation is as it was before.
+
+        Args:
+            text: the user's message.
+            options: any of the fields of SamplingOptions.
+
+        Returns:
+            Pieces of the reply's text.
+
+        Raises:
+            RequestError: an option is out of range, the conversation fills the model's context, or an earlier reply
+                has not been read to its end.
+            TemplateError: the chat template refuses the conversation.
+        """
+        return TextStream(self._reply_to(text, options))
+
+    def rollback(self, turns: int = 1) -> None:
+        """Take back the last turns, as if they had never been sent.
+
+        Raises:
+            RequestError: there are not so many.
+        """
+        self._require_idle()
+        if not 0 <= turns <= len(self._turns):
+            raise RequestError(
+                f"the conversation has {len(self._turns)} turns to take back; got {turns}"
+            )
+        self._turns = self._turns[: len(self._turns) - turns]
+        self._truncate(self._turns[-1].n_cached if self._turns else 0)
+
+    def fork(self) -> "Chat":
+        """An independent conversation that begins with this one's turns, and with a copy of its cache."""
+        self._require_idle()
+        other = Chat(self._engine, self._encoder, self.system)
+        other._turns = self._turns
+        other._cache = self._cache.fork() if self._cache else None
+        other._held = list(self._held)
+        return other
+
+    def clear(self) -> None:
+        """Forget every turn; the system message stays."""
+        self.rollback(len(self._turns))
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the conversation to a JSON file, whole or not at all.
+
+        Raises:
+            RequestError: the file cannot be written.
+        """
+        write_transcript(path, self.messages)
+
+    def load(self, path: str | PathLike[str]) -> None:
+        """Replace the conversation, system message and all, by one that `save` wrote.
+
+        Raises:
+            RequestError: the file cannot be read or holds something else; the conversation stays as it is.
+        """
+        self._require_idle()
+        transcript = read_transcript(path)
+        self.system = transcript.system
+        self._turns = tuple(Turn(user, assistant, 0) for user, assistant in transcript.turns)
+
+    def _reply_to(self, text: str, options: dict[str, Any]) -> Generator[str, None, Generation]:
+        self._require_idle()
+        messages = [*self.messages, {"role": "user", "content": text}]
+        reply = start_reply(
+            self._engine,
+            self._encoder.tokenizer,
+            self._encoder.encode(messages),
+            make_options(options),
+            continues_prompt=False,
+        )
+
+        self._is_replying = True
+        try:
+            yield ""  # the request is good: what TextStream waits for
+            cache = self._make_room(reply)
+            generation = yield from stream_reply(self._engine, cache, reply)
+            self._held = (reply.prompt_ids + reply.ids)[: cache.length]
+            self._turns += (Turn(text, generation.text, cache.length),)
+            return generation
+        finally:
+            self._is_replying = False
+            self._truncate(len(self._held))  # of a reply that was broken off, nothing stays
+
+    def _make_room(self, reply: Reply) -> KVCache:
+        """The cache, holding nothing but a beginning of the prompt, with room for the rest and for the reply."""
+        # The last token of the prompt is always computed: its logits choose the reply's first.
+        self._truncate(_common_prefix(self._held, reply.prompt_ids[:-1]))
+
+        needed = len(reply.prompt_ids) + reply.max_tokens
+        if self._cache is None:
+            self._cache = self._engine.allocate(1, needed)
+        elif self._cache.capacity < needed:
+            # Doubling keeps the copying of a long conversation in proportion to its length.
+            self._cache.grow(max(needed, min(2 * self._cache.capacity, self._engine.context)))
+        return self._cache
+
+    def _truncate(self, length: int) -> None:
+        """Forget what the cache holds beyond `length` tokens."""
+        del self._held[length:]
+        self._turns = tuple(t._replace(n_cached=min(t.n_cached, length)) for t in self._turns)
+        if self._cache is not None:
+            self._cache.rollback(length)
+
+    def _require_idle(self) -> None:
+        if self._is_replying:
+            raise RequestError("one reply at a time; read the earlier one to its end, or close it")
+
+
+def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many leading items are equal."""
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))

@@ -1,0 +1,69 @@
+"""A reply as a stream of text."""
+
+from collections.abc import Generator, Iterator
+
+from xplm.cache import KVCache
+from xplm.generate.beam import beam_steps
+from xplm.generate.decode import generate_steps, sum_timings
+from xplm.generate.engine import Engine
+from xplm.generate.reply import Reply
+from xplm.generate.result import Generation
+
+
+def stream_reply(engine: Engine, cache: KVCache, reply: Reply) -> Generator[str, None, Generation]:
+    """Generate one reply.
+
+    Args:
+        engine: the decoder.
+        cache: one row with room for the prompt and its reply; empty, or holding a beginning of the prompt.
+        reply: empty; owns how to generate, and ends up holding the result.
+
+    Yields:
+        Pieces of text, none empty. Beam search knows its text at the end only, so there it is one piece.
+
+    Returns:
+        The finished reply.
+    """
+    seconds = []
+    prefill_tokens = len(reply.prompt_ids) - cache.length
+    is_beam = reply.options.num_beams > 1
+    steps = beam_steps(engine, cache, reply) if is_beam else generate_steps(engine, cache, [reply])
+    for step in steps:
+        seconds.append(step.seconds)
+        for _, piece in step.pieces:
+            if piece:
+                yield piece
+    return reply.result(sum_timings([reply], prefill_tokens, seconds))
+
+
+class TextStream(Iterator[str]):
+    """A reply's text, piece by piece; the pieces joined are the text. Close it, or drop it, to stop early."""
+
+    def __init__(self, pieces: Generator[str, None, Generation]) -> None:
+        """Start a generator of pieces that returns the whole.
+
+        It runs to its first yield, which carries nothing: by then the request has been found to be good, so that a
+        bad one is refused here and not at the first piece.
+        """
+        self._pieces = pieces
+        self.result: Generation | None = None  # once every piece has been read
+        next(pieces)
+
+    def __next__(self) -> str:
+        """The next piece, never empty, never a part of a character."""
+        try:
+            return next(self._pieces)
+        except StopIteration as end:
+            self.result = self.result or end.value
+            raise
+
+    def close(self) -> None:
+        """Stop generating, and leave everything as it was before."""
+        self._pieces.close()
+
+    def finish(self) -> Generation:
+        """Read the pieces that are left; return the whole."""
+        for _ in self:
+            pass
+        assert self.result, "a stream that was closed has no result"
+        return self.result

@@ -1,0 +1,76 @@
+"""A conversation as a file: JSON, {"messages": [{"role": ..., "content": ...}, ...]}, as chat APIs spell it."""
+
+import json
+import os
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from xplm.errors import RequestError
+from xplm.text.chat import Message
+
+
+class Transcript(NamedTuple):
+    """A conversation read back."""
+
+    system: str | None
+    turns: list[tuple[str, str]]  # (user, assistant)
+
+
+def write_transcript(path: str | PathLike[str], messages: Sequence[Message]) -> None:
+    """Write a conversation to a temporary file beside `path`, then rename it.
+
+    Raises:
+        RequestError: the file cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump({"messages": list(messages)}, file, ensure_ascii=False, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise RequestError(f'cannot write "{path}": {error.strerror}') from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_transcript(path: str | PathLike[str]) -> Transcript:
+    """Read what `write_transcript` wrote.
+
+    Raises:
+        RequestError: the file cannot be read, or is not such a conversation.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f'cannot read "{path}": {error.strerror}') from error
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f'"{path}" must be JSON in UTF-8, as save writes it') from error
+
+    messages = content.get("messages") if isinstance(content, dict) else None
+    if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
+        raise RequestError(
+            f'"{path}" must hold {{"messages": [{{"role", "content"}}, ...]}}, as save writes it'
+        )
+    system = None
+    if messages and messages[0]["role"] == "system":
+        system = messages[0]["content"]
+        messages = messages[1:]
+    roles = [message["role"] for message in messages]
+    if roles != ["user", "assistant"] * (len(roles) // 2):
+        raise RequestError(
+            f'the messages of "{path}" must alternate between user and assistant and end with '
+            f"assistant, after at most one of system; got {', '.join(roles)}"
+        )
+    texts = [message["content"] for message in messages]
+    return Transcript(system, list(zip(texts[::2], texts[1::2], strict=True)))
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(value.get(key), str) for key in ("role", "content")
+    )
