@@ -1,0 +1,134 @@
+"""Chat templates: from a list of messages to the text that a model was tuned on.
+
+A template is jinja2 source that comes with the checkpoint; `xplm.text.sandbox` keeps it harmless. The text is the very
+one that `apply_chat_template` of transformers gives; `xplm.text.chat_encoder` turns it into token ids.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import CodeType
+from typing import Any
+
+import jinja2
+
+from xplm.errors import TemplateError
+from xplm.text.sandbox import MeteredEnvironment
+from xplm.text.tokenizer import Tokenizer
+
+Message = Mapping[str, Any]
+"""{"role": "system" | "user" | "assistant" | ..., "content": text}, and whatever else the template reads."""
+
+MAX_TEMPLATE_CHARS = 1_000_000
+
+_RUNAWAY = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NameError)
+_MISUSE = (RuntimeError, SyntaxError, TypeError, ValueError)
+_TEMPLATE_FAULTS = (jinja2.TemplateError, *_RUNAWAY, *_MISUSE)
+"""What a template can raise: jinja2 passes on the Python errors of the operations that it asks for."""
+
+
+class ChatTemplate:
+    """A compiled chat template.
+
+    Attributes:
+        source: the template's text.
+    """
+
+    def __init__(self, source: str, special_tokens: Mapping[str, str] | None = None) -> None:
+        """Compile a template.
+
+        Args:
+            source: jinja2 text.
+            special_tokens: what the template sees under "bos_token", "eos_token", ...
+
+        Raises:
+            TemplateError: the source is not a template.
+        """
+        self.source = source
+        self._special_tokens = dict(special_tokens or {})
+        self._code = _compile(source)
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: Tokenizer) -> "ChatTemplate":
+        """The template that a tokenizer came with.
+
+        Raises:
+            TemplateError: it came with none, or with one that does not compile.
+        """
+        if tokenizer.chat_template is None:
+            raise TemplateError(
+                "a chat needs a chat template, and this model's tokenizer has none: "
+                "take an instruction-tuned model, or generate from a plain prompt"
+            )
+        return cls(tokenizer.chat_template, tokenizer.special_tokens)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        now: datetime | None = None,
+        **variables: Any,
+    ) -> str:
+        """The text of a conversation.
+
+        Args:
+            messages: the turns, oldest first.
+            add_generation_prompt: end with the opening of the assistant's next turn.
+            now: the date that the template may print; the wall clock if None.
+            variables: further names for the template, such as `tools` or `enable_thinking`.
+
+        Returns:
+            The text, special tokens spelled out. One that a message spells out looks the same here as the template's
+            own; `ChatEncoder` tells them apart.
+
+        Raises:
+            TemplateError: a message is malformed, or the template refuses it, fails, leaves the sandbox or runs away.
+        """
+        given = {"tools": None, "documents": None} | self._special_tokens | variables
+        environment = MeteredEnvironment(now)
+        try:
+            template = jinja2.Template.from_code(
+                environment, self._code, environment.make_globals(None)
+            )
+            return template.render(
+                messages=[_plain_message(message) for message in messages],
+                add_generation_prompt=add_generation_prompt,
+                **given,
+            )
+        except _TEMPLATE_FAULTS as error:
+            raise TemplateError(f"the chat template failed: {_one_line(error)}") from error
+
+
+def _compile(source: str) -> CodeType:
+    if len(source) > MAX_TEMPLATE_CHARS:
+        raise TemplateError(
+            f"a chat template has at most {MAX_TEMPLATE_CHARS} characters, and this one has {len(source)}"
+        )
+    environment = MeteredEnvironment()
+    try:
+        return environment.compile(environment.parse_metered(source))
+    except _TEMPLATE_FAULTS as error:
+        raise TemplateError(f"the chat template does not compile: {_one_line(error)}") from error
+
+
+def _plain_message(message: Message) -> Any:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise TypeError(f'a message is {{"role": ..., "content": ...}}, got {message!r:.100}')
+    return _plain(message)
+
+
+def _plain(value: Any) -> Any:
+    """A copy in JSON's own types: a template gets no object that has methods of its own."""
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    raise TypeError(f"a message holds JSON's types, got a {type(value).__name__}")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{error or type(error).__name__}".split())[:500]

@@ -1,0 +1,148 @@
+"""The tokenizer files of a Hugging Face directory.
+
+    tokenizer.json            the pipeline: normaliser, pre-tokeniser, vocabulary, merges, post-processor, decoder
+    tokenizer_config.json     the special tokens by name; the chat template
+    special_tokens_map.json   the special tokens again, as older versions wrote them; tokenizer_config.json wins
+    chat_template.jinja       the chat template again, as newer versions write it; it wins
+    generation_config.json    the ids that end a text, which may be more than the one `eos_token`
+
+Only the first must be there. Truncation and padding, which tokenizer.json can hold, are turned off: neither belongs
+to a model's prompt.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from xplm.errors import TokenizerError
+from xplm.text.parts import SPECIAL_TOKEN_NAMES, TokenizerParts, unique_ids
+
+
+def read_directory(directory: Path) -> TokenizerParts:
+    """Read the tokenizer of a directory.
+
+    Raises:
+        TokenizerError: a file is missing, malformed, or contradicts another.
+    """
+    pipeline = _read_pipeline(directory / "tokenizer.json")
+    config = _read_object(directory / "tokenizer_config.json")
+    named = _read_object(directory / "special_tokens_map.json") | config
+    generation = _read_object(directory / "generation_config.json")
+
+    special_tokens = {}
+    for name in SPECIAL_TOKEN_NAMES:
+        token = named.get(name)
+        text = token.get("content") if isinstance(token, dict) else token
+        if text is None:
+            continue
+        if not isinstance(text, str) or pipeline.token_to_id(text) is None:
+            raise TokenizerError(
+                f"{name} must be a token of tokenizer.json, got {text!r} in {directory}: "
+                "make the two files agree"
+            )
+        special_tokens[name] = text
+
+    eos = generation.get("eos_token_id")
+    ends = [*(eos if isinstance(eos, list) else [eos])]
+    if "eos_token" in special_tokens:
+        ends.insert(0, pipeline.token_to_id(special_tokens["eos_token"]))
+    template = _chat_template(directory, config.get("chat_template"))
+    return TokenizerParts(pipeline, special_tokens, unique_ids(ends), template)
+
+
+def write_directory(directory: Path, parts: TokenizerParts) -> None:
+    """Write the files that `read_directory` and transformers read, each replaced as a whole.
+
+    Raises:
+        OSError: the directory is not there or not writable.
+    """
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",  # the class that takes tokenizer.json as it is
+        "clean_up_tokenization_spaces": False,
+        **parts.special_tokens,
+    }
+    if parts.chat_template is not None:
+        config["chat_template"] = parts.chat_template
+    generation: dict[str, Any] = {"eos_token_id": list(parts.eos_token_ids)}
+    for name in ("bos_token", "pad_token"):
+        if name in parts.special_tokens:
+            generation[f"{name}_id"] = parts.pipeline.token_to_id(parts.special_tokens[name])
+
+    _replace_text(directory / "tokenizer.json", parts.pipeline.to_str(pretty=True))
+    _replace_text(directory / "tokenizer_config.json", _to_json(config))
+    _replace_text(directory / "generation_config.json", _to_json(generation))
+
+
+def _read_pipeline(path: Path) -> tokenizers.Tokenizer:
+    text = _read_text(path)
+    if text is None:
+        raise TokenizerError(
+            f"a Hugging Face directory must hold tokenizer.json, and {path.parent} does not: "
+            "save the tokenizer there with AutoTokenizer.save_pretrained of transformers"
+        )
+    try:
+        pipeline = tokenizers.Tokenizer.from_str(text)
+        pipeline.encode("")  # a post-processor that contradicts itself shows here
+    except BaseException as error:
+        # The library raises bare Exception for malformed text, and its panics derive from BaseException.
+        if not (isinstance(error, Exception) or type(error).__name__ == "PanicException"):
+            raise
+        raise TokenizerError(
+            f"{path} must be a tokenizer of the tokenizers library: {error}"
+        ) from None
+    pipeline.no_truncation()
+    pipeline.no_padding()
+    return pipeline
+
+
+def _chat_template(directory: Path, configured: Any) -> str | None:
+    separate = _read_text(directory / "chat_template.jinja")
+    if separate is not None:
+        return separate
+    if isinstance(configured, list):  # several templates by name
+        named = {t.get("name"): t.get("template") for t in configured if isinstance(t, dict)}
+        configured = named.get("default")
+    if not isinstance(configured, str | None):
+        raise TokenizerError(
+            f"chat_template must be text, got {configured!r:.80} in {directory}/tokenizer_config.json"
+        )
+    return configured
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; empty when the file is not there."""
+    text = _read_text(path)
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TokenizerError(f"{path} must hold JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise TokenizerError(f"{path} must hold a JSON object, got {value!r:.80}")
+    return value
+
+
+def _read_text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{path} must be a readable UTF-8 file: {error}") from None
+
+
+def _to_json(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+
+
+def _replace_text(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,22 @@
+"""What a tokenizer is made of, whichever file format it was read from."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import tokenizers
+
+SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+
+class TokenizerParts(NamedTuple):
+    """The fields of `xplm.text.tokenizer.Tokenizer`."""
+
+    pipeline: tokenizers.Tokenizer  # does the work; without truncation and padding
+    special_tokens: Mapping[str, str]  # text of special tokens, under SPECIAL_TOKEN_NAMES
+    eos_token_ids: tuple[int, ...]  # every id that ends a text, the one of `eos_token` first
+    chat_template: str | None  # jinja2 source
+
+
+def unique_ids(ids: Iterable[Any]) -> tuple[int, ...]:
+    """The integers among `ids`, each once, in order."""
+    return tuple(dict.fromkeys(i for i in ids if isinstance(i, int)))
