@@ -5,7 +5,7 @@ no use for are ignored.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from xplm.errors import ConfigError
@@ -27,12 +27,21 @@ class Family:
         None  # key that turns the sliding window on; None: it is on when set
     )
     has_window: bool = True  # whether the family has a sliding window at all
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # of keys that config.json leaves out
 
 
 FAMILIES = {
     "llama": Family("LlamaForCausalLM", has_window=False),
     "mistral": Family(
-        "MistralForCausalLM", attention_bias=False, output_bias=False, mlp_bias=False
+        "MistralForCausalLM",
+        attention_bias=False,
+        output_bias=False,
+        mlp_bias=False,
+        defaults={
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 131072,
+            "sliding_window": 4096,
+        },
     ),
     "qwen2": Family(
         "Qwen2ForCausalLM",
@@ -41,6 +50,12 @@ FAMILIES = {
         mlp_bias=False,
         windowed_from="max_window_layers",
         window_switch="use_sliding_window",
+        defaults={
+            "num_key_value_heads": 32,
+            "max_position_embeddings": 32768,
+            "sliding_window": 4096,
+            "max_window_layers": 28,
+        },
     ),
 }
 
@@ -95,6 +110,7 @@ class DecoderConfig:
         if not isinstance(model_type, str) or model_type not in FAMILIES:
             raise ConfigError(f"model_type is one of {', '.join(FAMILIES)}; got {model_type!r}")
         family = FAMILIES[model_type]
+        hf = {**family.defaults, **hf}
         if hf.get("hidden_act", "silu") not in ("silu", "swish"):
             raise ConfigError(f"hidden_act of a {model_type} is silu; got {hf['hidden_act']!r}")
 
@@ -172,7 +188,7 @@ def _rope(hf: Mapping[str, Any], max_positions: int) -> RopeConfig:
     rope_type = given.get("rope_type", given.get("type", "default"))
     if not isinstance(rope_type, str) or rope_type not in ROPE_TYPES:
         raise ConfigError(f"rope_type is one of {', '.join(ROPE_TYPES)}; got {rope_type!r}")
-    if float(given.get("partial_rotary_factor") or 1.0) != 1.0:
+    if (given.get("partial_rotary_factor") or 1.0) != 1.0:
         raise ConfigError("RoPE turns whole heads here; got a partial_rotary_factor below 1")
 
     theta = given.get("rope_theta", hf.get("rope_theta"))

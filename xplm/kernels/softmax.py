@@ -9,16 +9,16 @@ row of zeros and lse = -inf, so that padding contributes nothing anywhere.
 Source: Blanchard, Higham and Higham, "Accurately computing the log-sum-exp and softmax functions", IMA J. Numer. Anal.
 41 (2021), algorithm 3.2.
 
-Numerics. Runs in the island dtype `wide`. Hidden scores are set to a large negative number, not to -inf: inf - inf is
-NaN, and maxima over -inf are wrong in some releases of some libraries.
+Numerics. Runs in the island dtype `wide`. Hidden scores are set to their row's lowest, which is never above a visible
+one, and not to -inf: inf - inf is NaN, and maxima over -inf are wrong in some releases of some libraries.
 """
 
 from typing import NamedTuple
 
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace
 
 from xplm.precision import cast, wide_dtype
-from xplm.typing import Array, DType, Namespace
+from xplm.typing import Array, DType
 
 
 class SoftmaxSaved(NamedTuple):
@@ -35,8 +35,8 @@ def softmax_fwd(
 
     scores = cast(x, wide)
     if visible is not None:
-        hidden = xp.asarray(_hidden_score(wide, xp), dtype=wide, device=device(x))
-        scores = xp.where(visible, scores, hidden)
+        lowest = xp.min(scores, axis=-1, keepdims=True)
+        scores = xp.where(visible, scores, lowest)
 
     highest = xp.max(scores, axis=-1, keepdims=True)
     e = xp.exp(scores - highest)
@@ -53,8 +53,3 @@ def softmax_fwd(
         lse = xp.where(some, highest + xp.log(divisor), xp.full_like(total, -float("inf")))
 
     return cast(y, x.dtype), SoftmaxSaved(y, lse)
-
-
-def _hidden_score(wide: DType, xp: Namespace) -> float:
-    """Far below every real score, and far enough from overflow that subtracting a maximum is safe."""
-    return -(2.0**100) if wide in (xp.float32, xp.float64) else -(2.0**14)

@@ -4,7 +4,8 @@
 
 Source: Shazeer, "GLU Variants Improve Transformer", arXiv:2002.05202, eq. 6.
 
-Numerics. Runs in the wide dtype, rounded once. The sigmoid is written in exp(-|g|), which cannot overflow.
+Numerics. Runs in the wide dtype, rounded once. The exponential stops at exp(80), where the sigmoid has long rounded to
+1, so that it cannot overflow.
 """
 
 from typing import NamedTuple
@@ -13,6 +14,8 @@ from array_api_compat import array_namespace
 
 from xplm.precision import cast, wide_dtype
 from xplm.typing import Array
+
+SATURATED = 80.0
 
 
 class SwigluSaved(NamedTuple):
@@ -31,7 +34,7 @@ def swiglu_fwd(gate: Array, up: Array) -> tuple[Array, SwigluSaved]:
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)), as exp(-|x|) / (1 + exp(-|x|)) where x is negative."""
+    """1 / (1 + exp(-x)), as e / (1 + e) with e = exp(x)."""
     xp = array_namespace(x)
-    e = xp.exp(-xp.abs(x))
-    return xp.where(x < 0, e, xp.ones_like(e)) / (1.0 + e)
+    e = xp.exp(xp.minimum(x, SATURATED))
+    return e / (1.0 + e)

@@ -1,0 +1,178 @@
+"""Make tiny models with random weights, one for each family and flag that xplm has, as transformers saves them.
+
+    python scripts/make_tiny_models.py DIRECTORY [NAME ...]
+
+writes one Hugging Face directory a model. They are what xplm is compared with transformers on. Needs torch and
+transformers: pip install "xplm[reference]".
+"""
+
+import argparse
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
+
+FAMILIES = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
+BASE: dict[str, Any] = {
+    "vocab_size": 256,  # one token a byte
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+SHORT = {"max_position_embeddings": 16}  # trained on less than a test's prompt
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One model to make."""
+
+    config: dict[str, Any] = field(default_factory=dict)  # changes to BASE
+    rope: dict[str, Any] = field(default_factory=dict)  # rope_parameters
+    model_type: str = "llama"
+    dtype: str = "float32"  # torch's name, of the file
+    max_shard_size: str = "5GB"
+    old_spelling: bool = False  # config.json with rope_theta and rope_scaling
+    embedding_name: str | None = None  # what the one tied tensor is called in the file
+
+
+def yarn(**changes: Any) -> dict[str, Any]:
+    """A YaRN that was trained on 16 positions and stretched to 64."""
+    return {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16} | changes
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+WINDOW = {"use_sliding_window": True, "sliding_window": 6}
+
+RECIPES = {
+    "llama-gqa": Recipe(),
+    "llama-mha": Recipe({"num_key_value_heads": 4}),
+    "llama-mqa": Recipe({"num_key_value_heads": 1}),
+    "llama-head-dim": Recipe({"head_dim": 12}),
+    "llama-attention-bias": Recipe({"attention_bias": True}),
+    "llama-mlp-bias": Recipe({"mlp_bias": True}),
+    "llama-tied": Recipe({"tie_word_embeddings": True}),
+    "llama-tied-as-head": Recipe({"tie_word_embeddings": True}, embedding_name="lm_head.weight"),
+    "llama-theta": Recipe(rope={"rope_type": "default", "rope_theta": 500.0}),
+    "llama-theta-old": Recipe(
+        rope={"rope_type": "default", "rope_theta": 500.0}, old_spelling=True
+    ),
+    "llama-linear": Recipe(rope={"rope_type": "linear", "factor": 4.0}),
+    "llama-linear-old": Recipe(rope={"rope_type": "linear", "factor": 4.0}, old_spelling=True),
+    "llama-dynamic": Recipe(SHORT, {"rope_type": "dynamic", "factor": 4.0}),
+    "llama-dynamic-old": Recipe(SHORT, {"rope_type": "dynamic", "factor": 4.0}, old_spelling=True),
+    "llama-llama3": Recipe(rope=LLAMA3),
+    "llama-llama3-old": Recipe(rope=LLAMA3 | {"rope_theta": 500.0}, old_spelling=True),
+    "llama-yarn": Recipe(rope=yarn()),
+    "llama-yarn-old": Recipe(rope=yarn(), old_spelling=True),
+    "llama-yarn-mscale": Recipe(rope=yarn(mscale=1.0, mscale_all_dim=0.5)),
+    "llama-yarn-attention-factor": Recipe(rope=yarn(attention_factor=1.3)),
+    "llama-yarn-untruncated": Recipe(rope=yarn(truncate=False, beta_fast=8.0, beta_slow=0.5)),
+    "llama-shards": Recipe(max_shard_size="20KB"),
+    "llama-float16": Recipe(dtype="float16"),
+    "llama-bfloat16-shards": Recipe(dtype="bfloat16", max_shard_size="20KB"),
+    "mistral": Recipe({"sliding_window": None}, model_type="mistral"),
+    "mistral-window": Recipe({"sliding_window": 6}, model_type="mistral"),
+    "mistral-head-dim": Recipe({"sliding_window": 6, "head_dim": 12}, model_type="mistral"),
+    "qwen2": Recipe(model_type="qwen2"),
+    "qwen2-tied": Recipe({"tie_word_embeddings": True}, model_type="qwen2"),
+    "qwen2-window": Recipe(WINDOW | {"max_window_layers": 1}, model_type="qwen2"),
+    "qwen2-window-everywhere": Recipe(WINDOW | {"max_window_layers": 0}, model_type="qwen2"),
+    "qwen2-layer-types": Recipe(
+        WINDOW | {"layer_types": ["sliding_attention", "full_attention"]}, model_type="qwen2"
+    ),
+    "qwen2-yarn-old": Recipe(rope=yarn(), model_type="qwen2", old_spelling=True),
+}
+
+
+def make_model(name: str, directory: Path) -> Path:
+    """Make one model.
+
+    Args:
+        name: a key of RECIPES; it also seeds the weights.
+        directory: where its own directory goes.
+
+    Returns:
+        The model's directory.
+    """
+    recipe, path = RECIPES[name], directory / name
+    rope = {"rope_theta": 10000.0} | (recipe.rope or {"rope_type": "default"})
+    config = FAMILIES[recipe.model_type](**(BASE | recipe.config | {"rope_parameters": rope}))
+
+    generator = torch.Generator().manual_seed(sorted(RECIPES).index(name))
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        # transformers starts biases at 0 and norms at 1, where a forgotten one would not show.
+        for parameter_name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(0.2 * noise + (1.0 if "norm" in parameter_name else 0.0))
+
+    model = model.to(getattr(torch, recipe.dtype))
+    model.save_pretrained(path, max_shard_size=recipe.max_shard_size)
+    if recipe.old_spelling:
+        respell(path / "config.json")
+    if recipe.embedding_name:
+        rename_embedding(path / "model.safetensors", recipe.embedding_name)
+    save_byte_tokenizer(path)
+    return path
+
+
+def respell(config: Path) -> None:
+    """Write RoPE as config.json did before transformers 5."""
+    hf = json.loads(config.read_text())
+    rope = hf.pop("rope_parameters")
+    hf["rope_theta"] = rope.pop("rope_theta")
+    hf["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+    config.write_text(json.dumps(hf, indent=2))
+
+
+def rename_embedding(file: Path, name: str) -> None:
+    """Store the tied tensor under another name."""
+    tensors = load_file(file)
+    tensors[name] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def save_byte_tokenizer(path: Path) -> None:
+    """A tokenizer of 256 bytes and no merges."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {character: i for i, character in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(path / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def main() -> None:
+    """Read the command line and make the models."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("names", nargs="*", help="all, where none is named")
+    options = parser.parse_args()
+    unknown = set(options.names) - set(RECIPES)
+    if unknown:
+        parser.error(f"no model named {', '.join(sorted(unknown))}; there are {', '.join(RECIPES)}")
+    for name in options.names or RECIPES:
+        print(make_model(name, options.directory))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The places that kernels, layers and models are tested on."""
+
+import pytest
+
+from tests.helpers import Place
+from xplm.backend import Backend, load_backend
+from xplm.errors import BackendError
+
+LOCATIONS = {
+    "numpy": ("numpy", "cpu"),
+    "strict": ("strict", "cpu"),
+    "strict-device1": ("strict", "cuda"),
+    "cupy": ("cupy", "cuda"),
+}
+DTYPES = {
+    "numpy": ("float64", "float32", "float16", "bfloat16"),
+    "strict": ("float64", "float32"),
+    "strict-device1": ("float64", "float32"),
+    "cupy": ("float64", "float32", "float16", "bfloat16"),
+}
+
+
+def _parameter(location: str, *rest: str) -> object:
+    marks = [pytest.mark.cuda] if location == "cupy" else []
+    return pytest.param((location, *rest), id="-".join((location, *rest)), marks=marks)
+
+
+def _load(location: str) -> Backend:
+    name, where = LOCATIONS[location]
+    try:
+        return load_backend(name, where)
+    except BackendError as error:
+        if location != "cupy":
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=[_parameter(location) for location in LOCATIONS])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Every backend, on every address space that it has here."""
+    return _load(request.param[0])
+
+
+@pytest.fixture(params=[_parameter(loc, dtype) for loc in LOCATIONS for dtype in DTYPES[loc]])
+def place(request: pytest.FixtureRequest) -> Place:
+    """Every backend with every dtype that it has."""
+    location, dtype = request.param
+    return Place(_load(location), dtype)
+
+
+@pytest.fixture
+def numpy_backend() -> Backend:
+    """NumPy, for what needs no second backend."""
+    return load_backend("numpy")
+
+
+@pytest.fixture
+def device1() -> Backend:
+    """array-api-strict's second address space, which raises where a copy through the host is made in silence."""
+    return load_backend("strict", "cuda")

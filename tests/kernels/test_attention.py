@@ -1,0 +1,150 @@
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from tests import naive
+from tests.helpers import Place, assert_close, assert_on, pure, rounding_bound, to_numpy
+from xplm.kernels.attention import attention_fwd
+
+
+def draw(place, seed, *, B=2, H=4, K=2, T=5, S=5, D=6):
+    rng = np.random.default_rng(seed)
+    shapes = ((B, H, T, D), (B, K, S, D), (B, K, S, D))
+    return tuple(place.array(rng.standard_normal(shape)) for shape in shapes)
+
+
+def check(place, q, k, v, first=None, **options):
+    """Against one query at a time, with a bound from the lengths of both products."""
+    on_device = None if first is None else place.ids(first)
+    y, saved = pure(place.backend, attention_fwd, q, k, v, on_device, scale=0.4, **options)
+    qh, kh, vh = (to_numpy(place.backend, a) for a in (q, k, v))
+    options.pop("query_rows", None)
+    expected, lse = naive.attention(qh, kh, vh, first, scale=0.4, **options)
+
+    # A score is off by D u |q||k|, and that, with its maximum's, is a relative error of exp; then S terms are summed.
+    D, S = q.shape[-1], k.shape[2]
+    score = 0.4 * np.linalg.norm(qh, axis=-1).max() * np.linalg.norm(kh, axis=-1).max()
+    terms = S + (D + 4) * 2 * score + 8
+    bound = rounding_bound(place.dtype, terms=terms, magnitude=abs(vh).max())
+    assert_close(place.backend, y, expected, dtype=place.dtype, bound=bound)
+    lse_bound = rounding_bound(place.wide, terms=terms, magnitude=1.0)
+    assert_close(place.backend, saved.lse, lse, dtype=place.wide, bound=lse_bound)
+
+
+def test_two_queries_by_hand(backend):
+    # The first query sees key 0 alone. The second has scores 0 and ln 3, so weights 1/4 and 3/4.
+    place = Place(backend, "float64")
+    q = place.array([[[[5.0], [1.0]]]])
+    k = place.array([[[[0.0], [math.log(3) / 2]]]])
+    v = place.array([[[[8.0], [16.0]]]])
+    y, saved = pure(backend, attention_fwd, q, k, v, start=0, scale=2.0)
+    assert_close(backend, y, np.array([[[[8], [14]]]]), dtype="float64", bound=16 * 2.0**-53 * 4)
+    lse = np.array([[[0, math.log(4)]]])
+    assert_close(backend, saved.lse, lse, dtype="float64", bound=8 * 2.0**-53)
+    assert saved.q is q
+    assert (saved.start, saved.scale, saved.window) == (0, 2.0, None)
+
+
+def test_window_and_padding_by_hand(backend):
+    # Equal scores: a query's result is the mean of the values that it sees.
+    place = Place(backend, "float64")
+    q, k = place.array(np.zeros((1, 1, 4, 1))), place.array(np.zeros((1, 1, 4, 1)))
+    v = place.array(np.array([1, 2, 4, 8]).reshape(1, 1, 4, 1))
+    y, _ = attention_fwd(q, k, v, start=0, scale=1.0, window=2)
+    assert_close(backend, y[0, 0, :, 0], np.array([1, 1.5, 3, 6]), dtype="float64", bound=1e-15)
+    y, saved = attention_fwd(q, k, v, place.ids([[2, 2, 2, 2]]), start=0, scale=1.0)
+    assert_close(backend, y[0, 0, :, 0], np.array([0, 0, 4, 6]), dtype="float64", bound=1e-15)
+    lse = np.array([-np.inf, -np.inf, 0, math.log(2)])
+    assert_close(backend, saved.lse[0, 0, :], lse, dtype="float64", bound=1e-15)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"H": 4, "K": 4},  # multi-head
+        {"H": 6, "K": 2},  # grouped-query
+        {"H": 3, "K": 1},  # multi-query
+        {"B": 1, "H": 1, "K": 1, "T": 1, "S": 1, "D": 1},
+        {"T": 7, "S": 7, "D": 3},
+    ],
+)
+def test_equals_one_query_at_a_time(place, sizes):
+    q, k, v = draw(place, 11, **sizes)
+    check(place, q, k, v, start=0)
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 100])
+@pytest.mark.parametrize("T", [1, 2, 5])
+def test_later_queries_see_the_cache(place, T, window):
+    q, k, v = draw(place, 12, T=T, S=6 + T)
+    check(place, q, k, v, start=6, window=window)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("T", [1, 5])
+def test_padding_is_never_seen(place, T, window):
+    first = np.array([[3], [0]]) + np.zeros((2, T), np.int64)
+    q, k, v = draw(place, 13, T=T, S=2 + T)
+    check(place, q, k, v, first, start=2, window=window)
+
+    noise = np.where(np.arange(2 + T)[:, None] < 3, 1e3, to_numpy(place.backend, k))
+    changed = np.stack([noise[0], to_numpy(place.backend, k)[1]])
+    y, _ = attention_fwd(q, k, v, place.ids(first), start=2, scale=1.0, window=window)
+    other, _ = attention_fwd(
+        q, place.array(changed), v, place.ids(first), start=2, scale=1.0, window=window
+    )
+    np.testing.assert_array_equal(to_numpy(place.backend, y), to_numpy(place.backend, other))
+
+
+@pytest.mark.parametrize("window", [None, 2, 4])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("query_rows", [1, 3, 8])
+def test_chunks_equal_the_whole(place, query_rows, padded, window):
+    q, k, v = draw(place, 14, T=8, S=10)
+    first = np.array([[4], [0]]) + np.zeros((2, 8), np.int64) if padded else None
+    check(place, q, k, v, first, start=2, window=window, query_rows=query_rows)
+
+
+@pytest.mark.parametrize("island", ["float64", "float32", "float16", "bfloat16"])
+def test_dtypes_under_every_island(numpy_backend, island):
+    for dtype in ("float64", "float32", "float16", "bfloat16"):
+        place = Place(numpy_backend, dtype)
+        wide = numpy_backend.dtypes[island]
+        y, saved = attention_fwd(*draw(place, 15), start=0, scale=0.4, wide=wide)
+        assert_on(numpy_backend, y, dtype=dtype, shape=(2, 4, 5, 6))
+        assert_on(numpy_backend, saved.lse, dtype=island, shape=(2, 4, 5))
+
+
+def test_cache_may_be_narrower_than_the_queries(numpy_backend):
+    place, narrow = Place(numpy_backend, "float32"), Place(numpy_backend, "float16")
+    q, k, v = draw(place, 16)
+    k, v = narrow.array(k), narrow.array(v)
+    y, _ = attention_fwd(q, k, v, start=0, scale=0.4)
+    wider, _ = attention_fwd(q, place.array(k), place.array(v), start=0, scale=0.4)
+    assert_close(numpy_backend, y, to_numpy(numpy_backend, wider), dtype="float32", bound=0)
+
+
+def test_softmax_island_makes_a_visible_difference(numpy_backend):
+    # Over 1,024 equal scores a bfloat16 sum stalls at 256, and the mean of the values comes out four times too large.
+    place = Place(numpy_backend, "bfloat16")
+    q, k = place.array(np.zeros((1, 1, 1, 2))), place.array(np.zeros((1, 1, 1024, 2)))
+    v = place.array(np.ones((1, 1, 1024, 2)))
+    y, _ = attention_fwd(q, k, v, start=1023, scale=1.0)
+    assert_close(numpy_backend, y, np.ones((1, 1, 1, 2)), dtype="bfloat16", bound=0)
+    y, _ = attention_fwd(q, k, v, start=1023, scale=1.0, wide=numpy_backend.dtypes["bfloat16"])
+    assert float(y[0, 0, 0, 0]) > 2
+
+
+def test_long_prompt_holds_a_chunk_of_scores_at_a_time(numpy_backend):
+    H, T, D = 2, 4096, 8
+    q, k, v = draw(Place(numpy_backend, "float32"), 17, B=1, H=H, K=1, T=T, S=T, D=D)
+    tracemalloc.start()
+    try:
+        attention_fwd(q, k, v, start=0, scale=D**-0.5)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    all_scores = H * T * T * 4  # bytes
+    assert peak < all_scores / 4

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from tests import naive
+from tests.helpers import Place, assert_close, assert_on, pure, rounding_bound, to_numpy
+from xplm.kernels.rms_norm import rms_norm_fwd
+
+
+def test_rows_by_hand(backend):
+    place = Place(backend, "float32")
+    x, weight = place.array([[2, -2], [1, 7]]), place.array([1, 3])
+    y, saved = pure(backend, rms_norm_fwd, x, weight, eps=0.0)
+    # rms of (2, -2) is 2, of (1, 7) is 5.
+    expected = np.array([[1, -3], [0.2, 4.2]])
+    assert_close(backend, y, expected, dtype="float32", bound=8 * 2.0**-24 * abs(expected))
+    assert_on(backend, saved.rstd, dtype="float32", shape=(2, 1))
+    assert saved.x is x
+
+
+def test_eps_is_under_the_root(backend):
+    place = Place(backend, "float64")
+    y, _ = rms_norm_fwd(place.array([[0, 0], [4, 4]]), place.array([1, 1]), eps=9.0)
+    expected = np.array([[0, 0], [0.8, 0.8]])
+    assert_close(backend, y, expected, dtype="float64", bound=4 * 2.0**-53)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 3), (2, 3, 65), (2, 1, 1, 8), (0, 4)])
+def test_equals_the_formula(place, shape):
+    rng = np.random.default_rng(3)
+    x = place.array(rng.standard_normal(shape))
+    weight = place.array(rng.standard_normal(shape[-1]))
+    y, saved = pure(place.backend, rms_norm_fwd, x, weight, eps=1e-5)
+
+    xh, wh = to_numpy(place.backend, x), to_numpy(place.backend, weight)
+    expected = naive.rms_norm(xh, wh, 1e-5)
+    # Rounded twice: as the normalised row, and scaled.
+    bound = rounding_bound(place.dtype, terms=shape[-1] + 4, magnitude=expected, roundings=2)
+    assert_close(place.backend, y, expected, dtype=place.dtype, bound=bound * 1.01)
+    assert_on(place.backend, saved.rstd, dtype=place.wide, shape=(*shape[:-1], 1))
+
+
+def test_row_is_rounded_before_it_is_scaled(numpy_backend):
+    # (1, 3) / sqrt(5) = 0.44721, 1.34164; bfloat16 keeps 0.447266, 1.34375; times 3: 1.341797 -> 1.34375, 4.03125.
+    place = Place(numpy_backend, "bfloat16")
+    y, _ = rms_norm_fwd(place.array([[1, 3]]), place.array([3, 3]), eps=0.0)
+    assert_close(numpy_backend, y, np.array([[1.34375, 4.03125]]), dtype="bfloat16", bound=0)
+
+
+def test_island_decides_the_statistics(numpy_backend):
+    place = Place(numpy_backend, "float16")
+    x, weight = place.array([[300.0, -300.0]]), place.array([1, 1])
+    y, saved = rms_norm_fwd(x, weight, eps=1e-5)
+    assert_close(numpy_backend, y, np.array([[1, -1]]), dtype="float16", bound=0)
+    assert saved.rstd.dtype == np.float32
+
+    # 300^2 is beyond float16's 65504: the row collapses to zero. This is what the float32 island is for.
+    with np.errstate(over="ignore"):
+        y, saved = rms_norm_fwd(x, weight, eps=1e-5, wide=place.backend.dtypes["float16"])
+    assert_close(numpy_backend, y, np.array([[0, 0]]), dtype="float16", bound=0)
+    assert saved.rstd.dtype == np.float16
+
+
+@pytest.mark.parametrize("island", ["float64", "float32", "float16", "bfloat16"])
+def test_dtypes_under_every_island(numpy_backend, island):
+    for dtype in ("float64", "float32", "float16", "bfloat16"):
+        place = Place(numpy_backend, dtype)
+        wide = numpy_backend.dtypes[island]
+        y, saved = rms_norm_fwd(place.array([[1, 2]]), place.array([1, 1]), eps=1e-5, wide=wide)
+        assert_on(numpy_backend, y, dtype=dtype, shape=(1, 2))
+        assert saved.rstd.dtype == wide

@@ -1,0 +1,134 @@
+"""Layers, against the same composition written with naive ops, in float64."""
+
+import numpy as np
+import pytest
+
+from tests import naive
+from tests.helpers import Place, assert_close, assert_on, pure
+from tests.tiny import make_config, make_params
+from xplm.cache import KVCache
+from xplm.layers.attention import attention_layer_fwd
+from xplm.layers.block import block_fwd
+from xplm.layers.mlp import mlp_fwd
+from xplm.models.decoder import make_context
+from xplm.runtime import make_runtime
+
+NAME = "model.layers.1"
+BOUND = (
+    1e-12  # sums of at most 24 terms, of order 1, a few layers deep, in float64: 2^-53 * 24 * ~100
+)
+
+
+def setup(backend, **changes):
+    rt = make_runtime(backend, "fp64")
+    config = make_config(**changes)
+    params = make_params(rt, config)
+    host = {name: np.asarray(backend.to_host(array)) for name, array in params.items()}
+    x = np.random.default_rng(20).standard_normal((2, 5, config.hidden_size))
+    return rt, config, params, host, x
+
+
+def naive_attention(config, p, x):
+    B, T, _ = x.shape
+    positions = np.broadcast_to(np.arange(T), (B, T))
+    D = config.head_dim
+    inv_freq = config.rope.rope_theta ** (-np.arange(0, D, 2) / D)
+
+    def heads(part):
+        name = f"{NAME}.self_attn.{part}_proj"
+        y = naive.linear(x, p[f"{name}.weight"], p.get(f"{name}.bias"))
+        return y.reshape(B, T, -1, D).transpose(0, 2, 1, 3)
+
+    q, k = (naive.rope(heads(part), positions, inv_freq, 1.0) for part in "qk")
+    y, _ = naive.attention(q, k, heads("v"), start=0, scale=D**-0.5, window=config.windows[1])
+    o = f"{NAME}.self_attn.o_proj"
+    rows = y.transpose(0, 2, 1, 3).reshape(B, T, -1)
+    return naive.linear(rows, p[f"{o}.weight"], p.get(f"{o}.bias"))
+
+
+def naive_mlp(p, x):
+    def project(rows, part):
+        name = f"{NAME}.mlp.{part}_proj"
+        return naive.linear(rows, p[f"{name}.weight"], p.get(f"{name}.bias"))
+
+    return project(naive.swiglu(project(x, "gate"), project(x, "up")), "down")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"attention_bias": True},
+        {"head_dim": 10},
+        {"model_type": "mistral", "sliding_window": 2},
+    ],
+)
+def test_attention_layer(backend, changes):
+    rt, config, params, p, x = setup(backend, **changes)
+    context = make_context(rt, config, 5, None, None)
+    on_device = Place(backend, "float64").array(x)
+    y, saved = pure(
+        backend, lambda x: attention_layer_fwd(rt, config, params, 1, x, context), on_device
+    )
+    assert_close(backend, y, naive_attention(config, p, x), dtype="float64", bound=BOUND)
+    assert saved.q.x is on_device
+
+
+def test_attention_layer_in_two_steps_of_a_cache(backend):
+    rt, config, params, p, x = setup(backend)
+    place = Place(backend, "float64")
+    cache = KVCache.allocate(rt, config, batch=2, capacity=5)
+    expected = naive_attention(config, p, x)
+    for rows in (slice(0, 3), slice(3, 5)):
+        T = rows.stop - rows.start
+        context = make_context(rt, config, T, cache, None)
+        y, _ = attention_layer_fwd(rt, config, params, 1, place.array(x[:, rows]), context)
+        assert_close(backend, y, expected[:, rows], dtype="float64", bound=BOUND)
+        cache.advance(T)
+
+
+@pytest.mark.parametrize("mlp_bias", [False, True])
+def test_mlp(backend, mlp_bias):
+    rt, _, params, p, x = setup(backend, mlp_bias=mlp_bias)
+    on_device = Place(backend, "float64").array(x)
+    y, saved = pure(backend, lambda x: mlp_fwd(rt, params, f"{NAME}.mlp", x), on_device)
+    assert_close(backend, y, naive_mlp(p, x), dtype="float64", bound=BOUND)
+    assert saved.gate.x is on_device
+    assert_on(backend, saved.down.x, dtype="float64", shape=(2, 5, 24))
+
+
+def test_block_adds_both_halves_to_the_residual(backend):
+    rt, config, params, p, x = setup(backend)
+    context = make_context(rt, config, 5, None, None)
+    on_device = Place(backend, "float64").array(x)
+    y, saved = pure(backend, lambda x: block_fwd(rt, config, params, 1, x, context), on_device)
+
+    eps = config.rms_norm_eps
+    middle = x + naive_attention(
+        config, p, naive.rms_norm(x, p[f"{NAME}.input_layernorm.weight"], eps)
+    )
+    norm = naive.rms_norm(middle, p[f"{NAME}.post_attention_layernorm.weight"], eps)
+    assert_close(backend, y, middle + naive_mlp(p, norm), dtype="float64", bound=BOUND)
+    assert_close(backend, saved.mlp_norm.x, middle, dtype="float64", bound=BOUND)
+
+
+@pytest.mark.parametrize("T", [1, 4])
+def test_context_counts_positions_from_each_rows_first_slot(backend, T):
+    rt, config, _, _, _ = setup(backend)
+    cache = KVCache.allocate(rt, config, batch=2, capacity=8)
+    cache.advance(3)
+    first = np.array([2, 0])
+    context = make_context(rt, config, T, cache, first)
+    positions = np.maximum(3 + np.arange(T) - first[:, None], 0)
+    angles = positions[:, None, :, None] * 10000.0 ** (-np.arange(0, 4, 2) / 4)
+    # sin and cos of angles up to 6, each angle rounded twice.
+    assert_close(backend, context.cos, np.cos(angles), dtype="float64", bound=20 * 2.0**-53)
+    assert_close(backend, context.sin, np.sin(angles), dtype="float64", bound=20 * 2.0**-53)
+    assert backend.to_host(context.first).tolist() == [[2] * T, [0] * T]
+    assert (context.start, context.cache) == (3, cache)
+
+
+def test_padding_slots_take_position_zero(numpy_backend):
+    rt, config, _, _, _ = setup(numpy_backend)
+    context = make_context(rt, config, 3, None, np.array([2]))
+    assert context.sin[0, 0, :, 0].tolist() == [0, 0, 0]

@@ -1,0 +1,69 @@
+from importlib.metadata import EntryPoint
+
+import numpy as np
+import pytest
+
+from xplm import backend as module
+from xplm.backend import assign, host_memory, load_backend
+from xplm.errors import BackendError
+
+
+def test_each_device_has_a_default():
+    backend = load_backend()
+    assert (backend.name, backend.device_name) == ("numpy", "cpu")
+    assert load_backend(None, "cpu").name == "numpy"
+    assert module.DEFAULT_BACKENDS["cuda"] == "cupy"
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:x", "cuda:-1", "mps", "cpuu"])
+def test_an_unknown_device_is_refused(device):
+    with pytest.raises(BackendError, match="a device is cpu, cuda or cuda:N"):
+        load_backend(None, device)
+
+
+def test_an_unknown_backend_is_refused_with_the_installed_ones():
+    with pytest.raises(BackendError, match=r'no backend named "jaxx"; installed: .*numpy') as error:
+        load_backend("jaxx")
+    assert "\n" not in str(error.value)
+
+
+def entry_points_with(value):
+    entry = EntryPoint("other", value, "xplm.backends")
+    return lambda group: [entry] if group == "xplm.backends" else []
+
+
+def make_nothing(device):
+    return device
+
+
+def test_anybodys_package_can_add_a_backend(monkeypatch):
+    monkeypatch.setattr(
+        module, "entry_points", entry_points_with("xplm_numpy.backend:make_backend")
+    )
+    assert load_backend("other").name == "numpy"
+    with pytest.raises(BackendError, match="installed: other"):
+        load_backend("numpy")
+
+
+def test_what_is_not_a_backend_is_refused(monkeypatch):
+    monkeypatch.setattr(module, "entry_points", entry_points_with(f"{__name__}:make_nothing"))
+    with pytest.raises(
+        BackendError, match=r"must return a xplm\.backend\.Backend; got <class 'str'>"
+    ):
+        load_backend("other")
+
+
+def test_host_memory_is_plausible():
+    before = host_memory()
+    held = np.ones(2**24)  # 128 MiB
+    after = host_memory()
+    # Pages are counted one by one, and others may be given back meanwhile: half of it is certain.
+    assert after.used - before.used > held.nbytes / 2
+    assert after.used <= after.peak <= after.total
+    assert after.total > 2**28
+
+
+def test_assign_writes_and_returns_the_array():
+    array = np.zeros(3)
+    assert assign(array, slice(1, 3), np.ones(2)) is array
+    assert array.tolist() == [0, 1, 1]

@@ -1,0 +1,197 @@
+import dataclasses
+
+import pytest
+
+from tests.tiny import BASE, LLAMA3, VARIANTS, YARN, make_config
+from xplm.config import FAMILIES, DecoderConfig
+from xplm.errors import ConfigError
+from xplm.rope_scaling import RopeConfig
+
+
+def without(key):
+    return {k: v for k, v in BASE.items() if k != key}
+
+
+def test_fields_are_read_and_defaults_filled_in():
+    config = DecoderConfig.from_hf(
+        {
+            "model_type": "llama",
+            "vocab_size": 100,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+        }
+    )
+    assert config.num_key_value_heads == 4
+    assert config.head_dim == 8
+    assert config.max_position_embeddings == 2048
+    assert config.rms_norm_eps == 1e-6
+    assert config.rope == RopeConfig("default", 10000.0)
+    assert (config.attention_bias, config.output_bias, config.mlp_bias) == (False, False, False)
+    assert config.tie_word_embeddings is False
+    assert config.windows == (None, None, None)
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (None, (), None)
+
+
+def test_unknown_keys_are_ignored():
+    assert make_config(torch_dtype="bfloat16", pretraining_tp=1) == make_config()
+
+
+def test_config_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make_config().vocab_size = 3
+
+
+def test_a_family_decides_its_biases():
+    assert set(FAMILIES) == {"llama", "mistral", "qwen2"}
+    llama = make_config(attention_bias=True, mlp_bias=True)
+    assert (llama.attention_bias, llama.output_bias, llama.mlp_bias) == (True, True, True)
+    mistral = make_config(model_type="mistral", attention_bias=True)
+    assert (mistral.attention_bias, mistral.output_bias, mistral.mlp_bias) == (False, False, False)
+    qwen2 = make_config(model_type="qwen2")
+    assert (qwen2.attention_bias, qwen2.output_bias, qwen2.mlp_bias) == (True, False, False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "windows"),
+    [
+        ({"model_type": "mistral", "sliding_window": 7}, (7, 7)),
+        ({"model_type": "mistral", "sliding_window": None}, (None, None)),
+        ({"model_type": "llama", "sliding_window": 7}, (None, None)),
+        ({"model_type": "qwen2", "sliding_window": 7}, (None, None)),
+        (
+            {"model_type": "qwen2", "sliding_window": 7, "use_sliding_window": False},
+            (None, None),
+        ),
+        (
+            {
+                "model_type": "qwen2",
+                "sliding_window": 7,
+                "use_sliding_window": True,
+                "max_window_layers": 1,
+            },
+            (None, 7),
+        ),
+        (
+            {
+                "model_type": "qwen2",
+                "sliding_window": 7,
+                "use_sliding_window": True,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+            (7, None),
+        ),
+    ],
+)
+def test_sliding_windows(changes, windows):
+    assert make_config(**changes).windows == windows
+
+
+ROPE = {
+    "linear": {"rope_type": "linear", "factor": 2.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 2.0},
+    "llama3": LLAMA3,
+    "yarn": YARN | {"mscale": 0.7, "mscale_all_dim": 0.5, "truncate": False, "beta_fast": 16.0},
+    "attention_factor": YARN | {"attention_factor": 1.2},
+}
+
+
+@pytest.mark.parametrize("name", list(ROPE))
+def test_both_spellings_of_rope_mean_the_same(name):
+    plain = without("rope_theta")
+    old = DecoderConfig.from_hf(plain | {"rope_theta": 500.0, "rope_scaling": ROPE[name]})
+    new = DecoderConfig.from_hf(plain | {"rope_parameters": {"rope_theta": 500.0} | ROPE[name]})
+    first = {"type" if k == "rope_type" else k: v for k, v in ROPE[name].items()}
+    oldest = DecoderConfig.from_hf(plain | {"rope_theta": 500.0, "rope_scaling": first})
+    assert old == new == oldest
+    assert old.rope.rope_theta == 500.0
+    assert old.rope.rope_type == ROPE[name]["rope_type"]
+    for key, value in ROPE[name].items():
+        assert getattr(old.rope, key) == value
+
+
+def test_trained_length_defaults_to_the_context():
+    config = make_config(rope_scaling={"rope_type": "yarn", "factor": 4.0})
+    assert config.rope.original_max_position_embeddings == BASE["max_position_embeddings"]
+
+
+@pytest.mark.parametrize("given", [None, 2, [2, 3], -1, []])
+def test_token_ids_are_one_many_or_none(given):
+    config = make_config(eos_token_id=given, bos_token_id=1, pad_token_id=given)
+    expected = (
+        {None: (), 2: (2,), -1: ()}.get(given, ()) if not isinstance(given, list) else tuple(given)
+    )
+    assert config.eos_token_id == expected
+    assert config.pad_token_id == (expected[0] if expected else None)
+    assert config.bos_token_id == 1
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_to_hf_round_trips(name):
+    config = make_config(**VARIANTS[name], eos_token_id=[2, 3], bos_token_id=1)
+    assert DecoderConfig.from_hf(config.to_hf()) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model_type": "gpt2"}, "model_type is one of llama, mistral, qwen2; got 'gpt2'"),
+        ({"model_type": None}, "got None"),
+        ({"model_type": ["llama"]}, r"got \['llama'\]"),
+        ({"hidden_act": "gelu"}, "hidden_act .* got 'gelu'"),
+        ({"vocab_size": "50"}, "vocab_size is a positive integer; got '50'"),
+        ({"vocab_size": 0}, "vocab_size is a positive integer; got 0"),
+        ({"vocab_size": True}, "got True"),
+        ({"hidden_size": 16.0}, "hidden_size is a positive integer; got 16.0"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers"),
+        ({"num_key_value_heads": 3}, "multiple of num_key_value_heads; got 4 and 3"),
+        ({"head_dim": 5}, "head_dim is even"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps is a positive number; got 0"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
+        ({"rms_norm_eps": "1e-5"}, "rms_norm_eps"),
+        ({"attention_bias": 1}, "attention_bias is true or false; got 1"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
+        ({"eos_token_id": "2"}, "eos_token_id is a token id"),
+        ({"eos_token_id": [2, "3"]}, "eos_token_id"),
+        ({"rope_theta": -1.0}, "rope_theta"),
+        ({"rope_theta": 1.0}, "rope_theta is above 1; got 1.0"),
+        ({"rope_scaling": "yarn"}, "rope_parameters is an object; got 'yarn'"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, "rope_type is one of .* got 'longrope'"),
+        ({"rope_scaling": {"rope_type": ["yarn"]}}, "rope_type"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "needs a factor"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": "2"}}, "factor is a positive number"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ({"rope_parameters": {"partial_rotary_factor": "half"}}, "partial_rotary_factor"),
+        ({"rope_scaling": LLAMA3 | {"high_freq_factor": 0.5}}, "high_freq_factor"),
+        ({"rope_scaling": YARN | {"original_max_position_embeddings": 1.5}}, "original_max"),
+        ({"head_dim": 2, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "dynamic"),
+        ({"model_type": "mistral", "sliding_window": 0}, "sliding_window"),
+        (
+            {
+                "model_type": "qwen2",
+                "use_sliding_window": True,
+                "sliding_window": 4,
+                "layer_types": ["full_attention"],
+            },
+            "layer_types names each of the 2 layers",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(changes, said):
+    with pytest.raises(ConfigError, match=said) as error:
+        make_config(**changes)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "num_hidden_layers"])
+def test_a_missing_field_is_named(key):
+    with pytest.raises(ConfigError, match=f"must give {key}"):
+        DecoderConfig.from_hf(without(key))
+
+
+def test_context_length_counts_stretched_rope():
+    assert make_config().context_length == 64
+    assert make_config(rope_scaling={"rope_type": "dynamic", "factor": 2.0}).context_length == 128
+    assert make_config(rope_scaling=YARN | {"factor": 8.0}).context_length == 128
+    assert make_config(rope_scaling=LLAMA3).context_length == 64

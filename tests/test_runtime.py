@@ -1,0 +1,53 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from xplm.errors import BackendError, RequestError
+from xplm.kernels import PORTABLE
+from xplm.precision import Policy
+from xplm.runtime import make_runtime
+
+
+def double(x, *_):
+    return 2 * x, None
+
+
+def test_ops_are_the_kernel_table(numpy_backend):
+    rt = make_runtime(numpy_backend, "fp32", kernels="portable")
+    assert dict(rt.kernels) == PORTABLE
+    for name, kernel in PORTABLE.items():
+        assert getattr(rt.ops, name) is kernel
+
+
+def test_a_backend_replaces_kernels_by_name_unless_told_not_to(numpy_backend):
+    backend = replace(numpy_backend, kernels={"gelu_fwd": double})
+    fused = make_runtime(backend, "fp32")
+    assert fused.ops.gelu_fwd(3.0) == (6.0, None)
+    assert fused.ops.swiglu_fwd is backend.kernels.get("swiglu_fwd", PORTABLE["swiglu_fwd"])
+    assert make_runtime(backend, "fp32", kernels="portable").ops.gelu_fwd is PORTABLE["gelu_fwd"]
+    assert PORTABLE["gelu_fwd"] is not double
+
+
+def test_policy_is_text_or_a_value(numpy_backend):
+    rt = make_runtime(numpy_backend, "bf16,norm=fp16")
+    assert rt.policy == Policy.parse("bf16,norm=fp16")
+    assert make_runtime(numpy_backend, rt.policy).dtype == rt.dtype
+    assert rt.dtype.norm == rt.host_dtype.norm == np.float16
+
+
+def test_host_dtypes_are_numpys_on_every_backend(backend):
+    rt = make_runtime(backend, "fp32,rope=fp64")
+    assert rt.host_dtype.rope == np.float64
+    assert rt.host_dtype.compute == np.float32
+    assert rt.dtype.rope == backend.dtypes["float64"]
+
+
+def test_what_is_not_there_is_refused(numpy_backend):
+    with pytest.raises(RequestError, match='"fused" or "portable"; got "fast"'):
+        make_runtime(numpy_backend, "fp32", kernels="fast")
+    with pytest.raises(RequestError, match="fp8"):
+        make_runtime(numpy_backend, "fp8")
+    without = replace(numpy_backend, dtypes={"float32": np.dtype(np.float32)})
+    with pytest.raises(BackendError, match="float16"):
+        make_runtime(without, "fp16")

@@ -1,0 +1,81 @@
+"""Configurations small enough for a naive float64 decoder, one for each flag of a family."""
+
+from typing import Any
+
+import numpy as np
+
+from xplm.config import DecoderConfig
+from xplm.models.decoder import param_specs
+from xplm.params import init_params
+from xplm.runtime import Runtime
+from xplm.typing import Params
+
+BASE: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "initializer_range": 0.3,
+    "rope_theta": 10000.0,
+}
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "gqa": {},
+    "mha": {"num_key_value_heads": 4},
+    "mqa": {"num_key_value_heads": 1},
+    "head_dim": {"head_dim": 10},
+    "tied": {"tie_word_embeddings": True},
+    "attention_bias": {"attention_bias": True},
+    "mlp_bias": {"mlp_bias": True},
+    "linear": {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+    "dynamic": {
+        "rope_scaling": {"rope_type": "dynamic", "factor": 2.0},
+        "max_position_embeddings": 8,
+    },
+    "llama3": {"rope_scaling": LLAMA3},
+    "yarn": {"rope_scaling": YARN},
+    "mistral": {"model_type": "mistral", "sliding_window": 5},
+    "qwen2": {"model_type": "qwen2"},
+    "qwen2_window": {
+        "model_type": "qwen2",
+        "use_sliding_window": True,
+        "sliding_window": 5,
+        "max_window_layers": 1,
+    },
+}
+
+
+def make_config(**changes: Any) -> DecoderConfig:
+    """BASE with changes."""
+    return DecoderConfig.from_hf(BASE | changes)
+
+
+def make_params(rt: Runtime, config: DecoderConfig, seed: int = 0) -> Params:
+    """Random parameters in which biases and norms are random too, so that none can be forgotten unnoticed."""
+    params = init_params(rt, param_specs(config), seed)
+    rng = np.random.default_rng(seed)
+    for name, spec in param_specs(config).items():
+        if spec.init != "normal":
+            host = (spec.init == "ones") + 0.2 * rng.standard_normal(spec.shape)
+            array = rt.backend.from_host(host)
+            params[name] = rt.backend.xp.astype(array, rt.dtype.param)
+    return params
+
+
+def draw_ids(seed: int, *shape: int) -> np.ndarray:
+    """Token ids of BASE's vocabulary."""
+    return np.random.default_rng(seed).integers(0, BASE["vocab_size"], shape)
