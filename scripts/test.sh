@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Runs the whole test suite in an environment of its own, which it makes and removes.
+#
+#   bash scripts/test.sh [--keep DIR] [PYTEST ARGUMENTS]
+#
+# --keep DIR makes the environment in DIR and leaves it there.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/find_python.sh
+
+if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
+    sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit 0
+fi
+python="$(find_python)"
+if [[ "${1:-}" == --keep ]]; then
+    (($# > 1)) || { echo "error: --keep needs a directory" >&2; exit 2; }
+    environment="$2"
+    shift 2
+else
+    environment="$(mktemp -d)"
+    trap 'rm -rf "$environment"' EXIT
+fi
+
+"$python" -m venv "$environment"
+pip=("$environment/bin/python" -m pip --disable-pip-version-check)
+
+# First as users get it: a wheel, run from elsewhere. Then editable, so that the tests see the sources.
+"${pip[@]}" install --quiet --quiet --constraint scripts/constraints.txt ".[dev,reference,cuda13]"
+(cd / && "$environment/bin/xplm" --version)
+"${pip[@]}" install --quiet --quiet --no-deps --editable .
+"$environment/bin/xplm" pull smollm2-135m-instruct
+
+"$environment/bin/python" -m pytest "$@"

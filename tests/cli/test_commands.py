@@ -1,0 +1,176 @@
+"""pull, convert, eval, bench, and what all commands share."""
+
+import io
+import math
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import xplm as library
+from tests.cli.conftest import SEED
+from tests.generate.tiny import tiny_model
+from tests.paths import STORY, needs_story
+from xplm.backend import load_backend
+from xplm.cli import progress
+from xplm.cli.bench import measure_bandwidth, weight_bytes_per_token
+from xplm.cli.flags import home
+from xplm.cli.output import Output, OutputFlags
+from xplm.cli.threads import VARIABLES, use_threads
+
+
+def test_version(xplm):
+    assert xplm("--version").stdout == f"xplm {version('xplm')}\n"
+
+
+@pytest.mark.parametrize(
+    "command", ["generate", "chat", "pull", "convert", "eval perplexity", "bench"]
+)
+def test_help_gives_an_example(xplm, command):
+    out = xplm(*command.split(), "--help")
+    assert out.code == 0
+    assert f"Example: xplm {command}" in " ".join(out.stdout.split())
+
+
+def test_pull_prints_where_the_model_lies(xplm, tiny_directory):
+    out = xplm("pull", tiny_directory)
+    assert (out.code, out.stdout) == (0, f"{tiny_directory}\n")
+    assert xplm("pull", tiny_directory, "--json").json["path"] == str(tiny_directory)
+
+
+def test_a_fetch_shows_a_bar_at_a_terminal_and_nothing_elsewhere(monkeypatch, tmp_path):
+    def pull(name, home, progress=None):
+        if progress:
+            progress("model.gguf", 0, None)
+            progress("model.gguf", 1_000_000, 2_000_000)
+        return home / name
+
+    monkeypatch.setattr(progress, "pull", pull)
+    for is_terminal, quiet in ((True, False), (False, False), (True, True)):
+        screen = io.StringIO()
+        out = Output(OutputFlags(quiet=quiet))
+        out.stderr = Console(file=screen, force_terminal=is_terminal, width=100)
+        assert progress.pull_with_progress("m", tmp_path, out) == tmp_path / "m"
+        assert ("1.0/2.0 MB" in screen.getvalue()) == (is_terminal and not quiet)
+
+
+def test_home_is_the_environments(monkeypatch, tmp_path):
+    monkeypatch.setenv("XPLM_HOME", str(tmp_path))
+    assert home() == tmp_path
+    monkeypatch.delenv("XPLM_HOME")
+    assert home().name == "xplm"
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 0.0), ("bf16", 2.0**-8)])
+def test_convert_writes_a_directory_that_loads(xplm, tiny_directory, tmp_path, dtype, tolerance):
+    target = tmp_path / "converted"
+    out = xplm("convert", tiny_directory, target, "--dtype", dtype, "--json")
+    assert (out.code, out.json) == (0, {"path": str(target), "dtype": dtype})
+    before, after = library.load(tiny_directory).params, library.load(target).params
+    for name, array in before.items():
+        # Rounding to nearest is off by half a unit in the last place: 2^-9 of a number in bfloat16.
+        np.testing.assert_allclose(after[name], array, rtol=tolerance, atol=0)
+
+
+def test_convert_overwrites_nothing(xplm, tiny_directory, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert "must not exist yet" in xplm("convert", tiny_directory, tmp_path).error
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("source", ["file", "stdin"])
+def test_perplexity(xplm, tiny_directory, tmp_path, source):
+    text = "Once upon a time there was a test. " * 4
+    (tmp_path / "text.txt").write_text(text)
+    flags = ("--text", tmp_path / "text.txt" if source == "file" else "-", "--window", 64)
+    out = xplm("eval", "perplexity", "--model", tiny_directory, *flags, "--json", stdin=text)
+
+    lm = tiny_model(SEED)
+    ids = lm.tokenizer.encode(text)
+    logprobs = []
+    for start in range(0, len(ids), 64):
+        window = ids[start : start + 64]
+        logits = lm.logits(window).astype(np.float64)
+        probs = np.exp(logits - logits.max(-1, keepdims=True))
+        probs /= probs.sum(-1, keepdims=True)
+        logprobs += [math.log(probs[t, window[t + 1]]) for t in range(len(window) - 1)]
+    assert out.json["tokens"] == len(logprobs)
+    # The library's exponentials are float32: off by 1e-7 each, and by less in the mean.
+    assert out.json["perplexity"] == pytest.approx(math.exp(-np.mean(logprobs)), rel=1e-5)
+
+
+def test_bench_measures_each_part(xplm, tiny_directory):
+    flags = ("--prompt-tokens", 16, "--new-tokens", 4, "--repeats", 2)
+    out = xplm("bench", "--model", tiny_directory, *flags, "--policy", "bf16", "--json")
+    assert out.code == 0
+    assert len(out.json["runs"]) == 2
+    keys = ("prefill_tokens_per_s", "decode_tokens_per_s", "load_seconds", "peak_memory_bytes")
+    assert all(out.json[key] > 0 for key in keys)
+    share = out.json["weight_bytes_per_token"] * out.json["decode_tokens_per_s"]
+    assert out.json["bandwidth_share"] == pytest.approx(share / out.json["bandwidth_bytes_per_s"])
+    assert out.json["policy"] == "bf16"
+    lines = xplm("bench", "--model", tiny_directory, *flags).stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [
+        "load",
+        "prefill",
+        "decode",
+        "limit",
+        "memory",
+    ]
+
+
+def test_weight_bytes_leave_out_an_embedding_that_is_only_looked_up():
+    untied, tied = tiny_model(), tiny_model(tie_word_embeddings=True)
+    numbers = sum(array.size for array in tied.params.values())  # its table is the head too
+    assert weight_bytes_per_token(tied) == weight_bytes_per_token(untied) == numbers * 4
+    assert weight_bytes_per_token(tiny_model(policy="bf16")) == numbers * 2
+
+
+def test_bandwidth_is_that_of_a_computer():
+    # Memory has read between 1 and 10,000 GB/s for twenty years, and caches not much more.
+    assert 1e8 < measure_bandwidth(load_backend("numpy"), (4096, 1024)) < 1e13
+
+
+def test_threads_are_set_before_numpy_is_imported():
+    program = """
+import os, sys
+was_imported_before = "numpy" in sys.modules
+from xplm.cli.threads import VARIABLES, use_threads, use_threads
+use_threads(int(sys.argv[1]))
+print(was_imported_before, *[os.environ[name] for name in VARIABLES])
+"""
+    environment = {k: v for k, v in os.environ.items() if k not in VARIABLES}
+    command = [sys.executable, "-c", program, "3"]
+    out = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert out.stdout.split() == ["False", *["3"] * len(VARIABLES)]
+
+
+def test_threads_that_are_set_already_start_nothing_anew(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("started anew"))
+    assert (use_threads(2), use_threads(None)) == (2, None)
+
+
+def test_the_flag_starts_the_command_anew_under_so_many_threads(xplm, monkeypatch):
+    environments = []
+
+    def execve(_, arguments, environment):
+        environments.append(environment)
+        raise KeyboardInterrupt  # instead of a new process
+
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    monkeypatch.setattr(os, "execve", execve)
+    assert xplm("bench", "--threads", 2).code == 130
+    assert environments[0]["OPENBLAS_NUM_THREADS"] == "2"
+
+
+@needs_story
+def test_bench_of_the_story_model_in_portable_kernels(xplm):
+    flags = ("--kernels", "portable", "--prompt-tokens", 32, "--new-tokens", 8, "--repeats", 1)
+    out = xplm("bench", "--model", STORY, *flags, "--json")
+    assert out.json["kernels"] == "portable"

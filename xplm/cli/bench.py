@@ -1,0 +1,154 @@
+"""`xplm bench`: how fast a model loads, reads a prompt and writes.
+
+Decoding one sequence reads every weight once a token, so that memory sets the limit:
+
+    bandwidth_share = bytes of weights read a token * decoded tokens a second / bytes a second that memory gives
+
+where the last is measured in the same run, on the same device, by a matrix-vector product too large for any cache.
+"""
+
+from time import perf_counter
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import typer
+
+from xplm.backend import Backend
+from xplm.cli.flags import ModelFlags, takes_flags
+from xplm.cli.output import Output, OutputFlags
+from xplm.errors import RequestError
+from xplm.generate.engine import Engine
+from xplm.language_model import LanguageModel
+from xplm.models.decoder import EMBEDDING, param_specs
+
+STREAM_SHAPE = (131072, 1024)  # float32: 512 MiB, larger than the last cache of any machine
+STREAM_REPEATS = 5
+
+
+class Run(NamedTuple):
+    """One prompt read and continued."""
+
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+
+
+@takes_flags
+def bench(
+    model: ModelFlags,
+    output: OutputFlags,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Random ids to read.")] = 256,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to decode, greedily.")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs after a warm-up.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random ids.")] = 0,
+) -> None:
+    """Measure loading, prefill, decode and memory.
+
+    Speeds are the best of the repeats; --json gives each run. The limit is the memory's: decoding a token reads every
+    weight once, and what the memory gives is measured in the same run.
+
+    Example: xplm bench --prompt-tokens 256 --new-tokens 64 --json
+    """
+    out = Output(output)
+    model.fetch(out)
+    started = perf_counter()
+    lm = model.load(out)
+    lm.rt.backend.synchronize()
+    load_seconds = perf_counter() - started
+
+    ids = draw_ids(lm, prompt_tokens, new_tokens, seed)
+    run_once(lm.engine, ids, new_tokens)  # warm-up
+    runs = [run_once(lm.engine, ids, new_tokens) for _ in range(repeats)]
+    prefill, decode = (max(column) for column in zip(*runs, strict=True))
+
+    peak_memory_bytes = lm.rt.backend.memory().peak  # before the bandwidth takes memory of its own
+    bandwidth = measure_bandwidth(lm.rt.backend)
+    share = weight_bytes_per_token(lm) * decode / bandwidth
+
+    out.line(f"{model.model}  {lm.rt.policy}  {lm.rt.backend.name} on {lm.rt.backend.device_name}")
+    out.line(f"load     {load_seconds:10.2f} s")
+    out.line(f"prefill  {prefill:10.1f} tokens/s   {prompt_tokens} tokens")
+    out.line(f"decode   {decode:10.1f} tokens/s   {new_tokens} tokens")
+    out.line(f"limit    {share:10.0%} of it        memory gives {bandwidth / 1e9:.1f} GB/s")
+    out.line(f"memory   {peak_memory_bytes / 1e6:10.0f} MB         at its peak")
+    out.result(
+        {
+            "prefill_tokens_per_s": prefill,
+            "decode_tokens_per_s": decode,
+            "load_seconds": load_seconds,
+            "peak_memory_bytes": peak_memory_bytes,
+            "bandwidth_share": share,
+            "bandwidth_bytes_per_s": bandwidth,
+            "weight_bytes_per_token": weight_bytes_per_token(lm),
+            "prompt_tokens": prompt_tokens,
+            "new_tokens": new_tokens,
+            "runs": [run._asdict() for run in runs],
+            **_setup(model, lm),
+        }
+    )
+
+
+def draw_ids(lm: LanguageModel, prompt_tokens: int, new_tokens: int, seed: int) -> np.ndarray:
+    """Random token ids (prompt_tokens,).
+
+    Raises:
+        RequestError: with the new tokens they would not fit the model's context.
+    """
+    if prompt_tokens + new_tokens > lm.engine.context:
+        raise RequestError(
+            f"prompt and new tokens must fit the model's context of {lm.engine.context}; "
+            f"got {prompt_tokens} and {new_tokens}; ask for fewer"
+        )
+    return np.random.default_rng(seed).integers(0, lm.config.vocab_size, prompt_tokens)
+
+
+def run_once(engine: Engine, ids: np.ndarray, new_tokens: int) -> Run:
+    """Read a prompt of ids (T,), then decode, each token the likeliest."""
+    cache = engine.allocate(1, len(ids) + new_tokens)
+    started = perf_counter()
+    logits = engine.feed(cache, ids[None, :])
+    prefilled = perf_counter()
+    for _ in range(new_tokens):
+        logits = engine.feed(cache, logits.argmax(axis=-1)[:, None])
+    decoded = perf_counter()
+    return Run(len(ids) / (prefilled - started), new_tokens / (decoded - prefilled))
+
+
+def measure_bandwidth(backend: Backend, shape: tuple[int, int] = STREAM_SHAPE) -> float:
+    """Bytes a second that the device reads from memory: the best of several float32 matrix-vector products.
+
+    Args:
+        backend: whose device to measure.
+        shape: of the matrix, large enough that no cache holds it.
+    """
+    xp = backend.xp
+    matrix = xp.ones(shape, dtype=xp.float32, device=backend.device)
+    vector = xp.ones(shape[1], dtype=xp.float32, device=backend.device)
+    seconds = []
+    for _ in range(STREAM_REPEATS):
+        backend.synchronize()
+        started = perf_counter()
+        xp.matmul(matrix, vector)
+        backend.synchronize()
+        seconds.append(perf_counter() - started)
+    return shape[0] * shape[1] * 4 / min(seconds)
+
+
+def weight_bytes_per_token(lm: LanguageModel) -> int:
+    """Bytes of weights that one decoded token reads: all but an embedding table that is not also the head."""
+    specs = param_specs(lm.config)
+    read = [
+        spec.size
+        for name, spec in specs.items()
+        if name != EMBEDDING or lm.config.tie_word_embeddings
+    ]
+    return sum(read) * lm.rt.host_dtype.param.itemsize
+
+
+def _setup(model: ModelFlags, lm: LanguageModel) -> dict[str, Any]:
+    return {
+        "model": model.model,
+        "device": lm.rt.backend.device_name,
+        "backend": lm.rt.backend.name,
+        "policy": str(lm.rt.policy),
+        "kernels": model.kernels,
+    }

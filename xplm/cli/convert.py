@@ -1,0 +1,35 @@
+"""`xplm convert`: write a model as a Hugging Face directory."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xplm.checkpoint.convert import convert as convert_checkpoint
+from xplm.cli.flags import home, takes_flags
+from xplm.cli.output import Output, OutputFlags
+from xplm.cli.progress import pull_with_progress
+
+
+@takes_flags
+def convert(
+    output: OutputFlags,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC", help="A pulled name, a Hugging Face directory, or a .gguf file."
+        ),
+    ],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="The directory to make.")],
+    dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "bf16",
+) -> None:
+    """Write a model as a Hugging Face directory.
+
+    That is config.json, model.safetensors and tokenizer.json, which transformers loads.
+
+    Example: xplm convert smollm2-135m-instruct ./smollm2-bf16 --dtype bf16
+    """
+    out = Output(output)
+    convert_checkpoint(pull_with_progress(source, home(), out), destination, dtype)
+    out.line(str(destination))
+    out.result({"path": str(destination), "dtype": dtype})

@@ -1,0 +1,84 @@
+"""`xplm generate`: complete texts, or answer one message."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from xplm.cli.flags import ModelFlags, SamplingFlags, takes_flags
+from xplm.cli.input import read_prompts
+from xplm.cli.output import Output, OutputFlags
+from xplm.generate.result import Generation
+from xplm.generate.stream import TextStream
+from xplm.language_model import LanguageModel
+
+
+@takes_flags
+def generate(
+    model: ModelFlags,
+    sampling: SamplingFlags,
+    output: OutputFlags,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PROMPT", help="Texts to go on from; - reads stdin."),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", help="The same, as a flag.")
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Send each as a message, in the model's chat template.")
+    ] = False,
+    system: Annotated[str | None, typer.Option(help="With --chat: the system message.")] = None,
+) -> None:
+    """Complete a text, or answer a message.
+
+    Several prompts are generated as one batch. The reply goes to stdout, timings to stderr.
+
+    Example: xplm generate "Once upon a time" --max-new-tokens 64 --temperature 0.7 --seed 1
+    """
+    if system is not None and not chat:
+        raise typer.BadParameter("--system needs --chat.")
+    texts = read_prompts([*(prompts or []), *(prompt or [])])
+    options = sampling.options()
+    out = Output(output)
+    lm = model.load(out)
+
+    if len(texts) == 1:
+        (text,) = texts
+        stream = lm.chat(system=system).stream if chat else lm.stream
+        generation = _show(stream(text, **options), out)
+        out.timings(generation.timings)
+        out.result(_as_dict(generation))
+        return
+
+    generations = _answer_all(lm, texts, options, chat, system)
+    for text, generation in zip(texts, generations, strict=True):
+        out.note(f"> {text}")
+        out.line(generation.text)
+    if not chat:  # a batch has one for all
+        out.timings(generations[0].timings)
+    out.result({"generations": [_as_dict(generation) for generation in generations]})
+
+
+def _show(stream: TextStream, out: Output) -> Generation:
+    """Print a reply as it comes. Ctrl-C leaves what there is on the screen."""
+    try:
+        for piece in stream:
+            out.text(piece)
+    finally:
+        stream.close()
+        out.line()
+    assert stream.result, "a stream read to its end has a result"
+    return stream.result
+
+
+def _answer_all(
+    lm: LanguageModel, texts: list[str], options: dict[str, Any], chat: bool, system: str | None
+) -> list[Generation]:
+    if chat:
+        return [lm.chat(system=system).send(text, **options) for text in texts]
+    return lm.generate(texts, **options)
+
+
+def _as_dict(generation: Generation) -> dict[str, Any]:
+    return asdict(generation) | {"timings": generation.timings.as_dict()}

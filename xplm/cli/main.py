@@ -1,0 +1,79 @@
+"""The `xplm` command.
+
+Exit codes: 0 done; 1 a check failed; 2 bad usage or bad input, with one line on stderr; 130 interrupted.
+"""
+
+import io
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from xplm.cli import bench, chat, convert, eval, generate, pull
+from xplm.cli.output import error_line
+from xplm.errors import XplmError
+
+BAD_INPUT = 2
+
+app = typer.Typer(
+    name="xplm",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"xplm {version('xplm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def xplm(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print it."),
+    ] = False,
+) -> None:
+    """Run language models on kernels that you can read.
+
+    First: xplm pull smollm2-135m-instruct. Then: xplm chat
+    """
+
+
+app.command()(generate.generate)
+app.command()(chat.chat)
+app.command()(pull.pull)
+app.command()(convert.convert)
+app.add_typer(eval.app)
+app.command()(bench.bench)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Args:
+        arguments: what follows `xplm` on the command line.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        code = app(list(arguments), prog_name="xplm", standalone_mode=False)
+    except typer.TyperException as error:  # an unknown flag, a missing argument
+        print(error_line(f"{error.format_message().rstrip('.')}; see xplm --help"), file=sys.stderr)
+        return BAD_INPUT
+    except XplmError as error:
+        print(error_line(str(error)), file=sys.stderr)
+        return BAD_INPUT
+    return code or 0
+
+
+def run() -> None:
+    """Entry point: run what the command line says, and exit."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 shows "?"
+    sys.exit(main(sys.argv[1:]))

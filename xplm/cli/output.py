@@ -1,0 +1,74 @@
+"""What a command prints: text and results on stdout, everything about them on stderr."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from xplm.generate.result import Timings
+
+CONTROLS = dict.fromkeys(c for c in (*range(0x20), *range(0x7F, 0xA0)) if chr(c) not in "\n\t")
+"""Characters that could move a terminal's cursor or do worse; no text that a model writes needs them."""
+
+
+@dataclass(frozen=True)
+class OutputFlags:
+    """What is printed, and how."""
+
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")
+    ] = False
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no timings.")] = False
+
+
+class Output:
+    """Where a command writes. With --json only `result` reaches stdout; with --quiet `note` is silent."""
+
+    def __init__(self, flags: OutputFlags) -> None:
+        """Follow the user's flags."""
+        self.flags = flags
+        self.stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether somebody is there to watch a progress bar."""
+        return self.stderr.is_terminal and not self.flags.quiet
+
+    def text(self, piece: str) -> None:
+        """Show a piece of text at once, with no line end of its own."""
+        if self.flags.as_json:
+            return
+        if sys.stdout.isatty():
+            piece = piece.translate(CONTROLS)
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+
+    def line(self, text: str = "") -> None:
+        """Show a line."""
+        self.text(text + "\n")
+
+    def note(self, text: str) -> None:
+        """Say something about the work, dimmed."""
+        if not self.flags.quiet:
+            self.stderr.print(Text(text, style="dim"))
+
+    def timings(self, timings: Timings) -> None:
+        """Say how fast a reply was."""
+        prompt = f"prompt: {timings.prefill_tokens} tokens in {timings.prefill_seconds:.2f} s"
+        reply = f"{timings.decode_tokens_per_s:.1f} tokens/s; " if timings.decode_tokens else ""
+        self.note(reply + prompt)
+
+    def result(self, values: Mapping[str, Any]) -> None:
+        """Print the JSON object, if it is asked for."""
+        if self.flags.as_json:
+            print(json.dumps(values, ensure_ascii=False), flush=True)
+
+
+def error_line(message: str) -> str:
+    """A message as the one line that stderr gets."""
+    return "error: " + " ".join(message.split())

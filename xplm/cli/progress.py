@@ -1,0 +1,53 @@
+"""Fetching a model in sight of the user."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TransferSpeedColumn,
+)
+
+from xplm.checkpoint.pull import pull
+from xplm.cli.output import Output
+
+
+def pull_with_progress(name: str, home: Path, out: Output) -> Path:
+    """Find a model, or fetch it with a progress bar on stderr, where that is a terminal.
+
+    Args:
+        name: a known name, a Hugging Face id, or a path.
+        home: where named models are kept.
+        out: the command's output.
+
+    Returns:
+        The model's directory or file.
+
+    Raises:
+        DownloadError: it is not here and cannot be fetched.
+    """
+    if not out.shows_progress:
+        return pull(name, home=home)
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    with ExitStack() as until_pulled:
+        bar = Progress(*columns, console=out.stderr, transient=True)
+        tasks: dict[str, TaskID] = {}
+
+        def report(what: str, n_bytes: int, total_bytes: int | None) -> None:
+            if not tasks:  # a model that is here already shows no bar
+                until_pulled.enter_context(bar)
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=None)
+            bar.update(tasks[what], completed=n_bytes, total=total_bytes)
+
+        return pull(name, home=home, progress=report)

@@ -1,0 +1,28 @@
+"""`xplm pull`: fetch a model."""
+
+from typing import Annotated
+
+import typer
+
+from xplm.cli.flags import home, takes_flags
+from xplm.cli.output import Output, OutputFlags
+from xplm.cli.progress import pull_with_progress
+
+
+@takes_flags
+def pull(
+    output: OutputFlags,
+    name: Annotated[
+        str, typer.Argument(help="smollm2-135m-instruct, or a Hugging Face id such as org/name.")
+    ],
+) -> None:
+    """Fetch a model.
+
+    Prints where it lies. What is here already is not fetched again, and an interrupted fetch is resumed.
+
+    Example: xplm pull smollm2-135m-instruct
+    """
+    out = Output(output)
+    path = pull_with_progress(name, home(), out)
+    out.line(str(path))
+    out.result({"name": name, "path": str(path)})
