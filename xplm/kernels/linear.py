@@ -28,8 +28,7 @@ def linear_fwd(x: Array, weight: Array, bias: Array | None = None) -> tuple[Arra
     wide = wide_dtype(x, xp)
 
     rows = xp.reshape(cast(x, wide), (-1, x.shape[-1]))
-    columns = xp.permute_dims(cast(weight, wide), (1, 0))
-    y = rows @ columns
+    y = rows @ cast(weight, wide).T
     if bias is not None:
         y = y + cast(bias, wide)
 
