@@ -8,7 +8,7 @@ import pytest
 from tests.paths import ROOT
 
 LAYERS = [
-    {"typing", "errors", "precision"},
+    {"typing", "errors", "namespace", "precision"},
     {"kernels"},
     {"params", "config", "rope_scaling", "backend", "runtime", "cache"},
     {"layers"},
@@ -19,7 +19,7 @@ LAYERS = [
     {"cli", "__main__"},
 ]
 HEIGHT = {part: height for height, parts in enumerate(LAYERS) for part in parts}
-SEEN_BY_BACKENDS = {"typing", "errors", "precision", "kernels", "backend"}
+SEEN_BY_BACKENDS = {"typing", "errors", "namespace", "precision", "kernels", "backend"}
 ARRAY_LIBRARIES = {
     "cupy",
     "torch",
@@ -101,7 +101,7 @@ def test_array_libraries_and_backends_are_never_imported_by_name(path):
 @pytest.mark.parametrize("path", sorted((ROOT / "xplm" / "kernels").glob("*.py")), ids=relative)
 def test_kernels_never_see_a_backend_or_a_config(path):
     seen = {part(name) for name in imports(path) if name.startswith("xplm.")}
-    assert seen <= {"typing", "errors", "precision", "kernels"}
+    assert seen <= {"typing", "errors", "namespace", "precision", "kernels"}
     assert not {name for name in imports(path) if name.startswith("array_api_compat.")}
 
 

@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
-from array_api_compat import array_namespace
 
 from xplm.errors import BackendError, RequestError
+from xplm.namespace import array_namespace
 from xplm.typing import Array, DType, Namespace
 
 SHORT_NAMES = {

@@ -20,9 +20,10 @@ Numerics. Both products accumulate in float32 or wider; softmax runs in the isla
 
 from typing import NamedTuple
 
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
 from xplm.kernels.softmax import softmax_fwd
+from xplm.namespace import array_namespace
 from xplm.precision import cast, wide_dtype
 from xplm.typing import Array, DType, Namespace
 
@@ -67,6 +68,7 @@ def attention_fwd(
         visible = _visible_keys(xp, device(q), first, begin, end, start, low, window)
         chunks.append(
             _attend(
+                xp,
                 q[:, :, begin:end, :],
                 k[:, :, low:high, :],
                 v[:, :, low:high, :],
@@ -83,10 +85,15 @@ def attention_fwd(
 
 
 def _attend(
-    q: Array, k: Array, v: Array, visible: Array | None, scale: float, wide: DType | None
+    xp: Namespace,
+    q: Array,
+    k: Array,
+    v: Array,
+    visible: Array | None,
+    scale: float,
+    wide: DType | None,
 ) -> tuple[Array, Array]:
     """One chunk: q (B, H, t, D) against k, v (B, K, s, D)  ->  y (B, H, t, D), lse (B, H, t)."""
-    xp = array_namespace(q)
     sums = wide_dtype(q, xp)
     B, H, t, D = q.shape
     K = k.shape[1]

@@ -7,8 +7,7 @@ The same as a product with a one-hot row, without the product.
 
 from typing import NamedTuple
 
-from array_api_compat import array_namespace
-
+from xplm.namespace import array_namespace
 from xplm.typing import Array
 
 

@@ -10,8 +10,7 @@ Numerics. Runs in the wide dtype, rounded once.
 import math
 from typing import NamedTuple
 
-from array_api_compat import array_namespace
-
+from xplm.namespace import array_namespace
 from xplm.precision import cast, wide_dtype
 from xplm.typing import Array
 

@@ -13,8 +13,7 @@ row: mean(x^2) - mean(x)^2 would cancel where the mean is large.
 
 from typing import NamedTuple
 
-from array_api_compat import array_namespace
-
+from xplm.namespace import array_namespace
 from xplm.precision import cast, wide_dtype
 from xplm.typing import Array, DType
 

@@ -10,8 +10,7 @@ Leading axes of x are flattened first: libraries are at their best, and least bu
 
 from typing import NamedTuple
 
-from array_api_compat import array_namespace
-
+from xplm.namespace import array_namespace
 from xplm.precision import cast, wide_dtype
 from xplm.typing import Array
 

@@ -11,8 +11,7 @@ before it is scaled, in the order of the Llama reference.
 
 from typing import NamedTuple
 
-from array_api_compat import array_namespace
-
+from xplm.namespace import array_namespace
 from xplm.precision import cast, wide_dtype
 from xplm.typing import Array, DType
 
@@ -31,7 +30,7 @@ def rms_norm_fwd(
     wide = wide or wide_dtype(x, xp)
 
     xw = cast(x, wide)
-    mean_square = xp.mean(xw * xw, axis=-1, keepdims=True)
+    mean_square = xp.sum(xw * xw, axis=-1, keepdims=True) / x.shape[-1]
     rstd = cast(1.0 / xp.sqrt(mean_square + eps), wide)
 
     n = cast(xw * rstd, x.dtype)

@@ -18,8 +18,8 @@ dtype. The rotated row is rounded once.
 from typing import NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace
 
+from xplm.namespace import array_namespace
 from xplm.precision import cast
 from xplm.typing import Array, DType
 

@@ -15,8 +15,7 @@ one, and not to -inf: inf - inf is NaN, and maxima over -inf are wrong in some r
 
 from typing import NamedTuple
 
-from array_api_compat import array_namespace
-
+from xplm.namespace import array_namespace
 from xplm.precision import cast, wide_dtype
 from xplm.typing import Array, DType
 
