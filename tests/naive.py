@@ -107,7 +107,7 @@ def decoder(
     x = p["model.embed_tokens.weight"][ids]
     for layer in range(config.num_hidden_layers):
         name = f"model.layers.{layer}"
-        n = rms_norm(x, p[f"{name}.input_layernorm.weight"], config.rms_norm_eps)
+        n = rms_norm(x, p[f"{name}.input_layernorm.weight"], config.norm_eps)
         q, k, v = (heads(project(n, f"{name}.self_attn.{part}_proj")) for part in "qkv")
         y, _ = attention(
             rope(q, positions, inv_freq, scale),
@@ -118,9 +118,9 @@ def decoder(
             window=config.windows[layer],
         )
         x = x + project(y.transpose(0, 2, 1, 3).reshape(B, T, -1), f"{name}.self_attn.o_proj")
-        n = rms_norm(x, p[f"{name}.post_attention_layernorm.weight"], config.rms_norm_eps)
+        n = rms_norm(x, p[f"{name}.post_attention_layernorm.weight"], config.norm_eps)
         gate, up = project(n, f"{name}.mlp.gate_proj"), project(n, f"{name}.mlp.up_proj")
         x = x + project(swiglu(gate, up), f"{name}.mlp.down_proj")
-    x = rms_norm(x, p["model.norm.weight"], config.rms_norm_eps)
+    x = rms_norm(x, p["model.norm.weight"], config.norm_eps)
     tied = config.tie_word_embeddings
     return linear(x, p["model.embed_tokens.weight" if tied else "lm_head.weight"])

@@ -26,7 +26,7 @@ def test_fields_are_read_and_defaults_filled_in():
     assert config.num_key_value_heads == 4
     assert config.head_dim == 8
     assert config.max_position_embeddings == 2048
-    assert config.rms_norm_eps == 1e-6
+    assert config.norm_eps == 1e-6
     assert config.rope == RopeConfig("default", 10000.0)
     assert (config.attention_bias, config.output_bias, config.mlp_bias) == (False, False, False)
     assert config.tie_word_embeddings is False
@@ -44,13 +44,32 @@ def test_config_is_frozen():
 
 
 def test_a_family_decides_its_biases():
-    assert set(FAMILIES) == {"llama", "mistral", "qwen2"}
+    assert set(FAMILIES) == {"llama", "mistral", "qwen2", "gpt2", "starcoder2"}
     llama = make_config(attention_bias=True, mlp_bias=True)
     assert (llama.attention_bias, llama.output_bias, llama.mlp_bias) == (True, True, True)
     mistral = make_config(model_type="mistral", attention_bias=True)
     assert (mistral.attention_bias, mistral.output_bias, mistral.mlp_bias) == (False, False, False)
     qwen2 = make_config(model_type="qwen2")
     assert (qwen2.attention_bias, qwen2.output_bias, qwen2.mlp_bias) == (True, False, False)
+    starcoder2 = make_config(model_type="starcoder2", hidden_act=None, use_bias=False)
+    assert (starcoder2.attention_bias, starcoder2.output_bias) == (False, False)
+    assert not starcoder2.mlp_bias
+
+
+def test_gpt2_is_read_under_its_own_keys_and_defaults():
+    gpt2 = DecoderConfig.from_hf(
+        {"model_type": "gpt2", "vocab_size": 9, "n_embd": 8, "n_layer": 3, "n_head": 2}
+    )
+    assert (gpt2.hidden_size, gpt2.num_hidden_layers, gpt2.num_attention_heads) == (8, 3, 2)
+    assert (gpt2.intermediate_size, gpt2.max_position_embeddings) == (32, 1024)
+    assert (gpt2.norm, gpt2.norm_eps, gpt2.activation, gpt2.rope) == (
+        "layer_norm",
+        1e-5,
+        "gelu",
+        None,
+    )
+    assert gpt2.tie_word_embeddings
+    assert DecoderConfig.from_hf(gpt2.to_hf()) == gpt2
 
 
 @pytest.mark.parametrize(
@@ -136,7 +155,10 @@ def test_to_hf_round_trips(name):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": "gpt2"}, "model_type is one of llama, mistral, qwen2; got 'gpt2'"),
+        (
+            {"model_type": "bert"},
+            "model_type is one of llama, mistral, qwen2, gpt2, starcoder2; got 'bert'",
+        ),
         ({"model_type": None}, "got None"),
         ({"model_type": ["llama"]}, r"got \['llama'\]"),
         ({"hidden_act": "gelu"}, "hidden_act .* got 'gelu'"),

@@ -142,6 +142,8 @@ def test_an_ops_name_gives_its_files(path):
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef)
     ]
-    assert f"{path.stem}_fwd" in functions
+    assert {f"{path.stem}_fwd", f"{path.stem}_bwd"} <= set(functions)
     assert (ROOT / "tests" / "kernels" / f"test_{path.stem}.py").exists()
-    assert re.search(rf"\b{path.stem}_fwd\b", (path.parent / "__init__.py").read_text())
+    table = (path.parent / "__init__.py").read_text()
+    assert re.search(rf"\b{path.stem}_fwd\b", table)
+    assert re.search(rf"\b{path.stem}_bwd\b", table)

@@ -17,26 +17,31 @@ class Family:
     """What a model_type means beyond its config.json."""
 
     architecture: str  # transformers' class name
-    attention_bias: bool | None = None  # bias of q, k and v; None: the config's `attention_bias`
-    output_bias: bool | None = None  # bias of o; None: the config's `attention_bias`
-    mlp_bias: bool | None = None  # None: the config's `mlp_bias`
-    windowed_from: str | None = (
-        None  # key of the first layer that uses the sliding window; None: all do
-    )
-    window_switch: str | None = (
-        None  # key that turns the sliding window on; None: it is on when set
-    )
-    has_window: bool = True  # whether the family has a sliding window at all
+    norm: str = "rms_norm"  # or "layer_norm"
+    norm_eps_key: str = "rms_norm_eps"
+    activation: str = "swiglu"  # or "gelu"
+    hidden_acts: tuple[str, ...] = ("silu", "swish")  # spellings of it, the one to write first
+    position: str = "rope"  # or "learned"
+    attention_bias: bool | str = False  # of q, k and v: a fact, or the key that says
+    output_bias: bool | str = False  # of o
+    mlp_bias: bool | str = False
+    has_window: bool = False  # whether a sliding window is read at all
+    window_switch: str | None = None  # key that turns it on; None: it is on when set
+    windowed_from: str | None = None  # key of the first layer that has it; None: all have
+    spelling: Mapping[str, str] = field(default_factory=dict)  # our key -> the family's
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of keys that config.json leaves out
 
 
 FAMILIES = {
-    "llama": Family("LlamaForCausalLM", has_window=False),
+    "llama": Family(
+        "LlamaForCausalLM",
+        attention_bias="attention_bias",
+        output_bias="attention_bias",
+        mlp_bias="mlp_bias",
+    ),
     "mistral": Family(
         "MistralForCausalLM",
-        attention_bias=False,
-        output_bias=False,
-        mlp_bias=False,
+        has_window=True,
         defaults={
             "num_key_value_heads": 8,
             "max_position_embeddings": 131072,
@@ -46,15 +51,57 @@ FAMILIES = {
     "qwen2": Family(
         "Qwen2ForCausalLM",
         attention_bias=True,
-        output_bias=False,
-        mlp_bias=False,
-        windowed_from="max_window_layers",
+        has_window=True,
         window_switch="use_sliding_window",
+        windowed_from="max_window_layers",
         defaults={
             "num_key_value_heads": 32,
             "max_position_embeddings": 32768,
             "sliding_window": 4096,
             "max_window_layers": 28,
+        },
+    ),
+    "gpt2": Family(
+        "GPT2LMHeadModel",
+        norm="layer_norm",
+        norm_eps_key="layer_norm_epsilon",
+        activation="gelu",
+        hidden_acts=("gelu_new", "gelu_pytorch_tanh"),
+        position="learned",
+        attention_bias=True,
+        output_bias=True,
+        mlp_bias=True,
+        spelling={
+            "hidden_size": "n_embd",
+            "intermediate_size": "n_inner",
+            "num_hidden_layers": "n_layer",
+            "num_attention_heads": "n_head",
+            "num_key_value_heads": "n_head",
+            "max_position_embeddings": "n_positions",
+            "hidden_act": "activation_function",
+        },
+        defaults={
+            "n_positions": 1024,
+            "layer_norm_epsilon": 1e-5,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "starcoder2": Family(
+        "Starcoder2ForCausalLM",
+        norm="layer_norm",
+        norm_eps_key="norm_epsilon",
+        activation="gelu",
+        hidden_acts=("gelu_pytorch_tanh", "gelu_new"),
+        attention_bias="use_bias",
+        output_bias="use_bias",
+        mlp_bias="use_bias",
+        has_window=True,
+        defaults={
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 4096,
+            "norm_epsilon": 1e-5,
+            "use_bias": True,
+            "tie_word_embeddings": True,
         },
     ),
 }
@@ -73,8 +120,10 @@ class DecoderConfig:
     num_key_value_heads: int
     head_dim: int
     max_position_embeddings: int  # positions
-    rms_norm_eps: float
-    rope: RopeConfig
+    norm: str  # "rms_norm" or "layer_norm"
+    norm_eps: float
+    activation: str  # of the MLP: "swiglu" or "gelu"
+    rope: RopeConfig | None  # None: positions are learned
     attention_bias: bool  # of q, k, v
     output_bias: bool  # of o
     mlp_bias: bool
@@ -89,6 +138,8 @@ class DecoderConfig:
     def context_length(self) -> int:
         """The most positions a sequence may have, stretched RoPE included."""
         rope = self.rope
+        if rope is None:
+            return self.max_position_embeddings
         if rope.rope_type == "dynamic":
             return int(self.max_position_embeddings * rope.factor)
         if rope.rope_type == "yarn" and rope.original_max_position_embeddings is not None:
@@ -111,29 +162,36 @@ class DecoderConfig:
             raise ConfigError(f"model_type is one of {', '.join(FAMILIES)}; got {model_type!r}")
         family = FAMILIES[model_type]
         hf = {**family.defaults, **hf}
-        if hf.get("hidden_act", "silu") not in ("silu", "swish"):
-            raise ConfigError(f"hidden_act of a {model_type} is silu; got {hf['hidden_act']!r}")
+        hf = {**hf, **{ours: hf.get(theirs) for ours, theirs in family.spelling.items()}}
+        if (hf.get("hidden_act") or family.hidden_acts[0]) not in family.hidden_acts:
+            raise ConfigError(
+                f"hidden_act of a {model_type} is {family.hidden_acts[0]}; got {hf['hidden_act']!r}"
+            )
 
         hidden_size = _positive_int(hf, "hidden_size")
         heads = _positive_int(hf, "num_attention_heads")
         layers = _positive_int(hf, "num_hidden_layers")
         max_positions = _positive_int(hf, "max_position_embeddings", 2048)
+        # Four times the width is GPT-2's rule for a width that its config leaves out.
+        inner = 4 * hidden_size if model_type == "gpt2" else None
 
         config = cls(
             model_type=model_type,
             vocab_size=_positive_int(hf, "vocab_size"),
             hidden_size=hidden_size,
-            intermediate_size=_positive_int(hf, "intermediate_size"),
+            intermediate_size=_positive_int(hf, "intermediate_size", inner),
             num_hidden_layers=layers,
             num_attention_heads=heads,
             num_key_value_heads=_positive_int(hf, "num_key_value_heads", heads),
             head_dim=_positive_int(hf, "head_dim", hidden_size // heads),
             max_position_embeddings=max_positions,
-            rms_norm_eps=_positive_float(hf, "rms_norm_eps", 1e-6),
-            rope=_rope(hf, max_positions),
-            attention_bias=_flag(hf, "attention_bias", family.attention_bias),
-            output_bias=_flag(hf, "attention_bias", family.output_bias),
-            mlp_bias=_flag(hf, "mlp_bias", family.mlp_bias),
+            norm=family.norm,
+            norm_eps=_positive_float(hf, family.norm_eps_key, 1e-6),
+            activation=family.activation,
+            rope=_rope(hf, max_positions) if family.position == "rope" else None,
+            attention_bias=_flag(hf, family.attention_bias),
+            output_bias=_flag(hf, family.output_bias),
+            mlp_bias=_flag(hf, family.mlp_bias),
             tie_word_embeddings=_flag(hf, "tie_word_embeddings"),
             windows=_windows(hf, family, layers),
             initializer_range=_positive_float(hf, "initializer_range", 0.02),
@@ -146,38 +204,46 @@ class DecoderConfig:
                 "num_attention_heads is a multiple of num_key_value_heads; "
                 f"got {heads} and {config.num_key_value_heads}"
             )
-        if config.head_dim % 2:
+        if config.rope and config.head_dim % 2:
             raise ConfigError(f"head_dim is even, for RoPE turns pairs; got {config.head_dim}")
-        if config.rope.rope_type == "dynamic" and config.head_dim == 2:
+        if config.rope and config.rope.rope_type == "dynamic" and config.head_dim == 2:
             raise ConfigError("dynamic RoPE needs a head_dim above 2; got 2")
         return config
 
     def to_hf(self) -> dict[str, Any]:
         """The config.json that transformers reads this model with."""
         family = FAMILIES[self.model_type]
-        hf: dict[str, Any] = {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if f.name not in ("rope", "windows", "output_bias", "attention_bias", "mlp_bias")
-        }
-        rope = {key: value for key, value in asdict(self.rope).items() if _differs(self.rope, key)}
         eos = list(self.eos_token_id)
-        hf |= {
+        hf: dict[str, Any] = {
             "architectures": [family.architecture],
-            "hidden_act": "silu",
+            "model_type": self.model_type,
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "num_key_value_heads": self.num_key_value_heads,
+            "head_dim": self.head_dim,
+            "max_position_embeddings": self.max_position_embeddings,
+            "hidden_act": family.hidden_acts[0],
+            family.norm_eps_key: self.norm_eps,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "initializer_range": self.initializer_range,
+            "bos_token_id": self.bos_token_id,
             "eos_token_id": eos[0] if len(eos) == 1 else eos or None,
-            "rope_parameters": rope,
-            # Older readers know this spelling only.
-            "rope_theta": self.rope.rope_theta,
-            "rope_scaling": None if self.rope.rope_type == "default" else rope,
+            "pad_token_id": self.pad_token_id,
         }
-        if family.attention_bias is None:
-            hf["attention_bias"] = self.attention_bias
-        if family.mlp_bias is None:
-            hf["mlp_bias"] = self.mlp_bias
+        biases = (
+            (family.attention_bias, self.attention_bias),
+            (family.output_bias, self.output_bias),
+            (family.mlp_bias, self.mlp_bias),
+        )
+        hf |= {key: value for key, value in biases if isinstance(key, str)}
+        if self.rope is not None:
+            hf |= _rope_to_hf(self.rope)
         if family.has_window:
             hf |= _windows_to_hf(self.windows, family)
-        return hf
+        return {family.spelling.get(key, key): value for key, value in hf.items()}
 
 
 def _rope(hf: Mapping[str, Any], max_positions: int) -> RopeConfig:
@@ -247,10 +313,18 @@ def _windows_to_hf(windows: tuple[int | None, ...], family: Family) -> dict[str,
     return hf
 
 
-def _differs(rope: RopeConfig, key: str) -> bool:
-    always = ("rope_type", "rope_theta")
-    llama3 = ("low_freq_factor", "high_freq_factor") if rope.rope_type == "llama3" else ()
-    return key in always + llama3 or getattr(rope, key) != getattr(RopeConfig(), key)
+def _rope_to_hf(rope: RopeConfig) -> dict[str, Any]:
+    default = asdict(RopeConfig())
+    always = {"rope_type", "rope_theta"}
+    if rope.rope_type == "llama3":
+        always |= {"low_freq_factor", "high_freq_factor"}
+    given = {k: v for k, v in asdict(rope).items() if k in always or v != default[k]}
+    return {
+        "rope_parameters": given,
+        # Older readers know this spelling only.
+        "rope_theta": rope.rope_theta,
+        "rope_scaling": None if rope.rope_type == "default" else given,
+    }
 
 
 def _positive_int(hf: Mapping[str, Any], key: str, default: int | None = None) -> int:
@@ -271,8 +345,11 @@ def _positive_float(hf: Mapping[str, Any], key: str, default: float | None = Non
     return float(value)
 
 
-def _flag(hf: Mapping[str, Any], key: str, family: bool | None = None) -> bool:
-    value = family if family is not None else hf.get(key, False)
+def _flag(hf: Mapping[str, Any], key: bool | str) -> bool:
+    if isinstance(key, bool):
+        return key
+    value = hf.get(key)
+    value = False if value is None else value
     if not isinstance(value, bool):
         raise ConfigError(f"{key} is true or false; got {value!r}")
     return value

@@ -39,3 +39,7 @@ class DownloadError(XplmError):
 
 class RequestError(XplmError):
     """An option or a prompt of a request is out of range."""
+
+
+class DataError(XplmError):
+    """Training data is missing, malformed, or too little."""

@@ -25,9 +25,25 @@ class ParamSpec:
     std: float = 0.0  # of "normal"
 
     @property
+    def decays(self) -> bool:
+        """Whether weight decay applies: to matrices, not to biases and norms."""
+        return len(self.shape) > 1
+
+    @property
+    def is_hidden_matrix(self) -> bool:
+        """Whether it is a matrix inside a block: neither a table, nor the head, nor a vector."""
+        return len(self.shape) == 2 and ".layers." in self.name
+
+    @property
     def size(self) -> int:
         """Numbers in it."""
         return math.prod(self.shape)
+
+
+def accumulate(grads: Params, more: Params) -> Params:
+    """The sum of two gradients; a name that only one of them has keeps what it has."""
+    both = grads.keys() & more.keys()
+    return grads | more | {name: grads[name] + more[name] for name in both}
 
 
 def count_params(specs: Mapping[str, ParamSpec]) -> int:

@@ -64,6 +64,19 @@ def sync(descriptor: int) -> None:
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a refusal of the disk, while a file or directory is written, into an error that says which.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    try:
+        yield
+    except OSError as cause:
+        raise CheckpointError(f"{path} must be writable; got: {cause.strerror}") from cause
+
+
+@contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """Fill a directory that appears under its name only when it is complete.
 

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from xplm.checkpoint.checkpoint import Checkpoint, TensorInfo, cast
 from xplm.checkpoint.files import one_line, read_json_object
+from xplm.checkpoint.layouts import unpack
 from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError, ConfigError
 
@@ -55,7 +56,8 @@ def open_directory(path: Path) -> Checkpoint:
             )
         tensors |= header
         shard_of |= dict.fromkeys(header, path / shard)
-    return Checkpoint(path, config, tensors, STORED_KINDS, partial(_read_tensor, shard_of))
+    stored = Checkpoint(path, config, tensors, STORED_KINDS, partial(_read_tensor, shard_of))
+    return unpack(stored)
 
 
 def shard_names(path: Path) -> list[str]:

@@ -17,10 +17,14 @@ import numpy as np
 
 from xplm.checkpoint.files import new_directory, sync, write_json
 from xplm.checkpoint.huggingface import CONFIG, INDEX, WEIGHTS
+from xplm.checkpoint.layouts import pack
 from xplm.config import DecoderConfig
 from xplm.precision import HOST_DTYPES
 
-SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+SAFETENSORS_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+MODEL_DTYPES = ("float32", "float16", "bfloat16")
+"""What a model's weights are stored in; float64 is for the state of its training."""
+
 SHARD_BYTES = 5 * 10**9
 HEADER_ALIGNMENT = 8  # bytes
 
@@ -49,12 +53,13 @@ def save_directory(
     Raises:
         CheckpointError: the directory is there already, or the disk refuses.
     """
+    shapes, read = pack(config, shapes, read)
     n_bytes = {name: math.prod(s) * HOST_DTYPES[dtype].itemsize for name, s in shapes.items()}
     shards = _plan_shards(n_bytes, shard_bytes)
 
     with new_directory(path) as partial:
         for shard, names in shards.items():
-            _write_shard(partial / shard, {name: shapes[name] for name in names}, read, dtype)
+            write_tensors(partial / shard, {name: shapes[name] for name in names}, read, dtype)
         if len(shards) > 1:
             weight_map = {name: shard for shard, names in shards.items() for name in names}
             index = {"metadata": {"total_size": sum(n_bytes.values())}, "weight_map": weight_map}
@@ -82,12 +87,23 @@ def _plan_shards(n_bytes: Mapping[str, int], shard_bytes: int) -> dict[str, list
     }
 
 
-def _write_shard(
+def write_tensors(
     path: Path,
     shapes: Mapping[str, tuple[int, ...]],
     read: Callable[[str, np.dtype[Any]], np.ndarray],
     dtype: str,
 ) -> None:
+    """Write one safetensors file, tensor by tensor, and flush it to the disk.
+
+    Args:
+        path: the file.
+        shapes: the shape of each tensor, by name.
+        read: gives one tensor in a dtype.
+        dtype: of all of them, by its array-API name.
+
+    Raises:
+        OSError: the disk refuses.
+    """
     host_dtype = HOST_DTYPES[dtype]
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers asks for it
     end = 0

@@ -10,6 +10,17 @@ The query in row t sits in slot start + t and sees the keys in slots
 `first` is what padding needs (sequences of unequal length begin in different slots), `window` is Mistral's sliding
 window. A query that sees nothing, as in padding, gives a row of zeros.
 
+Gradient. With P = softmax(S), S = scale q k^T, each row of P from its saved log-sum-exp, P = exp(S - lse):
+
+    dv = P^T dy
+    dP = dy v^T
+    dS = P * (dP - delta)          delta_t = sum_s P_ts dP_ts = dy_t . y_t, so it needs no P
+    dq = scale dS k
+    dk = scale dS^T q
+
+dk and dv sum over the G query heads that read the same key/value head, and over the chunks. A query that sees nothing
+has P = 0 and gives no gradient.
+
 Sources: Vaswani et al., "Attention Is All You Need", arXiv:1706.03762, eq. 1; Ainslie et al., "GQA", arXiv:2305.13245;
 Jiang et al., "Mistral 7B", arXiv:2310.06825, section 2. Rows of queries are taken a chunk at a time against just the
 keys that the chunk can see, and the log-sum-exp of each row is what is kept of the scores: Dao et al.,
@@ -84,6 +95,35 @@ def attention_fwd(
     return y, AttentionSaved(q, k, v, first, y, lse, start, scale, window)
 
 
+def attention_bwd(
+    dy: Array, saved: AttentionSaved, *, query_rows: int = QUERY_ROWS
+) -> tuple[Array, Array, Array, None]:
+    """dq (B, H, T, D); dk, dv (B, K, S, D), each in its own array's dtype, from dy (B, H, T, D)."""
+    q, k, v, first, y, lse, start, scale, window = saved
+    xp = array_namespace(dy)
+    T, S = q.shape[2], k.shape[2]
+
+    dq: list[Array] = []
+    dk = dv = None
+    for begin in range(0, T, query_rows):
+        end = min(begin + query_rows, T)
+        low = 0 if window is None else max(0, start + begin - window + 1)
+        high = start + end
+        rows = (slice(None), slice(None), slice(begin, end), ...)
+        keys = (slice(None), slice(None), slice(low, high), ...)
+
+        visible = _visible_keys(xp, device(q), first, begin, end, start, low, window)
+        dq_rows, dk_part, dv_part = _attend_back(
+            dy[rows], q[rows], k[keys], v[keys], y[rows], lse[rows], visible, scale
+        )
+        dq.append(dq_rows)
+        dk_part, dv_part = _place(dk_part, low, S), _place(dv_part, low, S)
+        dk = dk_part if dk is None else dk + dk_part
+        dv = dv_part if dv is None else dv + dv_part
+
+    return cast(xp.concat(dq, axis=2), q.dtype), cast(dk, k.dtype), cast(dv, v.dtype), None
+
+
 def _attend(
     xp: Namespace,
     q: Array,
@@ -110,6 +150,58 @@ def _attend(
 
     y = xp.reshape(cast(y, q.dtype), (B, H, t, D))
     return y, xp.reshape(saved.lse, (B, H, t))
+
+
+def _attend_back(
+    dy: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    y: Array,
+    lse: Array,
+    visible: Array | None,
+    scale: float,
+) -> tuple[Array, Array, Array]:
+    """One chunk: dq (B, H, t, D) and dk, dv (B, K, s, D), wide. Letters as in `_attend`."""
+    xp = array_namespace(q)
+    wide = wide_dtype(q, xp)
+    B, H, t, D = q.shape
+    K = k.shape[1]
+    groups = (B, K, H // K, t)
+
+    qw, dyw = (xp.reshape(cast(a, wide), (*groups, D)) for a in (q, dy))
+    yw = xp.reshape(cast(y, wide), (*groups, D))
+    kw, vw = (cast(a, wide)[:, :, None, :, :] for a in (k, v))  # (B, K, 1, s, D)
+
+    # P = exp(scale q k^T - lse)
+    exponent = scale * (qw @ xp.matrix_transpose(kw)) - xp.reshape(cast(lse, wide), (*groups, 1))
+    if visible is not None:
+        exponent = xp.where(visible, exponent, xp.full_like(exponent, -float("inf")))
+    P = xp.exp(exponent)  # (B, K, G, t, s)
+
+    # y = P v
+    dv = xp.sum(xp.matrix_transpose(P) @ dyw, axis=2)
+    dP = dyw @ xp.matrix_transpose(vw)
+
+    # P = softmax(S),  S = scale q k^T
+    delta = xp.sum(dyw * yw, axis=-1, keepdims=True)
+    dS = P * (dP - delta) * scale
+    dq = xp.reshape(dS @ kw, (B, H, t, D))
+    dk = xp.sum(xp.matrix_transpose(dS) @ qw, axis=2)
+    return dq, dk, dv
+
+
+def _place(part: Array, low: int, S: int) -> Array:
+    """Rows of S slots that are zero but for `part` (B, K, s, D) from slot `low` on."""
+    xp = array_namespace(part)
+    B, K, s, D = part.shape
+
+    def zeros(slots: int) -> Array:
+        return xp.zeros((B, K, slots, D), dtype=part.dtype, device=device(part))
+
+    if s == S:
+        return part
+    return xp.concat([zeros(low), part, zeros(S - low - s)], axis=2)
 
 
 def _visible_keys(

@@ -7,6 +7,14 @@
 Source: Ba, Kiros and Hinton, "Layer Normalization", arXiv:1607.06450, eq. 4, with the biased variance and with eps
 under the root as in every implementation since.
 
+Gradient. With n = (x - mean) * rstd and dn = dy * weight, the mean and the variance each take one direction out of dn:
+
+    d mean / d x_j = 1 / C
+    d rstd / d x_j = -rstd^2 n_j / C          the variance's own dependence on the mean sums to zero
+    dx_j           = rstd * (dn_j - mean(dn) - n_j * mean(dn * n))
+
+dweight sums dy * n over the rows, dbias sums dy.
+
 Numerics. Everything runs in the island dtype `wide`, and y is rounded once. The variance is taken from the centred
 row: mean(x^2) - mean(x)^2 would cancel where the mean is large.
 """
@@ -42,3 +50,24 @@ def layer_norm_fwd(
     n = centred * rstd
     y = n * cast(weight, wide) + cast(bias, wide)
     return cast(y, x.dtype), LayerNormSaved(x, weight, bias, mean, rstd)
+
+
+def layer_norm_bwd(dy: Array, saved: LayerNormSaved) -> tuple[Array, Array, Array]:
+    """dx (..., C) in x's dtype; dweight and dbias (C,) wide, from dy (..., C)."""
+    x, weight, _, mean, rstd = saved
+    xp = array_namespace(dy)
+    wide = wide_dtype(rstd, xp)
+    s = cast(rstd, wide)
+    n = (cast(x, wide) - cast(mean, wide)) * s
+    dyw = cast(dy, wide)
+
+    # y = n * weight + bias
+    dweight = xp.sum(xp.reshape(dyw * n, (-1, x.shape[-1])), axis=0)
+    dbias = xp.sum(xp.reshape(dyw, (-1, x.shape[-1])), axis=0)
+    dn = dyw * cast(weight, wide)
+
+    # n = (x - mean(x)) * rstd(x)
+    dx = s * (
+        dn - xp.mean(dn, axis=-1, keepdims=True) - n * xp.mean(dn * n, axis=-1, keepdims=True)
+    )
+    return cast(dx, x.dtype), dweight, dbias

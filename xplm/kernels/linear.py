@@ -4,6 +4,12 @@
 
 The weight is stored as Hugging Face stores it, one row an output.
 
+Gradient. With one row a position,
+
+    dx      = dy @ weight
+    dweight = dy^T @ x
+    dbias   = sum of dy over the rows        a sum, not a mean: the loss has averaged already
+
 Numerics. Products accumulate in the wide dtype whatever x and the weight are stored in, and y is rounded once.
 Leading axes of x are flattened first: libraries are at their best, and least buggy, on a 2-D product.
 """
@@ -33,3 +39,18 @@ def linear_fwd(x: Array, weight: Array, bias: Array | None = None) -> tuple[Arra
 
     y = xp.reshape(cast(y, x.dtype), (*x.shape[:-1], weight.shape[0]))
     return y, LinearSaved(x, weight, bias)
+
+
+def linear_bwd(dy: Array, saved: LinearSaved) -> tuple[Array, Array, Array | None]:
+    """dx (..., C) in x's dtype; dweight (N, C) and dbias (N,) wide, from dy (..., N)."""
+    x, weight, bias = saved
+    xp = array_namespace(dy)
+    wide = wide_dtype(dy, xp)
+    rows = xp.reshape(cast(x, wide), (-1, x.shape[-1]))
+    dyw = xp.reshape(cast(dy, wide), (-1, dy.shape[-1]))
+
+    # y = x @ weight^T + bias
+    dx = xp.reshape(dyw @ cast(weight, wide), x.shape)
+    dweight = dyw.T @ rows
+    dbias = None if bias is None else xp.sum(dyw, axis=0)
+    return cast(dx, x.dtype), dweight, dbias

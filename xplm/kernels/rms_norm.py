@@ -5,8 +5,17 @@
 
 Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", arXiv:1910.07467, eq. 4.
 
+Gradient. With n = x * rstd, dn = dy * weight and C the length of a row,
+
+    d rstd / d x_j = -rstd^3 x_j / C
+    dx_j           = rstd * dn_j - rstd^3 x_j / C * sum_i(dn_i x_i)
+                   = rstd * (dn_j - n_j * mean(dn * n))
+
+so a row of dx is dn with its component along n taken out, and rescaled. dweight sums dy * n over the rows.
+
 Numerics. Statistics and the normalised row are computed in the island dtype `wide`; the row is rounded to x's dtype
-before it is scaled, in the order of the Llama reference.
+before it is scaled, in the order of the Llama reference. n is not saved: it costs one product to rebuild, and a whole
+activation to keep.
 """
 
 from typing import NamedTuple
@@ -36,3 +45,21 @@ def rms_norm_fwd(
     n = cast(xw * rstd, x.dtype)
     y = cast(n * cast(weight, x.dtype), x.dtype)
     return y, RMSNormSaved(x, weight, rstd)
+
+
+def rms_norm_bwd(dy: Array, saved: RMSNormSaved) -> tuple[Array, Array]:
+    """dx (..., C) in x's dtype; dweight (C,) wide, from dy (..., C)."""
+    x, weight, rstd = saved
+    xp = array_namespace(dy)
+    wide = wide_dtype(rstd, xp)
+    s = cast(rstd, wide)
+    n = cast(x, wide) * s
+    dyw = cast(dy, wide)
+
+    # y = n * weight
+    dweight = xp.sum(xp.reshape(dyw * n, (-1, x.shape[-1])), axis=0)
+    dn = dyw * cast(weight, wide)
+
+    # n = x * rstd(x)
+    dx = s * (dn - n * xp.mean(dn * n, axis=-1, keepdims=True))
+    return cast(dx, x.dtype), dweight

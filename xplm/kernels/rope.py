@@ -11,6 +11,13 @@ The product of a query at p and a key at s then depends on p - s alone.
 Source: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", arXiv:2104.09864, eq. 34, with
 pairs (i, i + D/2) in place of (2i, 2i + 1) as Llama checkpoints are trained. `xplm.rope_scaling` makes inv_freq.
 
+Gradient. A rotation's transpose is the rotation back, so dx is dy turned by minus the angle:
+
+    dx1 = dy1 cos + dy2 sin
+    dx2 = dy2 cos - dy1 sin
+
+A scale on cos and sin, as YaRN has, multiplies dx as it multiplied y. The tables have no gradient.
+
 Numerics. Angles grow with the position and lose their low bits first: angles, tables and rotation run in the island
 dtype. The rotated row is rounded once.
 """
@@ -46,3 +53,16 @@ def rope_fwd(x: Array, cos: Array, sin: Array) -> tuple[Array, RopeSaved]:
     x1, x2 = xw[..., :half], xw[..., half:]
     y = xp.concat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
     return cast(y, x.dtype), RopeSaved(cos, sin)
+
+
+def rope_bwd(dy: Array, saved: RopeSaved) -> tuple[Array, None, None]:
+    """dx (B, H, T, D) in dy's dtype, from dy (B, H, T, D); no gradient of cos and sin."""
+    cos, sin = saved
+    xp = array_namespace(dy)
+    half = dy.shape[-1] // 2
+    dyw = cast(dy, cos.dtype)
+    dy1, dy2 = dyw[..., :half], dyw[..., half:]
+
+    # y1 = x1 cos - x2 sin,  y2 = x2 cos + x1 sin
+    dx = xp.concat([dy1 * cos + dy2 * sin, dy2 * cos - dy1 * sin], axis=-1)
+    return cast(dx, dy.dtype), None, None

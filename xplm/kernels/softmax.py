@@ -6,6 +6,12 @@
 Sums and the maximum go over visible entries only; a hidden entry gets exactly 0. A row with nothing visible gives a
 row of zeros and lse = -inf, so that padding contributes nothing anywhere.
 
+Gradient. With d y_i / d x_j = y_i (delta_ij - y_j),
+
+    dx_j = y_j * (dy_j - sum_i dy_i y_i)
+
+A hidden entry has y = 0, so its dx is 0; so is every dx of a row with nothing visible.
+
 Source: Blanchard, Higham and Higham, "Accurately computing the log-sum-exp and softmax functions", IMA J. Numer. Anal.
 41 (2021), algorithm 3.2.
 
@@ -52,3 +58,13 @@ def softmax_fwd(
         lse = xp.where(some, highest + xp.log(divisor), xp.full_like(total, -float("inf")))
 
     return cast(y, x.dtype), SoftmaxSaved(y, lse)
+
+
+def softmax_bwd(dy: Array, saved: SoftmaxSaved) -> tuple[Array, None]:
+    """dx (..., S) in dy's dtype, from dy (..., S); no gradient of the mask."""
+    xp = array_namespace(dy)
+    wide = wide_dtype(saved.y, xp)
+    y, dyw = cast(saved.y, wide), cast(dy, wide)
+
+    dx = y * (dyw - xp.sum(dyw * y, axis=-1, keepdims=True))
+    return cast(dx, dy.dtype), None

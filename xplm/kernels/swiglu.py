@@ -4,6 +4,12 @@
 
 Source: Shazeer, "GLU Variants Improve Transformer", arXiv:2002.05202, eq. 6.
 
+Gradient. With s = sigmoid(gate) and s' = s (1 - s),
+
+    silu'(g) = s + g s (1 - s) = s * (1 + g * (1 - s))
+    dgate    = dy * up * silu'(gate)
+    dup      = dy * silu(gate)
+
 Numerics. Runs in the wide dtype, rounded once. The exponential stops at exp(80), where the sigmoid has long rounded to
 1, so that it cannot overflow.
 """
@@ -30,6 +36,19 @@ def swiglu_fwd(gate: Array, up: Array) -> tuple[Array, SwigluSaved]:
     g = cast(gate, wide)
     y = g * sigmoid(g) * cast(up, wide)
     return cast(y, gate.dtype), SwigluSaved(gate, up)
+
+
+def swiglu_bwd(dy: Array, saved: SwigluSaved) -> tuple[Array, Array]:
+    """dgate and dup (..., F) in gate's dtype, from dy (..., F)."""
+    gate, up = saved
+    wide = wide_dtype(gate, array_namespace(dy))
+    g, dyw = cast(gate, wide), cast(dy, wide)
+    s = sigmoid(g)
+
+    # y = g s(g) * up
+    dgate = dyw * cast(up, wide) * s * (1.0 + g * (1.0 - s))
+    dup = dyw * g * s
+    return cast(dgate, gate.dtype), cast(dup, up.dtype)
 
 
 def sigmoid(x: Array) -> Array:

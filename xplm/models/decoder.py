@@ -1,11 +1,13 @@
-"""The decoder of Llama, Mistral and Qwen2.
+"""The decoder of Llama, Mistral, Qwen2, GPT-2 and StarCoder2.
 
-    x      = embedding(ids)
+    x      = embedding(ids)           plus embedding(positions) where they are learned
     x      = block(x)                 L times
     logits = norm(x) @ lm_head^T      lm_head is the embedding table where they are tied
 
 A family differs by flags of its configuration, never by code.
 """
+
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from xplm.config import DecoderConfig
 from xplm.kernels.rope import rope_tables
 from xplm.layers.attention import Context
 from xplm.layers.block import block_fwd
+from xplm.layers.norm import norm_layer_fwd
 from xplm.params import ParamSpec
 from xplm.precision import cast
 from xplm.rope_scaling import inverse_frequencies
@@ -21,7 +24,13 @@ from xplm.runtime import Runtime
 from xplm.typing import Array, Params
 
 EMBEDDING = "model.embed_tokens.weight"
+POSITIONS = "model.embed_positions.weight"
 LM_HEAD = "lm_head.weight"
+
+
+class EmbedSaved(NamedTuple):
+    ids: Any  # EmbeddingSaved
+    positions: Any  # EmbeddingSaved, or None with RoPE
 
 
 def param_specs(config: DecoderConfig) -> dict[str, ParamSpec]:
@@ -36,25 +45,33 @@ def param_specs(config: DecoderConfig) -> dict[str, ParamSpec]:
     def add(name: str, *shape: int, init: str = "normal", std: float = 0.0) -> None:
         specs[name] = ParamSpec(name, shape, init, std)
 
+    def norm(name: str) -> None:
+        add(f"{name}.weight", C, init="ones")
+        if config.norm == "layer_norm":
+            add(f"{name}.bias", C, init="zeros")
+
     def linear(name: str, outputs: int, inputs: int, *, bias: bool, std: float) -> None:
         add(f"{name}.weight", outputs, inputs, std=std)
         if bias:
             add(f"{name}.bias", outputs, init="zeros")
 
     add(EMBEDDING, V, C, std=std)
+    if config.rope is None:
+        add(POSITIONS, config.max_position_embeddings, C, std=std)
     for layer in range(config.num_hidden_layers):
         name = f"model.layers.{layer}"
         bias = config.attention_bias
-        add(f"{name}.input_layernorm.weight", C, init="ones")
+        norm(f"{name}.input_layernorm")
         linear(f"{name}.self_attn.q_proj", q_width, C, bias=bias, std=std)
         linear(f"{name}.self_attn.k_proj", kv_width, C, bias=bias, std=std)
         linear(f"{name}.self_attn.v_proj", kv_width, C, bias=bias, std=std)
         linear(f"{name}.self_attn.o_proj", C, q_width, bias=config.output_bias, std=residual_std)
-        add(f"{name}.post_attention_layernorm.weight", C, init="ones")
-        linear(f"{name}.mlp.gate_proj", F, C, bias=config.mlp_bias, std=std)
+        norm(f"{name}.post_attention_layernorm")
+        if config.activation == "swiglu":
+            linear(f"{name}.mlp.gate_proj", F, C, bias=config.mlp_bias, std=std)
         linear(f"{name}.mlp.up_proj", F, C, bias=config.mlp_bias, std=std)
         linear(f"{name}.mlp.down_proj", C, F, bias=config.mlp_bias, std=residual_std)
-    add("model.norm.weight", C, init="ones")
+    norm("model.norm")
     if not config.tie_word_embeddings:
         add(LM_HEAD, V, C, std=std)
     return specs
@@ -85,10 +102,8 @@ def forward(
     Returns:
         Logits (B, T, V), or (B, 1, V), in the policy's loss dtype.
     """
-    x, _ = rt.ops.embedding_fwd(ids, params[EMBEDDING])
-    x = cast(x, rt.dtype.compute)  # (B, T, C)
-
     context = make_context(rt, config, ids.shape[1], cache, first)
+    x, _ = embed_fwd(rt, params, ids, context)
     for layer in range(config.num_hidden_layers):
         x, _ = block_fwd(rt, config, params, layer, x, context)
     if cache is not None:
@@ -96,37 +111,65 @@ def forward(
 
     if last_only:
         x = x[:, -1:, :]
-    return lm_head(rt, config, params, x)
-
-
-def lm_head(rt: Runtime, config: DecoderConfig, params: Params, x: Array) -> Array:
-    """norm(x) @ lm_head^T.   x (B, T, C)  ->  logits (B, T, V), in the policy's loss dtype"""
-    weight = params[EMBEDDING if config.tie_word_embeddings else LM_HEAD]
-
-    norm_weight = params["model.norm.weight"]
-    x, _ = rt.ops.rms_norm_fwd(x, norm_weight, eps=config.rms_norm_eps, wide=rt.dtype.norm)
-    logits, _ = rt.ops.linear_fwd(cast(x, rt.dtype.loss), weight)
+    x, _ = norm_layer_fwd(rt, config, params, "model.norm", x)
+    logits, _ = rt.ops.linear_fwd(cast(x, rt.dtype.loss), head_weight(config, params))
     return logits
+
+
+def embed_fwd(
+    rt: Runtime, params: Params, ids: Array, context: Context
+) -> tuple[Array, EmbedSaved]:
+    """x = embedding(ids), plus embedding(positions) where they are learned.   ids (B, T)  ->  x (B, T, C)"""
+    x, ids_saved = rt.ops.embedding_fwd(ids, params[EMBEDDING])
+    positions_saved = None
+    if POSITIONS in params:
+        p, positions_saved = rt.ops.embedding_fwd(context.positions, params[POSITIONS])
+        x = x + p
+    return cast(x, rt.dtype.compute), EmbedSaved(ids_saved, positions_saved)
+
+
+def embed_bwd(rt: Runtime, dx: Array, saved: EmbedSaved) -> Params:
+    """Gradients of both tables by name, from dx (B, T, C)."""
+    _, dweight = rt.ops.embedding_bwd(dx, saved.ids)
+    grads = {EMBEDDING: dweight}
+    if saved.positions is not None:
+        if saved.positions.ids.shape[0] == 1:  # one row of positions serves the whole batch
+            dx = rt.backend.xp.sum(cast(dx, dweight.dtype), axis=0, keepdims=True)
+        _, grads[POSITIONS] = rt.ops.embedding_bwd(dx, saved.positions)
+    return grads
+
+
+def head_name(config: DecoderConfig) -> str:
+    """The parameter that makes logits."""
+    return EMBEDDING if config.tie_word_embeddings else LM_HEAD
+
+
+def head_weight(config: DecoderConfig, params: Params) -> Array:
+    """The table that makes logits (V, C)."""
+    return params[head_name(config)]
 
 
 def make_context(
     rt: Runtime, config: DecoderConfig, T: int, cache: KVCache | None, first: np.ndarray | None
 ) -> Context:
-    """RoPE tables and mask limits of T positions that follow the cache's last."""
+    """Positions, RoPE tables and mask limits of T positions that follow the cache's last."""
+    backend = rt.backend
     start = 0 if cache is None else cache.length
     slots = np.arange(start, start + T)[None, :]  # (1, T)
     positions = slots if first is None else np.maximum(slots - first[:, None], 0)  # (B, T)
 
-    inv_freq, scale = inverse_frequencies(
-        config.rope,
-        head_dim=config.head_dim,
-        max_position_embeddings=config.max_position_embeddings,
-        length=int(positions.max()) + 1,
-    )
-    cos, sin = rope_tables(positions, inv_freq, scale=scale, dtype=rt.host_dtype.rope)
+    cos = sin = None
+    if config.rope is not None:
+        inv_freq, scale = inverse_frequencies(
+            config.rope,
+            head_dim=config.head_dim,
+            max_position_embeddings=config.max_position_embeddings,
+            length=int(positions.max()) + 1,
+        )
+        tables = rope_tables(positions, inv_freq, scale=scale, dtype=rt.host_dtype.rope)
+        cos, sin = (backend.from_host(table) for table in tables)
 
-    backend = rt.backend
-    on_device = None
+    first_slots = None
     if first is not None:
-        on_device = backend.from_host(np.broadcast_to(first[:, None], (len(first), T)).copy())
-    return Context(backend.from_host(cos), backend.from_host(sin), on_device, start, cache)
+        first_slots = backend.from_host(np.broadcast_to(first[:, None], (len(first), T)).copy())
+    return Context(backend.from_host(positions), cos, sin, first_slots, start, cache)

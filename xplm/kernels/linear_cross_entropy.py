@@ -1,0 +1,99 @@
+"""The language-model head and its loss in one: linear, then cross-entropy, some rows at a time.
+
+    loss = cross_entropy(x @ weight^T, targets)
+
+For a vocabulary of 49,152 the logits of one batch outweigh the rest of the model's activations together. Here just
+those of one chunk of rows are held; the backward pass makes them again.
+
+Gradient. Chunk by chunk, cross_entropy's into linear's; dweight sums over the chunks.
+
+Numerics. The chunk's logits stay in the island dtype `wide` from the product to the loss.
+"""
+
+from typing import NamedTuple
+
+from xplm.kernels.cross_entropy import CrossEntropySaved, cross_entropy_bwd, cross_entropy_fwd
+from xplm.kernels.linear import LinearSaved, linear_bwd, linear_fwd
+from xplm.namespace import array_namespace
+from xplm.precision import cast, wide_dtype
+from xplm.typing import Array, DType
+
+LOGITS_PER_CHUNK = 2**23
+"""Numbers in a chunk's logits: 32 MiB in float32."""
+
+
+class LinearCrossEntropySaved(NamedTuple):
+    x: Array  # (N, C)
+    weight: Array  # (V, C)
+    targets: Array  # (N,), integer
+    lse: Array  # (N,), wide
+    ignore_index: int
+    label_smoothing: float
+    z_loss: float
+    wide: DType
+
+
+def linear_cross_entropy_fwd(
+    x: Array,
+    weight: Array,
+    targets: Array,
+    *,
+    ignore_index: int,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    wide: DType | None = None,
+) -> tuple[Array, LinearCrossEntropySaved]:
+    """loss = cross_entropy(x @ weight^T, targets).   x (N, C); weight (V, C); targets (N,)  ->  loss (N,) wide"""
+    xp = array_namespace(x)
+    wide = wide or wide_dtype(x, xp)
+
+    losses, lses = [], []
+    for rows in _chunks(x, weight):
+        logits, _ = linear_fwd(cast(x[rows, :], wide), weight)
+        loss, saved = cross_entropy_fwd(
+            logits,
+            targets[rows],
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+            wide=wide,
+        )
+        losses.append(loss)
+        lses.append(saved.lse)
+    lse = xp.concat(lses, axis=0)
+    return xp.concat(losses, axis=0), LinearCrossEntropySaved(
+        x, weight, targets, lse, ignore_index, label_smoothing, z_loss, wide
+    )
+
+
+def linear_cross_entropy_bwd(
+    dloss: Array, saved: LinearCrossEntropySaved
+) -> tuple[Array, Array, None]:
+    """dx (N, C) in x's dtype; dweight (V, C) wide, from dloss (N,); no gradient of the targets."""
+    x, weight, targets, lse, ignore_index, label_smoothing, z_loss, wide = saved
+    xp = array_namespace(dloss)
+
+    parts = []
+    dweight = None
+    for rows in _chunks(x, weight):
+        x_rows = cast(x[rows, :], wide)
+        logits, _ = linear_fwd(x_rows, weight)
+
+        # loss = cross_entropy(logits)
+        head = CrossEntropySaved(
+            logits, targets[rows], lse[rows], ignore_index, label_smoothing, z_loss
+        )
+        dlogits, _ = cross_entropy_bwd(dloss[rows], head)
+
+        # logits = x @ weight^T
+        dx_rows, dweight_part, _ = linear_bwd(dlogits, LinearSaved(x_rows, weight, None))
+        parts.append(dx_rows)
+        dweight = dweight_part if dweight is None else dweight + dweight_part
+    return cast(xp.concat(parts, axis=0), x.dtype), dweight, None
+
+
+def _chunks(x: Array, weight: Array) -> list[slice]:
+    """Rows of x whose logits are made together."""
+    n_rows = max(1, LOGITS_PER_CHUNK // weight.shape[0])
+    n = x.shape[0]
+    return [slice(begin, min(begin + n_rows, n)) for begin in range(0, n, n_rows)]

@@ -1,0 +1,61 @@
+"""A linear layer: a weight, a bias where the parameters have one, and a low-rank adapter where they have that.
+
+    y = x @ weight^T + bias
+    y = x @ weight^T + bias + (x @ lora_A^T) @ lora_B^T         lora_A (R, C), lora_B (N, R)
+
+Beside an adapter the weight and the bias are frozen: they get no gradient, and none is computed.
+
+Source: Hu et al., "LoRA", arXiv:2106.09685, section 4.1, with the factor alpha / r taken into lora_B.
+
+Gradient. x is read by both branches, so what comes back through them adds up.
+"""
+
+from typing import Any, NamedTuple
+
+from xplm.runtime import Runtime
+from xplm.typing import Array, Params
+
+
+class AdaptedSaved(NamedTuple):
+    base: Any  # LinearSaved
+    down: Any  # LinearSaved, of lora_A
+    up: Any  # LinearSaved, of lora_B
+
+
+def linear_layer_fwd(rt: Runtime, params: Params, name: str, x: Array) -> tuple[Array, Any]:
+    """y = x @ weight^T + bias, and the adapter's part.   x (..., C)  ->  y (..., N)
+
+    Args:
+        rt: backend, kernels and dtypes.
+        params: the model's parameters.
+        name: prefix of this layer's parameters, such as "model.layers.0.self_attn.q_proj".
+        x: input (..., C).
+    """
+    y, saved = rt.ops.linear_fwd(x, params[f"{name}.weight"], params.get(f"{name}.bias"))
+    if f"{name}.lora_A.weight" not in params:
+        return y, saved
+    inner, down = rt.ops.linear_fwd(x, params[f"{name}.lora_A.weight"])  # (..., R)
+    correction, up = rt.ops.linear_fwd(inner, params[f"{name}.lora_B.weight"])  # (..., N)
+    return y + correction, AdaptedSaved(saved, down, up)
+
+
+def linear_layer_bwd(rt: Runtime, name: str, dy: Array, saved: Any) -> tuple[Array, Params]:
+    """dx (..., C) and this layer's gradients by parameter name, from dy (..., N)."""
+    if isinstance(saved, AdaptedSaved):
+        return _adapted_bwd(rt, name, dy, saved)
+    dx, dweight, dbias = rt.ops.linear_bwd(dy, saved)
+    grads = {f"{name}.weight": dweight}
+    if dbias is not None:
+        grads[f"{name}.bias"] = dbias
+    return dx, grads
+
+
+def _adapted_bwd(rt: Runtime, name: str, dy: Array, saved: AdaptedSaved) -> tuple[Array, Params]:
+    # correction = inner @ lora_B^T,  inner = x @ lora_A^T
+    dinner, dlora_b, _ = rt.ops.linear_bwd(dy, saved.up)
+    dx, dlora_a, _ = rt.ops.linear_bwd(dinner, saved.down)
+
+    # y = x @ weight^T + bias, of which x alone is to be differentiated: dx = dy @ weight
+    transposed = rt.backend.xp.permute_dims(saved.base.weight, (1, 0))
+    dx_base, _ = rt.ops.linear_fwd(dy, transposed)
+    return dx + dx_base, {f"{name}.lora_A.weight": dlora_a, f"{name}.lora_B.weight": dlora_b}
