@@ -1,0 +1,73 @@
+"""The checker itself, on functions whose derivatives are known."""
+
+import numpy as np
+import pytest
+
+from xplm.numerics.gradient_check import (
+    SMALLEST_SHARE,
+    check_gradients,
+    numerical_gradient,
+    relative_error,
+    relative_errors,
+)
+
+
+def test_a_quartic_is_differentiated_to_rounding():
+    x = np.array([[0.5, -2.0], [3.0, 0.0]])
+    gradient = numerical_gradient(lambda: float(np.sum(x**4)), x)
+    # The formula is exact for a quartic; what is left is rounding, 2^-53 * 82 / 5e-4.
+    np.testing.assert_allclose(gradient, 4 * x**3, rtol=0, atol=1e-10)
+
+
+def test_the_error_falls_with_the_fourth_power_of_the_step():
+    x = np.array([0.7])
+    gradient = numerical_gradient(lambda: float(np.sin(8 * x[0])), x)
+    # h^4 f^(5) / 30 = 6e-14 * 8^5 / 30
+    assert abs(gradient[0] - 8 * np.cos(5.6)) < 1e-10
+
+
+def test_x_is_restored_and_chosen_entries_come_in_order():
+    x = np.array([1.0, 2.0, 3.0])
+    before = x.copy()
+    gradient = numerical_gradient(lambda: float(np.sum(x * x)), x, np.array([2, 0]))
+    np.testing.assert_allclose(gradient, [6, 2], rtol=1e-11)
+    np.testing.assert_array_equal(x, before)
+
+
+def test_a_view_that_a_copy_would_be_made_of_is_refused():
+    x = np.zeros((2, 3)).T
+    with pytest.raises(AssertionError):
+        numerical_gradient(lambda: 0.0, x)
+
+
+def test_relative_error_by_hand():
+    assert relative_error(np.array([1.0, 2.0]), np.array([1.0, 4.0])) == 0.5
+    assert relative_error(np.array([0.0]), np.array([0.0])) == 0.0
+    assert relative_error(np.array([0.5]), np.array([0.0])) == 0.5
+    assert relative_error(np.array([0.5]), np.array([0.0]), smallest=2.0) == 0.25
+
+
+@pytest.mark.parametrize(
+    "analytic", [np.array([[1.0]]), np.array([np.nan]), np.array([np.inf]), np.array([1.0, 1.0])]
+)
+def test_what_cannot_be_compared_is_infinitely_wrong(analytic):
+    assert relative_error(analytic, np.array([1.0])) == float("inf")
+
+
+def test_a_gradient_of_zero_is_measured_against_the_others():
+    expected = {"weight": np.array([2.0]), "bias": np.array([0.0])}
+    rounding = {"weight": np.array([2.0]), "bias": np.array([1e-16])}
+    errors = relative_errors(rounding, expected)
+    assert errors == {"weight": 0.0, "bias": 1e-16 / (2.0 * SMALLEST_SHARE)}
+    mistaken = {"weight": np.array([2.0]), "bias": np.array([1e-6])}
+    assert relative_errors(mistaken, expected)["bias"] > 1e-4
+
+
+def test_chosen_entries_hold_the_largest():
+    x = np.linspace(0.0, 1.0, 101)
+    wrong = 2 * x
+    wrong[-1] += 1e-3  # in the largest entry alone
+    (error,) = check_gradients(lambda: float(np.sum(x * x)), {"x": x}, {"x": wrong}, entries=4)
+    assert error.argument == "x"
+    assert error.n_compared <= 4
+    assert abs(error.error - 5e-4) < 1e-9

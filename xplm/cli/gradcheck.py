@@ -1,0 +1,178 @@
+"""`xplm gradcheck`: hand-derived gradients against central differences."""
+
+import math
+import string
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from xplm.backend import Backend, load_backend
+from xplm.cli.flags import takes_flags
+from xplm.cli.output import Output, OutputFlags
+from xplm.errors import RequestError
+from xplm.numerics.check_layers import LAYERS, VARIANTS, check_layer
+from xplm.numerics.check_model import check_model
+from xplm.numerics.check_ops import check_op
+from xplm.numerics.gradient_check import MODEL_LIMIT, OP_LIMIT, GradientError
+from xplm.numerics.op_cases import OPS
+from xplm.numerics.tiny_models import TINY_MODELS, tiny_config
+from xplm.runtime import make_runtime
+from xplm.text.trainable import train_tokenizer
+from xplm.train.architecture import make_config
+from xplm.train.recipe import load_recipe
+
+ENTRIES = 6
+"""Numbers of each parameter of a layer or a model that are compared; each costs four passes."""
+
+LABEL_WIDTH = 76
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    kind: str  # the list of the JSON object that it belongs to
+    name: str  # of what is checked
+    gradient: str  # of that, the one that is furthest off; "" where the name says it
+    n_cases: int
+    n_compared: int  # numbers
+    error: float  # relative, the largest
+    limit: float
+
+    @property
+    def label(self) -> str:
+        """Name and gradient, in columns."""
+        return f"{self.name:24}{self.gradient}" if self.gradient else self.name
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the error is within the limit."""
+        return self.error <= self.limit
+
+
+@takes_flags
+def gradcheck(
+    output: OutputFlags,
+    op: Annotated[str | None, typer.Option(help=f"One of {', '.join(OPS)}.")] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="RECIPE", help="A training recipe: check the model that it trains."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    backend: Annotated[
+        str | None, typer.Option(help="An array library; if not given, numpy on cpu, cupy on cuda.")
+    ] = None,
+    kernels: Annotated[
+        str, typer.Option(help="fused, or portable: the reference source alone.")
+    ] = "fused",
+    seed: Annotated[int, typer.Option(min=0, help="Of the numbers that are compared.")] = 0,
+) -> None:
+    """Check gradients against central differences in float64.
+
+    Without flags: every op, every layer, and a small model of each architecture.
+
+    Exit code 1 where one is off by more than 1e-8 of its largest number (1e-6 in models).
+
+    Example: xplm gradcheck --op attention
+    """
+    out = Output(output)
+    if op is not None and model is not None:
+        raise RequestError("a check is of an op or of a model; got --op and --model; give one")
+    if op is not None and op not in OPS:
+        raise RequestError(f'an op is one of {", ".join(OPS)}; got "{op}"')
+    where = load_backend(backend, device)
+    if model is not None:
+        rows = recipe_rows(where, kernels, model, seed)
+    elif op is not None:
+        rows = op_rows(where, kernels, op, seed)
+    else:
+        rows = all_rows(where, kernels, seed)
+
+    out.line(f"{'':{LABEL_WIDTH}}{'cases':>6}{'numbers':>9}{'relative error':>16}")
+    shown = []
+    for row in rows:
+        verdict = "right" if row.is_right else "WRONG"
+        out.line(
+            f"{row.label:{LABEL_WIDTH}}{row.n_cases:6}{row.n_compared:9}{row.error:16.1e}   {verdict}"
+        )
+        shown.append(row)
+    wrong = [f"{row.name} {row.gradient}".strip() for row in shown if not row.is_right]
+    out.line()
+    if wrong:
+        out.line(f"{len(wrong)} of {len(shown)} are wrong: {', '.join(wrong)}.")
+    else:
+        out.line(f"All {len(shown)} are right, within {OP_LIMIT:g} (models {MODEL_LIMIT:g}).")
+    out.result(as_json(shown))
+    if wrong:
+        raise typer.Exit(1)
+
+
+def all_rows(backend: Backend, kernels: str, seed: int) -> Iterator[Row]:
+    """Every op by argument, then every layer and every small model, each at its worst."""
+    for op in OPS:
+        yield from op_rows(backend, kernels, op, seed)
+    for layer in LAYERS:
+        checks = [check_layer(backend, kernels, layer, v, entries=ENTRIES) for v in VARIANTS]
+        errors = [error for check in checks for error in check]
+        yield _worst("layers", layer, len(checks), errors, OP_LIMIT)
+    for name, changes in TINY_MODELS.items():
+        errors = check_model(backend, kernels, tiny_config(changes), entries=ENTRIES, seed=seed)
+        yield _worst("models", name, 1, errors, MODEL_LIMIT)
+
+
+def op_rows(backend: Backend, kernels: str, op: str, seed: int) -> Iterator[Row]:
+    """One op, a row an argument."""
+    table = make_runtime(backend, "fp64", kernels).kernels
+    found = check_op(backend, table, op, seed=seed)
+    for argument in OPS[op].gradients:
+        errors = [error for _, error in found if error.argument == argument]
+        yield _worst("ops", op, len(errors), errors, OP_LIMIT)
+
+
+def recipe_rows(backend: Backend, kernels: str, path: Path, seed: int) -> Iterator[Row]:
+    """The model of a recipe, a row a parameter. Its vocabulary, which only data can tell, is printable ASCII.
+
+    Raises:
+        RequestError: the recipe cannot be read, or goes on from another model.
+    """
+    recipe = load_recipe(path, {"data.path": str(path)})
+    if recipe.train.init:
+        raise RequestError(
+            f"a model to check is described by its recipe; {path} goes on from {recipe.train.init}; "
+            "give the recipe that made that"
+        )
+    tokenizer = train_tokenizer("char", [string.printable])
+    for error in check_model(
+        backend,
+        kernels,
+        make_config(recipe.model, recipe.data.context, tokenizer),
+        entries=ENTRIES,
+        label_smoothing=recipe.train.label_smoothing,
+        z_loss=recipe.train.z_loss,
+        recompute=recipe.train.recompute,
+        seed=seed,
+    ):
+        yield Row("ops", error.argument, "", 1, error.n_compared, error.error, MODEL_LIMIT)
+
+
+def as_json(rows: list[Row]) -> dict[str, Any]:
+    """The largest error of every op, layer and model."""
+    errors: dict[str, dict[str, float]] = {"ops": {}}
+    for row in rows:
+        known = errors.setdefault(row.kind, {})
+        known[row.name] = max(known.get(row.name, 0.0), row.error)
+    return {
+        kind: [
+            {"name": name, "max_relative_error": error if math.isfinite(error) else None}
+            for name, error in known.items()
+        ]
+        for kind, known in errors.items()
+    }
+
+
+def _worst(kind: str, name: str, n_cases: int, errors: list[GradientError], limit: float) -> Row:
+    """The row of several gradients: the largest error, and how many numbers there were in all."""
+    worst = max(errors, key=lambda e: e.error)
+    n_compared = sum(e.n_compared for e in errors)
+    return Row(kind, name, f"d{worst.argument}", n_cases, n_compared, worst.error, limit)

@@ -1,0 +1,1 @@
+"""Checks on arithmetic: gradients against differences, and what is likely wrong where they disagree."""

@@ -1,0 +1,176 @@
+"""Every layer's backward pass against central differences, in float64: its input and each of its parameters."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from xplm.backend import Backend
+from xplm.config import DecoderConfig
+from xplm.layers.attention import Context, attention_layer_bwd, attention_layer_fwd
+from xplm.layers.block import block_bwd, block_fwd
+from xplm.layers.linear import linear_layer_bwd, linear_layer_fwd
+from xplm.layers.mlp import mlp_bwd, mlp_fwd
+from xplm.layers.norm import norm_layer_bwd, norm_layer_fwd
+from xplm.models.decoder import embed_bwd, embed_fwd, make_context, param_specs
+from xplm.numerics.gradient_check import GradientError, check_gradients
+from xplm.numerics.tiny_models import draw_params, tiny_config
+from xplm.runtime import Runtime, make_runtime
+from xplm.typing import Array, Params
+
+B, T = 2, 5
+FIRST = np.array([0, 2])  # the second row begins with two slots of padding
+LAYER = 1
+
+Forward: TypeAlias = Callable[[Params, Array], tuple[Array, Any]]  # (params, x) -> y, saved
+Backward: TypeAlias = Callable[[Array, Any], tuple[Array | None, Params]]  # -> dx, gradients
+
+
+class Pair(NamedTuple):
+    """A layer with all but its parameters and input filled in."""
+
+    prefix: str  # its parameters' names begin with it
+    forward: Forward
+    backward: Backward
+
+
+def _linear(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
+    name = f"model.layers.{LAYER}.mlp.up_proj"
+    return Pair(
+        name,
+        lambda params, x: linear_layer_fwd(rt, params, name, x),
+        lambda dy, saved: linear_layer_bwd(rt, name, dy, saved),
+    )
+
+
+def _norm(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
+    name = "model.norm"
+    return Pair(
+        name,
+        lambda params, x: norm_layer_fwd(rt, config, params, name, x),
+        lambda dy, saved: norm_layer_bwd(rt, config, name, dy, saved),
+    )
+
+
+def _attention(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
+    return Pair(
+        f"model.layers.{LAYER}.self_attn.",
+        lambda params, x: attention_layer_fwd(rt, config, params, LAYER, x, context),
+        lambda dy, saved: attention_layer_bwd(rt, config, LAYER, dy, saved),
+    )
+
+
+def _mlp(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
+    name = f"model.layers.{LAYER}.mlp"
+    return Pair(
+        f"{name}.",
+        lambda params, x: mlp_fwd(rt, config, params, name, x),
+        lambda dy, saved: mlp_bwd(rt, config, name, dy, saved),
+    )
+
+
+def _block(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
+    return Pair(
+        f"model.layers.{LAYER}.",
+        lambda params, x: block_fwd(rt, config, params, LAYER, x, context),
+        lambda dy, saved: block_bwd(rt, config, LAYER, dy, saved),
+    )
+
+
+def _block_with_dropout(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
+    keep = {
+        name: rt.backend.from_host(
+            np.random.default_rng(seed).random((B, T, config.hidden_size)) > 0.3
+        )
+        for seed, name in enumerate(("self_attn", "mlp"))
+    }
+
+    def drop(name: str, x: Array) -> tuple[Array, Any]:
+        return rt.ops.dropout_fwd(x, keep[name.rpartition(".")[2]], rate=0.3)
+
+    return _block(rt, config, context)._replace(
+        forward=lambda params, x: block_fwd(rt, config, params, LAYER, x, context, drop)
+    )
+
+
+def _embed(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
+    ids = rt.backend.from_host(np.random.default_rng(0).integers(0, config.vocab_size, (B, T)))
+    return Pair(
+        "model.embed_",
+        lambda params, x: embed_fwd(rt, params, ids, context),
+        lambda dy, saved: (None, embed_bwd(rt, dy, saved)),
+    )
+
+
+LAYERS: dict[str, Callable[[Runtime, DecoderConfig, Context], Pair]] = {
+    "embed": _embed,
+    "linear_layer": _linear,
+    "norm_layer": _norm,
+    "attention_layer": _attention,
+    "mlp": _mlp,
+    "block": _block,
+    "block with dropout": _block_with_dropout,
+}
+"""Every layer that has a backward pass."""
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "llama, K < H": {},
+    "llama, biases": {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 1},
+    "mistral, window": {"model_type": "mistral", "sliding_window": 2},
+    "gpt2": {"model_type": "gpt2"},
+    "starcoder2": {"model_type": "starcoder2", "use_bias": True},
+}
+"""Configurations that between them take every branch of every layer."""
+
+
+def check_layer(
+    backend: Backend,
+    kernels: str,
+    name: str,
+    variant: str,
+    *,
+    padded: bool = False,
+    entries: int | None = None,
+) -> list[GradientError]:
+    """One layer under one configuration.
+
+    Args:
+        backend: where to compute.
+        kernels: "fused" or "portable".
+        name: of LAYERS.
+        variant: of VARIANTS.
+        padded: whether the second row begins with padding.
+        entries: as `check_gradients` takes it.
+
+    Returns:
+        One error a parameter, and one for the input "x" where the layer has one.
+    """
+    rt = make_runtime(backend, "fp64", kernels)
+    config = tiny_config(VARIANTS[variant])
+    context = make_context(rt, config, T, None, FIRST if padded else None)
+    pair = LAYERS[name](rt, config, context)
+
+    rng = np.random.default_rng(1)
+    params = {
+        key: array
+        for key, array in draw_params(param_specs(config), seed=1).items()
+        if key.startswith(pair.prefix)
+    }
+    x = rng.standard_normal((B, T, config.hidden_size))
+
+    def run() -> tuple[Array, Any]:
+        on_device = {key: backend.from_host(array) for key, array in params.items()}
+        return pair.forward(on_device, backend.from_host(x))
+
+    y, saved = run()
+    dy = rng.standard_normal(y.shape)
+    dx, gradients = pair.backward(backend.from_host(dy), saved)
+
+    arrays = params if dx is None else {"x": x} | params
+    analytic = gradients if dx is None else {"x": dx} | gradients
+    return check_gradients(
+        lambda: float(np.sum(backend.to_host(run()[0]) * dy)),
+        arrays,
+        {key: backend.to_host(analytic[key]) for key in arrays},
+        entries=entries,
+    )

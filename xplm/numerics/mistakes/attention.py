@@ -1,0 +1,299 @@
+"""softmax and attention: factors of sqrt(d), the sum inside softmax's Jacobian, and heads that share their keys."""
+
+import numpy as np
+
+from xplm.numerics.mistakes.chain import (
+    Chain,
+    Form,
+    Mistake,
+    Step,
+    Values,
+    flip,
+    mean,
+    mistake,
+    total,
+)
+
+
+def masked_softmax(x: np.ndarray, visible: np.ndarray | None, axis: int = -1) -> np.ndarray:
+    """Over visible entries; a row with none is zeros."""
+    scores = x if visible is None else np.where(visible, x, -np.inf)
+    highest = scores.max(axis, keepdims=True)
+    e = np.exp(scores - np.where(np.isfinite(highest), highest, 0.0))
+    sums = e.sum(axis, keepdims=True)
+    return e / np.where(sums > 0, sums, 1.0)
+
+
+SOFTMAX = Chain(
+    arguments=("x", "visible"),
+    gradients=("x",),
+    forward={"y": lambda e: masked_softmax(e.x, e.visible)},
+    backward={"dx": lambda e: e.y * (e.dy - total(e.dy * e.y))},
+    mistakes=(
+        mistake(
+            "dx takes the diagonal of the Jacobian alone, y (1 - y): every y depends on every x, "
+            "dx = y * (dy - sum(dy * y))",
+            dx=lambda e: e.dy * e.y * (1 - e.y),
+        ),
+        mistake("dx lacks the sum: dx = y * (dy - sum(dy * y))", dx=lambda e: e.y * e.dy),
+        mistake(
+            "the sum lacks its y: dx = y * (dy - sum(dy * y))",
+            dx=lambda e: e.y * (e.dy - total(e.dy)),
+        ),
+        mistake(
+            "a mean stands where the sum over the row belongs: dx = y * (dy - sum(dy * y))",
+            dx=lambda e: e.y * (e.dy - mean(e.dy * e.y)),
+        ),
+        mistake(
+            "the sum has the wrong sign: dx = y * (dy - sum(dy * y))",
+            dx=lambda e: e.y * (e.dy + total(e.dy * e.y)),
+        ),
+        mistake(
+            "dx lacks the y in front: dx = y * (dy - sum(dy * y))",
+            dx=lambda e: e.dy - total(e.dy * e.y),
+        ),
+        mistake(
+            "the y in front reaches dy only: dx = y * (dy - sum(dy * y))",
+            dx=lambda e: e.y * e.dy - total(e.dy * e.y),
+        ),
+        mistake(
+            "the sum has y^2 where y belongs: dx = y * (dy - sum(dy * y))",
+            dx=lambda e: e.y * (e.dy - total(e.dy * e.y**2)),
+        ),
+        mistake(
+            "the sum runs over another axis than the softmax does",
+            dx=lambda e: e.y * (e.dy - np.sum(e.dy * e.y, axis=-2, keepdims=True)),
+        ),
+        mistake("dx is log_softmax's: dy - y * sum(dy)", dx=lambda e: e.dy - e.y * total(e.dy)),
+    ),
+    forward_mistakes=(
+        mistake(
+            "it runs over another axis; it should run over the last",
+            y=lambda e: masked_softmax(e.x, e.visible, axis=-2),
+        ),
+        mistake(
+            "it runs over the whole array; each row is a softmax of its own",
+            y=lambda e: np.exp(e.x - e.x.max()) / np.exp(e.x - e.x.max()).sum(),
+        ),
+        mistake("the mask is ignored", y=lambda e: masked_softmax(e.x, None)),
+        mistake("it is log_softmax", y=lambda e: np.log(masked_softmax(e.x, e.visible))),
+    ),
+)
+
+
+def visible_keys(e: Values, *, window: bool = True, first: bool = True) -> np.ndarray:
+    """Which slots each query sees, (B or 1, 1, T, S)."""
+    T, S = e.q.shape[2], e.k.shape[2]
+    slot = np.arange(S)[None, None, None, :]
+    query = e.start + np.arange(T)[None, None, :, None]
+    visible = slot <= query if e.causal else np.ones((1, 1, T, S), bool)
+    if window and e.window is not None:
+        visible = visible & (slot > query - e.window)
+    if first and e.first is not None:
+        visible = visible & (slot >= e.first[:, None, :, None])
+    return visible
+
+
+def _per_head(e: Values, x: np.ndarray) -> np.ndarray:
+    """Keys or values (B, K, S, D) as each query head reads them, (B, H, S, D)."""
+    return np.repeat(x, e.q.shape[1] // x.shape[1], axis=1)
+
+
+def _groups(e: Values, x: np.ndarray) -> np.ndarray:
+    """(B, H, S, D) as (B, K, G, S, D)."""
+    K = e.k.shape[1]
+    return x.reshape(x.shape[0], K, -1, *x.shape[2:])
+
+
+SCORES: dict[str, Step] = {
+    "visible": visible_keys,
+    "keys": lambda e: _per_head(e, e.k),
+    "values": lambda e: _per_head(e, e.v),
+    "scores": lambda e: e.scale * (e.q @ flip(e.keys)),
+    "probs": lambda e: masked_softmax(e.scores, e.visible),
+    "y": lambda e: e.probs @ e.values,
+}
+"""Forward steps, from q, k and v in heads."""
+
+DSCORES: dict[str, Step] = {
+    "dvalues": lambda e: flip(e.probs) @ e.dy,
+    "dprobs": lambda e: e.dy @ flip(e.values),
+    "delta": lambda e: total(e.dprobs * e.probs),
+    "dscores": lambda e: e.probs * (e.dprobs - e.delta),
+    "dq": lambda e: e.scale * (e.dscores @ e.keys),
+    "dkeys": lambda e: e.scale * (flip(e.dscores) @ e.q),
+    "dk": lambda e: _groups(e, e.dkeys).sum(2),
+    "dv": lambda e: _groups(e, e.dvalues).sum(2),
+}
+"""Backward steps down to q, k and v."""
+
+
+def score_mistakes(dq: str, dk: str, dv: str) -> tuple[Mistake, ...]:
+    """Mistakes between heads and their scores, for an op that calls these gradients so."""
+    return (
+        mistake(
+            f"the 1/sqrt(d) is missing in {dq} and {dk}; the scores were scaled, so their gradient "
+            "is too",
+            dq=lambda e: e.dscores @ e.keys,
+            dkeys=lambda e: flip(e.dscores) @ e.q,
+        ),
+        mistake(f"the 1/sqrt(d) is missing in {dq}", dq=lambda e: e.dscores @ e.keys),
+        mistake(f"the 1/sqrt(d) is missing in {dk}", dkeys=lambda e: flip(e.dscores) @ e.q),
+        mistake(
+            f"the 1/sqrt(d) is applied twice in {dq} and {dk}",
+            dq=lambda e: e.scale**2 * (e.dscores @ e.keys),
+            dkeys=lambda e: e.scale**2 * (flip(e.dscores) @ e.q),
+        ),
+        mistake(
+            "softmax's gradient takes the diagonal of its Jacobian alone, P (1 - P): "
+            "dS = P * (dP - sum(dP * P))",
+            dscores=lambda e: e.probs * (1 - e.probs) * e.dprobs,
+        ),
+        mistake(
+            "softmax's gradient lacks the sum over the row: dS = P * (dP - sum(dP * P))",
+            delta=lambda e: 0.0,
+        ),
+        mistake(
+            "the sum in softmax's gradient lacks its P: dS = P * (dP - sum(dP * P))",
+            delta=lambda e: total(e.dprobs),
+        ),
+        mistake(
+            "a mean stands where softmax's gradient has a sum: dS = P * (dP - sum(dP * P))",
+            delta=lambda e: mean(e.dprobs * e.probs),
+        ),
+        mistake(
+            "softmax's gradient lacks the P in front: dS = P * (dP - sum(dP * P))",
+            dscores=lambda e: e.dprobs - e.delta,
+        ),
+        mistake(
+            "softmax is not differentiated at all: dS = P * (dP - sum(dP * P))",
+            dscores=lambda e: e.dprobs,
+        ),
+        mistake(
+            "the softmax in the backward sees every key: the mask is not applied again",
+            probs=lambda e: masked_softmax(e.scores, None),
+        ),
+        mistake(
+            f"{dk} lacks a transpose: dS^T q, not dS q",
+            dkeys=lambda e: (
+                e.scale * (e.dscores @ e.q) if _is_square(e) else e.scale * (flip(e.dscores) @ e.q)
+            ),
+        ),
+        mistake(
+            f"{dq} has a transpose too many: dS k, not dS^T k",
+            dq=lambda e: e.scale * ((flip(e.dscores) if _is_square(e) else e.dscores) @ e.keys),
+        ),
+        mistake(
+            f"{dv} lacks a transpose: P^T dy, not P dy",
+            dvalues=lambda e: (e.probs if _is_square(e) else flip(e.probs)) @ e.dy,
+        ),
+        mistake(
+            f"{dv} has the scores where their softmax P belongs",
+            dvalues=lambda e: flip(np.where(e.visible, e.scores, 0.0)) @ e.dy,
+        ),
+        mistake(
+            f"{dq} has q where k belongs, and {dk} k where q belongs",
+            dq=lambda e: (
+                e.scale * (e.dscores @ e.q) if _is_square(e) else e.scale * (e.dscores @ e.keys)
+            ),
+            dkeys=lambda e: e.scale * (flip(e.dscores) @ (e.keys if _is_square(e) else e.q)),
+        ),
+        mistake(
+            "dP has k where v belongs: dP = dy v^T",
+            dprobs=lambda e: e.dy @ flip(e.keys),
+        ),
+        mistake(
+            "the gradient of softmax is negated: dS = P * (dP - sum(dP * P))",
+            dscores=lambda e: -e.probs * (e.dprobs - e.delta),
+        ),
+    )
+
+
+def _is_square(e: Values) -> bool:
+    return e.q.shape[2] == e.k.shape[2]
+
+
+def _strided(e: Values, x: np.ndarray) -> np.ndarray:
+    """(B, H, S, D) summed over heads h with the same h % K."""
+    K = e.k.shape[1]
+    return x.reshape(x.shape[0], -1, K, *x.shape[2:]).sum(1)
+
+
+SCORE_FORWARD_MISTAKES: tuple[Mistake, ...] = (
+    mistake("the 1/sqrt(d) is missing", scores=lambda e: e.q @ flip(e.keys)),
+    mistake(
+        "it divides by d where sqrt(d) belongs", scores=lambda e: e.scale**2 * (e.q @ flip(e.keys))
+    ),
+    mistake(
+        "it multiplies by sqrt(d) where it should divide",
+        scores=lambda e: (e.q @ flip(e.keys)) / e.scale,
+    ),
+    mistake(
+        "a query does not see its own position: the mask hides s >= t",
+        visible=lambda e: (
+            visible_keys(e) & (np.arange(e.k.shape[2]) < e.start + np.arange(e.q.shape[2])[:, None])
+        ),
+    ),
+    mistake(
+        "the mask is upside down: queries see what comes after them",
+        visible=lambda e: np.arange(e.k.shape[2]) >= e.start + np.arange(e.q.shape[2])[:, None],
+    ),
+    mistake(
+        "the softmax runs over queries; it should run over keys",
+        probs=lambda e: masked_softmax(e.scores, e.visible, axis=-2),
+    ),
+)
+
+_MASK_AND_GROUP_MISTAKES: tuple[Mistake, ...] = (
+    mistake(
+        "the backward forgets the sliding window",
+        visible=lambda e: visible_keys(e, window=False),
+    ),
+    mistake(
+        "the backward forgets the padding",
+        visible=lambda e: visible_keys(e, first=False),
+    ),
+    mistake(
+        "dk and dv take one query head of each group: sum over the G heads that share a key head",
+        dk=lambda e: _groups(e, e.dkeys)[:, :, 0],
+        dv=lambda e: _groups(e, e.dvalues)[:, :, 0],
+    ),
+    mistake(
+        "dk and dv take one query head of each group, the last: sum over the G heads that "
+        "share a key head",
+        dk=lambda e: _groups(e, e.dkeys)[:, :, -1],
+        dv=lambda e: _groups(e, e.dvalues)[:, :, -1],
+    ),
+    mistake(
+        "dk and dv are averaged over the G query heads that share a key head: they are sums",
+        dk=lambda e: _groups(e, e.dkeys).mean(2),
+        dv=lambda e: _groups(e, e.dvalues).mean(2),
+    ),
+    mistake(
+        "dk and dv gather the wrong query heads: head h reads key head h // G, not h % K",
+        dk=lambda e: _strided(e, e.dkeys),
+        dv=lambda e: _strided(e, e.dvalues),
+    ),
+)
+
+_MASK_AND_GROUP_FORWARD_MISTAKES: tuple[Mistake, ...] = (
+    mistake(
+        "query head h reads key head h % K; it should read h // G",
+        keys=lambda e: np.tile(e.k, (1, e.q.shape[1] // e.k.shape[1], 1, 1)),
+        values=lambda e: np.tile(e.v, (1, e.q.shape[1] // e.v.shape[1], 1, 1)),
+    ),
+    mistake("the sliding window is ignored", visible=lambda e: visible_keys(e, window=False)),
+    mistake("the padding is ignored", visible=lambda e: visible_keys(e, first=False)),
+)
+
+NOT_CAUSAL = Form("without the causal mask", {"causal": False})
+
+ATTENTION = Chain(
+    arguments=("q", "k", "v", "first"),
+    gradients=("q", "k", "v"),
+    forward={"causal": lambda e: getattr(e, "causal", True)} | SCORES,
+    backward=DSCORES,
+    mistakes=score_mistakes("dq", "dk", "dv") + _MASK_AND_GROUP_MISTAKES,
+    forward_mistakes=SCORE_FORWARD_MISTAKES + _MASK_AND_GROUP_FORWARD_MISTAKES,
+    forms=(NOT_CAUSAL,),
+)

@@ -1,0 +1,126 @@
+"""An op written as a chain of small named steps, so that a mistake is one step written otherwise.
+
+    steps     n = x * rstd,  dn = dy * weight,  dx = rstd * (dn - n * mean(dn * n))
+    mistake   dx = rstd * dn                          "dx lacks the path through rstd"
+
+A step is a function of everything before it: the op's arguments and options, dy, and earlier steps, all as attributes
+of one value. Running the chain with a mistake's steps in place gives the gradients that somebody who makes this
+mistake gets, to the last digit; that is how a wrong gradient is recognised.
+
+The chains are a second derivation of every gradient, in plain NumPy and float64, that shares no line with
+`xplm.kernels`. Without a mistake the two agree, and a test holds them together.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Values: TypeAlias = Any
+"""Arguments, options and steps so far, as attributes."""
+
+Step: TypeAlias = Callable[[Values], Any]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One way to get an op wrong."""
+
+    says: str  # what is wrong and what would be right, as it is shown to whoever made it
+    steps: Mapping[str, Step]  # the steps that it changes
+
+
+def mistake(says: str, **steps: Step) -> Mistake:
+    """A mistake, with the steps that it changes as keywords."""
+    return Mistake(says, steps)
+
+
+@dataclass(frozen=True)
+class Form:
+    """A legitimate way of defining an op that differs from this library's."""
+
+    says: str
+    changes: Mapping[str, Any]  # options
+
+
+OWN_FORM = Form("", {})
+
+
+@dataclass(frozen=True)
+class Chain:
+    """An op: its steps, and the ways in which they are known to go wrong."""
+
+    arguments: tuple[str, ...]  # the forward's arrays, in order
+    gradients: tuple[str, ...]  # those of them that have a gradient
+    forward: Mapping[str, Step]  # ends with "y"
+    backward: Mapping[str, Step]  # has "d" + name for each of `gradients`
+    mistakes: tuple[Mistake, ...]  # in the backward
+    forward_mistakes: tuple[Mistake, ...] = ()
+    forms: tuple[Form, ...] = ()
+    matrices: tuple[str, ...] = ()  # arguments (outputs, inputs) that others store transposed
+    kept: tuple[str, ...] = ("y",)  # forward steps that a backward pass never computes again
+
+
+def run_forward(
+    chain: Chain, values: Mapping[str, Any], changed: Mapping[str, Step] = {}
+) -> Values:
+    """The arguments and options with every forward step added.
+
+    Args:
+        chain: the op.
+        values: its arguments and options by name.
+        changed: steps to take in place of the chain's own.
+    """
+    return _run(chain.forward, SimpleNamespace(**values), changed)
+
+
+def run_backward(
+    chain: Chain, values: Values, dy: np.ndarray, changed: Mapping[str, Step] = {}
+) -> dict[str, np.ndarray]:
+    """Gradients by argument.
+
+    Args:
+        chain: the op.
+        values: what `run_forward` returned.
+        dy: the gradient of y.
+        changed: steps to take in place of the chain's own. A forward step among them is what the backward pass takes
+            the forward to have been; what is kept stays.
+    """
+    after = SimpleNamespace(**vars(values))
+    if changed.keys() & chain.forward.keys():
+        after = _run(chain.forward, after, changed)
+        for name in chain.kept:
+            setattr(after, name, getattr(values, name))
+    after.dy = dy
+    after = _run(chain.backward, after, changed)
+    present = (name for name in chain.gradients if getattr(after, name) is not None)
+    return {name: getattr(after, f"d{name}") for name in present}
+
+
+def _run(steps: Mapping[str, Step], values: Values, changed: Mapping[str, Step]) -> Values:
+    with np.errstate(all="ignore"):  # a mistake may well divide by zero
+        for name, step in steps.items():
+            setattr(values, name, changed.get(name, step)(values))
+    return values
+
+
+def rows(x: np.ndarray) -> np.ndarray:
+    """x (..., C) as (N, C)."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def mean(x: np.ndarray) -> np.ndarray:
+    """The mean of each row, (..., 1)."""
+    return np.mean(x, axis=-1, keepdims=True)
+
+
+def total(x: np.ndarray) -> np.ndarray:
+    """The sum of each row, (..., 1)."""
+    return np.sum(x, axis=-1, keepdims=True)
+
+
+def flip(x: np.ndarray) -> np.ndarray:
+    """The transpose of the last two axes."""
+    return np.swapaxes(x, -1, -2)

@@ -1,0 +1,103 @@
+"""rope: a rotation goes back by its transpose, and there are many ways not to."""
+
+import numpy as np
+
+from xplm.numerics.mistakes.chain import Chain, Form, Values, mistake
+
+
+def _halves(x: np.ndarray, interleaved: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The two members of every pair."""
+    if interleaved:
+        return x[..., 0::2], x[..., 1::2]
+    half = x.shape[-1] // 2
+    return x[..., :half], x[..., half:]
+
+
+def _join(first: np.ndarray, second: np.ndarray, interleaved: bool) -> np.ndarray:
+    if interleaved:
+        return np.stack([first, second], axis=-1).reshape(*first.shape[:-1], -1)
+    return np.concatenate([first, second], axis=-1)
+
+
+def _turn(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, interleaved: bool = False) -> np.ndarray:
+    """Every pair by its angle."""
+    x1, x2 = _halves(x, interleaved)
+    return _join(x1 * cos - x2 * sin, x2 * cos + x1 * sin, interleaved)
+
+
+def _turn_back(e: Values, *, signs: tuple[int, int] = (1, -1)) -> np.ndarray:
+    """dy turned by minus its angle; `signs` are those of the sines in both lines."""
+    dy1, dy2 = _halves(e.dy, e.interleaved)
+    dx1 = dy1 * e.cos + signs[0] * dy2 * e.sin
+    dx2 = dy2 * e.cos + signs[1] * dy1 * e.sin
+    return _join(dx1, dx2, e.interleaved)
+
+
+def _shifted(table: np.ndarray) -> np.ndarray:
+    return np.roll(table, -1, axis=2)
+
+
+ROPE = Chain(
+    arguments=("x", "cos", "sin"),
+    gradients=("x",),
+    forward={
+        "interleaved": lambda e: getattr(e, "interleaved", False),
+        "y": lambda e: _turn(e.x, e.cos, e.sin, e.interleaved),
+    },
+    backward={"dx": _turn_back},
+    mistakes=(
+        mistake(
+            "dy is rotated the wrong way, forwards again: dx is dy turned by minus the angle, "
+            "with -sin for sin",
+            dx=lambda e: _turn(e.dy, e.cos, e.sin, e.interleaved),
+        ),
+        mistake(
+            "one half has the wrong sign: dx1 = dy1 cos + dy2 sin, and dx2 = dy2 cos - dy1 sin",
+            dx=lambda e: _turn_back(e, signs=(1, 1)),
+        ),
+        mistake(
+            "one half has the wrong sign: dx1 = dy1 cos + dy2 sin, and dx2 = dy2 cos - dy1 sin",
+            dx=lambda e: _turn_back(e, signs=(-1, -1)),
+        ),
+        mistake("dy is not rotated at all", dx=lambda e: e.dy),
+        mistake(
+            "dx lacks the sine terms: each number of a pair gets gradient from both",
+            dx=lambda e: _turn_back(e, signs=(0, 0)),
+        ),
+        mistake(
+            "sine and cosine are swapped in dx",
+            dx=lambda e: _turn(e.dy, e.sin, -e.cos, e.interleaved),
+        ),
+        mistake(
+            "dx pairs neighbours (2i, 2i + 1), and the forward pairs halves (i, i + D/2)",
+            dx=lambda e: _turn(e.dy, e.cos, -e.sin, not e.interleaved),
+        ),
+        mistake(
+            "dx is turned by the angles of the next position: the tables are off by one",
+            dx=lambda e: _turn(e.dy, _shifted(e.cos), -_shifted(e.sin), e.interleaved),
+        ),
+        mistake(
+            "dx is turned twice as far as y was",
+            dx=lambda e: _turn(_turn_back(e), e.cos, -e.sin, e.interleaved),
+        ),
+        mistake(
+            "dx is the inverse of the map where its transpose belongs: they differ where the "
+            "tables carry a scale, as YaRN's do",
+            dx=lambda e: _turn(e.dy, e.cos, -e.sin, e.interleaved) / (e.cos**2 + e.sin**2).max(),
+        ),
+    ),
+    forward_mistakes=(
+        mistake("it turns by minus the angle", y=lambda e: _turn(e.x, e.cos, -e.sin)),
+        mistake("sine and cosine are swapped", y=lambda e: _turn(e.x, e.sin, e.cos)),
+        mistake("it does not turn at all", y=lambda e: e.x),
+        mistake(
+            "one half has the wrong sign: y1 = x1 cos - x2 sin, and y2 = x2 cos + x1 sin",
+            y=lambda e: _join(
+                _halves(e.x, False)[0] * e.cos + _halves(e.x, False)[1] * e.sin,
+                _halves(e.x, False)[1] * e.cos + _halves(e.x, False)[0] * e.sin,
+                False,
+            ),
+        ),
+    ),
+    forms=(Form("with neighbours as pairs, (2i, 2i + 1)", {"interleaved": True}),),
+)

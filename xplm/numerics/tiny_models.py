@@ -1,0 +1,70 @@
+"""Models of two layers, one for each architecture and flag, small enough to differentiate at every number.
+
+Parameters are drawn larger than a model starts with, and norms and biases at random too: at initialisation many
+gradients are nearly zero, and a mistake in them would be as small.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from xplm.config import DecoderConfig
+from xplm.params import ParamSpec
+
+BASE: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 7,
+    "hidden_size": 8,
+    "intermediate_size": 5,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 12,
+}
+
+TINY_MODELS: dict[str, dict[str, Any]] = {
+    "llama": {"tie_word_embeddings": True},
+    "llama, K = 1, biases": {
+        "attention_bias": True,
+        "mlp_bias": True,
+        "num_key_value_heads": 1,
+        "head_dim": 6,
+    },
+    "llama, yarn": {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+    "mistral, window": {"model_type": "mistral", "sliding_window": 3},
+    "qwen2": {"model_type": "qwen2"},
+    "gpt2": {"model_type": "gpt2"},
+    "gpt2, one head": {"model_type": "gpt2", "num_attention_heads": 1},
+    "starcoder2": {"model_type": "starcoder2", "use_bias": True},
+}
+"""Changes to BASE."""
+
+
+def tiny_config(changes: Mapping[str, Any]) -> DecoderConfig:
+    """BASE with changes, in the family's own spelling."""
+    hf = {**BASE, **changes}
+    if hf["model_type"] == "gpt2":
+        hf = {
+            "model_type": "gpt2",
+            "vocab_size": hf["vocab_size"],
+            "n_embd": hf["hidden_size"],
+            "n_inner": hf["intermediate_size"],
+            "n_layer": hf["num_hidden_layers"],
+            "n_head": hf["num_attention_heads"],
+            "n_positions": hf["max_position_embeddings"],
+        }
+    return DecoderConfig.from_hf(hf)
+
+
+def draw_params(specs: Mapping[str, ParamSpec], seed: int) -> dict[str, np.ndarray]:
+    """Random parameters in float64, on the host: products of order 1, norms about 1, biases about 0."""
+    rng = np.random.default_rng(seed)
+    params = {}
+    for name, spec in specs.items():
+        noise = rng.standard_normal(spec.shape)
+        if spec.init == "normal":
+            params[name] = noise / np.sqrt(spec.shape[-1])
+        else:
+            params[name] = (spec.init == "ones") + 0.2 * noise
+    return params
