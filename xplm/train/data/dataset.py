@@ -1,0 +1,52 @@
+"""What the training loop asks of data: the batch of any step, as a function of the step alone."""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from xplm.models.training import IGNORE_INDEX
+
+
+class Batch(NamedTuple):
+    """Sequences side by side, on the host."""
+
+    ids: np.ndarray  # (B, T) int64
+    targets: (
+        np.ndarray
+    )  # (B, T) int64: the id that follows each of `ids`, IGNORE_INDEX where it is not scored
+    first: np.ndarray | None = (
+        None  # (B,) slot in which each row begins; None: slot 0, and padding is at the end
+    )
+
+    @property
+    def n_targets(self) -> int:
+        """Scored targets in it."""
+        return int((self.targets != IGNORE_INDEX).sum())
+
+
+class Dataset(Protocol):
+    """Training and validation data, cut into sequences."""
+
+    @property
+    def n_examples(self) -> int:
+        """Sequences that an epoch is made of."""
+        ...
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Token ids that an epoch feeds to the model, padding not counted."""
+        ...
+
+    def batch(self, step: int, micro: int = 0) -> Batch:
+        """The sequences of one forward pass.
+
+        Args:
+            step: the optimizer's step, from 0.
+            micro: which of the step's micro-batches.
+        """
+        ...
+
+    def validation(self) -> Iterator[Batch]:
+        """All of what is held out, in order; the same on every call."""
+        ...

@@ -1,0 +1,188 @@
+"""Text and records out of training files, read from front to back.
+
+    *.jsonl          one JSON value a line
+    *.json           a JSON list, held in memory while it is read
+    any other file   UTF-8 text
+    a folder         its files and its folders' files, in the order of their paths; hidden ones are left out
+
+A record is a text, {"text": text}, or a chat {"messages": [{"role": ..., "content": text}, ...]}. A text of a list may
+end with the marker </s>, as published data sets for small models have it; the marker is not part of the text.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from xplm.errors import DataError
+
+END_MARKER = "</s>"
+PIECE_CHARS = 2**16
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, the bytes that are done, and all bytes."""
+
+
+def unseen(what: str, n_bytes: int, total_bytes: int) -> None:
+    """A `Progress` that nobody watches."""
+
+
+class Piece(NamedTuple):
+    """Part of a document: of a text file, or a record."""
+
+    text: str
+    is_last: bool  # whether the document ends here
+
+
+class Record(NamedTuple):
+    """A line of a text file, or a value of a JSON list."""
+
+    value: Any  # as JSON gives it; unchecked
+    place: str  # where it stands, for messages
+
+
+def list_files(path: Path) -> list[Path]:
+    """The files to read at a path.
+
+    Raises:
+        DataError: there is none.
+    """
+    if path.is_file():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.is_file())
+    files = [f for f in found if not any(p.startswith(".") for p in f.relative_to(path).parts)]
+    if not files:
+        raise DataError(f"training data must be a file, or a folder with files in it; got {path}")
+    return files
+
+
+def read_pieces(path: Path, progress: Progress = unseen) -> Iterator[Piece]:
+    """The documents at a path, long ones in pieces, so that no file needs to fit in memory.
+
+    A text is cut where tokenizers cut it too: behind a line break between two other characters that are not space, or
+    in front of a space if there is no such place.
+
+    Args:
+        path: a file or a folder.
+        progress: told of the bytes that are read.
+
+    Raises:
+        DataError: a file cannot be read or is malformed.
+    """
+    files = list_files(path)
+    total = sum(file.stat().st_size for file in files)
+    done = 0
+    for file in files:
+        with _opened(file) as stream:
+            for piece in _pieces_of(stream, file):
+                yield piece
+                progress("reading", done + stream.buffer.tell(), total)
+        done += file.stat().st_size
+
+
+def read_texts(paths: Iterable[Path], progress: Progress = unseen) -> Iterator[str]:
+    """All text at some paths, in pieces: what a tokenizer is trained on.
+
+    Raises:
+        DataError: a file cannot be read or is malformed.
+    """
+    for path in paths:
+        for piece in read_pieces(path, progress):
+            yield piece.text
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The values of JSON files, and the lines of text files that are not blank.
+
+    Raises:
+        DataError: a file cannot be read, or is not JSON where it should be.
+    """
+    for file in list_files(path):
+        with _opened(file) as stream:
+            yield from _records_of(stream, file)
+
+
+def record_text(record: Record) -> str:
+    """The text of a record; of a chat, what is said in it, a line a message.
+
+    Raises:
+        DataError: it has none.
+    """
+    value = record.value
+    if isinstance(value, dict):
+        value = value.get("text", value.get("messages"))
+    if isinstance(value, list) and all(isinstance(message, dict) for message in value):
+        contents = [message.get("content") for message in value]
+        value = "\n".join(c for c in contents if isinstance(c, str))
+    if not isinstance(value, str):
+        raise DataError(
+            f'{record.place}, must be a text, {{"text": ...}} or {{"messages": [...]}}; got {record.value!r:.80}'
+        )
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise DataError(f"{record.place}, must be valid Unicode; got a lone surrogate")
+    return without_end(value)
+
+
+def without_end(text: str) -> str:
+    """A text without the marker at its end."""
+    body = text.rstrip()
+    return body.removesuffix(END_MARKER).rstrip() if body.endswith(END_MARKER) else text
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            yield file
+    except OSError as cause:
+        raise DataError(f"{path} must be readable; got: {cause.strerror}") from cause
+    except UnicodeDecodeError as cause:
+        raise DataError(f"{path} must be UTF-8 text; got: {cause.reason}") from cause
+
+
+def _pieces_of(stream: TextIO, path: Path) -> Iterator[Piece]:
+    if _is_json(path):
+        texts = (record_text(record) for record in _records_of(stream, path))
+        yield from (Piece(text, True) for text in texts if text)
+        return
+    rest = ""
+    while block := stream.read(PIECE_CHARS):
+        rest += block
+        cut = _cut(rest)
+        yield Piece(rest[:cut], False)
+        rest = rest[cut:]
+    yield Piece(rest, True)
+
+
+def _cut(text: str) -> int:
+    end = len(text) - 1
+    while (end := text.rfind("\n", 1, end)) > 0:
+        if not text[end - 1].isspace() and not text[end + 1].isspace():
+            return end + 1
+    space = text.rfind(" ")
+    return space if space > 0 else len(text)
+
+
+def _records_of(stream: TextIO, path: Path) -> Iterator[Record]:
+    if path.suffix == ".json":
+        values = _parse(stream.read(), str(path))
+        if not isinstance(values, list):
+            raise DataError(f"{path} must hold a JSON list; got {values!r:.80}")
+        yield from (Record(value, f"{path}, item {i + 1}") for i, value in enumerate(values))
+        return
+    for number, line in enumerate(stream, 1):
+        place = f"{path}, line {number}"
+        if line.strip():
+            yield Record(_parse(line, place) if _is_json(path) else line.strip(), place)
+
+
+def _is_json(path: Path) -> bool:
+    return path.suffix in (".json", ".jsonl")
+
+
+def _parse(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as cause:
+        raise DataError(f"{place}, must hold JSON; got: {cause}") from cause
