@@ -15,9 +15,22 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Starcoder2Config,
+)
 
-FAMILIES = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
+FAMILIES = {
+    "llama": LlamaConfig,
+    "mistral": MistralConfig,
+    "qwen2": Qwen2Config,
+    "gpt2": GPT2Config,
+    "starcoder2": Starcoder2Config,
+}
 BASE: dict[str, Any] = {
     "vocab_size": 256,  # one token a byte
     "hidden_size": 32,
@@ -98,6 +111,11 @@ RECIPES = {
         WINDOW | {"layer_types": ["sliding_attention", "full_attention"]}, model_type="qwen2"
     ),
     "qwen2-yarn-old": Recipe(rope=yarn(), model_type="qwen2", old_spelling=True),
+    "gpt2": Recipe({"n_inner": 48}, model_type="gpt2"),
+    "gpt2-wide": Recipe(model_type="gpt2"),  # n_inner left out: 4 times the width
+    "starcoder2": Recipe({"sliding_window": None}, model_type="starcoder2"),
+    "starcoder2-window": Recipe({"sliding_window": 6}, model_type="starcoder2"),
+    "starcoder2-no-bias": Recipe({"use_bias": False}, model_type="starcoder2"),
 }
 
 

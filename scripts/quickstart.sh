@@ -5,7 +5,7 @@
 #   bash scripts/quickstart.sh [--device cpu|cuda[:N]] [QUESTION]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source scripts/find_python.sh
+source scripts/install.sh
 
 device=cpu
 question="What is gravity?"
@@ -25,24 +25,7 @@ while (($#)); do
     esac
 done
 
-# CuPy comes in one build for each CUDA; the driver says which it runs.
-target=.
-if [[ "$device" == cuda* ]]; then
-    target=".[cuda13]"
-    [[ "$(nvidia-smi 2>/dev/null || true)" =~ CUDA\ Version:\ 12\. ]] && target=".[cuda12]"
-fi
-
-# The stamp is written last, so an interrupted install is taken up again.
-stamp=.venv/xplm-installed
-wanted="$target $(cksum <pyproject.toml)"
-if [[ ! -x .venv/bin/xplm || "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]]; then
-    python="$(find_python)"
-    echo "Installing xplm into .venv; this takes a minute." >&2
-    "$python" -m venv .venv
-    # Editable: after a `git pull`, the new code runs.
-    .venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --editable "$target"
-    echo "$wanted" >"$stamp"
-fi
+install_xplm "$device"
 
 # The model is fetched by the first run, with a progress bar.
 exec .venv/bin/xplm generate --chat --device "$device" --prompt "$question"

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard, cast, overload
 import numpy as np
 
 from xplm.backend import load_backend
+from xplm.checkpoint.adapter import merge_adapter, read_adapter
 from xplm.checkpoint.load import load_params
 from xplm.checkpoint.opening import open_checkpoint
 from xplm.checkpoint.pull import pull
@@ -177,6 +178,7 @@ def load(
     backend: str | None = None,
     kernels: str = "fused",
     home: Path | None = None,
+    adapter: str | Path | None = None,
 ) -> LanguageModel:
     """Load a model, which is fetched first if its name is known and it is not on this machine.
 
@@ -187,6 +189,7 @@ def load(
         backend: an installed backend's name; None for the device's default.
         kernels: "fused", or "portable" for the reference source alone.
         home: where fetched models are kept; None for the platform's user cache directory.
+        adapter: a directory in PEFT's layout, whose low-rank adapters are merged into the model.
 
     Returns:
         The model, its parameters in the device's memory.
@@ -203,7 +206,10 @@ def load(
         tokenizer = Tokenizer.from_directory(checkpoint.path)
     else:
         tokenizer = Tokenizer.from_gguf(checkpoint.gguf_metadata)
-    return LanguageModel(checkpoint.config, load_params(checkpoint, rt), rt, tokenizer)
+    params = load_params(checkpoint, rt)
+    if adapter is not None:
+        params = merge_adapter(rt, params, read_adapter(Path(adapter), checkpoint.config))
+    return LanguageModel(checkpoint.config, params, rt, tokenizer)
 
 
 def _is_prompt(value: Prompt | Sequence[Prompt]) -> TypeGuard[Prompt]:

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from xplm.checkpoint.checkpoint import Checkpoint
+from xplm.checkpoint.adapter import A, adapter_product, read_adapter
+from xplm.checkpoint.checkpoint import Checkpoint, cast
 from xplm.checkpoint.files import write_json
 from xplm.checkpoint.load import check_layers, match_names
 from xplm.checkpoint.opening import open_checkpoint
-from xplm.checkpoint.save import SAFETENSORS_NAMES, SHARD_BYTES, save_directory
+from xplm.checkpoint.save import MODEL_DTYPES, SHARD_BYTES, save_directory
 from xplm.errors import RequestError
 from xplm.models.decoder import param_specs
 from xplm.precision import SHORT_NAMES
@@ -30,13 +31,21 @@ TEXT_FILES = (
 )
 
 
-def convert(source: Path, destination: Path, dtype: str, *, shard_bytes: int = SHARD_BYTES) -> None:
+def convert(
+    source: Path,
+    destination: Path,
+    dtype: str,
+    *,
+    adapter: Path | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
     """Write a model as a Hugging Face directory: configuration, weights and tokenizer.
 
     Args:
         source: a Hugging Face directory or a GGUF file.
         destination: the directory to make; it must not exist, or be empty.
         dtype: "fp32", "fp16" or "bf16", or the long name of one.
+        adapter: a directory in PEFT's layout, whose low-rank adapters are merged into the weights.
         shard_bytes: a shard of the weights holds at most so many bytes, or one tensor.
 
     Raises:
@@ -46,16 +55,21 @@ def convert(source: Path, destination: Path, dtype: str, *, shard_bytes: int = S
         TokenizerError: a GGUF file's tokenizer cannot be rebuilt.
     """
     name = SHORT_NAMES.get(dtype, dtype)
-    if name not in SAFETENSORS_NAMES:
+    if name not in MODEL_DTYPES:
         raise RequestError(f'a checkpoint is written in fp32, fp16 or bf16; got "{dtype}"')
 
     checkpoint = open_checkpoint(source)
     check_layers(checkpoint)
     specs = param_specs(checkpoint.config)
     stored = match_names(checkpoint, specs)
+    adapters = read_adapter(adapter, checkpoint.config) if adapter else {}
 
     def read(name: str, dtype: np.dtype[Any]) -> np.ndarray:
-        return checkpoint.read(stored[name], dtype)
+        layer = name.removesuffix(".weight")
+        if layer + A not in adapters:
+            return checkpoint.read(stored[name], dtype)
+        weight = checkpoint.read(stored[name], np.dtype(np.float32))
+        return cast(weight + adapter_product(adapters, layer), dtype, name)
 
     def write_tokenizer(directory: Path) -> None:
         _write_tokenizer(checkpoint, directory)

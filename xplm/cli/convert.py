@@ -22,6 +22,9 @@ def convert(
     ],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="The directory to make.")],
     dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "bf16",
+    merge: Annotated[
+        Path | None, typer.Option(help="Low-rank adapters to add to the weights: a directory.")
+    ] = None,
 ) -> None:
     """Write a model as a Hugging Face directory.
 
@@ -30,6 +33,7 @@ def convert(
     Example: xplm convert smollm2-135m-instruct ./smollm2-bf16 --dtype bf16
     """
     out = Output(output)
-    convert_checkpoint(pull_with_progress(source, home(), out), destination, dtype)
+    source_path = pull_with_progress(source, home(), out)
+    convert_checkpoint(source_path, destination, dtype, adapter=merge)
     out.line(str(destination))
     out.result({"path": str(destination), "dtype": dtype})

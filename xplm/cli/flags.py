@@ -72,6 +72,9 @@ class ModelFlags:
         int | None,
         typer.Option(min=1, callback=use_threads, help="CPU threads; if not given, one a core."),
     ] = None
+    adapter: Annotated[
+        Path | None, typer.Option(help="Low-rank adapters for it, a directory in PEFT's layout.")
+    ] = None
 
     def fetch(self, out: Output) -> Path:
         """Find the model's files, or fetch them in sight of the user, once the other flags are known to be good."""
@@ -86,6 +89,7 @@ class ModelFlags:
             policy=self.policy,
             backend=self.backend,
             kernels=self.kernels,
+            adapter=self.adapter,
         )
 
 

@@ -11,7 +11,18 @@ from typing import Annotated
 
 import typer
 
-from xplm.cli import bench, chat, convert, eval, generate, pull
+from xplm.cli import (
+    bench,
+    chat,
+    convert,
+    eval,
+    explain,
+    generate,
+    gradcheck,
+    grade,
+    pull,
+    train,
+)
 from xplm.cli.output import error_line
 from xplm.errors import XplmError
 
@@ -38,7 +49,7 @@ def xplm(
         typer.Option("--version", is_eager=True, callback=_print_version, help="Print it."),
     ] = False,
 ) -> None:
-    """Run language models on kernels that you can read.
+    """Train and run language models on kernels that you can read.
 
     First: xplm pull smollm2-135m-instruct. Then: xplm chat
     """
@@ -49,7 +60,11 @@ app.command()(chat.chat)
 app.command()(pull.pull)
 app.command()(convert.convert)
 app.add_typer(eval.app)
+app.command()(train.train)
 app.command()(bench.bench)
+app.command()(explain.explain)
+app.command()(gradcheck.gradcheck)
+app.command()(grade.grade)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,0 +1,201 @@
+"""A run that was interrupted, or killed, ends in the very weights of one that was not."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.paths import ROOT
+from tests.train.runs import assert_bitwise_equal, host_weights, run_to, start, tiny_recipe
+from xplm.errors import CheckpointError, RequestError
+from xplm.train.metrics import read_lines
+from xplm.train.recipe import to_toml
+
+TIMED = {"tokens_per_s", "train_loss"}  # what depends on the clock, or on where the run stopped
+HARD = {
+    "train__dropout": 0.1,
+    "train__ema": 0.9,
+    "data__accumulation": 2,
+    "train__sample_prompts": ["the "],
+    "train__sample_tokens": 4,
+}
+
+
+def untimed(path):
+    lines = read_lines(path / "metrics.jsonl")
+    return [{key: v for key, v in line.items() if key not in TIMED} for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "stop"),
+    [
+        ("adamw", 1),
+        ("adamw", 4),
+        ("adamw", 7),
+        ("sgd", 5),
+        ("lion", 5),
+        ("adafactor", 5),
+        ("muon", 5),
+    ],
+)
+def test_stopped_saved_and_resumed(tmp_path, optimizer, stop):
+    recipe = tiny_recipe(tmp_path, optimizer__name=optimizer, **HARD)
+    unbroken = run_to(start(recipe, tmp_path / "unbroken"))
+
+    run_to(start(recipe, tmp_path / "broken"), stop).save()
+    resumed = start(recipe, tmp_path / "broken", resume=True)
+    assert resumed.state.step == stop
+    run_to(resumed)
+    assert_bitwise_equal(host_weights(resumed), host_weights(unbroken))
+    assert resumed.state.best_step == unbroken.state.best_step
+    assert untimed(tmp_path / "broken") == untimed(tmp_path / "unbroken")
+    assert read_lines(tmp_path / "broken/samples.jsonl") == read_lines(
+        tmp_path / "unbroken/samples.jsonl"
+    )
+
+
+@pytest.mark.parametrize("policy", ["bf16", "fp16", "fp64"])
+def test_resumed_under_every_policy(tmp_path, policy):
+    recipe = tiny_recipe(tmp_path, train__policy=policy)
+    unbroken = run_to(start(recipe, tmp_path / "unbroken"))
+    run_to(start(recipe, tmp_path / "broken"), 5).save()
+    resumed = run_to(start(recipe, tmp_path / "broken", resume=True))
+    assert_bitwise_equal(host_weights(resumed), host_weights(unbroken))
+    assert resumed.state.scale == unbroken.state.scale
+
+
+def test_evaluations_and_samples_disturb_nothing(tmp_path):
+    often = {"train__eval_every": 1, "train__log_every": 1, "train__sample_prompts": ["the "]}
+    runs = [
+        run_to(start(tiny_recipe(tmp_path, train__dropout=0.1, **settings), tmp_path / name))
+        for name, settings in (("seldom", {}), ("often", often))
+    ]
+    assert_bitwise_equal(host_weights(runs[1]), host_weights(runs[0]))
+
+
+def test_a_run_without_a_checkpoint_is_resumed_from_its_beginning(tmp_path):
+    recipe = tiny_recipe(tmp_path)
+    run_to(start(recipe, tmp_path / "run"), 2)
+    resumed = start(recipe, tmp_path / "run", resume=True)
+    assert resumed.state.step == 0
+    run_to(resumed)
+    assert [line["step"] for line in untimed(tmp_path / "run")] == [0, 2, 4, 6, 8, 10, 12]
+
+
+def test_a_run_that_is_over_is_resumed_in_vain(tmp_path):
+    recipe = tiny_recipe(tmp_path)
+    first = run_to(start(recipe, tmp_path / "run"))
+    (tmp_path / "run/model.safetensors").unlink()  # killed after the checkpoint, before this
+    second = run_to(start(recipe, tmp_path / "run", resume=True))
+    assert_bitwise_equal(host_weights(second), host_weights(first))
+    assert_bitwise_equal(load_file(tmp_path / "run/model.safetensors"), host_weights(first))
+
+
+def test_what_a_killed_save_left_is_cleared_away(tmp_path):
+    recipe = tiny_recipe(tmp_path)
+    run_to(start(recipe, tmp_path / "run"), 6)
+    left = tmp_path / "run/checkpoints/.step-00000008.x.partial"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    resumed = start(recipe, tmp_path / "run", resume=True)
+    assert (resumed.state.step, left.exists()) == (4, False)
+    resumed.close()
+
+
+def test_another_model_is_refused(tmp_path):
+    run_to(start(tiny_recipe(tmp_path), tmp_path / "run"), 4)
+    other = tiny_recipe(tmp_path, model__hidden_size=24)
+    with pytest.raises(CheckpointError, match=r"\(\d+, 16\) in its checkpoint and \(\d+, 24\) by"):
+        start(other, tmp_path / "run", resume=True)
+
+
+def test_another_optimizer_is_refused(tmp_path):
+    run_to(start(tiny_recipe(tmp_path), tmp_path / "run"), 4)
+    other = tiny_recipe(tmp_path, optimizer__name="sgd")
+    with pytest.raises(RequestError, match="the optimizer that it began with, adamw; got sgd"):
+        start(other, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "json"])
+def test_a_damaged_state_is_one_clear_error(tmp_path, damage):
+    recipe = tiny_recipe(tmp_path)
+    run_to(start(recipe, tmp_path / "run"), 4)
+    checkpoint = tmp_path / "run/checkpoints/step-00000004"
+    tensors = checkpoint / "state.safetensors"
+    if damage == "cut":
+        os.truncate(tensors, tensors.stat().st_size // 2)
+    elif damage == "gone":
+        tensors.unlink()
+    else:
+        (checkpoint / "state.json").write_text('{"step": 4}')
+    with pytest.raises(CheckpointError, match="whole training state"):
+        start(recipe, tmp_path / "run", resume=True)
+
+
+def xplm_train(tmp_path, out, *flags):
+    command = [sys.executable, "-m", "xplm", "train", str(tmp_path / "recipe.toml"), "--quiet"]
+    return subprocess.Popen(
+        [*command, "--out", str(tmp_path / out), *flags],
+        cwd=ROOT,
+        env=os.environ | {"XPLM_HOME": str(tmp_path / "home"), "OPENBLAS_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+
+
+def test_killed_at_random_moments(tmp_path):
+    recipe = tiny_recipe(tmp_path, **HARD | {"train__steps": 80, "train__eval_every": 5})
+    (tmp_path / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
+    began = time.monotonic()
+    finish(xplm_train(tmp_path, "unbroken"))
+    seconds = time.monotonic() - began
+
+    chance = random.Random(0)
+    for _ in range(10):
+        process = xplm_train(tmp_path, "broken", "--resume")
+        time.sleep(chance.uniform(0.3, 1.0) * seconds)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finish(xplm_train(tmp_path, "broken", "--resume"))
+
+    broken, unbroken = (
+        load_file(tmp_path / out / "model.safetensors") for out in ("broken", "unbroken")
+    )
+    assert_bitwise_equal(broken, unbroken)
+    assert untimed(tmp_path / "broken") == untimed(tmp_path / "unbroken")
+    assert not list((tmp_path / "broken/checkpoints").glob(".*"))
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    recipe = tiny_recipe(tmp_path, train__steps=100_000, train__eval_every=50)
+    (tmp_path / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
+    process = xplm_train(tmp_path, "run")
+    while not (tmp_path / "run/checkpoints/step-00000050").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate()
+    assert (process.returncode, stdout) == (130, "")
+    steps = [
+        int(path.name.removeprefix("step-")) for path in (tmp_path / "run/checkpoints").iterdir()
+    ]
+    assert f"stopped and saved after step {max(steps)}" in stderr
+    command = stderr.split("to go on: ")[1].split()
+    assert command[:2] == ["xplm", "train"]
+
+    finish(xplm_train(tmp_path, "run", *command[3:], "--set", f"train.steps={max(steps) + 1}"))
+    assert np.all(
+        [np.isfinite(x).all() for x in load_file(tmp_path / "run/model.safetensors").values()]
+    )

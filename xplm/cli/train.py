@@ -1,0 +1,244 @@
+"""`xplm train`: learn a model from a recipe, in sight of the user."""
+
+import shlex
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
+
+from xplm.backend import load_backend
+from xplm.cli.flags import home, takes_flags
+from xplm.cli.output import Output, OutputFlags
+from xplm.cli.progress import pull_with_progress
+from xplm.cli.threads import use_threads
+from xplm.params import count_params
+from xplm.precision import Policy
+from xplm.runtime import make_runtime
+from xplm.train import loop
+from xplm.train.curves import INSTALL, can_draw
+from xplm.train.metrics import read_lines
+from xplm.train.prepare import prepare, training_policy
+from xplm.train.recipe import Recipe, differences, load_recipe, parse_setting
+from xplm.train.run_directory import METRICS, RECIPE, RunDirectory
+
+INTERRUPTED = 130
+RUNS = Path("runs")
+
+
+@takes_flags
+def train(
+    output: OutputFlags,
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Text, a folder, JSONL or a JSON list of strings.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's directory; if not given, runs/NAME.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Updates of the whole run.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint.")
+    ] = False,
+    init: Annotated[
+        str | None, typer.Option(help="Fine-tune this model: a name, or a directory.")
+    ] = None,
+    lora: Annotated[
+        int | None, typer.Option(min=1, help="Train adapters of this rank instead of weights.")
+    ] = None,
+    vocab_size: Annotated[int | None, typer.Option(min=1, help="Of a bpe tokenizer.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of weights, order and dropout.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="fp32, fp16 or bf16, then exceptions: bf16,softmax=bf16.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any value, as in train.ema=0.999."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    backend: Annotated[
+        str | None, typer.Option(help="An array library; if not given, numpy on cpu, cupy on cuda.")
+    ] = None,
+    kernels: Annotated[
+        str, typer.Option(help="fused, or portable: the reference source alone.")
+    ] = "fused",
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, callback=use_threads, help="CPU threads; if not given, one a core."),
+    ] = None,
+) -> None:
+    """Train a model, or go on training one.
+
+    The run's directory gets metrics.jsonl, curves.png, checkpoints, and the newest model, which transformers loads.
+    Ctrl-C saves and stops.
+
+    Example: xplm train scripts/recipes/shakespeare-char.toml --data tinyshakespeare.txt
+    """
+    show = Output(output)
+    flags = {
+        "data.path": data and str(data),
+        "data.vocab_size": vocab_size,
+        "train.steps": steps,
+        "train.init": init,
+        "train.lora": lora,
+        "train.seed": seed,
+        "train.policy": policy,
+    }
+    given = {key: value for key, value in flags.items() if value is not None}
+    plan = load_recipe(recipe, given | dict(parse_setting(text) for text in settings or []))
+    rt = make_runtime(
+        load_backend(backend, device), training_policy(Policy.parse(plan.train.policy)), kernels
+    )
+    directory = RunDirectory(out or RUNS / recipe.stem)
+    if resume:
+        _say_what_resumes(directory, plan, show)
+    base = pull_with_progress(plan.train.init, home(), show) if plan.train.init else None
+    with Reading(show) as reading:
+        trainer = prepare(
+            plan,
+            rt,
+            directory,
+            init=base,
+            resume=resume,
+            cache=home() / "tokens",
+            progress=reading.report,
+        )
+    n_params = count_params(trainer.job.task.specs)
+    show.note(f"{n_params:,} parameters, {trainer.job.steps:,} steps, into {directory.path}")
+    if not can_draw():
+        show.note(f"no curves.png, which needs matplotlib: {INSTALL}")
+
+    try:
+        is_done = _run(trainer, show)
+    finally:
+        trainer.close()
+    if not is_done:
+        step = trainer.state.step
+        again = ["xplm", "train", str(directory.path / RECIPE), "--out", str(directory.path)]
+        where = [] if device == "cpu" else ["--device", device]
+        how = shlex.join([*again, *where, "--resume"])
+        print(f"stopped and saved after step {step}; to go on: {how}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
+    _show_end(trainer, n_params, show)
+
+
+class Interrupt:
+    """Ctrl-C as a question: the first asks to stop, the second stops at once."""
+
+    def __init__(self) -> None:
+        """Not asked yet."""
+        self.is_asked = False
+
+    def __enter__(self) -> "Interrupt":
+        """Listen."""
+        self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop listening."""
+        signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.is_asked = True
+        signal.signal(signal.SIGINT, self._before)
+
+
+class Reading:
+    """A progress bar of what is read before training, which shows itself when something is."""
+
+    def __init__(self, show: Output) -> None:
+        """Show nothing yet."""
+        self._show = show
+        self._stack = ExitStack()
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "Reading":
+        """Begin."""
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+        self._bar = Progress(*columns, console=self._show.stderr, transient=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the bar away."""
+        self._stack.close()
+
+    def report(self, what: str, n_bytes: int, total_bytes: int) -> None:
+        """Show how far reading is."""
+        if not self._show.shows_progress:
+            return
+        if not self._tasks:
+            self._stack.enter_context(self._bar)
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what)
+        self._bar.update(self._tasks[what], completed=n_bytes, total=total_bytes)
+
+
+def _run(trainer: loop.Trainer, show: Output) -> bool:
+    """Drive the loop; return whether it came to its end."""
+    columns = (BarColumn(bar_width=20), TextColumn("{task.description}"))
+    bar = Progress(*columns, console=show.stderr, transient=True, disable=not show.shows_progress)
+    steps = trainer.job.steps
+    with Interrupt() as interrupt, bar:
+        task = bar.add_task("", total=steps, completed=trainer.state.step)
+        for progress in trainer.run():
+            bar.update(task, completed=progress.step, description=describe(progress, steps))
+            if progress.is_evaluated:
+                show.note(describe(progress, steps))
+                for sample in progress.samples:
+                    show.note(f"    {sample.prompt!r} -> {sample.text!r}")
+            if interrupt.is_asked:
+                trainer.save()
+                return False
+    return True
+
+
+def describe(progress: loop.Progress, steps: int) -> str:
+    """A run's state on one line."""
+    parts = [f"step {progress.step}/{steps}"]
+    if report := progress.report:
+        parts.append(f"loss {report.loss:.4f}")
+    if evaluation := progress.evaluation:
+        parts.append(f"validation {evaluation.loss:.4f}")
+    if report:
+        parts += [f"lr {report.lr:.2e}", f"gradient {report.grad_norm:.2f}"]
+    if progress.tokens_per_s:
+        parts.append(f"{progress.tokens_per_s:,.0f} tokens/s")
+    if progress.skipped:
+        parts.append(f"{progress.skipped} skipped, scale {progress.loss_scale:g}")
+    if progress.seconds_left:
+        minutes, seconds = divmod(round(progress.seconds_left), 60)
+        hours, minutes = divmod(minutes, 60)
+        parts.append(f"{hours}:{minutes:02}:{seconds:02} left")
+    return "  ".join(parts)
+
+
+def _say_what_resumes(directory: RunDirectory, plan: Recipe, show: Output) -> None:
+    """Say where a run goes on, and what is otherwise than it was."""
+    if not directory.checkpoints:
+        show.note(f"{directory.path} holds no checkpoint yet; starting from the beginning")
+        return
+    show.note(f"going on from step {max(directory.checkpoints)}")
+    for change in differences(directory.recipe or plan, plan):
+        show.note(f"otherwise than before: {change}")
+
+
+def _show_end(trainer: loop.Trainer, n_params: int, show: Output) -> None:
+    directory = trainer.directory
+    lines = read_lines(directory.path / METRICS)
+    last: dict[str, Any] = {}
+    for line in lines:  # of each metric, the last that was measured
+        last |= {name: value for name, value in line.items() if value is not None}
+    show.line(str(directory.path))
+    show.result(
+        {
+            "path": str(directory.path),
+            "parameters": n_params,
+            "best_step": trainer.state.best_step,
+            "skipped_steps": trainer.state.scale.skipped,
+            **last,
+        }
+    )

@@ -1,0 +1,1 @@
+"""Training: data, optimizers, schedules, the step, the loop, and what they leave behind."""

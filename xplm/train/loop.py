@@ -1,0 +1,207 @@
+"""The training loop: step, measure, evaluate, save, in an order that a resumed run repeats exactly.
+
+The loop is an iterator. Who drives it shows what it yields, and may stop between any two steps; `save` then writes a
+checkpoint from which the run goes on as if it had never stopped. Evaluation and samples only read the weights.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from math import inf, isfinite
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+from xplm.generate.engine import Engine
+from xplm.generate.options import SamplingOptions
+from xplm.text.tokenizer import Tokenizer
+from xplm.train.curves import can_draw, draw_curves
+from xplm.train.data import Dataset
+from xplm.train.evaluate import Evaluation, evaluate
+from xplm.train.metrics import JsonLines, Metrics, read_lines
+from xplm.train.recipe import Recipe
+from xplm.train.run_directory import CURVES, METRICS, SAMPLES, RunDirectory
+from xplm.train.samples import Sample, draw_samples
+from xplm.train.state import TrainState
+from xplm.train.step import StepReport, Task, pass_params, train_step
+
+RECENT_STEPS = 20
+"""Steps that the speed is taken from."""
+
+SECONDS_BETWEEN_DRAWINGS = 20.0
+"""A drawing takes most of a second, which may be many steps."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run's parts, none of which changes while it runs."""
+
+    recipe: Recipe
+    task: Task
+    dataset: Dataset
+    tokenizer: Tokenizer
+    steps: int  # of the whole run
+    write_model: Callable[[Path, TrainState], None]  # writes what the run makes into a directory
+
+
+class Progress(NamedTuple):
+    """Where a run is after a step, or before the first."""
+
+    step: int  # steps taken
+    report: StepReport | None  # of the step
+    evaluation: Evaluation | None  # the newest
+    is_evaluated: bool  # just now
+    samples: Sequence[Sample]  # drawn just now
+    loss_scale: float  # of the next step
+    skipped: int  # steps that overflowed, in the whole run
+    tokens_per_s: float | None  # lately
+    seconds_left: float | None  # at that speed, evaluations left out
+
+
+class Trainer:
+    """The owner of a run: its state and its files."""
+
+    def __init__(self, job: Job, directory: RunDirectory, state: TrainState) -> None:
+        """Take a run up.
+
+        Args:
+            job: what to do.
+            directory: where to; begun.
+            state: the first, or the newest checkpoint's.
+        """
+        self.job = job
+        self.directory = directory
+        self.state = state
+        # Steps that a killed run took beyond its checkpoint are taken again, and so is the first evaluation.
+        upto = state.step or -1
+        self._metrics = JsonLines(directory.path / METRICS, upto=upto)
+        self._samples = JsonLines(directory.path / SAMPLES, upto=upto)
+        self._losses: list[tuple[float, int]] = []  # (mean, targets) of steps since the last line
+        self._speeds: deque[tuple[int, float]] = deque(maxlen=RECENT_STEPS)  # (tokens, seconds)
+        self._evaluation: Evaluation | None = None
+        self._drawn_at = -inf  # on the clock
+        self._is_drawn = False  # as far as the metrics go
+
+    def run(self) -> Iterator[Progress]:
+        """Train to the end of the run.
+
+        Yields:
+            After each step, and before the first of a fresh run.
+
+        Raises:
+            RequestError: the loss is not finite.
+            CheckpointError: the disk refuses; the checkpoints before are whole.
+        """
+        job, recipe = self.job, self.job.recipe
+        if self.state.step == 0:
+            yield self._evaluate(None)
+        while self.state.step < job.steps:
+            started = perf_counter()
+            step = self.state.step
+            batches = [job.dataset.batch(step, i) for i in range(recipe.data.accumulation)]
+            self.state, report = train_step(job.task, self.state, batches)
+            self._speeds.append((report.n_tokens, perf_counter() - started))
+            if not report.is_skipped:
+                self._losses.append((report.loss, report.n_targets))
+
+            step = self.state.step
+            if step == job.steps or step % recipe.train.eval_every == 0:
+                yield self._evaluate(report)
+                continue
+            if step % recipe.train.log_every == 0:
+                self._log(report, None)
+            yield self._progress(report)
+        self.save()
+
+    def save(self) -> Path:
+        """Write a checkpoint of now, unless it is there already."""
+        return self.directory.save(
+            self.state,
+            self.job.task.rt,
+            lambda path: self.job.write_model(path, self.state),
+            keep=self.job.recipe.train.keep,
+        )
+
+    def close(self) -> None:
+        """Draw the curves a last time, and close the files."""
+        if not self._is_drawn:
+            self._draw()
+        self._metrics.close()
+        self._samples.close()
+
+    def _evaluate(self, report: StepReport | None) -> Progress:
+        """Score the held-out data, write samples, save. The state remembers the best score."""
+        task, train = self.job.task, self.job.recipe.train
+        params = pass_params(task, self.state.weights)
+        batches = islice(self.job.dataset.validation(), train.eval_batches)
+        evaluation = evaluate(task.rt, task.config, params, batches)
+        if evaluation.loss < self.state.best_loss:  # never true of NaN
+            self.state = replace(self.state, best_loss=evaluation.loss, best_step=self.state.step)
+        self._evaluation = evaluation if evaluation.n_targets else None
+
+        samples = draw_samples(
+            Engine(task.rt, task.config, params),
+            self.job.tokenizer,
+            train.sample_prompts,
+            SamplingOptions(
+                max_new_tokens=train.sample_tokens,
+                temperature=train.sample_temperature,
+                seed=train.seed,
+            ),
+            chat=self.job.recipe.data.kind == "chat",
+            step=self.state.step,
+        )
+        for sample in samples:
+            self._samples.append(sample)
+        self._log(report, self._evaluation)
+        if report is not None:
+            self.save()
+        if perf_counter() - self._drawn_at > SECONDS_BETWEEN_DRAWINGS:
+            self._draw()
+        return self._progress(report)._replace(is_evaluated=True, samples=samples)
+
+    def _log(self, report: StepReport | None, evaluation: Evaluation | None) -> None:
+        """Write a line of metrics."""
+        n_targets = sum(n for _, n in self._losses)
+        train_loss = sum(loss * n for loss, n in self._losses) / n_targets if n_targets else None
+        self._losses.clear()
+        metrics = Metrics(
+            step=self.state.step,
+            train_loss=train_loss,
+            val_loss=evaluation.loss if evaluation else None,
+            val_accuracy=evaluation.accuracy if evaluation else None,
+            perplexity=evaluation.perplexity if evaluation else None,
+            lr=report.lr if report else None,
+            grad_norm=report.grad_norm if report and isfinite(report.grad_norm) else None,
+            tokens_per_s=self._tokens_per_s(),
+            loss_scale=self.state.scale.scale,
+        )
+        self._metrics.append(metrics)
+        self._is_drawn = False
+
+    def _progress(self, report: StepReport | None) -> Progress:
+        state = self.state
+        seconds = [seconds for _, seconds in self._speeds]
+        left = (self.job.steps - state.step) * sum(seconds) / len(seconds) if seconds else None
+        return Progress(
+            step=state.step,
+            report=report,
+            evaluation=self._evaluation,
+            is_evaluated=False,
+            samples=(),
+            loss_scale=state.scale.scale,
+            skipped=state.scale.skipped,
+            tokens_per_s=self._tokens_per_s(),
+            seconds_left=left,
+        )
+
+    def _tokens_per_s(self) -> float | None:
+        seconds = sum(seconds for _, seconds in self._speeds)
+        return sum(tokens for tokens, _ in self._speeds) / seconds if seconds else None
+
+    def _draw(self) -> None:
+        if can_draw():
+            path = self.directory.path
+            draw_curves(path / CURVES, read_lines(path / METRICS))
+            self._drawn_at, self._is_drawn = perf_counter(), True

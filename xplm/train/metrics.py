@@ -1,0 +1,76 @@
+"""metrics.jsonl: how a run went, one JSON object a line."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from xplm.checkpoint.files import sync, writing
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """One line. What was not measured at a step is None, and null in the file."""
+
+    step: int  # steps taken
+    train_loss: float | None  # mean since the line before
+    val_loss: float | None
+    val_accuracy: float | None  # share of targets that have the highest logit
+    perplexity: float | None  # exp(val_loss)
+    lr: float | None  # of the step
+    grad_norm: float | None  # of the step, before clipping
+    tokens_per_s: float | None  # since the line before, evaluations left out
+    loss_scale: float  # what the next step multiplies its loss by
+
+
+class JsonLines:
+    """The owner of a file that grows by a line at a time, and never holds half a line once it is opened."""
+
+    def __init__(self, path: Path, *, upto: int) -> None:
+        """Open a file, or make it.
+
+        Args:
+            path: the file.
+            upto: drop lines whose "step" is beyond it.
+
+        Raises:
+            CheckpointError: the disk refuses.
+        """
+        self._path = path
+        kept = [line for line in read_lines(path) if line["step"] <= upto]
+        partial = path.with_name(path.name + ".partial")
+        with writing(path):
+            with partial.open("w", encoding="utf-8") as file:
+                file.writelines(_to_line(line) for line in kept)
+                file.flush()
+                sync(file.fileno())
+            partial.replace(path)
+            self._file = path.open("a", encoding="utf-8")
+
+    def append(self, value: Any) -> None:
+        """Add a dataclass as a line, for any reader to see at once.
+
+        Raises:
+            CheckpointError: the disk refuses.
+        """
+        with writing(self._path):
+            self._file.write(_to_line(asdict(value)))
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file that are whole; none where there is no file."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [
+        json.loads(line) for line in lines[:-1]
+    ]  # what follows the last line end is half a line
+
+
+def _to_line(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False) + "\n"

@@ -1,0 +1,226 @@
+"""From a recipe to a run that is ready to start, or to go on."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xplm.checkpoint.adapter import check_has_adapters, write_adapter
+from xplm.checkpoint.checkpoint import Checkpoint
+from xplm.checkpoint.load import load_params
+from xplm.checkpoint.opening import open_checkpoint
+from xplm.checkpoint.save import MODEL_DTYPES, save_directory
+from xplm.config import DecoderConfig
+from xplm.errors import CheckpointError, RequestError
+from xplm.models.decoder import param_specs
+from xplm.params import ParamSpec, init_params
+from xplm.precision import Policy, cast
+from xplm.runtime import Runtime
+from xplm.text.tokenizer import Tokenizer
+from xplm.text.trainable import train_tokenizer, with_chat_template
+from xplm.train.architecture import make_config
+from xplm.train.data import Dataset, Progress, open_dataset, read_texts
+from xplm.train.loop import Job, Trainer
+from xplm.train.lora import adapter_specs
+from xplm.train.loss_scale import make_loss_scale
+from xplm.train.optimizers import find_optimizer
+from xplm.train.recipe import Recipe
+from xplm.train.run_directory import RunDirectory
+from xplm.train.schedule import make_schedule
+from xplm.train.state import TrainState
+from xplm.train.step import Task
+from xplm.typing import Params
+
+
+def training_policy(policy: Policy) -> Policy:
+    """The policy with master weights: float32 at rest, whatever a pass computes in."""
+    return replace(policy, param="float64" if policy.compute == "float64" else "float32")
+
+
+def prepare(
+    recipe: Recipe,
+    rt: Runtime,
+    directory: RunDirectory,
+    *,
+    init: Path | None,
+    resume: bool,
+    cache: Path,
+    progress: Progress,
+) -> Trainer:
+    """Read the data, make or load the model, and open the run's directory.
+
+    Args:
+        recipe: what to do.
+        rt: where; its policy is a `training_policy`.
+        directory: where to keep it.
+        init: the files of the model that the recipe names to go on from; None where it names none.
+        resume: go on from the newest checkpoint; from the beginning where there is none.
+        cache: folder for tokens that are worth keeping.
+        progress: told how far reading is.
+
+    Returns:
+        The run.
+
+    Raises:
+        XplmError: the recipe, the data, the model or the directory is not fit for it.
+    """
+    rank = recipe.train.lora
+    if rank and init is None:
+        raise RequestError("adapters go on from a model; give train.init, or --init")
+    find_optimizer(recipe.optimizer.name).make_options(recipe.optimizer.options)
+    directory.check(resume=resume)
+    state = directory.load_newest(rt) if resume else None
+    base = open_checkpoint(init) if init else None
+    tokenizer = _tokenizer(recipe, base, directory if state else None, progress)
+    context = recipe.data.context
+    config = base.config if base else make_config(recipe.model, context, tokenizer)
+    if context > config.context_length:
+        raise RequestError(
+            f"data.context must fit the model's {config.context_length} positions; got {context}"
+        )
+    dataset = _dataset(recipe, tokenizer, cache, progress)
+
+    specs = trained = param_specs(config)
+    frozen: Params = {}
+    weights: Params = {}  # to begin with; not read again where the state has its own
+    if base and (rank or not state):
+        weights = load_params(base, rt)
+    if rank:
+        check_has_adapters(config)
+        trained = adapter_specs(specs, rank)
+        frozen = {name: cast(weights.pop(name), rt.dtype.compute) for name in specs}
+    steps = _steps(recipe, dataset)
+    task = _task(recipe, rt, config, trained, frozen, steps)
+
+    if state is None:
+        state = _first_state(task, weights or init_params(rt, trained, recipe.train.seed))
+    else:
+        _check_state(state, trained, directory.recipe, recipe)
+    directory.begin(recipe)
+    job = Job(recipe, task, dataset, tokenizer, steps, _model_writer(task, tokenizer))
+    return Trainer(job, directory, state)
+
+
+def _tokenizer(
+    recipe: Recipe, base: Checkpoint | None, run: RunDirectory | None, progress: Progress
+) -> Tokenizer:
+    """The run's own where it has begun, else that of the model to go on from, else one made for the data."""
+    data = recipe.data
+    if run:
+        tokenizer = Tokenizer.from_directory(run.checkpoints[max(run.checkpoints)])
+    elif base and base.gguf_metadata is not None:
+        tokenizer = Tokenizer.from_gguf(base.gguf_metadata)
+    elif base:
+        tokenizer = Tokenizer.from_directory(base.path)
+    else:
+        paths = [Path(path) for path in (data.path, data.vocab_from) if path]
+        texts = read_texts(paths, progress)
+        tokenizer = train_tokenizer(data.tokenizer, texts, vocab_size=data.vocab_size)
+    return with_chat_template(tokenizer) if data.kind == "chat" else tokenizer
+
+
+def _dataset(recipe: Recipe, tokenizer: Tokenizer, cache: Path, progress: Progress) -> Dataset:
+    data = recipe.data
+    return open_dataset(
+        Path(data.path),
+        tokenizer,
+        kind=data.kind,
+        context=data.context,
+        batch_size=data.batch_size,
+        n_micro=data.accumulation,
+        seed=recipe.train.seed,
+        held_out=data.held_out,
+        packed=data.packed,
+        cache=cache,
+        progress=progress,
+    )
+
+
+def _steps(recipe: Recipe, dataset: Dataset) -> int:
+    """Steps of the whole run."""
+    if recipe.train.steps:
+        return recipe.train.steps
+    rows = recipe.data.batch_size * recipe.data.accumulation
+    return max(1, round(recipe.train.epochs * dataset.n_examples / rows))
+
+
+def _task(
+    recipe: Recipe,
+    rt: Runtime,
+    config: DecoderConfig,
+    trained: Mapping[str, ParamSpec],
+    frozen: Params,
+    steps: int,
+) -> Task:
+    optimizer = find_optimizer(recipe.optimizer.name)
+    schedule = recipe.schedule
+    return Task(
+        rt=rt,
+        config=config,
+        specs=trained,
+        frozen=frozen,
+        optimizer=optimizer,
+        options=optimizer.make_options(recipe.optimizer.options),
+        schedule=make_schedule(
+            schedule.kind,
+            lr=schedule.lr,
+            min_lr=schedule.min_lr,
+            warmup_steps=schedule.warmup_steps,
+            steps=steps,
+            decay_steps=schedule.decay_steps,
+        ),
+        clip=recipe.optimizer.clip or None,
+        recipe=recipe.train,
+    )
+
+
+def _first_state(task: Task, masters: Params) -> TrainState:
+    return TrainState(
+        step=0,
+        masters=masters,
+        optimizer=task.optimizer.init(masters, task.specs, task.options),
+        average=dict(masters) if task.recipe.ema else {},
+        scale=make_loss_scale(task.rt.policy.compute),
+    )
+
+
+def _check_state(
+    state: TrainState, trained: Mapping[str, ParamSpec], before: Recipe | None, now: Recipe
+) -> None:
+    """Refuse a state that belongs to another model or optimizer."""
+    if before and before.optimizer.name != now.optimizer.name:
+        raise RequestError(
+            f"a run is resumed with the optimizer that it began with, {before.optimizer.name}; "
+            f"got {now.optimizer.name}; begin another run with --init"
+        )
+    found = {name: tuple(x.shape) for name, x in state.masters.items()}
+    wanted = {name: spec.shape for name, spec in trained.items()}
+    if found != wanted:
+        names = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
+        raise CheckpointError(
+            f"a run is resumed with the model that it began with; {names[0]} is {found.get(names[0])} in its "
+            f"checkpoint and {wanted.get(names[0])} by the recipe; resume with the run's own recipe.toml"
+        )
+
+
+def _model_writer(task: Task, tokenizer: Tokenizer) -> Any:
+    """What writes a run's model: a Hugging Face directory, or an adapter's."""
+    rt = task.rt
+    # What the model was evaluated in; nobody stores weights in float64.
+    dtype = rt.policy.compute if rt.policy.compute in MODEL_DTYPES else "float32"
+
+    def write(path: Path, state: TrainState) -> None:
+        def read(name: str, dtype: np.dtype[Any]) -> np.ndarray:
+            return rt.backend.to_host(state.weights[name]).astype(dtype)
+
+        if task.recipe.lora:
+            tensors = {name: read(name, np.dtype(np.float32)) for name in task.specs}
+            write_adapter(path, task.config, tensors, base=task.recipe.init)
+            tokenizer.save(path)
+            return
+        shapes = {name: spec.shape for name, spec in task.specs.items()}
+        save_directory(path, task.config, shapes, read, dtype, tokenizer.save)
+
+    return write

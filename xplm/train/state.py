@@ -1,0 +1,105 @@
+"""All that changes as a model trains, and its files.
+
+    state.safetensors    master weights, the optimizer's moments, the averaged weights: exact, in the dtype they have
+    state.json           step, loss scale, the best evaluation so far
+
+What a run does next depends on these, the recipe and the data alone: one that is resumed from them ends in the very
+weights of one that was never interrupted.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from xplm.backend import Backend
+from xplm.checkpoint.files import read_json_object, write_json
+from xplm.checkpoint.save import write_tensors
+from xplm.errors import CheckpointError
+from xplm.train.loss_scale import LossScale
+from xplm.train.optimizers import OptimizerState
+from xplm.typing import Params
+
+TENSORS = "state.safetensors"
+FACTS = "state.json"
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where a run is."""
+
+    step: int  # steps taken, those skipped for overflow included
+    masters: Params  # what is trained, float32 (float64 under fp64)
+    optimizer: OptimizerState
+    average: Params  # of the masters over the steps; empty where the recipe asks for none
+    scale: LossScale
+    best_loss: float = inf  # lowest validation loss so far
+    best_step: int | None = None  # the step it was found after
+
+    @property
+    def weights(self) -> Params:
+        """What is evaluated and shipped: the average where there is one."""
+        return self.average or self.masters
+
+
+def save_state(directory: Path, state: TrainState, backend: Backend, dtype: str) -> None:
+    """Write both files into a directory, and flush them to the disk.
+
+    Args:
+        directory: it exists.
+        state: what to write.
+        backend: of its arrays.
+        dtype: of all of them, by its array-API name.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    arrays = _groups(state.masters, state.optimizer.moments, state.average)
+    shapes = {name: tuple(x.shape) for name, x in arrays.items()}
+    write_tensors(directory / TENSORS, shapes, lambda name, _: backend.to_host(arrays[name]), dtype)
+    facts = {
+        "step": state.step,
+        "optimizer_step": state.optimizer.step,
+        "scale": asdict(state.scale),
+        "best_loss": None if state.best_loss == inf else state.best_loss,
+        "best_step": state.best_step,
+    }
+    write_json(directory / FACTS, facts)
+
+
+def load_state(directory: Path, backend: Backend) -> TrainState:
+    """Read what `save_state` wrote.
+
+    Raises:
+        CheckpointError: a file is missing or malformed.
+    """
+    facts = read_json_object(directory / FACTS)
+    groups: dict[str, Params] = {"masters": {}, "moments": {}, "average": {}}
+    try:
+        with safe_open(directory / TENSORS, framework="numpy") as file:
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                group, _, name = key.partition("/")
+                groups[group][name] = backend.from_host(file.get_tensor(key))
+        best_loss = facts["best_loss"]
+        return TrainState(
+            step=facts["step"],
+            masters=groups["masters"],
+            optimizer=OptimizerState(facts["optimizer_step"], groups["moments"]),
+            average=groups["average"],
+            scale=LossScale(**facts["scale"]),
+            best_loss=inf if best_loss is None else best_loss,
+            best_step=facts["best_step"],
+        )
+    except (SafetensorError, OSError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{directory} must hold a whole training state; got: {error!r}; remove it to resume "
+            f"from the checkpoint before it"
+        ) from error
+
+
+def _groups(masters: Params, moments: Params, average: Params) -> Mapping[str, Any]:
+    named = {"masters": masters, "moments": moments, "average": average}
+    return {f"{group}/{name}": x for group, params in named.items() for name, x in params.items()}
