@@ -1,0 +1,211 @@
+"""A training step of xplm beside PyTorch's, on the CPU, in one run: forward, backward, clipping, AdamW, in float32.
+
+    pip install "xplm[reference]"
+    python scripts/bench_train.py [--hidden-size 384 --layers 6 --heads 6 --mlp 1024 --vocab 65 --batch 12]
+
+Both train the same Llama architecture on the same ids from the same weights, each in a process of its own. No time
+counts until both have given the same loss at the first step. Then they take turns, A B B A; medians are printed.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from xplm.backend import load_backend
+from xplm.config import DecoderConfig
+from xplm.models.decoder import param_specs
+from xplm.params import init_params
+from xplm.runtime import make_runtime
+from xplm.train.data import Batch
+from xplm.train.loss_scale import make_loss_scale
+from xplm.train.optimizers import find_optimizer
+from xplm.train.recipe import TrainRecipe
+from xplm.train.state import TrainState
+from xplm.train.step import Task, train_step
+
+LR, CLIP, BETA1, BETA2, WEIGHT_DECAY = 1e-3, 1.0, 0.9, 0.99, 0.1
+SAME_LOSS = 1e-4  # relative: float32 sums of a few million terms in another order
+MACHINE_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # BLAS is to choose its own kernel
+SYSTEMS = ("xplm, portable kernels", "xplm, fused kernels", "torch eager")
+
+Step = Callable[[], float]
+"""Takes a training step; returns its loss."""
+
+
+def make_model(sizes: argparse.Namespace) -> tuple[DecoderConfig, np.ndarray, np.ndarray]:
+    """The configuration, ids (B, T) and targets (B, T)."""
+    config = DecoderConfig.from_hf(
+        {
+            "model_type": "llama",
+            "vocab_size": sizes.vocab,
+            "hidden_size": sizes.hidden_size,
+            "intermediate_size": sizes.mlp,
+            "num_hidden_layers": sizes.layers,
+            "num_attention_heads": sizes.heads,
+            "max_position_embeddings": sizes.context,
+            "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": True,
+        }
+    )
+    ids = np.random.default_rng(sizes.seed).integers(
+        0, sizes.vocab, (sizes.batch, sizes.context + 1)
+    )
+    return config, ids[:, :-1].copy(), ids[:, 1:].copy()
+
+
+def xplm_step(sizes: argparse.Namespace, kernels: str) -> Step:
+    """xplm's step."""
+    config, ids, targets = make_model(sizes)
+    rt = make_runtime(load_backend(), "fp32", kernels)
+    specs = param_specs(config)
+    optimizer = find_optimizer("adamw")
+    options = optimizer.make_options({"beta1": BETA1, "beta2": BETA2, "weight_decay": WEIGHT_DECAY})
+    masters = init_params(rt, specs, sizes.seed)
+    task = Task(rt, config, specs, {}, optimizer, options, lambda _: LR, CLIP, TrainRecipe(steps=1))
+    state = TrainState(
+        0, masters, optimizer.init(masters, specs, options), {}, make_loss_scale("float32")
+    )
+    batch = Batch(ids, targets, None)
+
+    def step() -> float:
+        nonlocal state
+        state, report = train_step(task, state, [batch])
+        return report.loss
+
+    return step
+
+
+def torch_step(sizes: argparse.Namespace) -> Step:
+    """PyTorch's step, of transformers' Llama."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.set_num_threads(sizes.threads)
+    config, ids, targets = make_model(sizes)
+    model = LlamaForCausalLM(LlamaConfig(**config.to_hf(), attn_implementation="sdpa"))
+    params = init_params(make_runtime(load_backend(), "fp32"), param_specs(config), sizes.seed)
+    model.load_state_dict({k: torch.tensor(v) for k, v in params.items()}, strict=False)
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    groups = [
+        {"params": matrices, "weight_decay": WEIGHT_DECAY},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=LR, betas=(BETA1, BETA2), fused=True)
+    x, y = torch.tensor(ids), torch.tensor(targets)
+
+    def step() -> float:
+        logits = model(x).logits
+        loss = torch.nn.functional.cross_entropy(logits.view(-1, sizes.vocab), y.view(-1))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        return float(loss.detach())
+
+    return step
+
+
+def serve(index: int, sizes: argparse.Namespace) -> None:
+    """Inside a system's process: a step for every line of stdin, its loss and seconds on stdout."""
+    makers: tuple[Callable[[], Step], ...] = (
+        lambda: xplm_step(sizes, "portable"),
+        lambda: xplm_step(sizes, "fused"),
+        lambda: torch_step(sizes),
+    )
+    step = makers[index]()
+    for _ in sys.stdin:
+        started = perf_counter()
+        loss = step()
+        print(json.dumps([loss, perf_counter() - started]), flush=True)
+
+
+def start(index: int) -> "subprocess.Popen[str]":
+    """A system's process."""
+    threads = sys.argv[sys.argv.index("--threads") + 1] if "--threads" in sys.argv else "2"
+    environment = {k: v for k, v in os.environ.items() if k not in MACHINE_VARIABLES}
+    environment |= dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), threads)
+    return subprocess.Popen(
+        [sys.executable, __file__, *sys.argv[1:], "--serve", str(index)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def take_step(process: "subprocess.Popen[str]") -> tuple[float, float]:
+    """Loss and seconds of a system's next step."""
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write("step\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line:
+        sys.exit(f"error: a system ended with exit code {process.wait()}; see above")
+    loss, seconds = json.loads(line)
+    return loss, seconds
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    for name, default in (
+        ("hidden-size", 384),
+        ("layers", 6),
+        ("heads", 6),
+        ("mlp", 1024),
+        ("vocab", 65),
+        ("batch", 12),
+        ("context", 256),
+        ("threads", 2),
+        ("cycles", 5),
+        ("seed", 0),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--json", type=Path, help="write every run here")
+    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve is not None:
+        serve(arguments.serve, arguments)
+        return
+
+    processes = [start(index) for index in range(len(SYSTEMS))]
+    losses = [take_step(process)[0] for process in processes]  # also the warm-up
+    if max(abs(loss - losses[-1]) for loss in losses) > SAME_LOSS * losses[-1]:
+        sys.exit(f"error: the first losses differ: {dict(zip(SYSTEMS, losses, strict=True))}")
+    print(f"first loss: {losses[-1]:.6f} in all, within {SAME_LOSS:g}\n")
+
+    seconds: list[list[float]] = [[] for _ in SYSTEMS]
+    order = [*range(len(SYSTEMS)), *reversed(range(len(SYSTEMS)))]
+    for index in order * arguments.cycles:
+        seconds[index].append(take_step(processes[index])[1])
+    for process in processes:
+        assert process.stdin
+        process.stdin.close()
+        process.wait()
+
+    medians = [statistics.median(runs) for runs in seconds]
+    rows: list[dict[str, Any]] = []
+    print("| system | ms a step | tokens/s | time / torch eager |")
+    print("|---|---|---|---|")
+    for name, median, runs in zip(SYSTEMS, medians, seconds, strict=True):
+        speed = arguments.batch * arguments.context / median
+        print(f"| {name} | {1e3 * median:.0f} | {speed:.0f} | {median / medians[-1]:.2f} |")
+        rows.append({"system": name, "step_seconds": median, "tokens_per_s": speed, "runs": runs})
+    if arguments.json:
+        settings = {k: v for k, v in vars(arguments).items() if k not in ("json", "serve")}
+        arguments.json.write_text(json.dumps({"settings": settings, "systems": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
