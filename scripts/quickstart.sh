@@ -16,6 +16,7 @@ while (($#)); do
             device="$2"
             shift 2
             ;;
+        --device=*) device="${1#--device=}"; shift ;;
         -h | --help)
             sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
             exit 0

@@ -47,7 +47,8 @@ def host_memory() -> DeviceMemory:
     if status.exists():  # getrusage's peak would include what a parent held before exec
         lines = (line.split() for line in status.read_text().splitlines())
         kib = {words[0]: int(words[1]) for words in lines if words[0] in ("VmRSS:", "VmHWM:")}
-        return DeviceMemory(kib["VmRSS:"] * 1024, kib["VmHWM:"] * 1024, total)
+        used = kib["VmRSS:"]
+        return DeviceMemory(used * 1024, kib.get("VmHWM:", used) * 1024, total)
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return DeviceMemory(peak, peak, total)

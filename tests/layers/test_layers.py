@@ -89,9 +89,9 @@ def test_attention_layer_in_two_steps_of_a_cache(backend):
 
 @pytest.mark.parametrize("mlp_bias", [False, True])
 def test_mlp(backend, mlp_bias):
-    rt, _, params, p, x = setup(backend, mlp_bias=mlp_bias)
+    rt, config, params, p, x = setup(backend, mlp_bias=mlp_bias)
     on_device = Place(backend, "float64").array(x)
-    y, saved = pure(backend, lambda x: mlp_fwd(rt, params, f"{NAME}.mlp", x), on_device)
+    y, saved = pure(backend, lambda x: mlp_fwd(rt, config, params, f"{NAME}.mlp", x), on_device)
     assert_close(backend, y, naive_mlp(p, x), dtype="float64", bound=BOUND)
     assert saved.gate.x is on_device
     assert_on(backend, saved.down.x, dtype="float64", shape=(2, 5, 24))
@@ -103,7 +103,7 @@ def test_block_adds_both_halves_to_the_residual(backend):
     on_device = Place(backend, "float64").array(x)
     y, saved = pure(backend, lambda x: block_fwd(rt, config, params, 1, x, context), on_device)
 
-    eps = config.rms_norm_eps
+    eps = config.norm_eps
     middle = x + naive_attention(
         config, p, naive.rms_norm(x, p[f"{NAME}.input_layernorm.weight"], eps)
     )

@@ -123,6 +123,36 @@ def test_a_batch_of_unequal_prompts_equals_each_alone(backend, name):
         assert np.abs(decode[row] - alone[-1:]).max() < BOUND["fp64"]
 
 
+@pytest.mark.parametrize("chunk", [1, 7])
+def test_chunks_of_a_prompt_beyond_the_trained_length_equal_the_whole(numpy_backend, chunk):
+    model = Model(numpy_backend, **VARIANTS["dynamic"])  # trained for 8 positions
+    ids = draw_ids(26, 2, 15)
+    cache = model.cache(2, 15)
+    pieces = [model(ids[:, i : i + chunk], cache, end=15) for i in range(0, 15, chunk)]
+    assert np.abs(np.concatenate(pieces, axis=1) - model(ids)).max() < BOUND["fp64"]
+
+
+def test_a_batch_beyond_the_trained_length_equals_each_alone(numpy_backend):
+    model = Model(numpy_backend, **VARIANTS["dynamic"])
+    prompts = [draw_ids(27 + n, n) for n in (15, 11, 4)]
+    first = np.array([15 - len(p) for p in prompts])
+    padded = np.stack([np.pad(p, (15 - len(p), 0)) for p in prompts])
+    batch = model(padded, model.cache(3, 15), first=first)
+    for row, prompt in enumerate(prompts):
+        assert np.abs(batch[row, first[row] :] - model([prompt])[0]).max() < BOUND["fp64"]
+
+
+def test_padding_cannot_overflow_into_a_sequence(numpy_backend):
+    model = Model(numpy_backend, "fp16")
+    embedding = model.params[EMBEDDING].copy()
+    embedding[0] = np.inf  # the id that pads
+    model.params[EMBEDDING] = embedding
+    ids = draw_ids(28, 1, 4) % 49 + 1
+    alone = model(ids)
+    padded = model(np.pad(ids, ((0, 0), (3, 0))), model.cache(1, 7), first=np.array([3]))
+    np.testing.assert_array_equal(padded[:, 3:].argmax(-1), alone.argmax(-1))
+
+
 def test_what_the_padding_holds_does_not_matter(numpy_backend):
     model = Model(numpy_backend)
     ids = draw_ids(25, 1, 6)

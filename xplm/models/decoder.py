@@ -85,6 +85,7 @@ def forward(
     cache: KVCache | None = None,
     *,
     first: np.ndarray | None = None,
+    end: int | None = None,
     last_only: bool = False,
 ) -> Array:
     """Logits of the token after each position.
@@ -97,12 +98,14 @@ def forward(
         cache: earlier keys and values; this pass adds its own and advances it by T. None: there are none.
         first: for each row the slot its sequence begins in (B,), on the host; earlier slots are padding.
             None: every sequence begins in slot 0.
+        end: the slot after the last of the whole prompt, where this pass reads one chunk of it. Dynamic RoPE turns
+            all of a prompt by the same frequencies. None: this pass reads the rest.
         last_only: give the logits of the last position alone.
 
     Returns:
         Logits (B, T, V), or (B, 1, V), in the policy's loss dtype.
     """
-    context = make_context(rt, config, ids.shape[1], cache, first)
+    context = make_context(rt, config, ids.shape[1], cache, first, end)
     x, _ = embed_fwd(rt, params, ids, context)
     for layer in range(config.num_hidden_layers):
         x, _ = block_fwd(rt, config, params, layer, x, context)
@@ -125,6 +128,8 @@ def embed_fwd(
     if POSITIONS in params:
         p, positions_saved = rt.ops.embedding_fwd(context.positions, params[POSITIONS])
         x = x + p
+    if context.padding is not None:  # zeros stay finite in every layer; what is hidden must not overflow
+        x = rt.backend.xp.where(context.padding, rt.backend.xp.zeros_like(x), x)
     return cast(x, rt.dtype.compute), EmbedSaved(ids_saved, positions_saved)
 
 
@@ -150,26 +155,48 @@ def head_weight(config: DecoderConfig, params: Params) -> Array:
 
 
 def make_context(
-    rt: Runtime, config: DecoderConfig, T: int, cache: KVCache | None, first: np.ndarray | None
+    rt: Runtime,
+    config: DecoderConfig,
+    T: int,
+    cache: KVCache | None = None,
+    first: np.ndarray | None = None,
+    end: int | None = None,
 ) -> Context:
-    """Positions, RoPE tables and mask limits of T positions that follow the cache's last."""
-    backend = rt.backend
+    """Positions, RoPE tables and mask limits of T positions that follow the cache's last. Arguments as `forward`'s."""
+    to_device = rt.backend.from_host
     start = 0 if cache is None else cache.length
+    end = max(end or 0, start + T)
     slots = np.arange(start, start + T)[None, :]  # (1, T)
-    positions = slots if first is None else np.maximum(slots - first[:, None], 0)  # (B, T)
+    begins = np.zeros(1, np.int64) if first is None else first  # (1,) or (B,)
+    positions = np.maximum(slots - begins[:, None], 0)  # (1 or B, T)
 
     cos = sin = None
     if config.rope is not None:
+        tables = make_rope_tables(config, positions, end - begins, rt.host_dtype.rope)
+        cos, sin = (to_device(table) for table in tables)
+
+    padding = first_slots = None
+    if first is not None:
+        padding = to_device((slots < first[:, None])[:, :, None])
+        first_slots = to_device(np.broadcast_to(first[:, None], positions.shape).copy())
+    return Context(to_device(positions), cos, sin, first_slots, padding, start, cache)
+
+
+def make_rope_tables(
+    config: DecoderConfig, positions: np.ndarray, lengths: np.ndarray, dtype: np.dtype
+) -> list[np.ndarray]:
+    """cos, sin (B, 1, T, D/2) on the host, of positions (B, T) in sequences of `lengths` (B,)."""
+    assert config.rope is not None
+    if config.rope.rope_type != "dynamic":  # frequencies do not depend on the length
+        lengths = lengths[:1]
+    rows = []
+    for i, length in enumerate(lengths):
         inv_freq, scale = inverse_frequencies(
             config.rope,
             head_dim=config.head_dim,
             max_position_embeddings=config.max_position_embeddings,
-            length=int(positions.max()) + 1,
+            length=int(length),
         )
-        tables = rope_tables(positions, inv_freq, scale=scale, dtype=rt.host_dtype.rope)
-        cos, sin = (backend.from_host(table) for table in tables)
-
-    first_slots = None
-    if first is not None:
-        first_slots = backend.from_host(np.broadcast_to(first[:, None], (len(first), T)).copy())
-    return Context(backend.from_host(positions), cos, sin, first_slots, start, cache)
+        own = positions if len(lengths) == 1 else positions[i : i + 1]
+        rows.append(rope_tables(own, inv_freq, scale=scale, dtype=dtype))
+    return [np.concatenate(tables, axis=0) for tables in zip(*rows, strict=True)]

@@ -58,7 +58,7 @@ def loss_and_grads(
         The loss, 0-D in the wide dtype, and the gradient of every parameter times `loss_scale`, wide.
     """
     xp = rt.backend.xp
-    context = make_context(rt, config, ids.shape[1], None, first)
+    context = make_context(rt, config, ids.shape[1], first=first)
 
     x, embed_saved = embed_fwd(rt, params, ids, context)  # (B, T, C)
     x, embed_drop = drop("model.embed_tokens", x)
