@@ -1,6 +1,6 @@
 """How fast xplm is beside its peers: SmolLM2-135M in float32, on the CPU, in one run.
 
-    pip install "xplm[peers]"
+    pip install ".[peers]"
     python scripts/bench_peers.py [--threads 2] [--cycles 5] [--json FILE]
 
 Every system runs in a process of its own, on the same weights: the model's GGUF file is dequantised to a float32 one

@@ -1,6 +1,6 @@
 """A training step of xplm beside PyTorch's, on the CPU, in one run: forward, backward, clipping, AdamW, in float32.
 
-    pip install "xplm[reference]"
+    pip install ".[reference]"
     python scripts/bench_train.py [--hidden-size 384 --layers 6 --heads 6 --mlp 1024 --vocab 65 --batch 12]
 
 Both train the same Llama architecture on the same ids from the same weights, each in a process of its own. No time

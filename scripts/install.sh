@@ -14,14 +14,18 @@ install_xplm() {
     local stamp=.venv/xplm-installed sum installed python
     sum="$(cksum <pyproject.toml)"
     installed="$(cat "$stamp" 2>/dev/null || true)"
-    if [[ -x .venv/bin/xplm && "$installed" == "$sum "* ]]; then
+    if [[ "$installed" == "$sum "* ]] && .venv/bin/python -c "import xplm" 2>/dev/null; then
         [[ "$target" == . || "$installed" == "$sum $target" ]] && return
     fi
     python="$(find_python)"
     echo "Installing xplm into .venv; this takes a minute." >&2
     "$python" -m venv .venv
     # A pip that can tell how far a download is. Editable: after a `git pull`, the new code runs.
-    .venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --upgrade "pip>=24.1"
-    .venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --editable "$target"
+    local log=.venv/install.log
+    if ! .venv/bin/python -m pip install --disable-pip-version-check --upgrade "pip>=24.1" >"$log" 2>&1 ||
+        ! .venv/bin/python -m pip install --disable-pip-version-check --editable "$target" >>"$log" 2>&1; then
+        echo "error: pip could not install xplm; is there a network? $log has its words: $(grep ERROR "$log" | tail -n 1)" >&2
+        exit 2
+    fi
     echo "$sum $target" >"$stamp"
 }

@@ -3,7 +3,7 @@
     python scripts/make_tiny_models.py DIRECTORY [NAME ...]
 
 writes one Hugging Face directory a model. They are what xplm is compared with transformers on. Needs torch and
-transformers: pip install "xplm[reference]".
+transformers: pip install ".[reference]".
 """
 
 import argparse

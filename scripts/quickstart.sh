@@ -29,4 +29,4 @@ done
 install_xplm "$device"
 
 # The model is fetched by the first run, with a progress bar.
-exec .venv/bin/xplm generate --chat --device "$device" --prompt "$question"
+exec .venv/bin/python -m xplm generate --chat --device "$device" --prompt "$question"

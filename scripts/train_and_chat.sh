@@ -26,6 +26,6 @@ done
 
 install_xplm "$device"
 recipes=scripts/recipes
-.venv/bin/xplm train "$recipes/facts-pretrain.toml" --out "$out/facts" --resume --device "$device"
-.venv/bin/xplm train "$recipes/facts-chat.toml" --init "$out/facts" --out "$out/facts-chat" --resume --device "$device"
-exec .venv/bin/xplm chat --model "$out/facts-chat" --device "$device"
+.venv/bin/python -m xplm train "$recipes/facts-pretrain.toml" --out "$out/facts" --resume --device "$device"
+.venv/bin/python -m xplm train "$recipes/facts-chat.toml" --init "$out/facts" --out "$out/facts-chat" --resume --device "$device"
+exec .venv/bin/python -m xplm chat --model "$out/facts-chat" --device "$device"

@@ -1,4 +1,4 @@
-"""The Python interface, as DESIGN section 6 of the project writes it."""
+"""The Python interface, as the README writes it."""
 
 import numpy as np
 import pytest

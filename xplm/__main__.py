@@ -1,6 +1,6 @@
 """`python -m xplm` is `xplm`."""
 
-from xplm.cli.main import run
+from xplm.cli.entry import run
 
 if __name__ == "__main__":
     run()

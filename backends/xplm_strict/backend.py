@@ -23,7 +23,7 @@ def make_backend(device: str) -> Backend:
         import array_api_strict as xp
     except ModuleNotFoundError as error:
         raise BackendError(
-            'backend "strict" needs array-api-strict; run: pip install "xplm[strict]"'
+            'backend "strict" needs array-api-strict; run: pip install array-api-strict'
         ) from error
     if device not in DEVICES:
         raise BackendError(f'backend "strict" has {", ".join(DEVICES)}; got --device {device}')

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-REASON = 'needs torch and transformers: pip install "xplm[reference]"'
+REASON = 'needs torch and transformers: pip install ".[reference]"'
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ PANELS = {
 """A panel's title, and the metrics in it."""
 
 LOGARITHMIC = ("perplexity", "gradient norm")
-INSTALL = 'pip install "xplm[plot]"'
+INSTALL = "pip install matplotlib"
 
 
 def can_draw() -> bool:
@@ -39,7 +39,7 @@ def draw_curves(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
 
     figure = Figure(figsize=(15, 8))
     figure.subplots_adjust(left=0.05, right=0.98, bottom=0.07, top=0.95, wspace=0.18, hspace=0.28)
-    axes = figure.subplots(2, 3).flat
+    axes = list(figure.subplots(2, 3).flat)
     for axis, (title, names) in zip(axes, PANELS.items(), strict=False):
         for name in names:
             points = [(line["step"], line[name]) for line in lines if line[name] is not None]
@@ -52,7 +52,7 @@ def draw_curves(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
             axis.legend()
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
-    for axis in axes:  # the panel that is left over
+    for axis in axes[len(PANELS) :]:  # the panel that is left over
         axis.axis("off")
 
     partial = path.with_name(path.name + ".partial")
