@@ -118,5 +118,23 @@ def test_dtype_and_bytes_follow_the_policy(numpy_backend, policy, width):
     rt = make_runtime(numpy_backend, policy)
     cache = KVCache.allocate(rt, CONFIG, batch=3, capacity=7)
     assert cache.n_bytes == 2 * 2 * 3 * 2 * 7 * 4 * width  # k and v, L, B, K, S, D, bytes
+    assert KVCache.count_bytes(rt, CONFIG, batch=3, capacity=7) == cache.n_bytes
     keys, values = write(rt, cache, 1, 1)
     assert keys.dtype == values.dtype == rt.dtype.cache
+
+
+@pytest.mark.parametrize("T", [1, 2])
+def test_a_write_past_the_capacity_is_a_mistake(backend, T):
+    rt = make_runtime(backend, "fp32")
+    cache = KVCache.allocate(rt, CONFIG, batch=2, capacity=3)
+    write(rt, cache, 3, 10)
+    with pytest.raises(AssertionError, match="capacity"):
+        write(rt, cache, T, 20)
+    assert slots(rt, cache) == [[10, 11, 12], [110, 111, 112]]
+
+
+def test_a_rollback_to_before_the_first_slot_is_a_mistake(numpy_backend):
+    cache = KVCache.allocate(make_runtime(numpy_backend, "fp32"), CONFIG, batch=1, capacity=3)
+    with pytest.raises(AssertionError, match="before the first"):
+        cache.rollback(-3)
+    assert cache.length == 0

@@ -31,7 +31,47 @@ def test_fields_are_read_and_defaults_filled_in():
     assert (config.attention_bias, config.output_bias, config.mlp_bias) == (False, False, False)
     assert config.tie_word_embeddings is False
     assert config.windows == (None, None, None)
-    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (None, (), None)
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (1, (2,), None)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "expected"),
+    [
+        ("llama", (4, 2048, (None, None), 1, (2,))),
+        ("mistral", (8, 131072, (4096, 4096), 1, (2,))),
+        ("qwen2", (32, 32768, (None, None), None, ())),
+    ],
+)
+def test_a_family_says_what_its_config_leaves_out(model_type, expected):
+    heads = 4 if model_type == "llama" else 32
+    sizes = {"vocab_size": 9, "hidden_size": 64, "intermediate_size": 8, "num_hidden_layers": 2}
+    hf = {"model_type": model_type, "num_attention_heads": heads, **sizes}
+    config = DecoderConfig.from_hf(hf)
+    read = (
+        config.num_key_value_heads,
+        config.max_position_embeddings,
+        config.windows,
+        config.bos_token_id,
+        config.eos_token_id,
+    )
+    assert read == expected
+
+    transformers = pytest.importorskip("transformers", reason="transformers is the reference here")
+    theirs = transformers.AutoConfig.for_model(**hf)
+    eos = () if theirs.eos_token_id is None else (theirs.eos_token_id,)
+    assert (theirs.num_key_value_heads, theirs.max_position_embeddings) == expected[:2]
+    assert (theirs.bos_token_id, eos) == expected[3:]
+
+
+def test_a_qwen2_windows_its_layers_from_the_28th_on():
+    given = {"model_type": "qwen2", "use_sliding_window": True, "num_hidden_layers": 30}
+    assert make_config(**given).windows == (None,) * 28 + (4096, 4096)
+
+
+def test_no_end_of_text_is_not_the_familys():
+    config = make_config(bos_token_id=None, eos_token_id=None)
+    assert (config.bos_token_id, config.eos_token_id) == (None, ())
+    assert DecoderConfig.from_hf(config.to_hf()) == config
 
 
 def test_unknown_keys_are_ignored():
@@ -130,6 +170,19 @@ def test_both_spellings_of_rope_mean_the_same(name):
         assert getattr(old.rope, key) == value
 
 
+def test_rope_scaling_wins_over_rope_parameters():
+    plain = without("rope_theta")
+    both = {
+        "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+        "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0},
+    }
+    rope = DecoderConfig.from_hf(plain | both).rope
+    assert (rope.factor, rope.rope_theta) == (2.0, 10000.0)
+    transformers = pytest.importorskip("transformers", reason="transformers is the reference here")
+    theirs = transformers.AutoConfig.for_model(**(plain | both)).rope_parameters
+    assert (theirs["factor"], theirs["rope_theta"]) == (2.0, 10000.0)
+
+
 def test_trained_length_defaults_to_the_context():
     config = make_config(rope_scaling={"rope_type": "yarn", "factor": 4.0})
     assert config.rope.original_max_position_embeddings == BASE["max_position_embeddings"]
@@ -189,6 +242,30 @@ def test_to_hf_round_trips(name):
         ({"rope_scaling": YARN | {"original_max_position_embeddings": 1.5}}, "original_max"),
         ({"head_dim": 2, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "dynamic"),
         ({"model_type": "mistral", "sliding_window": 0}, "sliding_window"),
+        ({"num_hidden_layers": 10_001}, "num_hidden_layers is at most 10000; got 10001"),
+        ({"num_hidden_layers": 10**12}, "num_hidden_layers is at most 10000"),
+        ({"vocab_size": 2**31}, "vocab_size is at most 2147483647; got 2147483648"),
+        ({"vocab_size": 10**4000}, "vocab_size is at most 2147483647"),
+        ({"rope_theta": 10**400}, "rope_theta is a positive number"),
+        ({"rms_norm_eps": 1e-300}, "rms_norm_eps is a positive number; got 1e-300"),
+        ({"rope_scaling": YARN | {"original_max_position_embeddings": 10**300}}, "original_max"),
+        ({"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 10**300}}, "original_max"),
+        ({"eos_token_id": [2, 10**4000]}, "eos_token_id is a token id"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_theta": 5.0}, "rope_theta": 7.0}},
+            r"all layers share their RoPE here; got one each for \['full_attention'\]",
+        ),
+        ({"layer_types": ["full_attention", "chunked"]}, "layer_types are .* got 'chunked'"),
+        ({"layer_types": ["full_attention", []]}, r"layer_types are .* got \[\]"),
+        (
+            {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": None},
+            "max_window_layers is a number of layers; got None",
+        ),
+        (
+            {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": "x"},
+            "max_window_layers is a number of layers; got 'x'",
+        ),
+        ({"model_type": "qwen2", "use_sliding_window": "no"}, "use_sliding_window is true or"),
         (
             {
                 "model_type": "qwen2",
@@ -204,6 +281,7 @@ def test_what_cannot_be_is_refused_in_one_line(changes, said):
     with pytest.raises(ConfigError, match=said) as error:
         make_config(**changes)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 200
 
 
 @pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "num_hidden_layers"])

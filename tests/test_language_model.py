@@ -21,7 +21,7 @@ def test_logits_are_float32_for_every_position(lm):
     np.testing.assert_array_equal(lm.logits(np.array([3, 1, 4, 1, 5])), logits)
 
 
-@pytest.mark.parametrize("ids", [[], [258], [-1], [0] * 257])
+@pytest.mark.parametrize("ids", [[], [258], [-1], [0] * 257, [1.7]])
 def test_logits_of_ids_that_cannot_be_read_are_refused(lm, ids):
     with pytest.raises(RequestError):
         lm.logits(ids)
@@ -84,6 +84,7 @@ def test_narrow_policies_tell_a_story(policy):
         ({"device": "tpu"}, BackendError),
         ({"backend": "nonesuch"}, BackendError),
         ({"policy": "fp8"}, RequestError),
+        ({"policy": None}, RequestError),
         ({"kernels": "magic"}, RequestError),
         ({}, XplmError),
     ],

@@ -43,6 +43,13 @@ class KVCache:
 
         return cls(rt, zeros(), zeros(), 0)
 
+    @staticmethod
+    def count_bytes(rt: Runtime, config: DecoderConfig, batch: int, capacity: int) -> int:
+        """Bytes that `allocate` takes; the arguments are its own."""
+        slots = batch * capacity * config.num_hidden_layers
+        width = config.num_key_value_heads * config.head_dim
+        return 2 * slots * width * rt.host_dtype.cache.itemsize
+
     @property
     def batch(self) -> int:
         """Rows."""
@@ -68,6 +75,7 @@ class KVCache:
         """
         assign = self._rt.backend.assign
         end = self.length + k.shape[2]
+        assert end <= self.capacity, "a cache is as large as its capacity; grow it"
         slots = (slice(None), slice(None), slice(self.length, end), slice(None))
         for arrays, new in ((self._keys, k), (self._values, v)):
             arrays[layer] = assign(arrays[layer], slots, cast(new, self._rt.dtype.cache))
@@ -79,6 +87,7 @@ class KVCache:
 
     def rollback(self, length: int) -> None:
         """Forget every slot from `length` on."""
+        assert length >= 0, "a cache holds no slots before the first"
         self.length = min(length, self.length)
 
     def fork(self) -> "KVCache":

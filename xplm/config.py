@@ -6,10 +6,14 @@ no use for are ignored.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from reprlib import repr as shown  # a value of any length, cut short
 from typing import Any
 
 from xplm.errors import ConfigError
 from xplm.rope_scaling import ROPE_TYPES, RopeConfig
+
+MAX_INT = 2**31 - 1  # of every field
+MAX_LAYERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ FAMILIES = {
         attention_bias="attention_bias",
         output_bias="attention_bias",
         mlp_bias="mlp_bias",
+        defaults={"bos_token_id": 1, "eos_token_id": 2},
     ),
     "mistral": Family(
         "MistralForCausalLM",
@@ -46,6 +51,8 @@ FAMILIES = {
             "num_key_value_heads": 8,
             "max_position_embeddings": 131072,
             "sliding_window": 4096,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
         },
     ),
     "qwen2": Family(
@@ -159,18 +166,20 @@ class DecoderConfig:
         """
         model_type = hf.get("model_type")
         if not isinstance(model_type, str) or model_type not in FAMILIES:
-            raise ConfigError(f"model_type is one of {', '.join(FAMILIES)}; got {model_type!r}")
+            raise ConfigError(
+                f"model_type is one of {', '.join(FAMILIES)}; got {shown(model_type)}"
+            )
         family = FAMILIES[model_type]
         hf = {**family.defaults, **hf}
         hf = {**hf, **{ours: hf.get(theirs) for ours, theirs in family.spelling.items()}}
         if (hf.get("hidden_act") or family.hidden_acts[0]) not in family.hidden_acts:
             raise ConfigError(
-                f"hidden_act of a {model_type} is {family.hidden_acts[0]}; got {hf['hidden_act']!r}"
+                f"hidden_act of a {model_type} is {family.hidden_acts[0]}; got {shown(hf['hidden_act'])}"
             )
 
         hidden_size = _positive_int(hf, "hidden_size")
         heads = _positive_int(hf, "num_attention_heads")
-        layers = _positive_int(hf, "num_hidden_layers")
+        layers = _positive_int(hf, "num_hidden_layers", at_most=MAX_LAYERS)
         max_positions = _positive_int(hf, "max_position_embeddings", 2048)
         # Four times the width is GPT-2's rule for a width that its config leaves out.
         inner = 4 * hidden_size if model_type == "gpt2" else None
@@ -247,13 +256,15 @@ class DecoderConfig:
 
 
 def _rope(hf: Mapping[str, Any], max_positions: int) -> RopeConfig:
-    """Both spellings: rope_parameters, or rope_theta beside rope_scaling (whose type was once called "type")."""
-    given = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    """Both spellings: rope_parameters, or rope_theta beside rope_scaling (its type was once "type"), which wins."""
+    given = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
     if not isinstance(given, Mapping):
-        raise ConfigError(f"rope_parameters is an object; got {given!r}")
+        raise ConfigError(f"rope_parameters is an object; got {shown(given)}")
+    if nested := [key for key, value in given.items() if isinstance(value, Mapping)]:
+        raise ConfigError(f"all layers share their RoPE here; got one each for {shown(nested)}")
     rope_type = given.get("rope_type", given.get("type", "default"))
     if not isinstance(rope_type, str) or rope_type not in ROPE_TYPES:
-        raise ConfigError(f"rope_type is one of {', '.join(ROPE_TYPES)}; got {rope_type!r}")
+        raise ConfigError(f"rope_type is one of {', '.join(ROPE_TYPES)}; got {shown(rope_type)}")
     if (given.get("partial_rotary_factor") or 1.0) != 1.0:
         raise ConfigError("RoPE turns whole heads here; got a partial_rotary_factor below 1")
 
@@ -289,18 +300,23 @@ def _rope(hf: Mapping[str, Any], max_positions: int) -> RopeConfig:
 
 def _windows(hf: Mapping[str, Any], family: Family, layers: int) -> tuple[int | None, ...]:
     on = family.has_window and hf.get("sliding_window") is not None
-    if family.window_switch and not hf.get(family.window_switch):
+    if family.window_switch and not _flag(hf, family.window_switch):
         on = False
+    kinds = hf.get("layer_types")
+    if kinds is not None:
+        if not isinstance(kinds, list) or len(kinds) != layers:
+            raise ConfigError(f"layer_types names each of the {layers} layers; got {shown(kinds)}")
+        if odd := [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]:
+            raise ConfigError(f"layer_types are full_ or sliding_attention; got {shown(odd[0])}")
     if not on:
         return (None,) * layers
 
     window = _positive_int(hf, "sliding_window")
-    kinds = hf.get("layer_types")
     if kinds is not None:
-        if not isinstance(kinds, list) or len(kinds) != layers:
-            raise ConfigError(f"layer_types names each of the {layers} layers; got {kinds!r}")
         return tuple(window if kind == "sliding_attention" else None for kind in kinds)
-    begin = hf.get(family.windowed_from, layers) if family.windowed_from else 0
+    begin = hf.get(family.windowed_from) if family.windowed_from else 0
+    if isinstance(begin, bool) or not isinstance(begin, int) or begin < 0:
+        raise ConfigError(f"{family.windowed_from} is a number of layers; got {shown(begin)}")
     return tuple(window if layer >= begin else None for layer in range(layers))
 
 
@@ -327,21 +343,25 @@ def _rope_to_hf(rope: RopeConfig) -> dict[str, Any]:
     }
 
 
-def _positive_int(hf: Mapping[str, Any], key: str, default: int | None = None) -> int:
+def _positive_int(
+    hf: Mapping[str, Any], key: str, default: int | None = None, at_most: int = MAX_INT
+) -> int:
     value = hf.get(key)
     value = default if value is None else value
     if value is None:
         raise ConfigError(f"config.json must give {key}; it is missing")
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{key} is a positive integer; got {value!r}")
+        raise ConfigError(f"{key} is a positive integer; got {shown(value)}")
+    if value > at_most:
+        raise ConfigError(f"{key} is at most {at_most}; got {shown(value)}")
     return value
 
 
 def _positive_float(hf: Mapping[str, Any], key: str, default: float | None = None) -> float:
     value = hf.get(key)
     value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-        raise ConfigError(f"{key} is a positive number; got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-30 < value < 1e30:
+        raise ConfigError(f"{key} is a positive number; got {shown(value)}")
     return float(value)
 
 
@@ -351,7 +371,7 @@ def _flag(hf: Mapping[str, Any], key: bool | str) -> bool:
     value = hf.get(key)
     value = False if value is None else value
     if not isinstance(value, bool):
-        raise ConfigError(f"{key} is true or false; got {value!r}")
+        raise ConfigError(f"{key} is true or false; got {shown(value)}")
     return value
 
 
@@ -363,6 +383,6 @@ def _token_id(hf: Mapping[str, Any], key: str) -> int | None:
 def _token_ids(hf: Mapping[str, Any], key: str) -> tuple[int, ...]:
     value = hf.get(key)
     ids = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
-        raise ConfigError(f"{key} is a token id or a list of them; got {value!r}")
+    if not all(isinstance(i, int) and not isinstance(i, bool) and i <= MAX_INT for i in ids):
+        raise ConfigError(f"{key} is a token id or a list of them; got {shown(value)}")
     return tuple(i for i in ids if i >= 0)

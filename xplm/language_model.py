@@ -1,6 +1,6 @@
 """A language model, ready to use: the Python interface that scripts and the command line are written against."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeGuard, cast, overload
@@ -154,7 +154,11 @@ class LanguageModel:
         return compute_perplexity(self.engine, self._ids_of(text), window)
 
     def _ids_of(self, prompt: Prompt) -> list[int]:
-        return self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt)
+        if not isinstance(prompt, Iterable):
+            raise RequestError(f"a prompt must be text or a list of token ids; got {prompt!r}")
+        return list(prompt)
 
     def _start(self, prompt: Prompt, options: dict[str, Any]) -> Reply:
         return start_reply(
@@ -200,6 +204,8 @@ def load(
         CheckpointError, ConfigError, TokenizerError: the model's files are missing, malformed or not supported.
         DownloadError: the model has to be fetched, and cannot be.
     """
+    if not isinstance(policy, str):
+        raise RequestError(f'a policy must be a text such as "bf16"; got {policy!r}')
     rt = make_runtime(load_backend(backend, device), policy, kernels)
     checkpoint = open_checkpoint(pull(str(name_or_path), home=home))
     if checkpoint.gguf_metadata is None:

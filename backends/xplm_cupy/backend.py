@@ -11,7 +11,9 @@ from xplm.backend import Backend, DeviceMemory
 from xplm.errors import BackendError
 from xplm.typing import Array
 
-INSTALL = 'pip install "xplm[cuda13]" (CUDA 13) or pip install "xplm[cuda12]" (CUDA 12)'
+INSTALL = 'pip install "cupy-cuda13x[ctk]" (CUDA 13) or pip install "cupy-cuda12x[ctk]" (CUDA 12)'
+
+MAX_DIGITS = 9  # of a GPU's number that are read; no machine has so many
 
 
 def make_backend(device: str) -> Backend:
@@ -29,10 +31,10 @@ def make_backend(device: str) -> Backend:
     except ImportError as error:
         raise BackendError(f"--device cuda needs CuPy, which is missing; run: {INSTALL}") from error
 
-    index = int(number or 0)
+    index = int(number.lstrip("0")[:MAX_DIGITS] or 0)
     gpus = _count_gpus(cupy)
     if index >= gpus:
-        raise BackendError(f"--device {device} is not there: GPUs are numbered 0 to {gpus - 1}")
+        raise BackendError(f"--device {device:.40} is not there: GPUs are numbered 0 to {gpus - 1}")
 
     gpu = cupy.cuda.Device(index)
     gpu.use()  # new arrays of this thread go there

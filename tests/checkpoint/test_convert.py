@@ -1,6 +1,8 @@
 """Writing Hugging Face directories, and converting to them."""
 
 import json
+import os
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -98,6 +100,13 @@ def test_smollm2_becomes_a_directory_with_its_tokenizer(tmp_path):
     assert tokenizer.chat_template == expected.chat_template
     assert tokenizer.eos_token_ids == expected.eos_token_ids
 
+    generation = json.loads((tmp_path / "m" / "generation_config.json").read_text())
+    assert generation == {
+        "eos_token_id": list(expected.eos_token_ids),
+        "bos_token_id": expected.bos_token_id,
+        "pad_token_id": expected.pad_token_id,
+    }
+
 
 def test_dequantised_weights_load_alike_from_both(tmp_path):
     config = hf_config(tie_word_embeddings=False)
@@ -110,6 +119,38 @@ def test_dequantised_weights_load_alike_from_both(tmp_path):
     convert(directory, tmp_path / "again", "fp32")
     for name, array in load_params(open_checkpoint(tmp_path / "again"), rt).items():
         np.testing.assert_array_equal(array, gguf.read(name, FLOAT32))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are named by /proc")
+def test_copied_files_are_flushed_to_the_disk(tmp_path, monkeypatch):
+    source = write_directory(tmp_path / "a", hf_config(), [random_tensors(hf_config())])
+    (source / "vocab.json").write_text("{}" * 100)
+    flushed = {}
+
+    def sync(descriptor):
+        flushed[os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))] = os.fstat(descriptor)
+
+    monkeypatch.setattr("xplm.checkpoint.files.os.fsync", sync)
+    convert(source, tmp_path / "b", "fp32")
+    assert {"vocab.json", "config.json", "model.safetensors"} <= flushed.keys()
+    for name, state in flushed.items():  # nothing was still in a buffer
+        assert state.st_size == (tmp_path / "b" / name).stat().st_size
+
+
+def test_a_name_that_is_too_long_is_said(tmp_path):
+    source = write_directory(tmp_path / "a", hf_config(), [random_tensors(hf_config())])
+    with pytest.raises(CheckpointError, match="must be writable; got: File name too long"):
+        convert(source, tmp_path / ("b" * 300), "fp32")
+    with pytest.raises(CheckpointError, match="is nothing"):
+        convert(tmp_path / ("a" * 300), tmp_path / "b", "fp32")
+
+
+def test_tied_embeddings_that_differ_are_not_converted(tmp_path):
+    tensors = random_tensors(hf_config())
+    other = {"lm_head.weight": tensors["model.embed_tokens.weight"] + 1}
+    source = write_directory(tmp_path / "a", hf_config(), [tensors | other])
+    with pytest.raises(CheckpointError, match="set tie_word_embeddings to false"):
+        convert(source, tmp_path / "b", "fp32")
 
 
 @pytest.mark.parametrize("dtype", ["fp64", "int8", ""])

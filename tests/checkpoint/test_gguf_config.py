@@ -89,6 +89,40 @@ def test_yarn_scaling():
     assert rope.attention_factor == pytest.approx(2.0 * (0.1 * math.log(4.0) + 1.0))
 
 
+def test_the_ends_of_yarns_ramp():
+    metadata = METADATA | {
+        "llama.rope.scaling.type": "yarn",
+        "llama.rope.scaling.factor": 4.0,
+        "llama.rope.scaling.original_context_length": 2048,
+        "llama.rope.scaling.yarn_beta_fast": 16.0,
+        "llama.rope.scaling.yarn_beta_slow": 2.0,
+        "llama.rope.scaling.yarn_ext_factor": 1.0,
+    }
+    rope = config_from_gguf(metadata, SHAPES, None).rope
+    assert (rope.beta_fast, rope.beta_slow) == (16.0, 2.0)
+
+
+@pytest.mark.parametrize("key", ["scaling.factor", "scale_linear"])
+def test_a_factor_without_a_type_is_linear(key):
+    rope = config_from_gguf(METADATA | {f"llama.rope.{key}": 4.0}, SHAPES, None).rope
+    assert (rope.rope_type, rope.factor) == ("linear", 4.0)
+
+
+@pytest.mark.parametrize(
+    "key", ["attn_factor", "yarn_attn_factor", "yarn_ext_factor", "yarn_log_multiplier", "alpha"]
+)
+def test_a_scaling_that_would_be_ignored_is_refused(key):
+    metadata = METADATA | {f"llama.rope.scaling.{key}": 0.5, "llama.rope.scaling.factor": 4.0}
+    with pytest.raises(ConfigError, match=rf"rope\.scaling\.{key} must be \d .* linear; got 0\.5"):
+        config_from_gguf(metadata, SHAPES, None)
+
+
+def test_divisors_beside_another_scaling_are_refused():
+    metadata = METADATA | {"llama.rope.scaling.factor": 4.0}
+    with pytest.raises(ConfigError, match="RoPE must be scaled once"):
+        config_from_gguf(metadata, SHAPES, llama3_divisors(8.0, 500000.0, 16))
+
+
 @pytest.mark.parametrize("factor", [8.0, 32.0])
 def test_llama3_scaling_is_rebuilt_from_its_divisors(tmp_path, factor):
     config = hf_config(head_dim=64, rope_theta=500000.0, max_position_embeddings=131072)
@@ -128,6 +162,8 @@ def test_divisors_of_another_rule_are_refused(divisors):
         ({"general.architecture": ["llama"]}, "general.architecture"),
         ({"llama.block_count": "two"}, "llama.block_count .* 'two'"),
         ({"llama.block_count": True}, "llama.block_count"),
+        ({"llama.block_count": 2**32 - 1}, "num_hidden_layers is at most 10000"),
+        ({"llama.block_count": 2**63}, "num_hidden_layers is at most 10000"),
         ({"llama.attention.head_count": 0}, "num_attention_heads"),
         ({"llama.attention.head_count_kv": [2, 1]}, "head_count_kv .* single number"),
         ({"llama.rope.dimension_count": 8}, "rotates 8 of 16"),

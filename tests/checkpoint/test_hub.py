@@ -1,5 +1,6 @@
 """Fetching from the Hugging Face hub, against a hub on loopback."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -57,6 +58,25 @@ def test_neither_pickle_nor_prose_is_fetched(hub, cache):
     path = pull_tiny(hub, cache)
     assert {name for name, _ in hub.ranges} == set(hub.files) - {"pytorch_model.bin", "README.md"}
     assert not (path / "pytorch_model.bin").exists()
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (OSError("Consistency check failed:\nfile should be longer"), "longer; pull again"),
+        (OSError(errno.ECONNRESET, "Connection reset"), "Connection reset; pull again"),
+        (OSError(errno.ENOSPC, "No space left"), "No space left; make room and pull again"),
+    ],
+)
+def test_only_a_full_disk_wants_room(hub, cache, monkeypatch, cause, said):
+    def http_get(*_, **__):
+        raise cause
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", http_get)
+    with pytest.raises(DownloadError, match=f"could not be fetched: .*{said}$") as error:
+        pull_tiny(hub, cache)
+    assert "\n" not in str(error.value)
+    assert ("make room" in str(error.value)) == (cause.errno == errno.ENOSPC)
 
 
 def test_a_second_pull_asks_for_nothing(hub, cache):

@@ -68,6 +68,14 @@ def test_tied_embeddings_under_either_name(tmp_path, rt, stored):
     np.testing.assert_array_equal(params[EMBEDDING], table)
 
 
+def test_tied_embeddings_that_differ_are_refused(tmp_path, rt):
+    tensors = random_tensors(hf_config())
+    for name, other in (("a", tensors[EMBEDDING] + 1), ("b", tensors[EMBEDDING][:-1])):
+        checkpoint = open_with(tmp_path / name, tensors | {LM_HEAD: other})
+        with pytest.raises(CheckpointError, match=r"lm_head.*set tie_word_embeddings to false"):
+            load_params(checkpoint, rt)
+
+
 def test_untied_embeddings_are_two_parameters(tmp_path, rt):
     tensors = random_tensors(hf_config(tie_word_embeddings=False))
     params = load_params(open_with(tmp_path, tensors, tie_word_embeddings=False), rt)
@@ -136,7 +144,7 @@ def test_a_gguf_kind_that_cannot_be_read_is_named(tmp_path, rt):
     "changes",
     [
         {"hidden_size": 10**6, "intermediate_size": 10**6, "head_dim": 8},
-        {"vocab_size": 10**12},
+        {"vocab_size": 2 * 10**9, "hidden_size": 10**3},
         {"num_attention_heads": 10**9, "num_key_value_heads": 10**9, "head_dim": 10**9},
     ],
 )

@@ -175,7 +175,9 @@ def test_a_path_is_itself(tmp_path):
 def test_a_name_that_means_nothing(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for find in (resolve, pull):
-        with pytest.raises(DownloadError, match=r"a model is one of smollm2-135m-instruct, .*got"):
+        with pytest.raises(
+            DownloadError, match=r"a model is one of .*smollm2-135m-instruct, .*got"
+        ):
             find(name)
 
 
@@ -184,7 +186,6 @@ def test_a_name_that_means_nothing(name, tmp_path, monkeypatch):
     [
         ("linux", ".cache/xplm"),
         ("darwin", "Library/Caches/xplm"),
-        ("win32", "AppData/Local/xplm/Cache"),
     ],
 )
 def test_the_default_home(monkeypatch, platform, tail):

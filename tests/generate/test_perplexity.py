@@ -40,7 +40,8 @@ def test_text_is_tokenised_once(lm):
 @pytest.mark.parametrize(
     ("ids", "window", "message"),
     [
-        ([1, 2, 3], 1, "a window must hold at least 2 ids"),
+        ([1, 2, 3], 1, "a window must be an integer, and hold at least 2 ids"),
+        ([1, 2, 3], 2.5, "a window must be an integer.*got 2.5"),
         ([1, 2, 3], 257, "at most the model's context of 256; got 257"),
         ([1], 8, "at least 2 ids; got 1"),
         ([1, 999], 8, "below 258; got 999"),
@@ -49,3 +50,10 @@ def test_text_is_tokenised_once(lm):
 def test_bad_requests_are_refused(lm, ids, window, message):
     with pytest.raises(RequestError, match=message):
         lm.perplexity(ids, window=window)
+
+
+def test_a_text_that_the_model_rules_out_has_infinite_perplexity():
+    lm = tiny_model()
+    lm.params["lm_head.weight"] *= np.float32(1e5)  # log-probabilities of about -10^5
+    result = lm.perplexity([3, 4, 5, 6], window=4)
+    assert (result.perplexity, result.tokens) == (np.inf, 3)

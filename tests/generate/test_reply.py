@@ -1,8 +1,10 @@
 """A reply's text: whole characters, cut at what stopped it."""
 
+import numpy as np
 import pytest
 
 from tests.generate.tiny import tiny_tokenizer
+from xplm.errors import RequestError
 from xplm.generate.options import SamplingOptions
 from xplm.generate.reply import Reply
 
@@ -42,3 +44,12 @@ def test_would_end_foresees_push():
             foreseen = reply.would_end(ids[:n])
             reply.push(ids[n - 1], 0.0)
             assert foreseen == (reply.finish_reason is not None) == (n == len(ids))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_refused_however_the_token_is_chosen(temperature, bad):
+    reply, _ = make_reply(SamplingOptions(temperature=temperature, top_p=0.9))
+    with pytest.raises(RequestError, match="logits must be finite"):
+        reply.advance(np.float32([0.0, bad, 1.0]))
+    assert reply.ids == []

@@ -148,3 +148,8 @@ def test_distributions_equal_transformers(options):
         ours = transform(ours, ids)
     # Both are float64; transformers sums 200 probabilities in another order.
     np.testing.assert_allclose(np.exp(ours - log_normaliser(ours)), expected, atol=1e-13)
+
+
+def test_a_repetition_penalty_that_overflows_takes_the_largest_logit():
+    options = SamplingOptions(repetition_penalty=1e-308, temperature=1.0, top_p=0.9)
+    assert choose_token(np.float32([1.0, 9.0, 1.0]), [1], options) == 1

@@ -225,3 +225,20 @@ def test_a_model_without_a_template_cannot_chat(lm):
     tokenizer = Tokenizer(lm.tokenizer.parts._replace(chat_template=None))
     with pytest.raises(TemplateError, match="chat template"):
         LanguageModel(lm.config, lm.params, lm.rt, tokenizer).chat()
+
+
+def test_a_prompt_wholly_in_the_cache_still_computes_its_last_token(chat, tmp_path):
+    chat.save(tmp_path / "empty.json")
+    out = chat.send("Hi", **OPTIONS)
+    chat.load(tmp_path / "empty.json")  # the turns are gone, and the cache still holds them
+    again = chat.send("Hi", **OPTIONS)
+    assert again.timings.prefill_tokens == 1
+    assert again.token_ids == out.token_ids
+
+
+def test_a_closed_stream_has_no_whole(chat):
+    stream = chat.stream("Hi", **OPTIONS)
+    next(stream)
+    stream.close()
+    with pytest.raises(RequestError, match="a stream must be read to its end; this one was closed"):
+        stream.finish()

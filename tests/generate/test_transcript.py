@@ -55,3 +55,22 @@ def test_another_file_is_refused_in_one_line(tmp_path, content):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(RequestError, match=r"cannot read .*No such file"):
         read_transcript(tmp_path / "nothing.json")
+
+
+@pytest.mark.parametrize("name", [".", "/", "file/x", "x" * 300, "a\0b", "half\ud800"])
+def test_a_path_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, name):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(RequestError, match="cannot write"):
+        write_transcript(tmp_path / name, MESSAGES)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_message_that_is_no_unicode_is_refused_and_leaves_the_old_file(tmp_path):
+    path = tmp_path / "chat.json"
+    write_transcript(path, MESSAGES)
+    before = path.read_bytes()
+    with pytest.raises(RequestError, match="must be Unicode text"):
+        write_transcript(path, [{"role": "system", "content": "\udcff"}])
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["chat.json"]

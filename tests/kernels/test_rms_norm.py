@@ -40,10 +40,11 @@ def test_equals_the_formula(place, shape):
 
 
 def test_row_is_rounded_before_it_is_scaled(numpy_backend):
-    # (1, 3) / sqrt(5) = 0.44721, 1.34164; bfloat16 keeps 0.447266, 1.34375; times 3: 1.341797 -> 1.34375, 4.03125.
+    # (3, 7) / sqrt(29) = 0.55709, 1.29987; bfloat16 keeps 0.558594, 1.296875; times 7: 3.91016, 9.07813, which round
+    # to 3.90625, 9.0625. Without the first rounding it would be 9.09907, which rounds to 9.125.
     place = Place(numpy_backend, "bfloat16")
-    y, _ = rms_norm_fwd(place.array([[1, 3]]), place.array([3, 3]), eps=0.0)
-    assert_close(numpy_backend, y, np.array([[1.34375, 4.03125]]), dtype="bfloat16", bound=0)
+    y, _ = rms_norm_fwd(place.array([[3, 7]]), place.array([7, 7]), eps=0.0)
+    assert_close(numpy_backend, y, np.array([[3.90625, 9.0625]]), dtype="bfloat16", bound=0)
 
 
 def test_island_decides_the_statistics(numpy_backend):

@@ -45,7 +45,7 @@ RUNAWAYS = {
         "{% call f() %}{% for i in range(99999) %}{% endfor %}{% endcall %}"
     ),
     "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-    "literal text": "{% for i in range(99999) %}" + "x" * 100_000 + "{% endfor %}",
+    "literal text": "{% for i in range(99999) %}" + "x" * 90_000 + "{% endfor %}",
     "constants": "{% for i in range(99999) %}{{ 'x' | replace('', 'y' * 100000) }}{% endfor %}",
     "repetition": "{{ 'a' * 10 ** 10 }}",
     "power": "{{ 9 ** (9 ** 9) }}",
@@ -69,6 +69,9 @@ RUNAWAYS = {
     "tojson": "{{ [[1]] | tojson(indent=10 ** 10) }}",
     "padding": "{{ 'a'.ljust(10 ** 10) }}",
     "formatting": "{{ '%10000000000d' % 1 }}",
+    "time widths": "{{ strftime_now('%800000000d') }}",
+    "time widths with flags": "{{ strftime_now('%-_800000000d') }}",
+    "time of any length": "{{ strftime_now('%c' * 1000000) }}",
     "bytes": "{{ (5).to_bytes(10 ** 10, 'big') }}",
     "searching": BIG.replace("####", "'b' in big"),
     "searching by method": BIG.replace("####", "big.find('b')"),
@@ -85,7 +88,7 @@ MALFORMED = {
     "parentheses": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
     "nested loops": "{% for a in [1] %}" * 30 + "{% endfor %}" * 30,
     "huge integer": "{{ " + "9" * 5000 + " }}",
-    "too long": "x" * 1_000_001,
+    "too long": "x" * 100_001,
 }
 
 FAULTS = {

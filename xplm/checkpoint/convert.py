@@ -1,6 +1,5 @@
 """Converting a model to a Hugging Face directory in another dtype."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +7,8 @@ import numpy as np
 
 from xplm.checkpoint.adapter import A, adapter_product, read_adapter
 from xplm.checkpoint.checkpoint import Checkpoint, cast
-from xplm.checkpoint.files import write_json
-from xplm.checkpoint.load import check_layers, match_names
+from xplm.checkpoint.files import copy_file
+from xplm.checkpoint.load import check_layers, check_tied, match_names
 from xplm.checkpoint.opening import open_checkpoint
 from xplm.checkpoint.save import MODEL_DTYPES, SHARD_BYTES, save_directory
 from xplm.errors import RequestError
@@ -17,7 +16,6 @@ from xplm.models.decoder import param_specs
 from xplm.precision import SHORT_NAMES
 from xplm.text.tokenizer import Tokenizer
 
-GENERATION_CONFIG = "generation_config.json"
 TEXT_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -27,7 +25,7 @@ TEXT_FILES = (
     "tokenizer.model",
     "vocab.json",
     "merges.txt",
-    GENERATION_CONFIG,
+    "generation_config.json",
 )
 
 
@@ -62,6 +60,7 @@ def convert(
     check_layers(checkpoint)
     specs = param_specs(checkpoint.config)
     stored = match_names(checkpoint, specs)
+    check_tied(checkpoint, specs)
     adapters = read_adapter(adapter, checkpoint.config) if adapter else {}
 
     def read(name: str, dtype: np.dtype[Any]) -> np.ndarray:
@@ -91,13 +90,7 @@ def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> None:
     if checkpoint.gguf_metadata is None:
         for name in TEXT_FILES:
             if (checkpoint.path / name).is_file():
-                shutil.copyfile(checkpoint.path / name, directory / name)
+                copy_file(checkpoint.path / name, directory / name)
         return
 
     Tokenizer.from_gguf(checkpoint.gguf_metadata).save(directory)
-    config = checkpoint.config
-    eos = list(config.eos_token_id)
-    tokens = {"bos_token_id": config.bos_token_id, "eos_token_id": eos[0] if len(eos) == 1 else eos}
-    write_json(
-        directory / GENERATION_CONFIG, {k: v for k, v in tokens.items() if v not in (None, [])}
-    )

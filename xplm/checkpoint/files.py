@@ -55,6 +55,15 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     with path.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=2, ensure_ascii=False)
         file.write("\n")
+        file.flush()
+        sync(file.fileno())
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's content and flush it to the disk."""
+    with source.open("rb") as content, target.open("wb") as file:
+        shutil.copyfileobj(content, file)
+        file.flush()
         sync(file.fileno())
 
 
@@ -89,9 +98,9 @@ def new_directory(path: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: something is there already, or the disk refuses.
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise CheckpointError(f"{path} must not exist yet; remove it or choose another name")
     try:
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise CheckpointError(f"{path} must not exist yet; remove it or choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(
             tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)

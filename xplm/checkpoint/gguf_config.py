@@ -32,6 +32,15 @@ LLAMA3_TOLERANCE = (
     1e-4  # of a divisor: float32 rounding, magnified where two wavelengths nearly cancel
 )
 
+# Keys below ARCH.rope.scaling that change the arithmetic, and the value that leaves it as it is.
+NOT_SCALED_BY = {
+    "attn_factor": 1.0,  # read for yarn
+    "yarn_attn_factor": 1.0,
+    "yarn_ext_factor": 1.0,
+    "yarn_log_multiplier": 0.0,
+    "alpha": 1.0,
+}
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 _REQUIRED: Any = object()  # the default of a key that has none
@@ -137,29 +146,56 @@ def _stop_ids(metadata: Mapping[str, Any]) -> list[int]:
 def _rope_scaling(
     metadata: Mapping[str, Any], arch: str, rope_factors: np.ndarray | None, head_dim: int
 ) -> dict[str, Any] | None:
-    if rope_factors is not None:
-        theta = _positive(metadata, f"{arch}.rope.freq_base", DEFAULT_THETA)
-        return _llama3_scaling(rope_factors, theta, head_dim)
+    scaling = _named_scaling(metadata, arch)
+    kind = scaling["rope_type"] if scaling else "none"
+    for name, neutral in NOT_SCALED_BY.items():
+        key = f"{arch}.rope.scaling.{name}"
+        honoured = kind == "yarn" and name == "attn_factor"
+        if not honoured and _get(metadata, key, (int, float), neutral) != neutral:
+            raise ConfigError(
+                f"GGUF key {key} must be {neutral:g} where RoPE scaling is {kind}; got {metadata[key]}; "
+                f"xplm has no such scaling"
+            )
+    if rope_factors is None:
+        return scaling
+    if scaling:
+        raise ConfigError(
+            f"RoPE must be scaled once; this file has {ROPE_FACTORS} and {kind} scaling; convert the model again"
+        )
+    theta = _positive(metadata, f"{arch}.rope.freq_base", DEFAULT_THETA)
+    return _llama3_scaling(rope_factors, theta, head_dim)
 
-    kind = metadata.get(f"{arch}.rope.scaling.type", "none")
+
+def _named_scaling(metadata: Mapping[str, Any], arch: str) -> dict[str, Any] | None:
+    """The scaling that the file's keys name; llama.cpp takes a factor without a type for linear."""
+    prefix = f"{arch}.rope.scaling"
+    kind = metadata.get(f"{prefix}.type", "linear")
     if kind == "none":
         return None
     if kind not in ("linear", "yarn"):
         raise ConfigError(
-            f"{arch}.rope.scaling.type must be none, linear or yarn; got {kind!r}; "
+            f"{prefix}.type must be none, linear or yarn; got {kind!r:.80}; "
             f"xplm has no other scaling for GGUF files"
         )
+    old = f"{arch}.rope.scale_linear"  # the factor's first name
+    key = old if old in metadata and f"{prefix}.factor" not in metadata else f"{prefix}.factor"
+    factor = _positive(metadata, key, _REQUIRED if f"{prefix}.type" in metadata else 1.0)
+    if kind == "linear":
+        return {"rope_type": kind, "factor": factor} if factor != 1.0 else None
+
     scaling = {
         "rope_type": kind,
-        "factor": _positive(metadata, f"{arch}.rope.scaling.factor"),
+        "factor": factor,
+        "original_max_position_embeddings": _get(
+            metadata, f"{prefix}.original_context_length", int
+        ),
     }
-    if kind == "yarn":
-        original = f"{arch}.rope.scaling.original_context_length"
-        scaling["original_max_position_embeddings"] = _get(metadata, original, int)
-        attention = f"{arch}.rope.scaling.attn_factor"  # multiplies yarn's own, in llama.cpp
-        if attention in metadata:
-            own = 0.1 * math.log(scaling["factor"]) + 1.0
-            scaling["attention_factor"] = own * _positive(metadata, attention)
+    for beta in ("beta_fast", "beta_slow"):
+        if f"{prefix}.yarn_{beta}" in metadata:
+            scaling[beta] = _positive(metadata, f"{prefix}.yarn_{beta}")
+    if f"{prefix}.attn_factor" in metadata:  # multiplies yarn's own, in llama.cpp
+        own = 0.1 * math.log(factor) + 1.0
+        scaling["attention_factor"] = own * _positive(metadata, f"{prefix}.attn_factor")
     return scaling
 
 

@@ -10,6 +10,7 @@ blob, where the library finds it.
 Small files come first, so a snapshot that has all its weights has all of it.
 """
 
+import errno
 import hashlib
 import re
 from pathlib import Path
@@ -32,6 +33,7 @@ SMALL_FILES = (
     "chat_template.jinja",
 )
 SHA256_DIGITS = 64
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 MAX_ID_LENGTH = 96  # characters
 
 
@@ -111,7 +113,9 @@ def pull_from_hub(repo: str, cache: Path | None, endpoint: str | None, progress:
     except ValueError as cause:  # an answer that is not the hub's JSON
         reason, failure = f"{endpoint or 'its host'} does not answer as a hub does", cause
     except OSError as cause:
-        reason, failure = f"{cause.strerror or cause}; make room and pull again", cause
+        said = cause.strerror or " ".join(str(cause).split())  # the library's own has many lines
+        advice = "make room and pull again" if cause.errno in FULL_DISK else "pull again"
+        reason, failure = f"{said}; {advice}", cause
     raise DownloadError(f"{repo} could not be fetched: {reason}") from failure
 
 

@@ -8,6 +8,8 @@ one, the largest first, while little else is resident.
 import re
 from collections.abc import Mapping
 
+import numpy as np
+
 from xplm.checkpoint.checkpoint import Checkpoint
 from xplm.checkpoint.files import one_line
 from xplm.errors import CheckpointError
@@ -32,7 +34,7 @@ def load_params(checkpoint: Checkpoint, rt: Runtime) -> Params:
 
     Raises:
         CheckpointError: the model does not fit the device, names or shapes or kinds are not what the configuration
-            asks for, or a tensor cannot be read or held in the dtype.
+            asks for, a tensor cannot be read or held in the dtype, or embeddings that should be tied are not.
     """
     check_layers(checkpoint)
     specs = param_specs(checkpoint.config)
@@ -46,6 +48,7 @@ def load_params(checkpoint: Checkpoint, rt: Runtime) -> Params:
         )
 
     stored = match_names(checkpoint, specs)
+    check_tied(checkpoint, specs)
     params: Params = {}
     for name in sorted(specs, key=lambda name: -specs[name].size):
         params[name] = rt.backend.from_host(checkpoint.read(stored[name], dtype))
@@ -120,6 +123,31 @@ def match_names(checkpoint: Checkpoint, specs: Mapping[str, ParamSpec]) -> dict[
             f"convert them to one of these"
         )
     return stored
+
+
+def check_tied(checkpoint: Checkpoint, specs: Mapping[str, ParamSpec]) -> None:
+    """Refuse tied embeddings that are stored twice and differ: one of the two would be dropped.
+
+    Args:
+        checkpoint: the open checkpoint, its names and kinds matched.
+        specs: the parameters that its configuration asks for.
+
+    Raises:
+        CheckpointError: they differ, or cannot be read.
+    """
+    tensors = checkpoint.tensors
+    if LM_HEAD in specs or not {EMBEDDING, LM_HEAD} <= tensors.keys():
+        return
+    equal = tensors[LM_HEAD] == tensors[EMBEDDING]
+    if equal:
+        float32 = np.dtype(np.float32)
+        first, second = (checkpoint.read(name, float32) for name in (EMBEDDING, LM_HEAD))
+        equal = np.array_equal(first.view(np.uint32), second.view(np.uint32))  # NaN equals itself
+    if not equal:
+        raise CheckpointError(
+            f"tied embeddings must be one matrix; {checkpoint.path} stores another {LM_HEAD} beside {EMBEDDING}; "
+            f"set tie_word_embeddings to false in its config.json"
+        )
 
 
 def _listed(items: list[str]) -> str:

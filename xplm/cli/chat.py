@@ -25,6 +25,8 @@ HELP = """\
 /help          show this
 /exit          leave (or Ctrl-D); Ctrl-C stops an answer"""
 
+MAX_DIGITS = 9  # of a count
+
 
 @takes_flags
 def chat(
@@ -46,7 +48,7 @@ def chat(
     if is_interactive:
         out.note(f"{model.model}; /help lists what else you can do")
 
-    conversation = Conversation(session, options, out)
+    conversation = Conversation(session, options, out, is_interactive)
     for line in _lines(is_interactive):
         try:
             if not conversation.take(line):
@@ -61,18 +63,22 @@ def chat(
 class Conversation:
     """The branches of a conversation, and what a line of input does to them."""
 
-    def __init__(self, chat: Chat, options: dict[str, Any], out: Output) -> None:
+    def __init__(
+        self, chat: Chat, options: dict[str, Any], out: Output, is_interactive: bool
+    ) -> None:
         """Begin with one branch.
 
         Args:
             chat: the conversation.
             options: the fields of SamplingOptions, for every answer.
             out: where answers go.
+            is_interactive: somebody types, so that Ctrl-C ends an answer and not the command.
         """
         self.branches = [chat]
         self.chat = chat
         self._options = options
         self._out = out
+        self._is_interactive = is_interactive
         self._commands: dict[str, Callable[[str], None]] = {
             "/rollback": self._rollback,
             "/fork": self._fork,
@@ -112,6 +118,8 @@ class Conversation:
                     self._out.text(piece)
             except KeyboardInterrupt:
                 self._out.line()
+                if not self._is_interactive:
+                    raise
                 self._out.note("stopped; the turn is not kept")
                 return
         self._out.line()
@@ -168,8 +176,10 @@ def _lines(is_interactive: bool) -> Iterator[str]:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise RequestError(f'a number is needed, such as 1; got "{text}"')
+    if not text.isdecimal() or len(text) > MAX_DIGITS:
+        raise RequestError(
+            f'a number of at most {MAX_DIGITS} digits is needed, such as 1; got "{text[:40]}"'
+        )
     return int(text)
 
 

@@ -3,12 +3,12 @@
 Exit codes: 0 done; 1 a check failed; 2 bad usage or bad input, with one line on stderr; 130 interrupted.
 """
 
-import io
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from xplm.cli import (
@@ -24,8 +24,10 @@ from xplm.cli import (
     train,
 )
 from xplm.cli.output import error_line
-from xplm.errors import XplmError
+from xplm.cli.stdio import give_up_stdout, prepare_streams
+from xplm.errors import RequestError, XplmError
 
+BROKEN_PIPE = 1  # as typer answers one that it meets itself
 BAD_INPUT = 2
 
 app = typer.Typer(
@@ -77,7 +79,9 @@ def main(arguments: Sequence[str]) -> int:
         The exit code.
     """
     try:
-        code = app(list(arguments), prog_name="xplm", standalone_mode=False)
+        # What overflows is found where it matters, in the logits or the loss; a warning would be a second line.
+        with np.errstate(all="ignore"):
+            code = app(list(arguments), prog_name="xplm", standalone_mode=False)
     except typer.TyperException as error:  # an unknown flag, a missing argument
         print(error_line(f"{error.format_message().rstrip('.')}; see xplm --help"), file=sys.stderr)
         return BAD_INPUT
@@ -89,6 +93,16 @@ def main(arguments: Sequence[str]) -> int:
 
 def run() -> None:
     """Entry point: run what the command line says, and exit."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 shows "?"
-    sys.exit(main(sys.argv[1:]))
+    prepare_streams()
+    code = main(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        give_up_stdout()
+        code = code or BROKEN_PIPE
+    except RequestError as error:
+        give_up_stdout()
+        if code == 0:
+            print(error_line(str(error)), file=sys.stderr)
+            code = BAD_INPUT
+    sys.exit(code)

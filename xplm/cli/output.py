@@ -15,6 +15,9 @@ from xplm.generate.result import Timings
 CONTROLS = dict.fromkeys(c for c in (*range(0x20), *range(0x7F, 0xA0)) if chr(c) not in "\n\t")
 """Characters that could move a terminal's cursor or do worse; no text that a model writes needs them."""
 
+ESCAPES = {c: f"\\x{c:02x}" for c in CONTROLS}
+"""The same characters made visible."""
+
 
 @dataclass(frozen=True)
 class OutputFlags:
@@ -55,7 +58,7 @@ class Output:
     def note(self, text: str) -> None:
         """Say something about the work, dimmed."""
         if not self.flags.quiet:
-            self.stderr.print(Text(text, style="dim"))
+            self.stderr.print(Text(text.translate(ESCAPES), style="dim"))
 
     def timings(self, timings: Timings) -> None:
         """Say how fast a reply was."""
@@ -70,5 +73,5 @@ class Output:
 
 
 def error_line(message: str) -> str:
-    """A message as the one line that stderr gets."""
-    return "error: " + " ".join(message.split())
+    """A message as the one line that stderr gets; a control character that it quotes is made visible."""
+    return "error: " + " ".join(message.split()).translate(ESCAPES)

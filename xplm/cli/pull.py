@@ -18,7 +18,7 @@ def pull(
 ) -> None:
     """Fetch a model.
 
-    Prints where it lies. What is here already is not fetched again, and an interrupted fetch is resumed.
+    Prints where it lies. What is here already is not fetched again; an interrupted fetch loses nothing.
 
     Example: xplm pull smollm2-135m-instruct
     """

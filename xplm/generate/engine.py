@@ -13,6 +13,7 @@ import numpy as np
 from xplm.cache import KVCache
 from xplm.config import DecoderConfig
 from xplm.errors import RequestError
+from xplm.generate.options import is_integer
 from xplm.models import decoder
 from xplm.runtime import Runtime
 from xplm.typing import Array, Params
@@ -42,7 +43,7 @@ class Engine:
             The ids.
 
         Raises:
-            RequestError: none, more than the context holds, or one outside the vocabulary.
+            RequestError: none, more than the context holds, or one that is not an integer of the vocabulary.
         """
         if len(ids) == 0:
             raise RequestError("a prompt must hold at least one token; got none")
@@ -51,15 +52,51 @@ class Engine:
                 f"a prompt must fit the model's context of {self.context} tokens; got {len(ids)} tokens; "
                 "shorten it"
             )
-        outside = [i for i in ids if not 0 <= i < self.config.vocab_size]
-        if outside:
-            raise RequestError(
-                f"token ids must be at least 0 and below {self.config.vocab_size}; got {outside[0]}"
-            )
+        self.require_known("token ids", ids)
         return [int(i) for i in ids]
 
+    def require_known(self, name: str, ids: Sequence[int]) -> None:
+        """Refuse ids that are no integers of the vocabulary.
+
+        Args:
+            name: what they are, for the message.
+            ids: token ids.
+
+        Raises:
+            RequestError: one is not an integer, or is outside the vocabulary.
+        """
+        for i in ids:
+            if not is_integer(i) or not 0 <= i < self.config.vocab_size:
+                raise RequestError(
+                    f"{name} must be integers, at least 0 and below {self.config.vocab_size}; got {i}"
+                )
+
+    def require_memory(self, batch: int, capacity: int) -> None:
+        """Refuse a cache that the device's memory cannot hold.
+
+        Args:
+            batch: rows.
+            capacity: tokens a row.
+
+        Raises:
+            RequestError: it has more bytes than the memory, whatever else there is.
+        """
+        needed = KVCache.count_bytes(self.rt, self.config, batch, capacity)
+        total = self.rt.backend.memory().total
+        if needed > total:
+            raise RequestError(
+                f"the key/value cache must fit the memory of {self.rt.backend.device_name}, "
+                f"{total / 2**30:.1f} GiB; {batch} rows of {capacity} tokens take "
+                f"{needed / 2**30:.1f} GiB; ask for fewer new tokens, prompts or beams"
+            )
+
     def allocate(self, batch: int, capacity: int) -> KVCache:
-        """An empty cache for `batch` rows of `capacity` tokens."""
+        """An empty cache for `batch` rows of `capacity` tokens.
+
+        Raises:
+            RequestError: the device's memory cannot hold it.
+        """
+        self.require_memory(batch, capacity)
         return KVCache.allocate(self.rt, self.config, batch, capacity)
 
     def feed(self, cache: KVCache, ids: np.ndarray, first: np.ndarray | None = None) -> np.ndarray:
@@ -73,10 +110,18 @@ class Engine:
         Returns:
             (B, V) float32, the logits after each row's last token.
         """
+        end = cache.length + ids.shape[1]
         for start in range(0, ids.shape[1], self.chunk_tokens):
             chunk = self._to_device(ids[:, start : start + self.chunk_tokens])
             logits = decoder.forward(
-                self.rt, self.config, self.params, chunk, cache, first=first, last_only=True
+                self.rt,
+                self.config,
+                self.params,
+                chunk,
+                cache,
+                first=first,
+                end=end,
+                last_only=True,
             )
         return self._to_host(logits)[:, -1]
 

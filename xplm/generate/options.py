@@ -80,6 +80,11 @@ class SamplingOptions:
         raise RequestError(f"{name} must be {noun}, {above} {low}{below}; got {value!r}")
 
 
+def is_integer(value: object) -> bool:
+    """Whether a value is an integer, Python's or NumPy's; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def make_options(options: dict[str, Any]) -> SamplingOptions:
     """Options from keyword arguments.
 

@@ -6,13 +6,14 @@ The text is cut into windows, and each is scored alone: its first id has nothing
 """
 
 from collections.abc import Sequence
-from math import exp
+from math import exp, inf
 from typing import NamedTuple
 
 import numpy as np
 
 from xplm.errors import RequestError
 from xplm.generate.engine import Engine
+from xplm.generate.options import is_integer
 from xplm.generate.sampling import log_normaliser
 
 
@@ -32,12 +33,12 @@ def compute_perplexity(engine: Engine, ids: Sequence[int], window: int) -> Perpl
         window: ids to a window; the last may be shorter.
 
     Raises:
-        RequestError: the window is below 2 or beyond the model's context, or there are fewer than 2 ids.
+        RequestError: the window is not an integer from 2 to the model's context, or there are fewer than 2 ids.
     """
-    if not 2 <= window <= engine.context:
+    if not is_integer(window) or not 2 <= window <= engine.context:
         raise RequestError(
-            f"a window must hold at least 2 ids and at most the model's context of {engine.context}; "
-            f"got {window}"
+            "a window must be an integer, and hold at least 2 ids and at most the model's context of "
+            f"{engine.context}; got {window}"
         )
     if len(ids) < 2:
         raise RequestError(f"perplexity needs a text of at least 2 ids; got {len(ids)}")
@@ -52,4 +53,11 @@ def compute_perplexity(engine: Engine, ids: Sequence[int], window: int) -> Perpl
         scored = np.take_along_axis(logits, targets[:, None], axis=-1) - log_normaliser(logits)
         total += float(np.sum(scored))
         tokens += len(targets)
-    return Perplexity(exp(-total / tokens), tokens)
+    return Perplexity(_exp(-total / tokens), tokens)
+
+
+def _exp(x: float) -> float:
+    try:
+        return exp(x)
+    except OverflowError:  # beyond about 709.8
+        return inf

@@ -54,9 +54,14 @@ class Reply:
             self._decoder.push(self.prompt_ids[-1])
 
     def advance(self, logits: np.ndarray) -> str:
-        """Choose the next token.   logits (V,) float32, the model's  ->  text that can be shown now"""
+        """Choose the next token.   logits (V,) float32, the model's  ->  text that can be shown now
+
+        Raises:
+            RequestError: the logits are not finite.
+        """
+        (normaliser,) = log_normaliser(logits)  # refuses logits among which there is no choice
         token = choose_token(logits, self.prompt_ids + self.ids, self.options)
-        return self.push(token, float(logits[token] - log_normaliser(logits)[0]))
+        return self.push(token, float(logits[token] - normaliser))
 
     def push(self, token: int, logprob: float) -> str:
         """Take in the next token; return text that can be shown now, which may be none."""
@@ -128,7 +133,8 @@ def start_reply(
         continues_prompt: as for Reply.
 
     Raises:
-        RequestError: the prompt is empty, fills the model's context, or has an id outside the vocabulary.
+        RequestError: the prompt is empty, fills the model's context, or has an id outside the vocabulary, as a stop
+            id may; or the device's memory cannot hold the prompt's and the reply's keys and values.
     """
     prompt_ids = engine.check_ids(prompt_ids)
     room = engine.context - len(prompt_ids)
@@ -137,12 +143,16 @@ def start_reply(
             f"a prompt must leave room for a token in the model's context of {engine.context}; "
             f"got {len(prompt_ids)} tokens; shorten it"
         )
+    engine.require_known("stop_token_ids", options.stop_token_ids)
+    max_tokens = min(options.max_new_tokens, room)
+    engine.require_memory(options.num_beams, len(prompt_ids) + max_tokens)
+
     eos = () if options.ignore_eos else (*engine.config.eos_token_id, *tokenizer.eos_token_ids)
     return Reply(
         tokenizer,
         prompt_ids,
         options,
         stop_ids=(*eos, *options.stop_token_ids),
-        max_tokens=min(options.max_new_tokens, room),
+        max_tokens=max_tokens,
         continues_prompt=continues_prompt,
     )

@@ -51,7 +51,7 @@ def choose_token(logits: np.ndarray, ids: Sequence[int], options: SamplingOption
     """The next token's id.
 
     Args:
-        logits: (V,), the model's.
+        logits: (V,), the model's, whose largest is finite.
         ids: the tokens before it, prompt and all. Their number picks the coin, so that a choice depends on the seed
             and the position alone, whatever else is in the batch or came before.
         options: how to choose.
@@ -96,8 +96,9 @@ def apply_repetition_penalty(logits: np.ndarray, ids: Sequence[int], penalty: fl
     """Make the tokens in ids less likely, each once however often it occurs.   (V,) -> (V,)"""
     z = logits.astype(np.float64)
     seen = np.unique(np.asarray(ids, dtype=np.int64))
-    z[seen] = np.where(z[seen] < 0, z[seen] * penalty, z[seen] / penalty)
-    return z
+    with np.errstate(over="ignore"):  # the largest is kept finite, as what follows takes it to be
+        z[seen] = np.where(z[seen] < 0, z[seen] * penalty, z[seen] / penalty)
+    return np.minimum(z, np.finfo(np.float64).max)
 
 
 def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:

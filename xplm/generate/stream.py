@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterator
 
 from xplm.cache import KVCache
+from xplm.errors import RequestError
 from xplm.generate.beam import beam_steps
 from xplm.generate.decode import generate_steps, sum_timings
 from xplm.generate.engine import Engine
@@ -62,8 +63,15 @@ class TextStream(Iterator[str]):
         self._pieces.close()
 
     def finish(self) -> Generation:
-        """Read the pieces that are left; return the whole."""
+        """Read the pieces that are left; return the whole.
+
+        Raises:
+            RequestError: the stream was closed, or has failed.
+        """
         for _ in self:
             pass
-        assert self.result, "a stream that was closed has no result"
+        if self.result is None:
+            raise RequestError(
+                "a stream must be read to its end; this one was closed, or failed, before; start another"
+            )
         return self.result

@@ -25,17 +25,22 @@ def write_transcript(path: str | PathLike[str], messages: Sequence[Message]) -> 
         RequestError: the file cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump({"messages": list(messages)}, file, ensure_ascii=False, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                json.dump({"messages": list(messages)}, file, ensure_ascii=False, indent=2)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)  # fails too where the path is not one
     except OSError as error:
         raise RequestError(f'cannot write "{path}": {error.strerror}') from error
-    finally:
-        partial.unlink(missing_ok=True)
+    except ValueError as error:  # half a surrogate pair, or a zero byte in the path
+        raise RequestError(
+            f'cannot write "{path}": its name and the messages must be Unicode text; got {error}'
+        ) from error
 
 
 def read_transcript(path: str | PathLike[str]) -> Transcript:

@@ -21,7 +21,9 @@ class Context(NamedTuple):
     cos: Array | None  # (B or 1, 1, T, D/2); None with learned positions
     sin: Array | None  # (B or 1, 1, T, D/2)
     first: Array | None  # (B, T): first slot that each query may see; None: all from 0
-    padding: Array | None  # (B, T, 1) bool: positions before their sequence begins; None: there are none
+    padding: (
+        Array | None
+    )  # (B, T, 1) bool: positions before their sequence begins; None: there are none
     start: int  # slot of the first query
     cache: KVCache | None
 

@@ -128,7 +128,9 @@ def embed_fwd(
     if POSITIONS in params:
         p, positions_saved = rt.ops.embedding_fwd(context.positions, params[POSITIONS])
         x = x + p
-    if context.padding is not None:  # zeros stay finite in every layer; what is hidden must not overflow
+    if (
+        context.padding is not None
+    ):  # zeros stay finite in every layer; what is hidden must not overflow
         x = rt.backend.xp.where(context.padding, rt.backend.xp.zeros_like(x), x)
     return cast(x, rt.dtype.compute), EmbedSaved(ids_saved, positions_saved)
 

@@ -11,6 +11,7 @@ to a model's prompt.
 """
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,13 @@ from typing import Any
 import tokenizers
 
 from xplm.errors import TokenizerError
+from xplm.text.faults import library_faults
 from xplm.text.parts import SPECIAL_TOKEN_NAMES, TokenizerParts, unique_ids
+
+PROBE = "a b\U0010fffd"  # the last character is in no vocabulary
+_STRICT = ("bos_token", "eos_token")  # a generation cannot do without those that a model names
+
+_log = logging.getLogger(__name__)
 
 
 def read_directory(directory: Path) -> TokenizerParts:
@@ -37,6 +44,9 @@ def read_directory(directory: Path) -> TokenizerParts:
         token = named.get(name)
         text = token.get("content") if isinstance(token, dict) else token
         if text is None:
+            continue
+        if isinstance(text, str) and pipeline.token_to_id(text) is None and name not in _STRICT:
+            _log.warning("no %s: tokenizer.json has no token %r", name, text)
             continue
         if not isinstance(text, str) or pipeline.token_to_id(text) is None:
             raise TokenizerError(
@@ -83,18 +93,12 @@ def _read_pipeline(path: Path) -> tokenizers.Tokenizer:
             f"a Hugging Face directory must hold tokenizer.json, and {path.parent} does not: "
             "save the tokenizer there with AutoTokenizer.save_pretrained of transformers"
         )
-    try:
+    with library_faults(f"{path} must be a tokenizer of the tokenizers library"):
         pipeline = tokenizers.Tokenizer.from_str(text)
-        pipeline.encode("")  # a post-processor that contradicts itself shows here
-    except BaseException as error:
-        # The library raises bare Exception for malformed text, and its panics derive from BaseException.
-        if not (isinstance(error, Exception) or type(error).__name__ == "PanicException"):
-            raise
-        raise TokenizerError(
-            f"{path} must be a tokenizer of the tokenizers library: {error}"
-        ) from None
-    pipeline.no_truncation()
-    pipeline.no_padding()
+        pipeline.no_truncation()
+        pipeline.no_padding()
+        for probe in ("", PROBE):  # much that contradicts itself shows here
+            pipeline.decode(pipeline.encode(probe).ids)
     return pipeline
 
 

@@ -18,6 +18,7 @@ template needs and would have to be metered, such as string formatting and paddi
 import functools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, NoReturn
@@ -38,6 +39,7 @@ BUDGET = 50_000_000
 ITEM_COST = 64
 READ_COST = 16
 MAX_INT_BITS = 4096
+MAX_TIME_FORMAT_CHARS = 200
 
 # fmt: off
 FILTERS = frozenset({
@@ -86,7 +88,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         self._remaining = BUDGET
         self.globals.pop("lipsum")
         self.globals["raise_exception"] = _raise_exception
-        self.globals["strftime_now"] = lambda form: (now or datetime.now()).strftime(form)
+        self.globals["strftime_now"] = lambda form: _format_time(now or datetime.now(), form)
         filters = {name: jinja2.filters.FILTERS[name] for name in FILTERS} | {"tojson": _to_json}
         self.filters = {name: self._metered(name, function) for name, function in filters.items()}
         tests: dict[str, Any] = jinja2.tests.TESTS
@@ -210,6 +212,15 @@ def _int_bits(operator: str, left: Any, right: Any) -> int:
         return 0
     bits = left.bit_length()
     return bits * max(0, right) if operator == "**" else bits + right.bit_length()
+
+
+def _format_time(now: datetime, form: str) -> str:
+    """`strftime`, but for the widths that glibc takes: a few characters would buy any length."""
+    if len(form) > MAX_TIME_FORMAT_CHARS or re.search(r"%[-_^#+]*[0-9]", form):
+        raise SecurityError(
+            f"a chat template's time format has no widths and at most {MAX_TIME_FORMAT_CHARS} characters"
+        )
+    return now.strftime(form)
 
 
 def _raise_exception(message: str) -> None:

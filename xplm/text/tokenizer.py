@@ -10,6 +10,7 @@ import tokenizers
 
 from xplm.errors import RequestError
 from xplm.text import gguf_tokenizer, hf_tokenizer
+from xplm.text.faults import library_faults
 from xplm.text.parts import TokenizerParts
 
 
@@ -119,10 +120,12 @@ class Tokenizer:
 
         Raises:
             RequestError: the text holds a lone surrogate.
+            TokenizerError: the pipeline cannot encode the text, for its unknown token is not in its vocabulary, say.
         """
         pipeline = self.pipeline if allow_special else self._plain_pipeline
         try:
-            return list(pipeline.encode(text, add_special_tokens=add_special_tokens).ids)
+            with library_faults("a tokenizer must encode every text"):
+                return list(pipeline.encode(text, add_special_tokens=add_special_tokens).ids)
         except TypeError:
             surrogate = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
             if surrogate is None:
@@ -141,11 +144,15 @@ class Tokenizer:
 
         Returns:
             The text, with U+FFFD where the bytes are not UTF-8.
+
+        Raises:
+            TokenizerError: the pipeline cannot decode them.
         """
         # The library's own filter misses the special tokens of a vocabulary that are marked as "normalized".
         skipped = self._special_ids if skip_special_tokens else frozenset()
         kept = [int(token_id) for token_id in ids if token_id not in skipped]
-        return str(self.pipeline.decode(kept, skip_special_tokens=False))
+        with library_faults("a tokenizer must decode its ids"):
+            return str(self.pipeline.decode(kept, skip_special_tokens=False))
 
     def _id_of(self, name: str) -> int | None:
         text = self.parts.special_tokens.get(name)

@@ -73,7 +73,8 @@ def make_config(model: ModelRecipe, context: int, tokenizer: Tokenizer) -> Decod
         "eos_token_id": list(tokenizer.eos_token_ids),
         "pad_token_id": tokenizer.pad_token_id,
     }
-    given = {key: value for key, value in hf.items() if value is not None}
+    # A token that the tokenizer lacks is said to be absent; what else is left open takes the family's default.
+    given = {k: v for k, v in hf.items() if v is not None or k.endswith("token_id")}
     return DecoderConfig.from_hf({family.spelling.get(key, key): v for key, v in given.items()})
 
 
