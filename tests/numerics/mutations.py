@@ -364,8 +364,8 @@ MODELS = [
     Mutation(
         "blocks gone back through in forward order",
         "xplm/models/training.py",
-        "block_bwd(rt, config, layer, dx, block_saved.pop()())",
-        "block_bwd(rt, config, layer, dx, block_saved.pop(0)())",
+        "saved = kept.pop()",
+        "saved = kept.pop(0)",
         "model gpt2",
     ),
     Mutation(

@@ -31,6 +31,7 @@ LM_HEAD = "lm_head.weight"
 class EmbedSaved(NamedTuple):
     ids: Any  # EmbeddingSaved
     positions: Any  # EmbeddingSaved, or None with RoPE
+    padding: Array | None  # (B, T, 1) bool
 
 
 def param_specs(config: DecoderConfig) -> dict[str, ParamSpec]:
@@ -132,11 +133,13 @@ def embed_fwd(
         context.padding is not None
     ):  # zeros stay finite in every layer; what is hidden must not overflow
         x = rt.backend.xp.where(context.padding, rt.backend.xp.zeros_like(x), x)
-    return cast(x, rt.dtype.compute), EmbedSaved(ids_saved, positions_saved)
+    return cast(x, rt.dtype.compute), EmbedSaved(ids_saved, positions_saved, context.padding)
 
 
 def embed_bwd(rt: Runtime, dx: Array, saved: EmbedSaved) -> Params:
     """Gradients of both tables by name, from dx (B, T, C)."""
+    if saved.padding is not None:
+        dx = rt.backend.xp.where(saved.padding, rt.backend.xp.zeros_like(dx), dx)
     _, dweight = rt.ops.embedding_bwd(dx, saved.ids)
     grads = {EMBEDDING: dweight}
     if saved.positions is not None:
