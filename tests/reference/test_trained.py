@@ -34,7 +34,7 @@ def test_its_tokenizer_is_transformers_too(tmp_path, transformers, tokenizer):
     run_to(start(tiny_recipe(tmp_path, data__tokenizer=tokenizer, **size), tmp_path / "run"))
     ours = xplm.load(tmp_path / "run").tokenizer
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "run")
-    text = "the cat sat on a red mat by the sea"
+    text = "the cat sat on a red mat and ran to the sea"
     assert theirs.encode(text) == ours.encode(text)
     assert theirs.decode(ours.encode(text)) == text == ours.decode(ours.encode(text))
     assert theirs.eos_token_id in ours.eos_token_ids

@@ -115,6 +115,21 @@ def test_another_model_is_refused(tmp_path):
         start(other, tmp_path / "run", resume=True)
 
 
+def test_another_model_of_the_same_shapes_is_refused(tmp_path):
+    run_to(start(tiny_recipe(tmp_path), tmp_path / "run"), 4)
+    other = tiny_recipe(tmp_path, model__rope_theta=500.0)
+    with pytest.raises(RequestError, match=r"the model that it began with; got model.rope_theta"):
+        start(other, tmp_path / "run", resume=True)
+
+
+def test_moments_that_the_run_does_not_have_are_refused(tmp_path):
+    sgd = tiny_recipe(tmp_path, optimizer__name="sgd")
+    run_to(start(sgd, tmp_path / "run"), 4)
+    other = tiny_recipe(tmp_path, optimizer__name="sgd", optimizer__momentum=0.9)
+    with pytest.raises(RequestError, match="keep the optimizer's moments"):
+        start(other, tmp_path / "run", resume=True)
+
+
 def test_another_optimizer_is_refused(tmp_path):
     run_to(start(tiny_recipe(tmp_path), tmp_path / "run"), 4)
     other = tiny_recipe(tmp_path, optimizer__name="sgd")

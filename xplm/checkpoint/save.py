@@ -122,6 +122,7 @@ def write_tensors(
         file.write(text)
         for name in shapes:
             array = np.ascontiguousarray(read(name, host_dtype))
+            assert (array.dtype, array.shape) == (host_dtype, shapes[name]), name
             file.write(array.reshape(-1).view(np.uint8).data)
         file.flush()
         sync(file.fileno())

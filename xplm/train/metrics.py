@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -73,4 +74,6 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _to_line(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False) + "\n"
+    """One line of JSON, which has no word for NaN and infinity: they become null."""
+    plain = {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in value.items()}
+    return json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n"

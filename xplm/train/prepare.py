@@ -26,7 +26,7 @@ from xplm.train.loop import Job, Trainer
 from xplm.train.lora import adapter_specs
 from xplm.train.loss_scale import make_loss_scale
 from xplm.train.optimizers import find_optimizer
-from xplm.train.recipe import Recipe
+from xplm.train.recipe import Recipe, differences
 from xplm.train.run_directory import RunDirectory
 from xplm.train.schedule import make_schedule
 from xplm.train.state import TrainState
@@ -97,7 +97,8 @@ def prepare(
     if state is None:
         state = _first_state(task, weights or init_params(rt, trained, recipe.train.seed))
     else:
-        _check_state(state, trained, directory.recipe, recipe)
+        _check_state(state, task, directory.recipe, recipe)
+        state = _go_on(state, task)
     directory.begin(recipe)
     job = Job(recipe, task, dataset, tokenizer, steps, _model_writer(task, tokenizer))
     return Trainer(job, directory, state)
@@ -186,23 +187,48 @@ def _first_state(task: Task, masters: Params) -> TrainState:
     )
 
 
-def _check_state(
-    state: TrainState, trained: Mapping[str, ParamSpec], before: Recipe | None, now: Recipe
-) -> None:
-    """Refuse a state that belongs to another model or optimizer."""
+def _check_state(state: TrainState, task: Task, before: Recipe | None, now: Recipe) -> None:
+    """Refuse a state that belongs to another model or optimizer, or has another dtype."""
     if before and before.optimizer.name != now.optimizer.name:
         raise RequestError(
             f"a run is resumed with the optimizer that it began with, {before.optimizer.name}; "
             f"got {now.optimizer.name}; begin another run with --init"
         )
+    if any(param.dtype != task.rt.dtype.param for param in state.masters.values()):
+        raise RequestError(
+            "a run is resumed with a policy whose masters have the dtype that it began with; "
+            f"got {task.rt.policy}; begin another run with --init"
+        )
+    first = task.optimizer.init(state.masters, task.specs, task.options)
+    if first.moments.keys() != state.optimizer.moments.keys():
+        raise RequestError(
+            "a run is resumed with options that keep the optimizer's moments as they are; "
+            "take up the run's own recipe.toml"
+        )
     found = {name: tuple(x.shape) for name, x in state.masters.items()}
-    wanted = {name: spec.shape for name, spec in trained.items()}
+    wanted = {name: spec.shape for name, spec in task.specs.items()}
     if found != wanted:
         names = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
         raise CheckpointError(
             f"a run is resumed with the model that it began with; {names[0]} is {found.get(names[0])} in its "
             f"checkpoint and {wanted.get(names[0])} by the recipe; resume with the run's own recipe.toml"
         )
+    changed = [d for d in differences(before, now) if d.startswith("model.")] if before else []
+    if changed:
+        raise RequestError(
+            f"a run is resumed with the model that it began with; got {', '.join(changed)}; "
+            "begin another run"
+        )
+
+
+def _go_on(state: TrainState, task: Task) -> TrainState:
+    """A state as this run's policy and recipe want it: another may have begun it."""
+    scale = make_loss_scale(task.rt.policy.compute)
+    if scale.is_dynamic != state.scale.is_dynamic:
+        state = replace(state, scale=replace(scale, skipped=state.scale.skipped))
+    if task.recipe.ema and not state.average:
+        state = replace(state, average=dict(state.masters))
+    return state
 
 
 def _model_writer(task: Task, tokenizer: Tokenizer) -> Any:

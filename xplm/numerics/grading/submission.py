@@ -112,7 +112,7 @@ class Submission:
         try:
             with np.errstate(all="ignore"):
                 return function(*arrays, **accepted)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             shapes = ", ".join(str(a.shape) for a in arrays if isinstance(a, np.ndarray))
             raise SubmissionError(
                 f"{function.__name__} raises {type(error).__name__}{_line(self.path, error)}: {error}"
@@ -130,7 +130,7 @@ def load_submission(path: Path) -> Submission:
         defined = runpy.run_path(str(path))
     except OSError as error:
         raise RequestError(f'a file must be readable; got "{path}": {error.strerror}') from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RequestError(
             f'a file to grade must run; "{path}" raises {type(error).__name__}{_line(path, error)}: '
             f"{error}"
@@ -146,7 +146,7 @@ def load_submission(path: Path) -> Submission:
     )
 
 
-def _line(path: Path, error: Exception) -> str:
+def _line(path: Path, error: BaseException) -> str:
     """Where in their file an error comes from."""
     if isinstance(error, SyntaxError):
         return f" in line {error.lineno}"

@@ -59,6 +59,8 @@ class MuonOptions:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        if not isinstance(self.nesterov, bool):
+            raise RequestError(f"nesterov is true or false; got {self.nesterov!r}")
         require_between(self, 0.0, 1.0, "momentum", "beta1", "beta2")
         require_between(self, 0.0, inf, "weight_decay", "adamw_lr_ratio", "eps")
         if not isinstance(self.ns_steps, int) or not 1 <= self.ns_steps < 100:

@@ -27,6 +27,8 @@ class SGDOptions:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        if not isinstance(self.nesterov, bool):
+            raise RequestError(f"nesterov is true or false; got {self.nesterov!r}")
         require_between(self, 0.0, 1.0, "momentum")
         require_between(self, 0.0, inf, "weight_decay")
         if self.nesterov and self.momentum == 0.0:
