@@ -9,7 +9,7 @@ from rich.console import Console
 import xplm as library
 from tests.train.runs import tiny_recipe, write_text
 from xplm.cli import output
-from xplm.cli.train import describe
+from xplm.cli.train import _not_default, describe
 from xplm.train.evaluate import Evaluation
 from xplm.train.loop import Progress
 from xplm.train.recipe import to_toml
@@ -72,6 +72,22 @@ def test_flags_take_the_place_of_the_recipes_values(xplm, recipe, tmp_path):
         assert line in written.splitlines()
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert (config["model_type"], config["torch_dtype"]) == ("gpt2", "bfloat16")
+
+
+def test_examples_that_lose_their_end_are_counted(xplm, recipe, tmp_path):
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text(json.dumps("one two three four five six") + "\n" + 9 * '"one two"\n')
+    kind = ("--data", lines, "--set", "data.kind=lines")
+    out = xplm("train", recipe, "--out", tmp_path / "run", "--steps", 2, *kind)
+    assert out.code == 0, out.error
+    assert "1 examples are longer than data.context, 8, and lose their end" in out.stderr
+
+
+def test_where_a_run_computes_is_part_of_how_to_go_on():
+    assert _not_default("cpu", None, "fused", None) == []
+    assert _not_default("cuda", "strict", "portable", 2) == (
+        ["--device", "cuda", "--backend", "strict", "--kernels", "portable", "--threads", "2"]
+    )
 
 
 def test_a_run_is_named_after_its_recipe(xplm, recipe, tmp_path, monkeypatch):

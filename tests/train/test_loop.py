@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from math import exp, inf
 
 import numpy as np
@@ -216,6 +217,35 @@ def test_a_line_that_was_cut_short_is_dropped(tmp_path):
     lines.close()
     assert [line["step"] for line in read_lines(path)] == [1, 2, 5]
     assert json.loads(path.read_text().splitlines()[-1])["val_loss"] == 1.0
+
+
+def test_lines_that_a_crash_left_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n\0\0\0\n[2]\n{"step": null}\n\xff\n{"step": 3}\n')
+    JsonLines(path, upto=9).close()
+    assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
+
+
+def test_lines_on_a_full_disk_are_one_clear_error(tmp_path):
+    lines = JsonLines(tmp_path / "metrics.jsonl", upto=0)
+    lines._file.close()
+    with open("/dev/full", "w", encoding="utf-8") as lines._file:
+        with pytest.raises(
+            CheckpointError, match=r"metrics\.jsonl must be writable; got: No space"
+        ):
+            lines.append(Metrics(5, None, 1.0, None, None, None, None, None, 1.0))
+        with pytest.raises(CheckpointError, match="No space left"):
+            lines.close()
+
+
+def test_a_model_that_has_diverged_is_not_saved(tmp_path):
+    trainer = start(tiny_recipe(tmp_path), tmp_path / "run")
+    run_to(trainer, 1)
+    broken = {name: x * np.nan for name, x in trainer.state.masters.items()}
+    trainer.state = replace(trainer.state, masters=broken)
+    with pytest.raises(RequestError, match="validation loss must stay finite; after step 1"):
+        trainer._evaluate(None)
+    assert not trainer.directory.checkpoints
 
 
 def test_curves_show_every_metric(tmp_path):

@@ -1,5 +1,6 @@
 """Recipes: what is read, what is refused, and that a recipe written out is read back as itself."""
 
+from math import inf, nan
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,14 @@ def test_paths_of_a_file_are_relative_to_it_and_those_of_settings_to_the_working
         ({"train": {"dropout": 1.0, "steps": 1}}, r"train\.dropout"),
         ({"train": {"steps": 0}}, r"give train\.steps or train\.epochs"),
         ({"data": {}}, r"give data\.path"),
+        ({"train": {"epochs": inf}}, r"train\.epochs must be finite; got inf"),
+        ({"train": {"epochs": nan}}, r"train\.epochs must be at least 0; got nan"),
+        ({"train": {"steps": 1, "eval_batches": -1}}, r"train\.eval_batches must be at least 0"),
+        ({"train": {"steps": 1, "z_loss": -1.0}}, r"train\.z_loss must be at least 0"),
+        ({"train": {"steps": 1, "sample_tokens": 0}}, r"train\.sample_tokens must be at least 1"),
+        ({"train": {"steps": 1, "sample_temperature": inf}}, "sample_temperature must be finite"),
+        ({"optimizer": {"clip": inf}}, r"optimizer\.clip must be finite"),
+        ({"schedule": {"warmup_steps": -1}}, r"schedule\.warmup_steps must be at least 0"),
     ],
 )
 def test_what_is_wrong_is_refused_with_its_name(tables, message):
@@ -115,6 +124,12 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(RequestError, match="a recipe must be"):
         load_recipe(path)
+
+
+def test_a_setting_in_what_is_no_section_is_refused(tmp_path):
+    path = write(tmp_path / "r.toml", "model = 3\n")
+    with pytest.raises(RequestError, match="model must be a section"):
+        load_recipe(path, {"model.arch": "gpt"})
 
 
 def test_a_recipe_written_out_is_read_back_as_itself(tmp_path):

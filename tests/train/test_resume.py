@@ -1,5 +1,6 @@
 """A run that was interrupted, or killed, ends in the very weights of one that was not."""
 
+import json
 import os
 import random
 import signal
@@ -137,7 +138,7 @@ def test_another_optimizer_is_refused(tmp_path):
         start(other, tmp_path / "run", resume=True)
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "json"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "json", "types"])
 def test_a_damaged_state_is_one_clear_error(tmp_path, damage):
     recipe = tiny_recipe(tmp_path)
     run_to(start(recipe, tmp_path / "run"), 4)
@@ -147,8 +148,11 @@ def test_a_damaged_state_is_one_clear_error(tmp_path, damage):
         os.truncate(tensors, tensors.stat().st_size // 2)
     elif damage == "gone":
         tensors.unlink()
-    else:
+    elif damage == "json":
         (checkpoint / "state.json").write_text('{"step": 4}')
+    else:
+        facts = json.loads((checkpoint / "state.json").read_text())
+        (checkpoint / "state.json").write_text(json.dumps(facts | {"step": "4"}))
     with pytest.raises(CheckpointError, match="whole training state"):
         start(recipe, tmp_path / "run", resume=True)
 

@@ -109,6 +109,10 @@ def train(
         )
     n_params = count_params(trainer.job.task.specs)
     show.note(f"{n_params:,} parameters, {trainer.job.steps:,} steps, into {directory.path}")
+    if cut := trainer.job.dataset.n_cut:
+        show.note(
+            f"{cut:,} examples are longer than data.context, {plan.data.context}, and lose their end"
+        )
     if not can_draw():
         show.note(f"no curves.png, which needs matplotlib: {INSTALL}")
 
@@ -119,11 +123,18 @@ def train(
     if not is_done:
         step = trainer.state.step
         again = ["xplm", "train", str(directory.path / RECIPE), "--out", str(directory.path)]
-        where = [] if device == "cpu" else ["--device", device]
-        how = shlex.join([*again, *where, "--resume"])
+        how = shlex.join([*again, *_not_default(device, backend, kernels, threads), "--resume"])
         print(f"stopped and saved after step {step}; to go on: {how}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
     _show_end(trainer, n_params, show)
+
+
+def _not_default(device: str, backend: str | None, kernels: str, threads: int | None) -> list[str]:
+    """The flags that say where a run computes, which its recipe does not hold."""
+    flags = [] if device == "cpu" else ["--device", device]
+    flags += ["--backend", backend] if backend else []
+    flags += [] if kernels == "fused" else ["--kernels", kernels]
+    return flags + (["--threads", str(threads)] if threads else [])
 
 
 class Interrupt:

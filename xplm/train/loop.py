@@ -13,6 +13,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
+from xplm.errors import RequestError
 from xplm.generate.engine import Engine
 from xplm.generate.options import SamplingOptions
 from xplm.text.tokenizer import Tokenizer
@@ -90,7 +91,7 @@ class Trainer:
             After each step, and before the first of a fresh run.
 
         Raises:
-            RequestError: the loss is not finite.
+            RequestError: the loss, of training or of validation, is not finite.
             CheckpointError: the disk refuses; the checkpoints before are whole.
         """
         job, recipe = self.job, self.job.recipe
@@ -136,7 +137,12 @@ class Trainer:
         params = pass_params(task, self.state.weights)
         batches = islice(self.job.dataset.validation(), train.eval_batches)
         evaluation = evaluate(task.rt, task.config, params, batches)
-        if evaluation.loss < self.state.best_loss:  # never true of NaN
+        if evaluation.n_targets and not isfinite(evaluation.loss):
+            raise RequestError(
+                f"the validation loss must stay finite; after step {self.state.step} it is {evaluation.loss}; "
+                "the checkpoints before are whole; lower schedule.lr, or train with policy bf16 or fp32"
+            )
+        if evaluation.loss < self.state.best_loss:  # never true of NaN, which no target gives
             self.state = replace(self.state, best_loss=evaluation.loss, best_step=self.state.step)
         self._evaluation = evaluation if evaluation.n_targets else None
 

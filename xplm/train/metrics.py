@@ -38,9 +38,9 @@ class JsonLines:
             CheckpointError: the disk refuses.
         """
         self._path = path
-        kept = [line for line in read_lines(path) if line["step"] <= upto]
         partial = path.with_name(path.name + ".partial")
         with writing(path):
+            kept = [line for line in read_lines(path) if line["step"] <= upto]
             with partial.open("w", encoding="utf-8") as file:
                 file.writelines(_to_line(line) for line in kept)
                 file.flush()
@@ -59,18 +59,33 @@ class JsonLines:
             self._file.flush()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file.
+
+        Raises:
+            CheckpointError: the disk refuses what was not written yet.
+        """
+        with writing(self._path):
+            self._file.close()
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file that are whole; none where there is no file."""
+    """The lines of a file that are whole: JSON objects with a step. None where there is no file.
+
+    A crash of the machine may leave half a line, or a stretch of zeros; a run is not lost with it.
+    """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [
-        json.loads(line) for line in lines[:-1]
-    ]  # what follows the last line end is half a line
+    # What follows the last line end is half a line.
+    values = (_parse(line) for line in path.read_bytes().split(b"\n")[:-1])
+    return [v for v in values if isinstance(v, dict) and type(v.get("step")) is int]
+
+
+def _parse(line: bytes) -> Any:
+    """A line's value, or None where it is not JSON."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _to_line(value: dict[str, Any]) -> str:

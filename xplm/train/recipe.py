@@ -16,6 +16,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
@@ -132,11 +133,19 @@ class Recipe:
             ("train.epochs", train.epochs, 0),
             ("train.seed", train.seed, 0),
             ("train.lora", train.lora, 0),
+            ("train.z_loss", train.z_loss, 0),
+            ("train.eval_batches", 0 if train.eval_batches is None else train.eval_batches, 0),
+            ("train.sample_tokens", train.sample_tokens, 1),
+            ("train.sample_temperature", train.sample_temperature, 0),
             ("optimizer.clip", self.optimizer.clip, 0),
             ("schedule.lr", schedule.lr, 0),
+            ("schedule.min_lr", schedule.min_lr, 0),
+            ("schedule.warmup_steps", schedule.warmup_steps, 0),
         ):
             if not value >= least:
                 raise RequestError(f"{key} must be at least {least}; got {value}")
+            if not isfinite(value):
+                raise RequestError(f"{key} must be finite; got {value}")
         for key, share in (
             ("data.held_out", data.held_out),
             ("train.dropout", train.dropout),
@@ -170,7 +179,10 @@ def load_recipe(path: Path, settings: Mapping[str, Any] | None = None) -> Recipe
     _anchor(tables, path.parent)
     for place, value in (settings or {}).items():
         section, _, key = place.partition(".")
-        tables.setdefault(section, {})[key] = value
+        table = tables.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise RequestError(f"{section} must be a section of a recipe, [{section}]; got {table}")
+        table[key] = value
     _anchor(tables, Path())
     return make_recipe(tables)
 

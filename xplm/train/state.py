@@ -84,6 +84,9 @@ def load_state(directory: Path, backend: Backend) -> TrainState:
                 group, _, name = key.partition("/")
                 groups[group][name] = backend.from_host(file.get_tensor(key))
         best_loss = facts["best_loss"]
+        for key in ("step", "optimizer_step"):
+            if type(facts[key]) is not int:
+                raise TypeError(f"{key} is {facts[key]!r}")
         return TrainState(
             step=facts["step"],
             masters=groups["masters"],
@@ -93,7 +96,7 @@ def load_state(directory: Path, backend: Backend) -> TrainState:
             best_loss=inf if best_loss is None else best_loss,
             best_step=facts["best_step"],
         )
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{directory} must hold a whole training state; got: {error!r}; remove it to resume "
             f"from the checkpoint before it"

@@ -38,6 +38,11 @@ class Dataset(Protocol):
         """Token ids that an epoch feeds to the model, padding not counted."""
         ...
 
+    @property
+    def n_cut(self) -> int:
+        """Sequences that were longer than the context, and lost their end."""
+        ...
+
     def batch(self, step: int, micro: int = 0) -> Batch:
         """The sequences of one forward pass.
 

@@ -60,6 +60,11 @@ class Windows:
         """Token ids that an epoch feeds to the model."""
         return self.n_examples * self.context
 
+    @property
+    def n_cut(self) -> int:
+        """None: a window ends where the next begins."""
+        return 0
+
     def batch(self, step: int, micro: int = 0) -> Batch:
         """The windows of one forward pass: (B, T) ids and targets."""
         start = (step * self.n_micro + micro) * self.batch_size
