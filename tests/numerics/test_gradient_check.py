@@ -71,3 +71,12 @@ def test_chosen_entries_hold_the_largest():
     assert error.argument == "x"
     assert error.n_compared <= 4
     assert abs(error.error - 5e-4) < 1e-9
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1.0 + 1.0j])
+def test_what_is_no_real_number_is_never_right(bad):
+    good, broken = np.array([1.0, 2.0]), np.array([1.0, bad])
+    assert relative_error(good, good) == 0.0
+    assert relative_error(broken, good) == np.inf
+    assert relative_error(good, broken) == np.inf
+    assert relative_errors({"x": good, "y": good}, {"x": good, "y": broken})["y"] == np.inf

@@ -72,9 +72,12 @@ def numerical_gradient(
 def relative_error(analytic: np.ndarray, numerical: np.ndarray, smallest: float = 0.0) -> float:
     """max |analytic - numerical| / max |numerical|, where the divisor is at least `smallest`; 0 for two zeros.
 
-    Infinite where the shapes differ, or a number is not finite.
+    Infinite where the shapes differ, or a number of either is complex or not finite.
     """
-    if analytic.shape != numerical.shape or not np.isfinite(analytic).all():
+    both = (analytic, numerical)
+    if analytic.shape != numerical.shape or any(np.iscomplexobj(array) for array in both):
+        return float("inf")
+    if not all(np.isfinite(array).all() for array in both):
         return float("inf")
     difference = float(np.max(np.abs(analytic - numerical), initial=0.0))
     size = max(float(np.max(np.abs(numerical), initial=0.0)), smallest)
