@@ -53,6 +53,12 @@ def test_records_are_documents_and_lose_their_end_marker(tmp_path: Path) -> None
     assert documents(as_list) == documents(as_lines) == expected
 
 
+@pytest.mark.parametrize("name", ["A.JSON", "A.JSONL"])
+def test_a_suffix_in_capitals_means_the_same(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('["x"]\n' if name == "A.JSON" else '"x"\n', encoding="utf-8")
+    assert documents(tmp_path / name) == ["x"]
+
+
 def test_a_folder_is_read_in_the_order_of_paths_without_hidden_files(tmp_path: Path) -> None:
     for name in ("b.txt", "a/z.txt", ".hidden", ".git/config"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -62,7 +62,7 @@ def _digest(path: Path, tokenizer: Tokenizer, progress: Progress) -> str:
     )
     done = 0
     for file in files:
-        digest.update(f"\0{file.suffix}\0{file.stat().st_size}\0".encode())
+        digest.update(f"\0{file.suffix.lower()}\0{file.stat().st_size}\0".encode())
         try:
             with file.open("rb") as stream:
                 while block := stream.read(2**20):

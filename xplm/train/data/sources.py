@@ -165,7 +165,7 @@ def _cut(text: str) -> int:
 
 
 def _records_of(stream: TextIO, path: Path) -> Iterator[Record]:
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         values = _parse(stream.read(), str(path))
         if not isinstance(values, list):
             raise DataError(f"{path} must hold a JSON list; got {values!r:.80}")
@@ -178,7 +178,7 @@ def _records_of(stream: TextIO, path: Path) -> Iterator[Record]:
 
 
 def _is_json(path: Path) -> bool:
-    return path.suffix in (".json", ".jsonl")
+    return path.suffix.lower() in (".json", ".jsonl")
 
 
 def _parse(text: str, place: str) -> Any:
