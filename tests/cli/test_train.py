@@ -126,6 +126,7 @@ def test_two_phases_end_in_a_chat(xplm, tmp_path, recipe):
     out = xplm("train", recipe, "--data", talks, "--out", tmp_path / "b", *chat, *learn, *prompts)
     assert out.code == 0
     assert "'one?' -> 'one'" in out.stderr
+    assert "[model] is not read: the model is that of" in out.stderr
     for question in ("one", "two"):
         reply = xplm("generate", f"{question}?", "--chat", "--model", tmp_path / "b")
         assert reply.stdout == f"{question}\n"

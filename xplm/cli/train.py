@@ -23,7 +23,7 @@ from xplm.train import loop
 from xplm.train.curves import INSTALL, can_draw
 from xplm.train.metrics import read_lines
 from xplm.train.prepare import prepare, training_policy
-from xplm.train.recipe import Recipe, differences, load_recipe, parse_setting
+from xplm.train.recipe import ModelRecipe, Recipe, differences, load_recipe, parse_setting
 from xplm.train.run_directory import METRICS, RECIPE, RunDirectory
 
 INTERRUPTED = 130
@@ -109,6 +109,8 @@ def train(
         )
     n_params = count_params(trainer.job.task.specs)
     show.note(f"{n_params:,} parameters, {trainer.job.steps:,} steps, into {directory.path}")
+    if plan.train.init and plan.model != ModelRecipe():
+        show.note(f"[model] is not read: the model is that of {plan.train.init}")
     if cut := trainer.job.dataset.n_cut:
         show.note(
             f"{cut:,} examples are longer than data.context, {plan.data.context}, and lose their end"
