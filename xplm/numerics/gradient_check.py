@@ -75,9 +75,8 @@ def relative_error(analytic: np.ndarray, numerical: np.ndarray, smallest: float 
     Infinite where the shapes differ, or a number of either is complex or not finite.
     """
     both = (analytic, numerical)
-    if analytic.shape != numerical.shape or any(np.iscomplexobj(array) for array in both):
-        return float("inf")
-    if not all(np.isfinite(array).all() for array in both):
+    are_real = all(np.isrealobj(array) and np.isfinite(array).all() for array in both)
+    if analytic.shape != numerical.shape or not are_real:
         return float("inf")
     difference = float(np.max(np.abs(analytic - numerical), initial=0.0))
     size = max(float(np.max(np.abs(numerical), initial=0.0)), smallest)
