@@ -83,7 +83,7 @@ def test_narrow_policies_tell_a_story(policy):
     [
         ({"device": "tpu"}, BackendError),
         ({"backend": "nonesuch"}, BackendError),
-        ({"policy": "fp8"}, RequestError),
+        ({"policy": "fp7"}, RequestError),
         ({"policy": None}, RequestError),
         ({"kernels": "magic"}, RequestError),
         ({}, XplmError),

@@ -8,9 +8,9 @@ import pytest
 from tests.paths import ROOT
 
 LAYERS = [
-    {"typing", "errors", "namespace", "precision"},
+    {"typing", "errors", "namespace", "formats", "precision"},
     {"kernels"},
-    {"params", "config", "rope_scaling", "backend", "runtime", "cache"},
+    {"params", "config", "rope_scaling", "backend", "emulation", "runtime", "cache"},
     {"layers"},
     {"models"},
     {"checkpoint", "text", "generate", "train", "numerics", "parallel"},

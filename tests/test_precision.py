@@ -5,12 +5,22 @@ from xplm.backend import load_backend
 from xplm.errors import BackendError, RequestError
 from xplm.precision import HOST_DTYPES, Policy, cast, wide_dtype
 
-LONG = {"fp64": "float64", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+LONG = {
+    "fp64": "float64",
+    "fp32": "float32",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+    "tf32": "tf32",
+    "fp8": "float8_e4m3fn",
+    "fp8_e5m2": "float8_e5m2",
+    "e5m7": "e5m7",
+    "e4m3": "float8_e4m3",
+}
 STORED = ("param", "compute", "cache")
-ISLANDS = ("rope", "norm", "softmax", "loss")
+ISLANDS = ("rope", "norm", "softmax", "loss", "matmul", "accumulate")
 
 
-@pytest.mark.parametrize("base", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("base", [base for base in LONG if base != "fp64"])
 def test_a_base_sets_what_is_stored_and_leaves_the_islands_alone(base):
     policy = Policy.parse(base)
     assert {getattr(policy, part) for part in STORED} == {LONG[base]}
@@ -18,7 +28,7 @@ def test_a_base_sets_what_is_stored_and_leaves_the_islands_alone(base):
 
 
 def test_float64_widens_the_islands_as_well():
-    assert Policy.parse("fp64") == Policy(*["float64"] * 7)
+    assert Policy.parse("fp64") == Policy(*["float64"] * 9)
 
 
 @pytest.mark.parametrize("part", [*STORED, *ISLANDS])
@@ -38,6 +48,9 @@ def test_an_override_changes_one_part(part, dtype):
         ("fp16, norm = fp16 ,cache=fp32", "fp16,cache=fp32,norm=fp16"),
         ("bf16,rope=fp32", "bf16"),
         ("fp64,loss=fp32", "fp64,loss=fp32"),
+        ("fp8_e4m3,accumulate=bf16,matmul=fp8_e5m2", "fp8,matmul=fp8_e5m2,accumulate=bf16"),
+        ("e8m7,norm=e5m10,rope=e8m23,loss=e8m10", "bf16,norm=fp16,loss=tf32"),
+        ("fp32,matmul=tf32", "fp32,matmul=tf32"),
     ],
 )
 def test_text_round_trips_in_its_shortest_form(text, shortest):
@@ -57,7 +70,9 @@ def test_every_single_override_round_trips(base, part):
 @pytest.mark.parametrize(
     ("text", "received"),
     [
-        ("fp8", '"fp8"'),
+        ("fp7", '"fp7"'),
+        ("e9m2", '"e9m2"'),
+        ("bf16,norm=e5m0", '"e5m0"'),
         ("", '""'),
         ("float32", '"float32"'),
         ("bf16,softmax", '"bf16,softmax"'),

@@ -46,8 +46,11 @@ def test_host_dtypes_are_numpys_on_every_backend(backend):
 def test_what_is_not_there_is_refused(numpy_backend):
     with pytest.raises(RequestError, match='"fused" or "portable"; got "fast"'):
         make_runtime(numpy_backend, "fp32", kernels="fast")
-    with pytest.raises(RequestError, match="fp8"):
-        make_runtime(numpy_backend, "fp8")
+    with pytest.raises(RequestError, match="fp7"):
+        make_runtime(numpy_backend, "fp7")
     without = replace(numpy_backend, dtypes={"float32": np.dtype(np.float32)})
-    with pytest.raises(BackendError, match="float16"):
-        make_runtime(without, "fp16")
+    with pytest.raises(BackendError, match="float64"):
+        make_runtime(without, "fp32,rope=fp64")
+    narrow = replace(numpy_backend, dtypes={"float16": np.dtype(np.float16)})
+    with pytest.raises(BackendError, match="float32"):
+        make_runtime(narrow, "fp16,rope=fp16,norm=fp16,softmax=fp16,loss=fp8")

@@ -189,7 +189,7 @@ def load(
     Args:
         name_or_path: a known name ("smollm2-135m-instruct"), a Hugging Face directory or hub id, or a .gguf file.
         device: "cpu", "cuda" or "cuda:N".
-        policy: dtypes, such as "fp32", "fp16", "bf16" or "bf16,softmax=bf16".
+        policy: dtypes, such as "fp32", "fp16", "bf16", "fp8" or "bf16,softmax=bf16".
         backend: an installed backend's name; None for the device's default.
         kernels: "fused", or "portable" for the reference source alone.
         home: where fetched models are kept; None for the platform's user cache directory.

@@ -9,7 +9,13 @@ arithmetic is kept apart because low precision ruins it:
     loss     logits on their way to a loss or a sampler
 
 Islands are float32 unless the policy says otherwise: "bf16" keeps them all, "bf16,softmax=bf16" gives one up.
-Matrix products accumulate in at least float32 under every policy, and their result is rounded once.
+Matrix products take their operands as they are, accumulate in at least float32, and round their result once. Two more
+parts change that, for experiments with hardware that does otherwise:
+
+    matmul      what the operands of matrix products are rounded to first: "fp32,matmul=tf32"
+    accumulate  what their partial sums are rounded to: "bf16,accumulate=bf16"
+
+A dtype that a backend has runs as it is; one that it lacks ("fp8", "tf32", "e5m7") is emulated: see `xplm.emulation`.
 """
 
 from collections.abc import Mapping
@@ -20,6 +26,7 @@ import ml_dtypes
 import numpy as np
 
 from xplm.errors import BackendError, RequestError
+from xplm.formats import Format, find_format, format_of_bits, round_to
 from xplm.namespace import array_namespace
 from xplm.typing import Array, DType, Namespace
 
@@ -28,7 +35,23 @@ SHORT_NAMES = {
     "fp32": "float32",
     "fp16": "float16",
     "bf16": "bfloat16",
+    "tf32": "tf32",
+    "fp8": "float8_e4m3fn",
+    "fp8_e4m3": "float8_e4m3fn",
+    "fp8_e5m2": "float8_e5m2",
+    "fp8_e4m3fnuz": "float8_e4m3fnuz",
+    "fp8_e5m2fnuz": "float8_e5m2fnuz",
+    "fp8_e4m3b11fnuz": "float8_e4m3b11fnuz",
+    "fp6_e2m3": "float6_e2m3fn",
+    "fp6_e3m2": "float6_e3m2fn",
+    "fp4": "float4_e2m1fn",
+    "fp4_e2m1": "float4_e2m1fn",
 }
+"""What a policy's text calls a dtype; the first name of several is the one that is printed. Beside them, "e5m7" means
+5 exponent bits and 7 mantissa bits, with infinities and NaN as IEEE 754 has them."""
+
+EXACT = ("float32", "float64")
+"""As `matmul` and `accumulate`, these round nothing: no product runs in less."""
 
 HOST_DTYPES: dict[str, np.dtype] = {
     "float64": np.dtype(np.float64),
@@ -53,7 +76,7 @@ class PolicyDtypes(NamedTuple):
 
 @dataclass(frozen=True)
 class Policy:
-    """The dtype of every part, by its array-API name ("float32", "bfloat16", ...)."""
+    """The dtype of every part, by its name in `xplm.formats` ("float32", "bfloat16", "float8_e4m3fn", ...)."""
 
     param: str = "float32"  # weights at rest
     compute: str = "float32"  # activations between ops
@@ -62,14 +85,18 @@ class Policy:
     norm: str = "float32"
     softmax: str = "float32"
     loss: str = "float32"
+    matmul: str = "float32"  # operands of matrix products; float32 and float64 round nothing
+    accumulate: str = (
+        "float32"  # partial sums of matrix products; float32 and float64 round nothing
+    )
 
     @classmethod
     def parse(cls, text: str) -> "Policy":
         """Read a policy such as "bf16" or "fp16,norm=fp16,cache=fp32".
 
         Args:
-            text: a base ("fp64", "fp32", "fp16" or "bf16"), then any number of ",part=dtype".
-                A base sets what is stored; islands stay float32 (float64 in "fp64").
+            text: a base ("fp64", "fp32", "fp16", "bf16", "tf32", "fp8", "e5m7", ...), then any number of
+                ",part=dtype". A base sets what is stored; the others stay float32 (float64 in "fp64").
 
         Returns:
             The policy.
@@ -99,14 +126,19 @@ class Policy:
 
     def __str__(self) -> str:
         """The shortest text that `parse` reads back as this policy."""
-        short = {long: name for name, long in SHORT_NAMES.items()}
-        base = Policy.parse(short[self.compute])
+        stored = _short_name(self.compute)
+        base = Policy.parse(stored)
         overrides = [
-            f",{f.name}={short[getattr(self, f.name)]}"
+            f",{f.name}={_short_name(getattr(self, f.name))}"
             for f in fields(self)
             if getattr(self, f.name) != getattr(base, f.name)
         ]
-        return short[self.compute] + "".join(overrides)
+        return stored + "".join(overrides)
+
+    @property
+    def dtypes(self) -> PolicyDtypes:
+        """The names of the parts that are dtypes of arrays: all but `matmul` and `accumulate`."""
+        return PolicyDtypes(*[getattr(self, part) for part in PolicyDtypes._fields])
 
     def resolve(self, dtypes: Mapping[str, DType], backend: str) -> PolicyDtypes:
         """Look this policy's dtypes up in a backend's table.
@@ -118,14 +150,13 @@ class Policy:
         Raises:
             BackendError: the backend lacks one of them.
         """
-        names = [getattr(self, f.name) for f in fields(self)]
-        for name in names:
+        for name in self.dtypes:
             if name not in dtypes:
                 raise BackendError(
                     f'policy "{self}" needs {name}, which backend "{backend}" lacks; '
                     f"it has {', '.join(sorted(dtypes))}"
                 )
-        return PolicyDtypes(*[dtypes[name] for name in names])
+        return PolicyDtypes(*[dtypes[name] for name in self.dtypes])
 
 
 def wide_dtype(x: Array, xp: Namespace) -> DType:
@@ -138,11 +169,30 @@ def cast(x: Array, dtype: DType) -> Array:
     return x if x.dtype == dtype else array_namespace(x).astype(x, dtype)
 
 
+def cast_host(x: np.ndarray, dtype: np.dtype | Format) -> np.ndarray:
+    """x in a NumPy dtype, or float32 numbers rounded to a format."""
+    if isinstance(dtype, Format):
+        return round_to(x.astype(np.float32), dtype)
+    return x.astype(dtype, copy=False)
+
+
 def _dtype_name(short: str, text: str) -> str:
     short = short.strip()
-    if short not in SHORT_NAMES:
+    if short in SHORT_NAMES:
+        return SHORT_NAMES[short]
+    format = format_of_bits(short)
+    if format is None:
         raise RequestError(
-            f'a policy\'s dtypes are {", ".join(SHORT_NAMES)}; got "{short}" in "{text}"; '
-            f'write, for example, "bf16" or "bf16,softmax=bf16"'
+            f"a policy's dtypes are {', '.join(SHORT_NAMES)}, or bits such as e5m7 (2 to 8, and 1 to 23); "
+            f'got "{short}" in "{text}"; write, for example, "bf16" or "bf16,softmax=bf16"'
         )
-    return SHORT_NAMES[short]
+    return format.name
+
+
+def _short_name(name: str) -> str:
+    """The first short name of a dtype; those that have none are called by their bits."""
+    for short, long in SHORT_NAMES.items():
+        if long == name:
+            return short
+    format = find_format(name)
+    return f"e{format.exponent_bits}m{format.mantissa_bits}"

@@ -5,8 +5,12 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from xplm.backend import Backend
+from xplm.emulation import emulate
 from xplm.errors import RequestError
+from xplm.formats import Format
 from xplm.kernels import PORTABLE
 from xplm.precision import HOST_DTYPES, Policy, PolicyDtypes
 
@@ -18,32 +22,42 @@ class Runtime:
     backend: Backend
     policy: Policy
     kernels: Mapping[str, Callable[..., Any]]  # by function name: "rms_norm_fwd"
-    dtype: PolicyDtypes  # the backend's dtype objects
-    host_dtype: PolicyDtypes  # the same as NumPy dtypes
+    dtype: PolicyDtypes  # the backend's dtype objects; a Format where it is emulated
+    host_dtype: PolicyDtypes  # the same as NumPy dtypes; float32 where it is emulated
     ops: Any = field(init=False, repr=False)  # the kernel table, as attributes
 
     def __post_init__(self) -> None:
         """Spread the table out, so that a layer reads `rt.ops.rms_norm_fwd(...)`."""
         object.__setattr__(self, "ops", SimpleNamespace(**self.kernels))
 
+    @property
+    def table_dtype(self) -> np.dtype | Format:
+        """What host tables of the rope island are rounded to: its format where it is emulated."""
+        return self.dtype.rope if isinstance(self.dtype.rope, Format) else self.host_dtype.rope
+
 
 def make_runtime(backend: Backend, policy: Policy | str, kernels: str = "fused") -> Runtime:
     """Join a backend and a policy.
 
     Args:
-        backend: where to compute.
+        backend: where to compute. What it lacks of the policy is emulated on it: see `xplm.emulation`.
         policy: a Policy, or the text of one.
         kernels: "fused" lets the backend replace kernels; "portable" runs the reference source on it.
 
     Raises:
         RequestError: `kernels` or the policy's text is not one of these.
-        BackendError: the backend lacks one of the policy's dtypes.
+        BackendError: the backend lacks float32, or float64 where the policy names it.
     """
     if kernels not in ("fused", "portable"):
         raise RequestError(f'kernels are "fused" or "portable"; got "{kernels}"')
     if isinstance(policy, str):
         policy = Policy.parse(policy)
 
+    backend = emulate(backend, policy)
     table = PORTABLE | dict(backend.kernels) if kernels == "fused" else PORTABLE
     dtype = policy.resolve(backend.dtypes, backend.name)
-    return Runtime(backend, policy, table, dtype, policy.resolve(HOST_DTYPES, "numpy"))
+    host = {
+        name: HOST_DTYPES["float32" if isinstance(found, Format) else name]
+        for name, found in zip(policy.dtypes, dtype, strict=True)
+    }
+    return Runtime(backend, policy, table, dtype, policy.resolve(host, "numpy"))

@@ -17,8 +17,13 @@ def after(scale, overflows):
 
 def test_it_begins_high_in_float16_and_at_one_elsewhere():
     assert make_loss_scale("float16") == LossScale(65536.0, is_dynamic=True)
-    for dtype in ("float32", "bfloat16", "float64"):
+    for dtype in ("float32", "bfloat16", "float64", "tf32", "e8m3", "float4_e2m1fn"):
         assert make_loss_scale(dtype) == LossScale(1.0, is_dynamic=False)
+
+
+def test_every_format_that_ends_before_float32_and_tells_of_it_asks_for_a_scale():
+    for names in (["float8_e4m3fn"], ["float32", "float8_e5m2"], ["bfloat16", "float32", "e5m7"]):
+        assert make_loss_scale(*names) == LossScale(65536.0, is_dynamic=True)
 
 
 def test_an_overflow_halves_it_and_is_counted():

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xplm.namespace import array_namespace
-from xplm.precision import cast
+from xplm.precision import cast, cast_host
 from xplm.typing import Array, DType
 
 
@@ -39,9 +39,13 @@ class RopeSaved(NamedTuple):
 def rope_tables(
     positions: np.ndarray, inv_freq: np.ndarray, *, scale: float, dtype: DType
 ) -> tuple[np.ndarray, np.ndarray]:
-    """cos, sin (B, 1, T, D/2) of positions (B, T) * inv_freq (D/2,), both times `scale`, on the host in `dtype`."""
-    angles = positions.astype(dtype)[:, None, :, None] * inv_freq.astype(dtype)
-    return (np.cos(angles) * scale).astype(dtype), (np.sin(angles) * scale).astype(dtype)
+    """cos, sin (B, 1, T, D/2) of positions (B, T) * inv_freq (D/2,), both times `scale`, on the host in `dtype`.
+
+    `dtype` is NumPy's, or a Format, to which float32 numbers are rounded.
+    """
+    angles = cast_host(positions, dtype)[:, None, :, None] * cast_host(inv_freq, dtype)
+    angles = cast_host(angles, dtype)
+    return cast_host(np.cos(angles) * scale, dtype), cast_host(np.sin(angles) * scale, dtype)
 
 
 def rope_fwd(x: Array, cos: Array, sin: Array) -> tuple[Array, RopeSaved]:

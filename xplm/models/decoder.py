@@ -13,6 +13,7 @@ import numpy as np
 
 from xplm.cache import KVCache
 from xplm.config import DecoderConfig
+from xplm.formats import Format
 from xplm.kernels.rope import rope_tables
 from xplm.layers.attention import Context
 from xplm.layers.block import block_fwd
@@ -177,8 +178,8 @@ def make_context(
 
     cos = sin = None
     if config.rope is not None:
-        tables = make_rope_tables(config, positions, end - begins, rt.host_dtype.rope)
-        cos, sin = (to_device(table) for table in tables)
+        tables = make_rope_tables(config, positions, end - begins, rt.table_dtype)
+        cos, sin = (cast(to_device(table), rt.dtype.rope) for table in tables)
 
     padding = first_slots = None
     if first is not None:
@@ -188,7 +189,7 @@ def make_context(
 
 
 def make_rope_tables(
-    config: DecoderConfig, positions: np.ndarray, lengths: np.ndarray, dtype: np.dtype
+    config: DecoderConfig, positions: np.ndarray, lengths: np.ndarray, dtype: np.dtype | Format
 ) -> list[np.ndarray]:
     """cos, sin (B, 1, T, D/2) on the host, of positions (B, T) in sequences of `lengths` (B,)."""
     assert config.rope is not None

@@ -1,4 +1,4 @@
-"""Loss scaling: gradients of float16 kept out of the range in which it has no numbers.
+"""Loss scaling: gradients of float16, or of a narrower format, kept out of the range in which it has no numbers.
 
 float16 ends at 65504 above and at 6e-8 below, and many gradients of a mean loss lie under that. The loss is multiplied
 by a scale, hence every gradient is, and is divided out again in float32. The largest scale that does not overflow is
@@ -15,6 +15,7 @@ torch.amp.GradScaler.
 
 from dataclasses import dataclass, replace
 
+from xplm.formats import FORMATS, find_format
 from xplm.typing import Params
 
 INITIAL_SCALE = 2.0**16
@@ -50,13 +51,17 @@ class LossScale:
         return replace(self, good_steps=self.good_steps + 1)
 
 
-def make_loss_scale(compute: str) -> LossScale:
-    """The scale to begin with, for gradients that pass through a dtype.
+def make_loss_scale(*names: str) -> LossScale:
+    """The scale to begin with, for gradients that pass through formats.
 
     Args:
-        compute: its array-API name. "float16" is scaled; the others reach as far as float32, and are not.
+        names: theirs, in `xplm.formats`. One that does not reach as far as float32 asks for a scale, unless it has
+            neither infinity nor NaN to tell of an overflow.
     """
-    if compute == "float16":
+    formats = [find_format(name) for name in names]
+    if any(
+        f.exponent_bits < FORMATS["float32"].exponent_bits and f.kind != "finite" for f in formats
+    ):
         return LossScale(INITIAL_SCALE, is_dynamic=True)
     return LossScale()
 

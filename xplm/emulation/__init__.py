@@ -1,0 +1,5 @@
+"""Number formats that a backend lacks, emulated on it."""
+
+from xplm.emulation.emulate import emulate
+
+__all__ = ["emulate"]
