@@ -1,0 +1,40 @@
+"""How often does parity call a right library wrong?   python scripts/parity_trials.py --backend torch --runs 200
+
+Each run draws shapes and numbers of its own, puts every op, a layer, a model and an optimizer through both sides, and
+lists what is called a bug. Policies take turns. On a library without faults, every line listed is a false alarm.
+"""
+
+import argparse
+import time
+
+from xplm.backend import load_backend
+from xplm.numerics.parity.trials import clean_run
+from xplm.runtime import make_runtime
+
+
+def main() -> None:
+    """Run, and say how many runs raised an alarm."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backend", default="numpy")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--policy", action="append", help="may be given several times")
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0, help="of the first run")
+    given = parser.parse_args()
+
+    backend = load_backend(given.backend, given.device)
+    reference = make_runtime(load_backend("numpy"), "fp64")
+    tests = [make_runtime(backend, policy) for policy in given.policy or ["fp32", "fp16", "bf16"]]
+    n_alarmed, began = 0, time.perf_counter()
+    for seed in range(given.seed, given.seed + given.runs):
+        test = tests[seed % len(tests)]
+        alarms = clean_run(test, reference, seed)
+        n_alarmed += bool(alarms)
+        for alarm in alarms:
+            print(f"{given.backend}:{test.policy}, seed {seed}: {alarm}")
+    seconds = time.perf_counter() - began
+    print(f"{given.backend}: {n_alarmed} of {given.runs} runs raised an alarm, in {seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""No false alarm on random shapes, on every library and in every precision that is here."""
+
+from importlib.metadata import entry_points
+
+import pytest
+
+from xplm.backend import load_backend
+from xplm.errors import BackendError
+from xplm.numerics.parity.trials import clean_run
+from xplm.runtime import make_runtime
+
+RUNS = [
+    *[("numpy", policy, seed) for policy in ("fp32", "fp16", "bf16") for seed in range(6)],
+    *[
+        ("numpy", policy, 50)
+        for policy in ("fp64", "bf16,norm=bf16,rope=bf16,softmax=fp16", "fp32,cache=bf16")
+    ],
+    *[("strict", "fp32", seed) for seed in range(10, 15)],
+    *[("strict", policy, 60) for policy in ("fp64", "fp16", "bf16")],
+    *[("torch", policy, 20 + seed) for policy in ("fp32", "fp16", "bf16") for seed in range(3)],
+    *[("jax", policy, 30) for policy in ("fp32", "bf16")],
+]
+
+INSTALLED = {entry.name for entry in entry_points(group="xplm.backends")}
+
+
+@pytest.mark.parametrize(("name", "policy", "seed"), RUNS)
+def test_a_clean_run_raises_no_alarm(name, policy, seed):
+    if name not in INSTALLED:
+        pytest.skip(f'no backend named "{name}" is installed')
+    try:
+        backend = load_backend(name)
+    except BackendError as error:
+        if name in ("numpy", "strict"):
+            raise
+        pytest.skip(str(error))
+    reference = make_runtime(load_backend("numpy"), "fp64")
+    assert clean_run(make_runtime(backend, policy), reference, seed) == []

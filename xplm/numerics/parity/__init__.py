@@ -1,0 +1,1 @@
+"""Parity: the same numbers through two runtimes, each difference judged to be rounding or a bug."""

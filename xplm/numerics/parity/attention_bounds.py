@@ -1,0 +1,77 @@
+"""Attention in balls; the formulas and letters are those of `xplm.kernels.attention`."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from xplm.numerics.parity.bounds import Arithmetic, Ball, exact, may_round, wide_of
+from xplm.numerics.parity.expected import Args, Expected, Options, island
+from xplm.numerics.parity.softmax_bounds import probs_from_lse, softmax
+
+
+class _Read(NamedTuple):
+    """The arguments as balls, with the query heads that read one key/value head side by side."""
+
+    w: Arithmetic  # of the products
+    q: Ball  # (B, K, G, T, D)
+    k: Ball  # (B, K, 1, S, D)
+    v: Ball  # (B, K, 1, S, D)
+    visible: np.ndarray  # (B or 1, 1, 1, T, S) bool
+    scores: Ball  # (B, K, G, T, S)
+
+
+def visible_keys(
+    T: int, S: int, start: int, window: int | None, first: np.ndarray | None
+) -> np.ndarray:
+    """Slot s is seen by the query in slot t = start + row if first <= s <= t and s > t - window: (B or 1, T, S)."""
+    query, key = start + np.arange(T)[:, None], np.arange(S)[None, :]
+    seen = (key <= query) & (key > query - (S + T + start if window is None else window))
+    return seen[None] if first is None else seen[None] & (key[None] >= first[:, :, None])
+
+
+def _read(args: Args, options: Options) -> _Read:
+    q, k, v, first = (*args, None)[:4]
+    w = Arithmetic(wide_of(q.dtype))
+    (B, H, T, D), (_, K, S, _) = q.shape, k.shape
+    qs = exact(q).map(lambda a: np.reshape(a, (B, K, H // K, T, D)))
+    ks, vs = (w.stored(exact(a)).map(lambda b: b[:, :, None]) for a in (k, v))
+    visible = visible_keys(T, S, options["start"], options.get("window"), first)[:, None, None]
+    scaled = w.times(qs, w.scalar(options["scale"]))
+    scores = w.matmul(scaled, ks.map(_transposed))
+    return _Read(w, qs, ks, vs, visible, scores)
+
+
+def attention_fwd(args: Args, options: Options) -> Expected:
+    """y (B, H, T, D)."""
+    read = _read(args, options)
+    probs, _ = softmax(Arithmetic(island(options, args[0])), read.scores, read.visible)
+    y = read.w.matmul(probs, read.v)
+    return Expected(y.map(lambda a: np.reshape(a, args[0].shape)), args[0].dtype)
+
+
+def attention_bwd(dy: np.ndarray, args: Args, options: Options) -> list[Expected | None]:
+    """dq (B, H, T, D); dk and dv (B, K, S, D)."""
+    q, k, v = args[:3]
+    read = _read(args, options)
+    w = read.w
+    narrow = Arithmetic(island(options, q))
+    probs, lse = softmax(narrow, read.scores, read.visible)
+    y = may_round(w.matmul(probs, read.v), q.dtype)
+    dyw = w.stored(exact(dy)).map(lambda a: np.reshape(a, y.mid.shape))
+
+    finite = np.isfinite(lse.mid)
+    kept = narrow.stored(Ball(np.where(finite, lse.mid, 0.0), lse.rad))
+    lse = Ball(np.where(finite, kept.mid, -np.inf), kept.rad)
+    P = probs_from_lse(w, read.scores, lse, read.visible)
+
+    dv = w.sum(w.matmul(P.map(_transposed), dyw), 2)
+    dP = w.matmul(dyw, read.v.map(_transposed))
+    delta = w.sum(w.times(dyw, y), -1, keepdims=True)
+    dS = w.times(w.times(P, w.minus(dP, delta)), w.scalar(options["scale"]))
+    dq = w.matmul(dS, read.k).map(lambda a: np.reshape(a, q.shape))
+    dk = w.sum(w.matmul(dS.map(_transposed), read.q), 2)
+    return [Expected(dq, q.dtype), Expected(dk, k.dtype), Expected(dv, v.dtype), None]
+
+
+def _transposed(a: np.ndarray) -> np.ndarray:
+    return np.swapaxes(a, -1, -2)

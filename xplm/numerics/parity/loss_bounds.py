@@ -1,0 +1,85 @@
+"""The losses in balls; the formulas are those of `xplm.kernels.cross_entropy` and `linear_cross_entropy`."""
+
+import numpy as np
+
+from xplm.numerics.parity.bounds import Arithmetic, Ball, exact, where, wide_of
+from xplm.numerics.parity.expected import Args, Expected, Options, island
+from xplm.numerics.parity.softmax_bounds import probs_from_lse, softmax
+
+
+def cross_entropy_fwd(args: Args, options: Options) -> Expected:
+    """loss (N,)."""
+    x, targets = args
+    w = Arithmetic(island(options, x))
+    return Expected(_loss(w, w.stored(exact(x)), targets, options), w.dtype)
+
+
+def cross_entropy_bwd(dloss: np.ndarray, args: Args, options: Options) -> list[Expected | None]:
+    """dx (N, V)."""
+    x, targets = args
+    dx = _dlogits(Arithmetic(island(options, x)), exact(x), dloss, targets, options)
+    return [Expected(dx, x.dtype), None]
+
+
+def linear_cross_entropy_fwd(args: Args, options: Options) -> Expected:
+    """loss (N,)."""
+    x, weight, targets = args
+    w = Arithmetic(island(options, x))
+    return Expected(_loss(w, _logits(w, x, weight), targets, options), w.dtype)
+
+
+def linear_cross_entropy_bwd(
+    dloss: np.ndarray, args: Args, options: Options
+) -> list[Expected | None]:
+    """dx (N, C) and dweight (V, C)."""
+    x, weight, targets = args
+    narrow = Arithmetic(island(options, x))
+    dlogits = _dlogits(narrow, _logits(narrow, x, weight), dloss, targets, options)
+    dlogits = narrow.stored(dlogits)
+    w = Arithmetic(wide_of(narrow.dtype))
+    dx = narrow.stored(w.matmul(dlogits, w.stored(exact(weight))))
+    dweight = w.matmul(dlogits.map(np.transpose), narrow.stored(exact(x)))
+    return [Expected(dx, x.dtype), Expected(dweight, w.dtype), None]
+
+
+def _logits(narrow: Arithmetic, x: np.ndarray, weight: np.ndarray) -> Ball:
+    w = Arithmetic(wide_of(narrow.dtype))
+    table = w.stored(exact(weight)).map(np.transpose)
+    return narrow.stored(w.matmul(narrow.stored(exact(x)), table))
+
+
+def _loss(w: Arithmetic, x: Ball, targets: np.ndarray, options: Options) -> Ball:
+    counted = targets != options["ignore_index"]
+    smoothing, z = options.get("label_smoothing", 0.0), options.get("z_loss", 0.0)
+    _, lse = softmax(w, x, None)
+    lse = lse.map(lambda a: a[:, 0])
+    chosen = np.arange(len(targets)), np.where(counted, targets, 0)
+    target_logit = x.map(lambda a: a[chosen])
+
+    loss = w.minus(lse, w.times(w.scalar(1.0 - smoothing), target_logit))
+    if smoothing:
+        mean = w.mean(x).map(lambda a: a[:, 0])
+        loss = w.minus(loss, w.times(w.scalar(smoothing), mean))
+    if z:
+        loss = w.plus(loss, w.times(w.times(w.scalar(z), lse), lse))
+    return where(counted, loss, 0.0)
+
+
+def _dlogits(
+    narrow: Arithmetic, x: Ball, dloss: np.ndarray, targets: np.ndarray, options: Options
+) -> Ball:
+    counted = (targets != options["ignore_index"])[:, None]
+    smoothing, z = options.get("label_smoothing", 0.0), options.get("z_loss", 0.0)
+    V = x.mid.shape[-1]
+    _, lse = softmax(narrow, x, None)
+    lse = narrow.stored(lse)
+    w = Arithmetic(wide_of(dloss.dtype))
+
+    p = probs_from_lse(w, x, lse, np.ones(x.mid.shape, bool))
+    if z:
+        p = w.times(p, w.plus(w.scalar(1.0), w.times(w.scalar(2.0 * z), lse)))
+    hit = (np.arange(V)[None, :] == targets[:, None]).astype(np.float64)
+    dx = w.minus(p, w.times(w.scalar(1.0 - smoothing), exact(hit)))
+    if smoothing:
+        dx = w.minus(dx, w.scalar(smoothing / V))
+    return where(counted, w.times(dx, exact(dloss[:, None])), 0.0)
