@@ -63,6 +63,25 @@ def test_the_model_of_a_recipe(xplm, tmp_path, arch):
     assert ("model.embed_positions.weight" in names) is (arch == "gpt")
 
 
+def test_a_small_model_is_compared_at_every_number(xplm, tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE.format(arch="llama"))
+    rows = xplm("gradcheck", "--model", path).stdout.splitlines()[1:-2]
+    assert all(" of " not in row for row in rows)
+    few = xplm("gradcheck", "--model", path, "--entries", 3).stdout.splitlines()
+    (up,) = [row for row in few if row.startswith("model.layers.1.mlp.up_proj.weight")]
+    assert up.split()[2:5] == ["3", "of", "192"]
+
+
+def test_a_large_model_is_compared_at_some_numbers_and_along_all(xplm, tmp_path, monkeypatch):
+    monkeypatch.setattr("xplm.cli.gradcheck.SMALL_MODEL", 100)
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE.format(arch="gpt"))
+    rows = xplm("gradcheck", "--model", path).stdout.splitlines()[1:-2]
+    assert any("6 of 256" in row for row in rows)
+    assert all(row.endswith("right") for row in rows)
+
+
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
@@ -71,6 +90,9 @@ def test_the_model_of_a_recipe(xplm, tmp_path, arch):
         (["--model", "nonesuch.toml"], "nonesuch.toml"),
         (["--backend", "nonesuch"], 'no backend named "nonesuch"'),
         (["--kernels", "magic"], 'got "magic"'),
+        (["--entries", "0"], 'a number from 1, or "all"; got "0"'),
+        (["--entries", "some"], 'got "some"'),
+        (["--entries", "3", "--op", "rope"], "give one"),
     ],
 )
 def test_bad_usage(xplm, arguments, fragment):

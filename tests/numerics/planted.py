@@ -1,9 +1,10 @@
 """Plant a mistake in the library's own source, for the length of a `with`."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FunctionType
+from typing import Any
 
 from tests.paths import ROOT
 
@@ -21,13 +22,24 @@ def planted(path: str, old: str, new: str) -> Iterator[None]:
     exec(compile(source.replace(old, new), path, "exec"), mistaken)
 
     before = {}
-    for name, function in vars(module).items():
-        own = isinstance(function, FunctionType) and function.__module__ == module.__name__
-        if own and isinstance(mistaken[name], FunctionType):
-            before[function] = function.__code__
-            function.__code__ = mistaken[name].__code__
+    for function, other in _functions(vars(module), mistaken, module.__name__):
+        before[function] = function.__code__
+        function.__code__ = other.__code__
     try:
         yield
     finally:
         for function, code in before.items():
             function.__code__ = code
+
+
+def _functions(
+    own: Mapping[str, Any], mistaken: Mapping[str, Any], module: str
+) -> Iterator[tuple[FunctionType, FunctionType]]:
+    """Each function that a module defines, those of its classes too, beside its mistaken twin."""
+    for name, value in own.items():
+        if getattr(value, "__module__", None) != module or name not in mistaken:
+            continue
+        if isinstance(value, FunctionType) and isinstance(mistaken[name], FunctionType):
+            yield value, mistaken[name]
+        elif isinstance(value, type):
+            yield from _functions(vars(value), vars(mistaken[name]), module)

@@ -71,7 +71,7 @@ MISTAKEN = [
         "self_attention",
         "dS = A * (dA - np.sum(dA * A, axis=-1, keepdims=True))",
         "dS = A * (1 - A) * dA",
-        r"diagonal of its Jacobian",
+        r"diagonal of the Jacobian",
     ),
     ("self_attention", " + dK @ Wk.T", "", r"dx lacks the path through k"),
     (

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from tests.numerics.slips import MISTAKEN, MISTAKEN_FORWARD
+from tests.numerics.strangers import STRANGERS
 from tests.numerics.students import RIGHT
 from xplm.errors import RequestError
 from xplm.numerics.grade import grade
@@ -48,6 +49,14 @@ def test_a_mistake_in_the_forward_is_named(graded, op, old, new, says):
     assert not result.passed
     assert not result.forward_is_right
     assert re.search(says, result.findings[0].says), result.findings
+
+
+@pytest.mark.parametrize(("op", "text", "says"), STRANGERS.values(), ids=STRANGERS)
+def test_a_mistake_in_another_hand_is_named_or_placed(graded, op, text, says):
+    result = graded(op, text)
+    assert not result.passed
+    (finding,) = result.findings
+    assert re.search(says, finding.says), finding.says
 
 
 def test_at_least_twenty_of_twenty_five():
@@ -129,7 +138,15 @@ def test_single_precision_is_told_from_a_mistake(graded):
     [
         (
             "def forward(x):\n    x += 1\n    return x\ndef backward(dy, x): return dy",
-            "writes into",
+            "forward writes into its argument x: copy it first",
+        ),
+        (
+            "def forward(x): return x\ndef backward(dy, x):\n    x *= dy\n    return dy",
+            "backward writes into its argument x: copy it first",
+        ),
+        (
+            "def forward(x): return x\ndef backward(dy, x):\n    dy *= x\n    return dy",
+            "backward writes into its argument dy, which others read too: copy it first",
         ),
         (
             "import random\ndef forward(x): return x * random.random()\ndef backward(dy, x): return dy",

@@ -6,6 +6,7 @@ import pytest
 from xplm.numerics.gradient_check import (
     SMALLEST_SHARE,
     check_gradients,
+    directional_derivative,
     numerical_gradient,
     relative_error,
     relative_errors,
@@ -71,6 +72,45 @@ def test_chosen_entries_hold_the_largest():
     assert error.argument == "x"
     assert error.n_compared <= 4
     assert abs(error.error - 5e-4) < 1e-9
+
+
+def test_a_direction_sums_the_gradient_and_restores_x():
+    x = np.array([[0.5, -2.0], [3.0, 1.0]])
+    before = x.copy()
+    signs = np.array([[1.0, -1.0], [-1.0, 1.0]])
+    found = directional_derivative(lambda: float(np.sum(x**4)), x, signs)
+    # Exact but for rounding, as above, times sqrt(4).
+    assert abs(found - np.sum(4 * before**3 * signs)) < 2e-10
+    np.testing.assert_array_equal(x, before)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_direction_finds_the_one_number_that_is_wrong(seed):
+    """Seven numbers of a thousand are compared one by one, and the wrong one is seldom among them."""
+    x = np.random.default_rng(seed).standard_normal(1000)
+    wrong = 2 * x
+    smallest = int(np.argmin(np.abs(x)))
+    wrong[smallest] += 1e-3
+    arrays = {"x": x}
+    (error,) = check_gradients(
+        lambda: float(np.sum(x * x)), arrays, {"x": wrong}, entries=7, seed=seed
+    )
+    assert (error.n_compared, error.n_numbers) == (7, 1000)
+    # The sum along the direction may be longer than the gradient, seldom by more than 4 standard deviations.
+    assert 1 / 4 <= error.error * np.linalg.norm(wrong) / 1e-3 <= 1.001
+    (right,) = check_gradients(lambda: float(np.sum(x * x)), arrays, {"x": 2 * x}, entries=7)
+    assert right.error < 1e-10
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1.0 + 1.0j])
+def test_a_direction_through_what_is_no_real_number_is_never_right(bad):
+    x = np.ones(100)
+    broken = np.where(np.arange(100) == 50, bad, 2 * x)
+    for seed in range(3):
+        (error,) = check_gradients(
+            lambda: float(np.sum(x * x)), {"x": x}, {"x": broken}, entries=2, seed=seed
+        )
+        assert error.error == np.inf
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1.0 + 1.0j])

@@ -7,6 +7,7 @@ from xplm.kernels import PORTABLE
 from xplm.numerics.gradient_check import OP_LIMIT, check_gradients, relative_errors
 from xplm.numerics.grading.cases import grading_cases
 from xplm.numerics.grading.diagnosis import MATCH, Trial, diagnose
+from xplm.numerics.grading.distortions import distortions
 from xplm.numerics.mistakes import CHAINS
 from xplm.numerics.mistakes.chain import run_backward, run_forward
 from xplm.numerics.op_cases import OPS
@@ -96,18 +97,36 @@ def test_steps_of_mistakes_are_steps_of_the_chain(op):
         assert set(known.steps) <= set(chain.forward), known.says
 
 
+def findings_of(op, known):
+    """What is said of gradients with a mistake in them; None where no case shows it."""
+    chain = CHAINS[op]
+    trials, wrong = [], {}
+    for case in grading_cases(op):
+        forward = run_forward(chain, values_of(chain, case))
+        dy = draw_dy(forward.y)
+        right, found = (run_backward(chain, forward, dy, steps) for steps in ({}, known.steps))
+        trials.append(Trial(case.label, forward, dy, found, right))
+        wrong |= {a: e for a, e in relative_errors(found, right).items() if not e <= OP_LIMIT}
+    names = {arg: arg for arg in chain.arguments}
+    return diagnose(chain, trials, list(wrong), names) if wrong else None
+
+
 @pytest.mark.parametrize("op", CHAINS)
 def test_every_mistake_is_named_when_it_is_made(op):
-    chain = CHAINS[op]
-    names = {arg: arg for arg in chain.arguments}
-    for known in chain.mistakes:
-        trials, wrong = [], {}
-        for case in grading_cases(op):
-            forward = run_forward(chain, values_of(chain, case))
-            dy = draw_dy(forward.y)
-            right, found = (run_backward(chain, forward, dy, s) for s in ({}, known.steps))
-            trials.append(Trial(case.label, forward, dy, found, right))
-            wrong |= {a: e for a, e in relative_errors(found, right).items() if not e <= OP_LIMIT}
-        findings = diagnose(chain, trials, list(wrong), names)
+    for known in CHAINS[op].mistakes:
+        findings = findings_of(op, known)
         assert len(findings) == 1, (known.says, findings)
         assert known.says in findings[0].says, (known.says, findings)
+
+
+@pytest.mark.parametrize("op", [op for op, chain in CHAINS.items() if chain.words])
+def test_a_step_that_is_off_by_a_factor_is_named(op):
+    """By its words, or as the known mistake that it is, or as a gradient off by that factor."""
+    chain = CHAINS[op]
+    values = run_forward(chain, values_of(chain, grading_cases(op)[0]))
+    says = []
+    for distortion in distortions(chain, values):
+        for finding in findings_of(op, distortion) or ():
+            assert " is wrong in " not in finding.says, (distortion.says, finding)
+            says.append(finding.says)
+    assert any(text.startswith(tuple(chain.words.values())) for text in says)

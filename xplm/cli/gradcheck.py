@@ -1,7 +1,7 @@
 """`xplm gradcheck`: hand-derived gradients against central differences."""
 
-import math
 import string
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -9,22 +9,29 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from xplm.backend import Backend, load_backend
-from xplm.cli.flags import takes_flags
+from xplm.cli.flags import WhereFlags, takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.errors import RequestError
+from xplm.models.decoder import param_specs
 from xplm.numerics.check_layers import LAYERS, VARIANTS, check_layer
 from xplm.numerics.check_model import check_model
 from xplm.numerics.check_ops import check_op
 from xplm.numerics.gradient_check import MODEL_LIMIT, OP_LIMIT, GradientError
 from xplm.numerics.op_cases import OPS
 from xplm.numerics.tiny_models import TINY_MODELS, tiny_config
+from xplm.params import count_params
 from xplm.runtime import make_runtime
 from xplm.text.trainable import train_tokenizer
 from xplm.train.architecture import make_config
 from xplm.train.recipe import load_recipe
 
+SMALL_MODEL = 5000
+"""Parameters up to which all of a recipe's model are compared one by one; each costs four passes."""
+
 ENTRIES = 6
-"""Numbers of each parameter of a layer or a model that are compared; each costs four passes."""
+"""Numbers of each parameter of a larger model that are."""
+
+ALL = "all"
 
 LABEL_WIDTH = 76
 
@@ -36,7 +43,8 @@ class Row(NamedTuple):
     name: str  # of what is checked
     gradient: str  # of that, the one that is furthest off; "" where the name says it
     n_cases: int
-    n_compared: int  # numbers
+    n_compared: int  # numbers, each alone
+    n_numbers: int  # there are
     error: float  # relative, the largest
     limit: float
 
@@ -46,6 +54,13 @@ class Row(NamedTuple):
         return f"{self.name:24}{self.gradient}" if self.gradient else self.name
 
     @property
+    def numbers(self) -> str:
+        """How many numbers were compared, and of how many."""
+        if self.n_compared == self.n_numbers:
+            return f"{self.n_compared}"
+        return f"{self.n_compared} of {self.n_numbers}"
+
+    @property
     def is_right(self) -> bool:
         """Whether the error is within the limit."""
         return self.error <= self.limit
@@ -53,24 +68,28 @@ class Row(NamedTuple):
 
 @takes_flags
 def gradcheck(
+    where: WhereFlags,
     output: OutputFlags,
     op: Annotated[str | None, typer.Option(help=f"One of {', '.join(OPS)}.")] = None,
     model: Annotated[
         Path | None,
         typer.Option(metavar="RECIPE", help="A training recipe: check the model that it trains."),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    backend: Annotated[
-        str | None, typer.Option(help="An array library; if not given, numpy on cpu, cupy on cuda.")
+    entries: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all",
+            help="Numbers of each parameter to compare one by one; if not given, all, or "
+            f"{ENTRIES} in a model of more than {SMALL_MODEL}.",
+        ),
     ] = None,
-    kernels: Annotated[
-        str, typer.Option(help="fused, or portable: the reference source alone.")
-    ] = "fused",
     seed: Annotated[int, typer.Option(min=0, help="Of the numbers that are compared.")] = 0,
 ) -> None:
     """Check gradients against central differences in float64.
 
     Without flags: every op, every layer, and a small model of each architecture.
+
+    Where not all numbers of a parameter are compared one by one, a random direction through all of them is too.
 
     Exit code 1 where one is off by more than 1e-8 of its largest number (1e-6 in models).
 
@@ -81,20 +100,22 @@ def gradcheck(
         raise RequestError("a check is of an op or of a model; got --op and --model; give one")
     if op is not None and op not in OPS:
         raise RequestError(f'an op is one of {", ".join(OPS)}; got "{op}"')
-    where = load_backend(backend, device)
+    if op is not None and entries is not None:
+        raise RequestError("an op is checked at every number; got --op and --entries; give one")
+    computer, kernels = load_backend(where.backend, where.device), where.kernels
     if model is not None:
-        rows = recipe_rows(where, kernels, model, seed)
+        rows = recipe_rows(computer, kernels, model, seed, entries)
     elif op is not None:
-        rows = op_rows(where, kernels, op, seed)
+        rows = op_rows(computer, kernels, op, seed)
     else:
-        rows = all_rows(where, kernels, seed)
+        rows = all_rows(computer, kernels, seed, parse_entries(entries or ALL))
 
-    out.line(f"{'':{LABEL_WIDTH}}{'cases':>6}{'numbers':>9}{'relative error':>16}")
+    out.line(f"{'':{LABEL_WIDTH}}{'cases':>6}{'numbers':>16}{'relative error':>16}")
     shown = []
     for row in rows:
         verdict = "right" if row.is_right else "WRONG"
         out.line(
-            f"{row.label:{LABEL_WIDTH}}{row.n_cases:6}{row.n_compared:9}{row.error:16.1e}   {verdict}"
+            f"{row.label:{LABEL_WIDTH}}{row.n_cases:6}{row.numbers:>16}{row.error:16.1e}   {verdict}"
         )
         shown.append(row)
     wrong = [f"{row.name} {row.gradient}".strip() for row in shown if not row.is_right]
@@ -108,16 +129,16 @@ def gradcheck(
         raise typer.Exit(1)
 
 
-def all_rows(backend: Backend, kernels: str, seed: int) -> Iterator[Row]:
+def all_rows(backend: Backend, kernels: str, seed: int, entries: int | None) -> Iterator[Row]:
     """Every op by argument, then every layer and every small model, each at its worst."""
     for op in OPS:
         yield from op_rows(backend, kernels, op, seed)
     for layer in LAYERS:
-        checks = [check_layer(backend, kernels, layer, v, entries=ENTRIES) for v in VARIANTS]
+        checks = [check_layer(backend, kernels, layer, v, entries=entries) for v in VARIANTS]
         errors = [error for check in checks for error in check]
         yield _worst("layers", layer, len(checks), errors, OP_LIMIT)
     for name, changes in TINY_MODELS.items():
-        errors = check_model(backend, kernels, tiny_config(changes), entries=ENTRIES, seed=seed)
+        errors = check_model(backend, kernels, tiny_config(changes), entries=entries, seed=seed)
         yield _worst("models", name, 1, errors, MODEL_LIMIT)
 
 
@@ -130,7 +151,9 @@ def op_rows(backend: Backend, kernels: str, op: str, seed: int) -> Iterator[Row]
         yield _worst("ops", op, len(errors), errors, OP_LIMIT)
 
 
-def recipe_rows(backend: Backend, kernels: str, path: Path, seed: int) -> Iterator[Row]:
+def recipe_rows(
+    backend: Backend, kernels: str, path: Path, seed: int, entries: str | None
+) -> Iterator[Row]:
     """The model of a recipe, a row a parameter. Its vocabulary, which only data can tell, is printable ASCII.
 
     Raises:
@@ -143,17 +166,34 @@ def recipe_rows(backend: Backend, kernels: str, path: Path, seed: int) -> Iterat
             "give the recipe that made that"
         )
     tokenizer = train_tokenizer("char", [string.printable])
+    config = make_config(recipe.model, recipe.data.context, tokenizer)
+    if entries is None:
+        entries = ALL if count_params(param_specs(config)) <= SMALL_MODEL else str(ENTRIES)
     for error in check_model(
         backend,
         kernels,
-        make_config(recipe.model, recipe.data.context, tokenizer),
-        entries=ENTRIES,
+        config,
+        entries=parse_entries(entries),
         label_smoothing=recipe.train.label_smoothing,
         z_loss=recipe.train.z_loss,
         recompute=recipe.train.recompute,
         seed=seed,
     ):
-        yield Row("ops", error.argument, "", 1, error.n_compared, error.error, MODEL_LIMIT)
+        compared = (error.n_compared, error.n_numbers)
+        yield Row("ops", error.argument, "", 1, *compared, error.error, MODEL_LIMIT)
+
+
+def parse_entries(text: str) -> int | None:
+    """The number in N|all; None for all.
+
+    Raises:
+        RequestError: it is neither.
+    """
+    if text == ALL:
+        return None
+    if not text.isdecimal() or not 0 < int(text) <= sys.maxsize:
+        raise RequestError(f'--entries is a number from 1, or "{ALL}"; got "{text}"')
+    return int(text)
 
 
 def as_json(rows: list[Row]) -> dict[str, Any]:
@@ -163,10 +203,7 @@ def as_json(rows: list[Row]) -> dict[str, Any]:
         known = errors.setdefault(row.kind, {})
         known[row.name] = max(known.get(row.name, 0.0), row.error)
     return {
-        kind: [
-            {"name": name, "max_relative_error": error if math.isfinite(error) else None}
-            for name, error in known.items()
-        ]
+        kind: [{"name": name, "max_relative_error": error} for name, error in known.items()]
         for kind, known in errors.items()
     }
 
@@ -174,5 +211,5 @@ def as_json(rows: list[Row]) -> dict[str, Any]:
 def _worst(kind: str, name: str, n_cases: int, errors: list[GradientError], limit: float) -> Row:
     """The row of several gradients: the largest error, and how many numbers there were in all."""
     worst = max(errors, key=lambda e: e.error)
-    n_compared = sum(e.n_compared for e in errors)
-    return Row(kind, name, f"d{worst.argument}", n_cases, n_compared, worst.error, limit)
+    compared = (sum(e.n_compared for e in errors), sum(e.n_numbers for e in errors))
+    return Row(kind, name, f"d{worst.argument}", n_cases, *compared, worst.error, limit)

@@ -50,8 +50,7 @@ def grade(
             "passed": result.passed,
             "forward": result.forward,
             "ops": [
-                {"name": name, "max_relative_error": error if math.isfinite(error) else None}
-                for name, error in result.errors.items()
+                {"name": name, "max_relative_error": error} for name, error in result.errors.items()
             ],
             "findings": [
                 {"arguments": list(finding.arguments), "says": finding.says}

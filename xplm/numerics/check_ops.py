@@ -69,13 +69,13 @@ def run_case(
 
     def run() -> tuple[Array, Any]:
         arrays = [None if array is None else backend.from_host(array) for array in host]
-        return forward(*arrays, **case.options, **_accepted(forward, case.tuning))
+        return forward(*arrays, **case.options, **accepted(forward, case.tuning))
 
     y, saved = run()
     y = backend.to_host(y).copy()
     if dy is None:
         dy = np.random.default_rng(seed).standard_normal(y.shape)
-    given = backward(backend.from_host(dy), saved, **_accepted(backward, case.tuning))
+    given = backward(backend.from_host(dy), saved, **accepted(backward, case.tuning))
 
     args = {
         arg: array for arg, array in zip(row.arguments, host, strict=False) if array is not None
@@ -91,11 +91,14 @@ def run_case(
 
     differences = {arg: numerical_gradient(weighted_sum, args[arg]) for arg in gradients}
     relative = relative_errors(gradients, differences)
-    errors = [GradientError(arg, differences[arg].size, relative[arg]) for arg in gradients]
+    errors = [
+        GradientError(arg, differences[arg].size, differences[arg].size, relative[arg])
+        for arg in gradients
+    ]
     return OpRun(args, y, dy, gradients, differences, errors)
 
 
-def _accepted(kernel: Callable[..., Any], tuning: Mapping[str, int]) -> dict[str, int]:
+def accepted(kernel: Callable[..., Any], tuning: Mapping[str, int]) -> dict[str, int]:
     """Sizes of chunks that this kernel has a say in; a fused one need not have any."""
     parameters = inspect.signature(kernel).parameters
     return {name: size for name, size in tuning.items() if name in parameters}

@@ -12,6 +12,13 @@ cancel in it says nothing of the formula. A whole tensor may cancel too: softmax
 row have in common, so the bias of a key projection has gradient 0, and rounding alone would look like an infinite
 error. No tensor's size therefore counts as less than SMALLEST_SHARE of the largest gradient that it was checked with.
 
+Where only some numbers g_i of a gradient are differentiated at, one direction through all n of them is as well: for
+random signs s_i, u = s / sqrt(n),
+
+    d/dh f(x + h u) = sum_i g_i s_i / sqrt(n)
+
+for four evaluations more. A mistake of size d in any one of them shows as d / |g|, and cannot hide.
+
 Source: Fornberg, "Generation of finite difference formulas on arbitrarily spaced grids", Math. Comp. 51 (1988),
 table 1.
 """
@@ -36,7 +43,8 @@ class GradientError(NamedTuple):
     """How far one gradient is from the differences."""
 
     argument: str  # the name of what it is the gradient of
-    n_compared: int  # numbers
+    n_compared: int  # numbers, each alone
+    n_numbers: int  # of the gradient; where there are more, a direction through all of them was compared too
     error: float  # the largest difference over the gradient's size; inf for a wrong shape or NaN
 
 
@@ -110,14 +118,14 @@ def check_gradients(
         arrays: what f reads, by name: float64, writable, contiguous.
         analytic: its gradients by the same names.
         entries: numbers of each array to differentiate at: those with the largest gradients, and as many drawn at
-            random; None: all.
-        seed: of that draw.
+            random, and a direction through all of them; None: all.
+        seed: of those draws.
 
     Returns:
         One error an array, in the order of `arrays`.
     """
     rng = np.random.default_rng(seed)
-    found, expected = {}, {}
+    found, expected, along = {}, {}, {}
     for name, array in arrays.items():
         if analytic[name].shape != array.shape:
             found[name], expected[name] = analytic[name], numerical_gradient(f, array)
@@ -127,7 +135,56 @@ def check_gradients(
             largest = np.argsort(-np.abs(analytic[name].reshape(-1)))[: entries // 2]
             drawn = rng.choice(array.size, entries - len(largest), replace=False)
             chosen = np.union1d(largest, drawn)
+            signs = rng.choice((-1.0, 1.0), array.shape)
+            along[name] = (np.sum(analytic[name] * signs), directional_derivative(f, array, signs))
         found[name] = analytic[name].reshape(-1)[chosen]
         expected[name] = numerical_gradient(f, array, chosen)
     errors = relative_errors(found, expected)
-    return [GradientError(name, expected[name].size, errors[name]) for name in arrays]
+    for name, error in _errors_along(along, analytic).items():
+        errors[name] = max(errors[name], error)
+    return [
+        GradientError(name, expected[name].size, array.size, errors[name])
+        for name, array in arrays.items()
+    ]
+
+
+def directional_derivative(f: Callable[[], float], x: np.ndarray, signs: np.ndarray) -> float:
+    """The derivative of f along all numbers of an array at once: sum of its gradient times `signs`.
+
+    Args:
+        f: computes a scalar from x, which is changed in place between calls and restored.
+        x: float64, writable.
+        signs: of x's shape, each 1 or -1.
+    """
+    n_root = float(np.sqrt(x.size))
+    distance = np.zeros(1)  # along the unit vector
+    centre = x.copy()
+
+    def at() -> float:
+        x[...] = centre + distance[0] / n_root * signs
+        return f()
+
+    derivative = numerical_gradient(at, distance)[0] * n_root
+    x[...] = centre
+    return float(derivative)
+
+
+def _errors_along(
+    along: Mapping[str, tuple[float, float]], analytic: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """The relative errors of derivatives along a direction, (analytic, numerical) by name."""
+    are_real = {
+        name: np.isrealobj(found) and bool(np.isfinite([found, expected]).all())
+        for name, (found, expected) in along.items()
+    }
+    sizes = {
+        name: max(float(np.linalg.norm(analytic[name])), abs(along[name][1]))
+        for name in along
+        if are_real[name]
+    }
+    smallest = SMALLEST_SHARE * max(sizes.values(), default=0.0)
+    errors = {}
+    for name, (found, expected) in along.items():
+        size = max(sizes.get(name, 0.0), smallest) or 1.0
+        errors[name] = float(abs(found - expected)) / size if are_real[name] else float("inf")
+    return errors

@@ -1,8 +1,8 @@
 """From wrong gradients to the mistake behind them.
 
 First the known mistakes of the op: each is run, and one that gives the same wrong numbers in every case is the one
-that was made. What none of them explains is described by its looks: a factor, a transpose, another argument's
-gradient, the last row alone.
+that was made. Then steps that are off by a factor. What none of them explains is described by its looks: a factor, a
+transpose, another argument's gradient, the last row alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xplm.numerics.gradient_check import relative_errors
+from xplm.numerics.grading.distortions import distortions
 from xplm.numerics.grading.ratios import Sample, find_ratio
 from xplm.numerics.mistakes.chain import Chain, Mistake, Values, run_backward
 
@@ -63,12 +64,19 @@ def diagnose(
             findings.append(Finding((first, second), says))
     left = [arg for arg in left if not any(arg in finding.arguments for finding in findings)]
 
+    unknown = list(distortions(chain, trials[0].values)) if chain.mistakes else []
     while left:
-        best = _best_mistake(chain, trials, left, wrong)
+        best = _best_mistake(chain, chain.mistakes, trials, left, wrong)
+        if best is None:  # a gradient that is off by a factor is told so in fewer words
+            odd = [arg for arg in left if find_ratio(_samples(arg, trials)) is None]
+            best = _best_mistake(chain, unknown, trials, odd, wrong)
         if best is None:
             break
-        known, explained = best
-        findings.append(Finding(tuple(explained), _prefix(explained, trials, names) + known.says))
+        known, explained, is_all = best
+        says = _prefix(explained, trials, names) + known.says
+        if not is_all:
+            says += f"; here in {' and '.join(f'd{names[arg]}' for arg in explained)} alone"
+        findings.append(Finding(tuple(explained), says))
         left = [arg for arg in left if arg not in explained]
 
     findings += [Finding((arg,), _malformed(arg, trials, names)) for arg in malformed]
@@ -97,11 +105,19 @@ def is_same(
 
 
 def _best_mistake(
-    chain: Chain, trials: Sequence[Trial], left: Sequence[str], wrong: Sequence[str]
-) -> tuple[Mistake, list[str]] | None:
-    """The mistake that explains the most of what is left and contradicts the least of the rest."""
+    chain: Chain,
+    mistakes: Sequence[Mistake],
+    trials: Sequence[Trial],
+    left: Sequence[str],
+    wrong: Sequence[str],
+) -> tuple[Mistake, list[str], bool] | None:
+    """The mistake that explains the most of what is left and contradicts the least of the rest.
+
+    Returns:
+        The mistake, what it explains, and whether it would spoil nothing else.
+    """
     best: tuple[tuple[int, int], Mistake, list[str]] | None = None
-    for known in chain.mistakes:
+    for known in mistakes:
         outcomes = [run_backward(chain, t.values, t.dy, known.steps) for t in trials]
         explained = [
             arg
@@ -122,7 +138,7 @@ def _best_mistake(
         score = (len(explained), -len(contradicted))
         if explained and (best is None or score > best[0]):
             best = score, known, explained
-    return None if best is None else best[1:]
+    return None if best is None else (*best[1:], best[0][1] == 0)
 
 
 def _prefix(explained: Sequence[str], trials: Sequence[Trial], names: Mapping[str, str]) -> str:
@@ -210,6 +226,10 @@ def _describe(chain: Chain, arg: str, trials: Sequence[Trial], names: Mapping[st
     ratio = find_ratio(samples)
     if ratio is not None:
         factor = f"the factor {ratio.meaning}" if ratio.meaning else "a constant factor"
+        if ratio.size_of and ratio.size_of[0] in names:
+            argument, axis = ratio.size_of
+            place = {0: "the first axis", -1: "the last axis"}.get(axis, f"axis {axis}")
+            factor += f", the length of {place} of {names[argument]},"
         way = "too many" if abs(ratio.value) > 1 else "missing"
         return f"{name} {ratio}" + ("" if ratio.value == -1 else f": look for {factor} {way}")
 

@@ -24,6 +24,7 @@ class Ratio(NamedTuple):
 
     value: float  # in the first case
     meaning: str  # "sqrt(128)", or "" where no size of the op explains it
+    size_of: tuple[str, int] | None = None  # array and axis whose length that is
 
     def __str__(self) -> str:
         """Such as "11.3 times too large = sqrt(128)"."""
@@ -52,7 +53,7 @@ def find_ratio(samples: Sequence[Sample]) -> Ratio | None:
     if len(known) > 1 and max(known) - min(known) < TOLERANCE * abs(known[0]):
         return Ratio(known[0], _plain_number(known[0]))
     shared = [
-        meaning
+        (key, meaning)
         for key, meaning in _meanings(samples[0].values, known[0])
         if all(
             key in dict(_meanings(sample.values, ratio))
@@ -60,7 +61,8 @@ def find_ratio(samples: Sequence[Sample]) -> Ratio | None:
         )
     ]
     if shared:
-        return Ratio(known[0], shared[0])
+        ((name, axis), *_), meaning = shared[0]
+        return Ratio(known[0], meaning, (name, axis) if isinstance(axis, int) else None)
     return Ratio(known[0], "") if len(known) == 1 else None
 
 
@@ -76,25 +78,28 @@ def _ratio(sample: Sample) -> float | None:
     return ratio
 
 
-def _meanings(values: Values, ratio: float) -> Iterator[tuple[Any, str]]:
+def _meanings(values: Values, ratio: float) -> Iterator[tuple[tuple[Any, float, int], str]]:
     """Every size of the op that explains a ratio, as (a key that is the same in all cases, how to write it)."""
     scale = abs(ratio)
     for key, size in _sizes(values):
         if size == 1:
             continue
-        for power, written in ((1, f"{size:g}"), (0.5, f"sqrt({size:g})"), (2, f"{size:g}^2")):
+        base = f"{size:g}" if size > 1 else f"1/{size:g}"
+        for power, written in ((1, base), (0.5, f"sqrt({base})"), (2, f"({base})^2")):
             for sign in (1, -1):
                 if math.isclose(scale, size ** (power * sign), rel_tol=TOLERANCE):
                     yield (key, power, sign), written
 
 
-def _sizes(values: Values) -> Iterator[tuple[Any, float]]:
+def _sizes(values: Values) -> Iterator[tuple[tuple[str, int | str], float]]:
     for name, value in vars(values).items():
         if isinstance(value, np.ndarray) and value.ndim:
-            yield from (((name, axis), float(n)) for axis, n in enumerate(value.shape))
+            for i, n in enumerate(value.shape):  # cases may have more or fewer axes
+                yield (name, i), float(n)
+                yield (name, i - value.ndim), float(n)
             yield (name, "rows"), float(math.prod(value.shape[:-1]))
         elif isinstance(value, float) and value > 0:
-            yield name, value
+            yield (name, "itself"), value
             if value < 1:
                 yield (name, "rest"), 1 - value
 

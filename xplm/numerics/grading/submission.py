@@ -81,8 +81,13 @@ class Submission:
         """
         given = saved or arrays
         wanted = _count_required(self.backward, options)
-        head = () if dy.ndim == 0 and wanted == len(given) else (dy.copy(),)
+        own_dy = dy.copy()
+        head = () if dy.ndim == 0 and wanted == len(given) else (own_dy,)
         result = self._call(self.backward, (*head, *given), options)
+        if not np.array_equal(own_dy, dy):
+            raise SubmissionError(
+                "backward writes into its argument dy, which others read too: copy it first"
+            )
 
         if isinstance(result, Mapping):
             names, _ = self.array_names(options)

@@ -88,6 +88,7 @@ GELU = Chain(
         mistake("it is ReLU", y=lambda e: np.maximum(e.x, 0)),
     ),
     forms=(Form("in the exact form, with erf", {"exact": True}),),
+    words={"dt": "the derivative of tanh, 1 - tanh(u)^2,", "du": "du/dx"},
 )
 
 SWIGLU = Chain(

@@ -11,6 +11,7 @@ from xplm.numerics.mistakes.chain import (
     flip,
     mean,
     mistake,
+    part_mistakes,
     total,
 )
 
@@ -31,11 +32,13 @@ SOFTMAX = Chain(
     backward={"dx": lambda e: e.y * (e.dy - total(e.dy * e.y))},
     mistakes=(
         mistake(
-            "dx takes the diagonal of the Jacobian alone, y (1 - y): every y depends on every x, "
+            "dx takes the diagonal of the Jacobian alone, y (1 - y): each output depends on all inputs, "
             "dx = y * (dy - sum(dy * y))",
             dx=lambda e: e.dy * e.y * (1 - e.y),
         ),
-        mistake("dx lacks the sum: dx = y * (dy - sum(dy * y))", dx=lambda e: e.y * e.dy),
+        mistake(
+            "dx lacks the sum over the row: dx = y * (dy - sum(dy * y))", dx=lambda e: e.y * e.dy
+        ),
         mistake(
             "the sum lacks its y: dx = y * (dy - sum(dy * y))",
             dx=lambda e: e.y * (e.dy - total(e.dy)),
@@ -127,6 +130,12 @@ DSCORES: dict[str, Step] = {
 }
 """Backward steps down to q, k and v."""
 
+SCORE_WORDS = {
+    "dprobs": "dP = dy v^T",
+    "delta": "the sum in softmax's gradient, dS = P * (dP - sum(dP * P)),",
+    "dscores": "dS, the gradient of the scores,",
+}
+
 
 def score_mistakes(dq: str, dk: str, dv: str) -> tuple[Mistake, ...]:
     """Mistakes between heads and their scores, for an op that calls these gradients so."""
@@ -144,26 +153,13 @@ def score_mistakes(dq: str, dk: str, dv: str) -> tuple[Mistake, ...]:
             dq=lambda e: e.scale**2 * (e.dscores @ e.keys),
             dkeys=lambda e: e.scale**2 * (flip(e.dscores) @ e.q),
         ),
-        mistake(
-            "softmax's gradient takes the diagonal of its Jacobian alone, P (1 - P): "
-            "dS = P * (dP - sum(dP * P))",
-            dscores=lambda e: e.probs * (1 - e.probs) * e.dprobs,
-        ),
-        mistake(
-            "softmax's gradient lacks the sum over the row: dS = P * (dP - sum(dP * P))",
-            delta=lambda e: 0.0,
-        ),
-        mistake(
-            "the sum in softmax's gradient lacks its P: dS = P * (dP - sum(dP * P))",
-            delta=lambda e: total(e.dprobs),
-        ),
-        mistake(
-            "a mean stands where softmax's gradient has a sum: dS = P * (dP - sum(dP * P))",
-            delta=lambda e: mean(e.dprobs * e.probs),
-        ),
-        mistake(
-            "softmax's gradient lacks the P in front: dS = P * (dP - sum(dP * P))",
-            dscores=lambda e: e.dprobs - e.delta,
+        *part_mistakes(
+            SOFTMAX,
+            seen=lambda e: {"x": e.scores, "visible": e.visible, "y": e.probs},
+            dy=lambda e: e.dprobs,
+            results={"x": "dscores"},
+            words={"dx": "dS", "dy": "dP", "y": "P"},
+            where="softmax's gradient: ",
         ),
         mistake(
             "softmax is not differentiated at all: dS = P * (dP - sum(dP * P))",
@@ -296,4 +292,5 @@ ATTENTION = Chain(
     mistakes=score_mistakes("dq", "dk", "dv") + _MASK_AND_GROUP_MISTAKES,
     forward_mistakes=SCORE_FORWARD_MISTAKES + _MASK_AND_GROUP_FORWARD_MISTAKES,
     forms=(NOT_CAUSAL,),
+    words=SCORE_WORDS,
 )

@@ -11,8 +11,10 @@ The chains are a second derivation of every gradient, in plain NumPy and float64
 `xplm.kernels`. Without a mistake the two agree, and a test holds them together.
 """
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, TypeAlias
 
@@ -61,6 +63,43 @@ class Chain:
     forms: tuple[Form, ...] = ()
     matrices: tuple[str, ...] = ()  # arguments (outputs, inputs) that others store transposed
     kept: tuple[str, ...] = ("y",)  # forward steps that a backward pass never computes again
+    words: Mapping[str, str] = field(
+        default_factory=dict
+    )  # backward steps that may be off by a factor, as a sentence begins
+
+
+def part_mistakes(
+    part: Chain,
+    seen: Callable[[Values], Mapping[str, Any]],
+    dy: Callable[[Values], np.ndarray],
+    results: Mapping[str, str],
+    words: Mapping[str, str],
+    where: str,
+) -> tuple[Mistake, ...]:
+    """An op's mistakes, made where it is a part of a larger op.
+
+    Args:
+        part: the op.
+        seen: its arguments, options and forward steps, from the larger op's values.
+        dy: the gradient of its y.
+        results: its arguments -> the larger op's steps that are their gradients.
+        words: its names in what its mistakes say -> the larger op's.
+        where: how that begins.
+    """
+
+    def gradient(argument: str, changed: Mapping[str, Step], e: Values) -> np.ndarray:
+        return run_backward(part, SimpleNamespace(**seen(e)), dy(e), changed)[argument]
+
+    def said(text: str) -> str:
+        return where + re.sub(r"\w+", lambda word: words.get(word[0], word[0]), text)
+
+    return tuple(
+        Mistake(
+            said(known.says),
+            {step: partial(gradient, argument, known.steps) for argument, step in results.items()},
+        )
+        for known in part.mistakes
+    )
 
 
 def run_forward(

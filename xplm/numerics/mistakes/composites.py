@@ -5,15 +5,28 @@ What is read twice gets two gradients, and their sum is what goes missing.
 
 import numpy as np
 
+from xplm.numerics.mistakes.activations import SWIGLU
 from xplm.numerics.mistakes.attention import (
     DSCORES,
     NOT_CAUSAL,
     SCORE_FORWARD_MISTAKES,
+    SCORE_WORDS,
     SCORES,
     score_mistakes,
 )
-from xplm.numerics.mistakes.chain import Chain, Step, Values, flip, mean, mistake, rows
-from xplm.numerics.mistakes.losses import DLOGITS, LOGITS
+from xplm.numerics.mistakes.chain import (
+    Chain,
+    Step,
+    Values,
+    flip,
+    mean,
+    mistake,
+    part_mistakes,
+    rows,
+)
+from xplm.numerics.mistakes.linear import EMBEDDING
+from xplm.numerics.mistakes.losses import DLOGITS, LOGITS, ONE_HOT
+from xplm.numerics.mistakes.norms import DX_OF_RMS, RMS_NORM, RMS_WORDS
 
 
 def _heads(e: Values, x: np.ndarray) -> np.ndarray:
@@ -155,6 +168,7 @@ SELF_ATTENTION = Chain(
     forward_mistakes=SCORE_FORWARD_MISTAKES,
     forms=(NOT_CAUSAL,),
     matrices=("wq", "wk", "wv", "wo"),
+    words=SCORE_WORDS,
     kept=("y", "context"),
 )
 
@@ -192,19 +206,13 @@ MLP = Chain(
             "dx lacks the path through up: x is read twice, by gate and up",
             dx=lambda e: e.dg @ e.gate,
         ),
-        mistake(
-            "silu' lacks the derivative of its sigmoid: silu'(g) = s + g s (1 - s)",
-            slope=lambda e: e.s,
-        ),
-        mistake(
-            "silu' is not sigmoid': silu'(g) = s + g s (1 - s)", slope=lambda e: e.s * (1 - e.s)
-        ),
-        mistake("silu' is missing: the activation is not differentiated", slope=lambda e: 1.0),
-        mistake(
-            "the gate's gradient is not multiplied by up's output", dg=lambda e: e.dhidden * e.slope
-        ),
-        mistake(
-            "up's gradient has the gate where silu(gate) belongs", du=lambda e: e.dhidden * e.g
+        *part_mistakes(
+            SWIGLU,
+            seen=lambda e: {"gate": e.g, "up": e.u, "s": e.s, "y": e.hidden},
+            dy=lambda e: e.dhidden,
+            results={"gate": "dg", "up": "du"},
+            words={"dgate": "the gradient of the gate's output", "dup": "that of up's output"},
+            where="inside swiglu, ",
         ),
         mistake(
             "ddown is made of up's output where the hidden row silu(gate) * up belongs",
@@ -220,6 +228,11 @@ MLP = Chain(
         mistake("the gate has a sigmoid where silu belongs", hidden=lambda e: e.s * e.u),
     ),
     matrices=("gate", "up", "down"),
+    words={
+        "dhidden": "the gradient of the hidden row, dy down,",
+        "dg": "the gradient of the gate's output",
+        "du": "the gradient of up's output",
+    },
 )
 
 RESIDUAL = Chain(
@@ -235,7 +248,8 @@ RESIDUAL = Chain(
         "dbranch": lambda e: e.dy @ e.weight,
         "dn": lambda e: e.dbranch * e.norm,
         "past": lambda e: e.dy,
-        "through": lambda e: e.rstd * (e.dn - e.n * mean(e.dn * e.n)),
+        **DX_OF_RMS,
+        "through": lambda e: e.direct - e.by_rstd,
         "dx": lambda e: e.past + e.through,
         "dnorm": lambda e: rows(e.dbranch * e.n).sum(0),
         "dweight": lambda e: _outer(e.dy, e.branch),
@@ -255,9 +269,16 @@ RESIDUAL = Chain(
             "the branch's gradient skips the norm: it passes back through rms_norm too",
             through=lambda e: e.dbranch,
         ),
-        mistake(
-            "the norm in the branch lacks the path through rstd",
-            through=lambda e: e.rstd * e.dn,
+        *part_mistakes(
+            RMS_NORM,
+            seen=lambda e: {
+                **{"x": e.x, "weight": e.norm, "eps": e.eps},
+                **{"rstd": e.rstd, "n": e.n, "y": e.branch},
+            },
+            dy=lambda e: e.dbranch,
+            results={"x": "through", "weight": "dnorm"},
+            words={"dweight": "dnorm"},
+            where="inside the branch's rms_norm, ",
         ),
         mistake(
             "the residual's gradient passes through the norm: it goes past the branch untouched",
@@ -277,12 +298,13 @@ RESIDUAL = Chain(
         ),
     ),
     matrices=("weight",),
+    words=RMS_WORDS | {"past": "dy, which goes past the branch,"},
 )
 
 
 def _embedding_share(e: Values) -> np.ndarray:
     table = np.zeros_like(e.weight)
-    np.add.at(table, e.ids, e.dlogits @ e.weight)
+    np.add.at(table, e.ids, e.drows)
     return table
 
 
@@ -304,6 +326,7 @@ TIED_EMBEDDING = Chain(
         **DLOGITS,
         "weights": lambda e: np.full(e.ids.shape, e.dy / e.counted.sum()),
         "as_head": lambda e: flip(e.dlogits) @ e.x,
+        "drows": lambda e: e.dlogits @ e.weight,
         "as_embedding": _embedding_share,
         "dweight": lambda e: e.as_head + e.as_embedding,
     },
@@ -315,6 +338,14 @@ TIED_EMBEDDING = Chain(
         mistake(
             "the tied table lost its gradient as head: it is read twice, and both add up",
             as_head=lambda e: 0.0,
+        ),
+        *part_mistakes(
+            EMBEDDING,
+            seen=lambda e: {"ids": e.ids, "weight": e.weight, "y": e.x},
+            dy=lambda e: e.drows,
+            results={"weight": "as_embedding"},
+            words={"dweight": "dE", "dy": "drows"},
+            where="the tied table's gradient as embedding: ",
         ),
         mistake(
             "the tied table's two gradients are averaged: they add up",
@@ -330,4 +361,10 @@ TIED_EMBEDDING = Chain(
             seen=lambda e: np.ones_like(e.counted),
         ),
     ),
+    words={
+        "dlogits": "dlogits",
+        "push": ONE_HOT,
+        "as_head": "the tied table's gradient as head",
+        "as_embedding": "the tied table's gradient as embedding",
+    },
 )

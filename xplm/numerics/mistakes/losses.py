@@ -48,6 +48,8 @@ DLOGITS: dict[str, Step] = {
 }
 """Backward steps down to logits, from dy (N,), one number a row."""
 
+ONE_HOT = "the one-hot target in p - one_hot"
+
 
 def _column_softmax(x: np.ndarray) -> np.ndarray:
     e = np.exp(x - x.max(0))
@@ -176,6 +178,7 @@ CROSS_ENTROPY = Chain(
         ),
     ),
     forward_mistakes=_FORWARD_MISTAKES,
+    words={"push": ONE_HOT},
 )
 
 MEAN_CROSS_ENTROPY = Chain(
@@ -228,6 +231,7 @@ MEAN_CROSS_ENTROPY = Chain(
             y=lambda e: np.asarray(_scored(e).sum() / e.counted.sum() / np.log(2)),
         ),
     ),
+    words={"push": ONE_HOT},
 )
 
 LINEAR_CROSS_ENTROPY = Chain(
@@ -253,4 +257,5 @@ LINEAR_CROSS_ENTROPY = Chain(
     ),
     forward_mistakes=_FORWARD_MISTAKES,
     matrices=("weight",),
+    words={"push": ONE_HOT},
 )

@@ -2,9 +2,21 @@
 
 import numpy as np
 
-from xplm.numerics.mistakes.chain import Chain, Form, mean, mistake, rows, total
+from xplm.numerics.mistakes.chain import Chain, Form, Step, mean, mistake, rows, total
 
 EPS_FORMS = tuple(Form(f"with eps = {eps:g}", {"eps": eps}) for eps in (1e-6, 1e-8, 1e-12, 0.0))
+
+DX_OF_RMS: dict[str, Step] = {
+    "direct": lambda e: e.rstd * e.dn,
+    "by_rstd": lambda e: e.rstd * e.n * mean(e.dn * e.n),
+}
+"""Both ways of rms_norm's y back to x; the second is subtracted."""
+
+RMS_WORDS = {
+    "dn": "the gradient of the normalised n",
+    "direct": "the direct path rstd * dn",
+    "by_rstd": "the path through rstd, which is x * rstd^3 * mean(dn * x),",
+}
 
 RMS_NORM = Chain(
     arguments=("x", "weight"),
@@ -16,7 +28,8 @@ RMS_NORM = Chain(
     },
     backward={
         "dn": lambda e: e.dy * e.weight,
-        "dx": lambda e: e.rstd * (e.dn - e.n * mean(e.dn * e.n)),
+        **DX_OF_RMS,
+        "dx": lambda e: e.direct - e.by_rstd,
         "dweight": lambda e: rows(e.dy * e.n).sum(0),
     },
     mistakes=(
@@ -109,6 +122,7 @@ RMS_NORM = Chain(
         mistake("it scales by 1 + weight, as Gemma does", y=lambda e: e.n * (1 + e.weight)),
     ),
     forms=EPS_FORMS,
+    words=RMS_WORDS,
 )
 
 LAYER_NORM = Chain(
@@ -122,7 +136,10 @@ LAYER_NORM = Chain(
     },
     backward={
         "dn": lambda e: e.dy * e.weight,
-        "dx": lambda e: e.rstd * (e.dn - mean(e.dn) - e.n * mean(e.dn * e.n)),
+        "direct": lambda e: e.rstd * e.dn,
+        "by_mean": lambda e: e.rstd * mean(e.dn),
+        "by_variance": lambda e: e.rstd * e.n * mean(e.dn * e.n),
+        "dx": lambda e: e.direct - e.by_mean - e.by_variance,
         "dweight": lambda e: rows(e.dy * e.n).sum(0),
         "dbias": lambda e: rows(e.dy).sum(0),
     },
@@ -257,4 +274,10 @@ LAYER_NORM = Chain(
         mistake("the weight is left out", y=lambda e: e.n + e.bias),
     ),
     forms=EPS_FORMS,
+    words={
+        "dn": "the gradient of the normalised n",
+        "direct": "the direct path rstd * dn",
+        "by_mean": "the path through the mean, which is rstd * mean(dn),",
+        "by_variance": "the path through the variance, which is rstd * n * mean(dn * n),",
+    },
 )
