@@ -18,19 +18,21 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
 from xplm.backend import load_backend
 from xplm.config import DecoderConfig
 from xplm.models.decoder import param_specs
 from xplm.params import init_params
 from xplm.runtime import make_runtime
-from xplm.train.data import Batch
-from xplm.train.loss_scale import make_loss_scale
-from xplm.train.optimizers import find_optimizer
-from xplm.train.recipe import TrainRecipe
-from xplm.train.state import TrainState
-from xplm.train.step import Task, train_step
+from xplm.train.architecture import make_config
+from xplm.train.recipe import (
+    DataRecipe,
+    ModelRecipe,
+    OptimizerRecipe,
+    Recipe,
+    ScheduleRecipe,
+    TrainRecipe,
+)
+from xplm.train.trial import RandomVocabulary, draw_batches, make_step
 
 LR, CLIP, BETA1, BETA2, WEIGHT_DECAY = 1e-3, 1.0, 0.9, 0.99, 0.1
 SAME_LOSS = 1e-4  # relative: float32 sums of a few million terms in another order
@@ -41,47 +43,36 @@ Step = Callable[[], float]
 """Takes a training step; returns its loss."""
 
 
-def make_model(sizes: argparse.Namespace) -> tuple[DecoderConfig, np.ndarray, np.ndarray]:
-    """The configuration, ids (B, T) and targets (B, T)."""
-    config = DecoderConfig.from_hf(
-        {
-            "model_type": "llama",
-            "vocab_size": sizes.vocab,
-            "hidden_size": sizes.hidden_size,
-            "intermediate_size": sizes.mlp,
-            "num_hidden_layers": sizes.layers,
-            "num_attention_heads": sizes.heads,
-            "max_position_embeddings": sizes.context,
-            "rms_norm_eps": 1e-5,
-            "tie_word_embeddings": True,
-        }
+def make_recipe_of(sizes: argparse.Namespace) -> Recipe:
+    """Sizes and optimizer, as a recipe."""
+    return Recipe(
+        model=ModelRecipe(
+            hidden_size=sizes.hidden_size,
+            intermediate_size=sizes.mlp,
+            num_hidden_layers=sizes.layers,
+            num_attention_heads=sizes.heads,
+        ),
+        data=DataRecipe(path="random ids", context=sizes.context, batch_size=sizes.batch),
+        optimizer=OptimizerRecipe(
+            clip=CLIP, options={"beta1": BETA1, "beta2": BETA2, "weight_decay": WEIGHT_DECAY}
+        ),
+        schedule=ScheduleRecipe(kind="constant", lr=LR),
+        train=TrainRecipe(steps=1, seed=sizes.seed),
     )
-    ids = np.random.default_rng(sizes.seed).integers(
-        0, sizes.vocab, (sizes.batch, sizes.context + 1)
-    )
-    return config, ids[:, :-1].copy(), ids[:, 1:].copy()
+
+
+def make_model(sizes: argparse.Namespace) -> DecoderConfig:
+    """The configuration."""
+    vocabulary = RandomVocabulary(sizes.vocab)
+    return make_config(make_recipe_of(sizes).model, sizes.context, vocabulary)
 
 
 def xplm_step(sizes: argparse.Namespace, kernels: str) -> Step:
     """xplm's step."""
-    config, ids, targets = make_model(sizes)
+    recipe = make_recipe_of(sizes)
     rt = make_runtime(load_backend(), "fp32", kernels)
-    specs = param_specs(config)
-    optimizer = find_optimizer("adamw")
-    options = optimizer.make_options({"beta1": BETA1, "beta2": BETA2, "weight_decay": WEIGHT_DECAY})
-    masters = init_params(rt, specs, sizes.seed)
-    task = Task(rt, config, specs, {}, optimizer, options, lambda _: LR, CLIP, TrainRecipe(steps=1))
-    state = TrainState(
-        0, masters, optimizer.init(masters, specs, options), {}, make_loss_scale("float32")
-    )
-    batch = Batch(ids, targets, None)
-
-    def step() -> float:
-        nonlocal state
-        state, report = train_step(task, state, [batch])
-        return report.loss
-
-    return step
+    step = make_step(recipe, rt, make_model(sizes), draw_batches(recipe, sizes.vocab))
+    return lambda: step().loss
 
 
 def torch_step(sizes: argparse.Namespace) -> Step:
@@ -90,7 +81,8 @@ def torch_step(sizes: argparse.Namespace) -> Step:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.set_num_threads(sizes.threads)
-    config, ids, targets = make_model(sizes)
+    config = make_model(sizes)
+    (batch,) = draw_batches(make_recipe_of(sizes), sizes.vocab)
     model = LlamaForCausalLM(LlamaConfig(**config.to_hf(), attn_implementation="sdpa"))
     params = init_params(make_runtime(load_backend(), "fp32"), param_specs(config), sizes.seed)
     model.load_state_dict({k: torch.tensor(v) for k, v in params.items()}, strict=False)
@@ -101,7 +93,7 @@ def torch_step(sizes: argparse.Namespace) -> Step:
         {"params": vectors, "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=LR, betas=(BETA1, BETA2), fused=True)
-    x, y = torch.tensor(ids), torch.tensor(targets)
+    x, y = torch.tensor(batch.ids), torch.tensor(batch.targets)
 
     def step() -> float:
         logits = model(x).logits

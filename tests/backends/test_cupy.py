@@ -16,6 +16,7 @@ from tests.tiny import draw_ids, make_config, make_params
 from xplm.backend import load_backend
 from xplm.cache import KVCache
 from xplm.errors import BackendError
+from xplm.formats import FORMATS, round_to
 from xplm.kernels import PORTABLE
 from xplm.models import decoder
 from xplm.runtime import make_runtime
@@ -78,6 +79,9 @@ def use_everything(rt):
     rt.ops.layer_norm_fwd(x, x[0], x[0], eps=1e-5)
     rt.ops.gelu_fwd(x)
     rt.ops.softmax_fwd(x)
+    for format in FORMATS.values():
+        round_to(x, format)
+        round_to(x, format, coin=x)
 
 
 def accepts(function, positional, keywords):

@@ -33,7 +33,7 @@ GENERATE = ("generate", "--max-new-tokens", 1)
         (["generate", "x", "--num-beams", 2, "--temperature", 1], "beam search does not sample"),
         (["generate", "x", "--seed", -1], "seed must be"),
         (["generate", "x", "--system", "y"], "--system needs --chat"),
-        (["generate", "x", "--policy", "fp8"], 'got "fp8"'),
+        (["generate", "x", "--policy", "fp7"], 'got "fp7"'),
         (["generate", "x", "--policy", "bf16,wings=fp32"], 'got "wings=fp32"'),
         (["generate", "x", "--kernels", "magic"], 'got "magic"'),
         (["generate", "x", "--device", "tpu"], 'a device is cpu, cuda or cuda:N; got "tpu"'),

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 
 import pytest
 from rich.console import Console
@@ -9,7 +11,7 @@ from rich.console import Console
 import xplm as library
 from tests.train.runs import tiny_recipe, write_text
 from xplm.cli import output
-from xplm.cli.train import _not_default, describe
+from xplm.cli.train import describe
 from xplm.train.evaluate import Evaluation
 from xplm.train.loop import Progress
 from xplm.train.recipe import to_toml
@@ -83,13 +85,6 @@ def test_examples_that_lose_their_end_are_counted(xplm, recipe, tmp_path):
     assert "1 examples are longer than data.context, 8, and lose their end" in out.stderr
 
 
-def test_where_a_run_computes_is_part_of_how_to_go_on():
-    assert _not_default("cpu", None, "fused", None) == []
-    assert _not_default("cuda", "strict", "portable", 2) == (
-        ["--device", "cuda", "--backend", "strict", "--kernels", "portable", "--threads", "2"]
-    )
-
-
 def test_a_run_is_named_after_its_recipe(xplm, recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert xplm("train", recipe, "--steps", 2).stdout == "runs/tiny\n"
@@ -98,6 +93,7 @@ def test_a_run_is_named_after_its_recipe(xplm, recipe, tmp_path, monkeypatch):
 
 def test_resume_says_where_it_goes_on_and_what_changed(xplm, recipe, tmp_path):
     run = ("train", recipe, "--out", tmp_path / "run")
+    (tmp_path / "run").mkdir()
     first = xplm(*run, "--steps", 4, "--resume")
     assert "no checkpoint yet; starting from the beginning" in first.stderr
     second = xplm(*run, "--resume")
@@ -182,7 +178,7 @@ def test_without_matplotlib_one_line_says_how_to_get_it(xplm, recipe, tmp_path, 
         (["--set", "train.stpes=3"], "unknown stpes"),
         (["--set", "steps"], "a setting is SECTION.KEY=VALUE"),
         (["--data", "nowhere.txt"], "nowhere.txt"),
-        (["--policy", "fp8"], "fp8"),
+        (["--policy", "fp5"], "fp5"),
         (["--lora", "2"], "adapters go on from a model"),
         (["--init", "no-such-model"], "no-such-model"),
         (["--device", "tpu"], "tpu"),
@@ -202,3 +198,42 @@ def test_a_directory_with_a_run_is_refused(xplm, recipe, tmp_path):
 
 def test_a_recipe_that_is_not_there_is_refused(xplm, tmp_path):
     assert "a recipe must be readable" in xplm("train", tmp_path / "none.toml").error
+
+
+def test_a_data_file_whose_name_is_not_utf8_is_refused_in_one_line(xplm, recipe, tmp_path):
+    name = os.fsdecode(b"caf\xe9.txt")
+    out = xplm("train", recipe, "--out", tmp_path / "run", "--data", name)
+    assert "data.path must be a name in UTF-8" in out.error
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_sampling_options_are_refused_before_a_directory_is_made(xplm, recipe, tmp_path):
+    for setting in ("train.sample_tokens=0", "train.sample_temperature=-1.0"):
+        out = xplm("train", recipe, "--out", tmp_path / "run", "--set", setting)
+        assert "say how samples are drawn" in out.error
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_tuned_model_is_resumed_though_the_model_it_began_from_is_gone(xplm, recipe, tmp_path):
+    assert xplm("train", recipe, "--out", tmp_path / "base").code == 0
+    steady = ("--set", "schedule.kind=constant")  # whatever the number of steps
+    tune = ("train", recipe, "--init", tmp_path / "base", *steady, "--out")
+    assert xplm(*tune, tmp_path / "unbroken").code == 0
+    assert xplm(*tune, tmp_path / "broken", "--steps", 4).code == 0
+    assert xplm(*tune, tmp_path / "adapters", "--steps", 4, "--lora", 2).code == 0
+    shutil.rmtree(tmp_path / "base")
+
+    again = xplm(*tune, tmp_path / "broken", "--resume")
+    assert again.code == 0, again.stderr
+    assert "going on from step 4" in again.stderr
+    models = [tmp_path / run / "model.safetensors" for run in ("broken", "unbroken")]
+    assert models[0].read_bytes() == models[1].read_bytes()
+    adapters = ("train", tmp_path / "adapters/recipe.toml", "--out", tmp_path / "adapters")
+    out = xplm(*adapters, "--steps", 6, "--resume", "--quiet")
+    assert str(tmp_path / "base") in out.error
+
+
+def test_a_first_run_with_resume_says_nothing_of_checkpoints(xplm, recipe, tmp_path):
+    out = xplm("train", recipe, "--out", tmp_path / "run", "--steps", 2, "--resume")
+    assert out.code == 0
+    assert "checkpoint" not in out.stderr

@@ -9,9 +9,10 @@ from xplm.backend import load_backend
 from xplm.precision import Policy
 from xplm.runtime import Runtime, make_runtime
 from xplm.train.loop import Trainer
-from xplm.train.prepare import prepare, training_policy
+from xplm.train.prepare import prepare
 from xplm.train.recipe import Recipe, make_recipe
 from xplm.train.run_directory import RunDirectory
+from xplm.train.task import training_policy
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "to", "red", "house", "sea")
 

@@ -199,7 +199,7 @@ def test_a_context_that_the_model_lacks_is_refused(tmp_path):
         {"optimizer__name": "adamx"},
         {"optimizer__beta3": 1.0},
         {"schedule__kind": "step"},
-        {"train__policy": "fp8"},
+        {"train__policy": "fp5"},
         {"train__lora": 2},  # of no model
     ],
 )
@@ -264,3 +264,14 @@ def test_curves_show_every_metric(tmp_path):
 
 def test_a_directory_without_checkpoints_has_no_state(tmp_path, run):
     assert RunDirectory(tmp_path / "none").load_newest(run.job.task.rt) is None
+
+
+def test_curves_that_cannot_be_written_are_a_warning_and_training_goes_on(tmp_path, caplog):
+    pytest.importorskip("matplotlib", reason=f"curves need matplotlib; {curves.INSTALL}")
+    trainer = start(tiny_recipe(tmp_path), tmp_path / "run")
+    (tmp_path / "run/curves.png").mkdir()
+    run_to(trainer)
+    assert trainer.state.step == 12
+    (record,) = caplog.records
+    assert "no more curves are drawn" in record.getMessage()
+    assert "curves.png must be writable" in record.getMessage()

@@ -182,7 +182,9 @@ def test_alpha_is_taken_into_b(tmp_path, facts, factor):
     [
         ({"peft_type": "IA3"}, "plain LoRA"),
         ({"use_dora": True}, "plain LoRA.*use_dora"),
-        ({"r": None}, "must give r and lora_alpha"),
+        ({"r": None}, "must give r, from 1, and lora_alpha, .*; got None"),
+        ({"lora_alpha": float("nan")}, "must give r, .*; got 3 and nan"),
+        ({"lora_alpha": True}, "must give r, .*; got 3 and True"),
         ({"r": 4}, r"must have shapes \(4, 16\)"),
     ],
 )

@@ -85,7 +85,7 @@ def test_paths_of_a_file_are_relative_to_it_and_those_of_settings_to_the_working
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"trian": {}}, "sections are model, data, optimizer, schedule, train; got trian"),
+        ({"trian": {}}, r"sections are \[model\], \[data\], \[optimizer\], .*; got trian"),
         ({"seed": 3}, "got seed"),
         ({"train": {"step": 3}}, r"\[train\] has .*; got unknown step"),
         ({"model": {"width": 3}}, "got unknown width"),
@@ -106,8 +106,14 @@ def test_paths_of_a_file_are_relative_to_it_and_those_of_settings_to_the_working
         ({"train": {"epochs": nan}}, r"train\.epochs must be at least 0; got nan"),
         ({"train": {"steps": 1, "eval_batches": -1}}, r"train\.eval_batches must be at least 0"),
         ({"train": {"steps": 1, "z_loss": -1.0}}, r"train\.z_loss must be at least 0"),
-        ({"train": {"steps": 1, "sample_tokens": 0}}, r"train\.sample_tokens must be at least 1"),
-        ({"train": {"steps": 1, "sample_temperature": inf}}, "sample_temperature must be finite"),
+        (
+            {"train": {"steps": 1, "sample_tokens": 0}},
+            "train.sample_tokens, .* max_new_tokens .* least 1; got 0",
+        ),
+        (
+            {"train": {"steps": 1, "sample_temperature": inf}},
+            r"sample_temperature .*: temperature must",
+        ),
         ({"optimizer": {"clip": inf}}, r"optimizer\.clip must be finite"),
         ({"schedule": {"warmup_steps": -1}}, r"schedule\.warmup_steps must be at least 0"),
     ],
@@ -128,7 +134,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, content):
 
 def test_a_setting_in_what_is_no_section_is_refused(tmp_path):
     path = write(tmp_path / "r.toml", "model = 3\n")
-    with pytest.raises(RequestError, match="model must be a section"):
+    with pytest.raises(RequestError, match=r"sections are \[model\], .*; got model"):
         load_recipe(path, {"model.arch": "gpt"})
 
 

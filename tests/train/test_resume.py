@@ -3,10 +3,12 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +16,13 @@ from safetensors.numpy import load_file
 
 from tests.paths import ROOT
 from tests.train.runs import assert_bitwise_equal, host_weights, run_to, start, tiny_recipe
+from xplm.backend import load_backend
 from xplm.errors import CheckpointError, RequestError
 from xplm.train.metrics import read_lines
 from xplm.train.recipe import to_toml
+from xplm.train.state import load_state
 
-TIMED = {"tokens_per_s", "train_loss"}  # what depends on the clock, or on where the run stopped
+TIMED = {"tokens_per_s"}  # what depends on the clock
 HARD = {
     "train__dropout": 0.1,
     "train__ema": 0.9,
@@ -207,6 +211,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate()
     assert (process.returncode, stdout) == (130, "")
+    assert "stopping after this step, saving; Ctrl-C again stops at once" in stderr
     steps = [
         int(path.name.removeprefix("step-")) for path in (tmp_path / "run/checkpoints").iterdir()
     ]
@@ -218,3 +223,115 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert np.all(
         [np.isfinite(x).all() for x in load_file(tmp_path / "run/model.safetensors").values()]
     )
+
+
+def test_one_process_at_a_time_has_a_runs_directory(tmp_path):
+    recipe = tiny_recipe(tmp_path)
+    first = start(recipe, tmp_path / "run")
+    for resume in (True, False):
+        with pytest.raises(RequestError, match=r"another one is at work|holds a run already"):
+            start(recipe, tmp_path / "run", resume=resume)
+    with pytest.raises(RequestError, match=r"another one is at work on .*/run"):
+        start(recipe, tmp_path / "run", resume=True)
+    first.close()
+    start(recipe, tmp_path / "run", resume=True).close()
+
+
+def test_a_run_that_could_not_begin_lets_go_of_its_directory(tmp_path):
+    run_to(start(tiny_recipe(tmp_path), tmp_path / "run"), 4)
+    with pytest.raises(RequestError, match="the optimizer that it began with"):
+        start(tiny_recipe(tmp_path, optimizer__name="sgd"), tmp_path / "run", resume=True)
+    start(tiny_recipe(tmp_path), tmp_path / "run", resume=True).close()
+
+
+def test_the_mean_loss_of_a_line_is_the_same_after_a_resume_in_its_midst(tmp_path):
+    recipe = tiny_recipe(tmp_path, train__log_every=4, train__eval_every=12)
+    run_to(start(recipe, tmp_path / "unbroken"))
+    run_to(start(recipe, tmp_path / "broken"), 6).save()
+    run_to(start(recipe, tmp_path / "broken", resume=True))
+    losses = [
+        [line["train_loss"] for line in read_lines(tmp_path / run / "metrics.jsonl")]
+        for run in ("unbroken", "broken")
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 4
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from tests.train.runs import run_to, start, tiny_recipe
+from xplm.errors import CheckpointError
+
+folder = Path(sys.argv[2])
+trainer = run_to(start(tiny_recipe(folder), folder / "run"), 4)
+trainer = start(tiny_recipe(folder), folder / "run", resume=True)
+for progress in trainer.run():
+    if progress.step == 6:
+        break
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that write fails, and not the process
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+try:
+    trainer.save()
+except CheckpointError as error:
+    print(error)
+"""
+
+
+def test_a_save_that_the_disk_refuses_leaves_the_checkpoint_before_readable(tmp_path):
+    """A limit on the size of files makes a real write fail half-way, as a full disk does."""
+    command = [sys.executable, "-c", FULL_DISK, str(ROOT), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "could not be written: File too large" in done.stdout
+    kept = [path.name for path in (tmp_path / "run/checkpoints").iterdir()]
+    assert kept == ["step-00000004"]
+    resumed = start(tiny_recipe(tmp_path), tmp_path / "run", resume=True)
+    assert resumed.state.step == 4
+    run_to(resumed)
+    unbroken = run_to(start(tiny_recipe(tmp_path), tmp_path / "unbroken"))
+    assert_bitwise_equal(host_weights(resumed), host_weights(unbroken))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": 4.0},
+        {"step": True},
+        {"step": -1},
+        {"optimizer_step": None},
+        {"best_loss": "low"},
+        {"best_loss": float("nan")},
+        {"best_step": 1.5},
+        {"line_loss": None},
+        {"line_targets": 2.5},
+        {"unknown": 1},
+        {"scale": 1.0},
+        {"scale": {}},
+        {"scale": {"scale": "1", "good_steps": 0, "skipped": 0, "is_dynamic": False}},
+        {"scale": {"scale": 1.0, "good_steps": 0.5, "skipped": 0, "is_dynamic": False}},
+        {"scale": {"scale": 1.0, "good_steps": 0, "skipped": -1, "is_dynamic": False}},
+        {"scale": {"scale": 1.0, "good_steps": 0, "skipped": 0, "is_dynamic": 0}},
+    ],
+    ids=str,
+)
+def test_a_state_with_a_broken_value_is_one_clear_error(tmp_path, saved_state, change):
+    facts = saved_state / "state.json"
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | change))
+    with pytest.raises(CheckpointError, match="whole training state"):
+        load_state(saved_state, load_backend())
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    run_to(start(tiny_recipe(folder), folder / "run"), 4)
+    return folder / "run/checkpoints/step-00000004"
+
+
+@pytest.fixture
+def saved_state(saved, tmp_path):
+    """A copy of a checkpoint, to be damaged."""
+    return Path(shutil.copytree(saved, tmp_path / "checkpoint"))

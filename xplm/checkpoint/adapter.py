@@ -7,10 +7,11 @@ Inside, B holds the factor that PEFT keeps beside it, alpha / rank (alpha / sqrt
 multiplied in on reading, and adapters are written with alpha = rank.
 """
 
-import math
 import re
 from collections.abc import Mapping
+from math import isfinite, sqrt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -89,12 +90,14 @@ def read_adapter(path: Path, config: DecoderConfig) -> dict[str, np.ndarray]:
             f"an adapter is plain LoRA; {path / CONFIG} has peft_type {facts.get('peft_type')!r} "
             f"and {', '.join(used) or 'no other option'}; merge it with PEFT first"
         )
-    rank, alpha = facts.get("r"), facts.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+    rank: Any = facts.get("r")
+    alpha: Any = facts.get("lora_alpha")
+    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not isfinite(alpha):
         raise CheckpointError(
-            f"{path / CONFIG} must give r and lora_alpha; got {rank!r} and {alpha!r}"
+            f"{path / CONFIG} must give r, from 1, and lora_alpha, a finite number; "
+            f"got {rank!r} and {alpha!r}"
         )
-    factor = alpha / (math.sqrt(rank) if facts.get("use_rslora") else rank)
+    factor = alpha / (sqrt(rank) if facts.get("use_rslora") else rank)
 
     stored = _read_tensors(path / WEIGHTS)
     tensors = {}

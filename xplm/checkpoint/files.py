@@ -72,6 +72,23 @@ def sync(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
+def rename(partial: Path, path: Path) -> None:
+    """Give a file or directory that is complete its name, and flush both names to the disk."""
+    if partial.is_dir():
+        sync_directory(partial)
+    partial.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the names in a directory are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn a refusal of the disk, while a file or directory is written, into an error that says which.
@@ -110,7 +127,7 @@ def new_directory(path: Path) -> Iterator[Path]:
         raise CheckpointError(f"{path} must be writable; got: {cause.strerror}") from cause
     try:
         yield partial
-        partial.replace(path)
+        rename(partial, path)
     except OSError as cause:
         raise CheckpointError(f"{path} could not be written: {cause.strerror}") from cause
     finally:

@@ -13,8 +13,10 @@ import numpy as np
 from xplm.checkpoint.checkpoint import Checkpoint
 from xplm.checkpoint.files import one_line
 from xplm.errors import CheckpointError
+from xplm.formats import Format, round_to
 from xplm.models.decoder import EMBEDDING, LM_HEAD, param_specs
 from xplm.params import ParamSpec, count_params
+from xplm.precision import cast
 from xplm.runtime import Runtime
 from xplm.typing import Params
 
@@ -51,7 +53,10 @@ def load_params(checkpoint: Checkpoint, rt: Runtime) -> Params:
     check_tied(checkpoint, specs)
     params: Params = {}
     for name in sorted(specs, key=lambda name: -specs[name].size):
-        params[name] = rt.backend.from_host(checkpoint.read(stored[name], dtype))
+        host = checkpoint.read(stored[name], dtype)
+        if isinstance(rt.dtype.param, Format):  # what is not emulated was checked as it was read
+            _check_range(host, rt.dtype.param, name)
+        params[name] = cast(rt.backend.from_host(host), rt.dtype.param)
     return {name: params[name] for name in specs}
 
 
@@ -147,6 +152,16 @@ def check_tied(checkpoint: Checkpoint, specs: Mapping[str, ParamSpec]) -> None:
         raise CheckpointError(
             f"tied embeddings must be one matrix; {checkpoint.path} stores another {LM_HEAD} beside {EMBEDDING}; "
             f"set tie_word_embeddings to false in its config.json"
+        )
+
+
+def _check_range(host: np.ndarray, format: Format, name: str) -> None:
+    """Refuse a tensor with a finite number that would not stay finite in a format."""
+    largest = np.abs(host[np.isfinite(host)]).max(initial=0.0)
+    if not np.isfinite(round_to(largest[None], format)[0]):
+        raise CheckpointError(
+            f"tensor {name} must stay finite in {format.name}, whose largest value is {format.max:.6g}; "
+            f"it holds {largest:.3g}; use bf16 or fp32 instead"
         )
 
 

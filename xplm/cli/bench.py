@@ -5,6 +5,8 @@ Decoding one sequence reads every weight once a token, so that memory sets the l
     bandwidth_share = bytes of weights read a token * decoded tokens a second / bytes a second that memory gives
 
 where the last is measured in the same run, on the same device, by a matrix-vector product too large for any cache.
+
+With --train it is a training step that is measured.
 """
 
 from time import perf_counter
@@ -14,6 +16,7 @@ import numpy as np
 import typer
 
 from xplm.backend import Backend
+from xplm.cli.bench_train import STEPS, bench_train
 from xplm.cli.flags import ModelFlags, takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.errors import RequestError
@@ -23,6 +26,7 @@ from xplm.models.decoder import EMBEDDING, param_specs
 
 STREAM_SHAPE = (131072, 1024)  # float32: 512 MiB, larger than the last cache of any machine
 STREAM_REPEATS = 5
+RUNS = 3
 
 
 class Run(NamedTuple):
@@ -38,17 +42,43 @@ def bench(
     output: OutputFlags,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Random ids to read.")] = 256,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to decode, greedily.")] = 64,
-    repeats: Annotated[int, typer.Option(min=1, help="Runs after a warm-up.")] = 3,
+    repeats: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Runs after a warm-up; if not given, {RUNS}, or {STEPS} steps."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random ids.")] = 0,
+    train: Annotated[
+        str | None,
+        typer.Option(metavar="ARCH", help="Measure a training step instead, of a llama or a gpt."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="With --train: as in model.hidden_size=256, batch_size=32, context=256.",
+        ),
+    ] = None,
 ) -> None:
     """Measure loading, prefill, decode and memory.
 
     Speeds are the best of the repeats; --json gives each run. The limit is the memory's: decoding a token reads every
     weight once, and what the memory gives is measured in the same run.
 
+    With --train: the median time of whole training steps of a new model on random ids, by default in the sizes of the
+    recipe shakespeare-char.
+
     Example: xplm bench --prompt-tokens 256 --new-tokens 64 --json
     """
     out = Output(output)
+    if train is not None:
+        if model != ModelFlags(where=model.where, policy=model.policy):
+            raise RequestError("a training step is that of a new model; got --train and a model")
+        n_steps = repeats or STEPS
+        bench_train(train, settings or [], model, out, n_steps=n_steps, seed=seed)
+        return
+    if settings:
+        raise RequestError("--set changes the model of a training step; give --train too")
     model.fetch(out)
     started = perf_counter()
     lm = model.load(out)
@@ -57,7 +87,7 @@ def bench(
 
     ids = draw_ids(lm, prompt_tokens, new_tokens, seed)
     run_once(lm.engine, ids, new_tokens)  # warm-up
-    runs = [run_once(lm.engine, ids, new_tokens) for _ in range(repeats)]
+    runs = [run_once(lm.engine, ids, new_tokens) for _ in range(repeats or RUNS)]
     prefill, decode = (max(column) for column in zip(*runs, strict=True))
 
     peak_memory_bytes = lm.rt.backend.memory().peak  # before the bandwidth takes memory of its own

@@ -5,11 +5,13 @@ group's flags, and receives them as one value:
 
     @takes_flags
     def generate(model: ModelFlags, output: OutputFlags, prompt: ...) -> None: ...
+
+A group may hold another: what is wanted of WhereFlags is wanted of ModelFlags too.
 """
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,32 +25,74 @@ from xplm.cli.progress import pull_with_progress
 from xplm.cli.threads import use_threads
 from xplm.generate.options import SamplingOptions
 from xplm.language_model import LanguageModel, load
-from xplm.runtime import make_runtime
+from xplm.precision import Policy
+from xplm.runtime import Runtime, make_runtime
 
 
 def takes_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Spread the groups among a command's parameters out into single flags, which typer reads from its signature."""
     parameters = inspect.signature(command).parameters
-    groups: dict[str, Any] = {
-        name: p.annotation for name, p in parameters.items() if is_dataclass(p.annotation)
-    }
-    flat: list[inspect.Parameter] = []
-    for name, parameter in parameters.items():
-        group = groups.get(name)
-        flat += inspect.signature(group).parameters.values() if group else [parameter]
+    flat = _flat(command)
 
     def spread(**given: Any) -> None:
-        values = {
-            name: group(**{field.name: given.pop(field.name) for field in fields(group)})
-            for name, group in groups.items()
-        }
-        command(**values, **given)
+        command(**{name: _gathered(p.annotation, name, given) for name, p in parameters.items()})
 
     keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in flat]
     vars(spread)["__signature__"] = inspect.Signature(keyword_only)
     spread.__annotations__ = {p.name: p.annotation for p in flat}
     spread.__name__, spread.__doc__ = command.__name__, command.__doc__
     return spread
+
+
+def _flat(callable_: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters of a command or a group, those of the groups among them in their place."""
+    flat = []
+    for parameter in inspect.signature(callable_).parameters.values():
+        is_group = is_dataclass(parameter.annotation)
+        flat += _flat(parameter.annotation) if is_group else [parameter]
+    return flat
+
+
+def _gathered(annotation: Any, name: str, given: Mapping[str, Any]) -> Any:
+    """The value of one parameter: a group is made of the flags that are its own."""
+    if not is_dataclass(annotation):
+        return given[name]
+    group: Any = annotation
+    return group(**{f.name: _gathered(f.type, f.name, given) for f in fields(group)})
+
+
+@dataclass(frozen=True)
+class WhereFlags:
+    """Where to compute."""
+
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu"
+    backend: Annotated[
+        str | None, typer.Option(help="An array library; if not given, numpy on cpu, cupy on cuda.")
+    ] = None
+    kernels: Annotated[
+        str, typer.Option(help="fused, or portable: the reference source alone.")
+    ] = "fused"
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, callback=use_threads, help="CPU threads; if not given, one a core."),
+    ] = None
+
+    def runtime(self, policy: str | Policy) -> Runtime:
+        """A runtime of this backend and these kernels.
+
+        Raises:
+            XplmError: the backend, the device, the policy or the kernels are not there.
+        """
+        return make_runtime(load_backend(self.backend, self.device), policy, self.kernels)
+
+    def not_default(self) -> list[str]:
+        """The flags that a command line needs to compute where this one does."""
+        flags = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                flags += [f"--{field.name}", str(value)]
+        return flags
 
 
 @dataclass(frozen=True)
@@ -58,27 +102,33 @@ class ModelFlags:
     model: Annotated[
         str, typer.Option(help="A pulled name, a Hugging Face directory, or a .gguf file.")
     ] = "smollm2-135m-instruct"
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu"
-    backend: Annotated[
-        str | None, typer.Option(help="An array library; if not given, numpy on cpu, cupy on cuda.")
-    ] = None
+    where: WhereFlags = WhereFlags()
     policy: Annotated[
-        str, typer.Option(help="fp32, fp16 or bf16, then exceptions: bf16,softmax=bf16.")
+        str,
+        typer.Option(help="fp32, fp16, bf16, tf32, fp8, ...; then exceptions: bf16,softmax=bf16."),
     ] = "fp32"
-    kernels: Annotated[
-        str, typer.Option(help="fused, or portable: the reference source alone.")
-    ] = "fused"
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, callback=use_threads, help="CPU threads; if not given, one a core."),
-    ] = None
     adapter: Annotated[
         Path | None, typer.Option(help="Low-rank adapters for it, a directory in PEFT's layout.")
     ] = None
 
+    @property
+    def device(self) -> str:
+        """--device."""
+        return self.where.device
+
+    @property
+    def backend(self) -> str | None:
+        """--backend."""
+        return self.where.backend
+
+    @property
+    def kernels(self) -> str:
+        """--kernels."""
+        return self.where.kernels
+
     def fetch(self, out: Output) -> Path:
         """Find the model's files, or fetch them in sight of the user, once the other flags are known to be good."""
-        make_runtime(load_backend(self.backend, self.device), self.policy, self.kernels)
+        self.where.runtime(self.policy)
         return pull_with_progress(self.model, home(), out)
 
     def load(self, out: Output) -> LanguageModel:

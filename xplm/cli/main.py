@@ -20,6 +20,7 @@ from xplm.cli import (
     generate,
     gradcheck,
     grade,
+    parity,
     pull,
     train,
 )
@@ -67,6 +68,7 @@ app.command()(bench.bench)
 app.command()(explain.explain)
 app.command()(gradcheck.gradcheck)
 app.command()(grade.grade)
+app.command()(parity.parity)
 
 
 def main(arguments: Sequence[str]) -> int:

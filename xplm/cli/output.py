@@ -1,6 +1,7 @@
 """What a command prints: text and results on stdout, everything about them on stderr."""
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,9 +68,18 @@ class Output:
         self.note(reply + prompt)
 
     def result(self, values: Mapping[str, Any]) -> None:
-        """Print the JSON object, if it is asked for."""
+        """Print the JSON object, if it is asked for. A number that is not finite, which JSON lacks, is null."""
         if self.flags.as_json:
-            print(json.dumps(values, ensure_ascii=False), flush=True)
+            print(json.dumps(_plain(values), ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def _plain(value: Any) -> Any:
+    """The same value, with None in the place of every NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def error_line(message: str) -> str:

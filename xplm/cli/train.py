@@ -11,20 +11,18 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
-from xplm.backend import load_backend
-from xplm.cli.flags import home, takes_flags
+from xplm.cli.flags import WhereFlags, home, takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.progress import pull_with_progress
-from xplm.cli.threads import use_threads
 from xplm.params import count_params
 from xplm.precision import Policy
-from xplm.runtime import make_runtime
 from xplm.train import loop
 from xplm.train.curves import INSTALL, can_draw
 from xplm.train.metrics import read_lines
-from xplm.train.prepare import prepare, training_policy
+from xplm.train.prepare import prepare
 from xplm.train.recipe import ModelRecipe, Recipe, differences, load_recipe, parse_setting
 from xplm.train.run_directory import METRICS, RECIPE, RunDirectory
+from xplm.train.task import training_policy
 
 INTERRUPTED = 130
 RUNS = Path("runs")
@@ -32,6 +30,7 @@ RUNS = Path("runs")
 
 @takes_flags
 def train(
+    where: WhereFlags,
     output: OutputFlags,
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file.")],
     data: Annotated[
@@ -53,22 +52,12 @@ def train(
     vocab_size: Annotated[int | None, typer.Option(min=1, help="Of a bpe tokenizer.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of weights, order and dropout.")] = None,
     policy: Annotated[
-        str | None, typer.Option(help="fp32, fp16 or bf16, then exceptions: bf16,softmax=bf16.")
+        str | None,
+        typer.Option(help="fp32, fp16, bf16, tf32, fp8, ...; then exceptions: bf16,softmax=bf16."),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any value, as in train.ema=0.999."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    backend: Annotated[
-        str | None, typer.Option(help="An array library; if not given, numpy on cpu, cupy on cuda.")
-    ] = None,
-    kernels: Annotated[
-        str, typer.Option(help="fused, or portable: the reference source alone.")
-    ] = "fused",
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, callback=use_threads, help="CPU threads; if not given, one a core."),
     ] = None,
 ) -> None:
     """Train a model, or go on training one.
@@ -90,13 +79,13 @@ def train(
     }
     given = {key: value for key, value in flags.items() if value is not None}
     plan = load_recipe(recipe, given | dict(parse_setting(text) for text in settings or []))
-    rt = make_runtime(
-        load_backend(backend, device), training_policy(Policy.parse(plan.train.policy)), kernels
-    )
+    rt = where.runtime(training_policy(Policy.parse(plan.train.policy)))
     directory = RunDirectory(out or RUNS / recipe.stem)
     if resume:
         _say_what_resumes(directory, plan, show)
-    base = pull_with_progress(plan.train.init, home(), show) if plan.train.init else None
+    # A run that trains weights has them all in its checkpoints; adapters need the model that they belong to.
+    needs_base = plan.train.init and not (resume and directory.newest and not plan.train.lora)
+    base = pull_with_progress(plan.train.init, home(), show) if needs_base else None
     with Reading(show) as reading:
         trainer = prepare(
             plan,
@@ -125,18 +114,10 @@ def train(
     if not is_done:
         step = trainer.state.step
         again = ["xplm", "train", str(directory.path / RECIPE), "--out", str(directory.path)]
-        how = shlex.join([*again, *_not_default(device, backend, kernels, threads), "--resume"])
+        how = shlex.join([*again, *where.not_default(), "--resume"])
         print(f"stopped and saved after step {step}; to go on: {how}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
     _show_end(trainer, n_params, show)
-
-
-def _not_default(device: str, backend: str | None, kernels: str, threads: int | None) -> list[str]:
-    """The flags that say where a run computes, which its recipe does not hold."""
-    flags = [] if device == "cpu" else ["--device", device]
-    flags += ["--backend", backend] if backend else []
-    flags += [] if kernels == "fused" else ["--kernels", kernels]
-    return flags + (["--threads", str(threads)] if threads else [])
 
 
 class Interrupt:
@@ -157,6 +138,7 @@ class Interrupt:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.is_asked = True
+        print("stopping after this step, saving; Ctrl-C again stops at once", file=sys.stderr)
         signal.signal(signal.SIGINT, self._before)
 
 
@@ -231,6 +213,8 @@ def describe(progress: loop.Progress, steps: int) -> str:
 
 def _say_what_resumes(directory: RunDirectory, plan: Recipe, show: Output) -> None:
     """Say where a run goes on, and what is otherwise than it was."""
+    if not directory.path.exists():
+        return
     if not directory.checkpoints:
         show.note(f"{directory.path} holds no checkpoint yet; starting from the beginning")
         return

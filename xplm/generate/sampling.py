@@ -87,7 +87,7 @@ def log_normaliser(logits: np.ndarray) -> np.ndarray:
     if not np.all(np.isfinite(top)):
         raise RequestError(
             f"logits must be finite; the model gave {top[~np.isfinite(top)][0]}; "
-            "if the policy is fp16, try bf16 or fp32"
+            "if the policy is fp16 or narrower, try bf16 or fp32"
         )
     return top + np.log(np.sum(np.exp(logits - top), axis=-1, keepdims=True, dtype=np.float64))
 

@@ -6,11 +6,10 @@
 so that whatever is trained, transformers knows the model.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 from xplm.config import FAMILIES, DecoderConfig
 from xplm.errors import RequestError
-from xplm.text.tokenizer import Tokenizer
 from xplm.train.recipe import ModelRecipe
 
 MODEL_TYPES = {
@@ -26,7 +25,31 @@ MULTIPLE = 8
 """Widths of a SwiGLU are rounded up to a multiple of this."""
 
 
-def make_config(model: ModelRecipe, context: int, tokenizer: Tokenizer) -> DecoderConfig:
+class Vocabulary(Protocol):
+    """What a model needs to know of its tokenizer."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids."""
+        ...
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The id that begins a text."""
+        ...
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """The ids that end one."""
+        ...
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """The id that fills up."""
+        ...
+
+
+def make_config(model: ModelRecipe, context: int, tokenizer: Vocabulary) -> DecoderConfig:
     """The configuration of a new model.
 
     Args:

@@ -4,6 +4,7 @@ The loop is an iterator. Who drives it shows what it yields, and may stop betwee
 checkpoint from which the run goes on as if it had never stopped. Evaluation and samples only read the weights.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +14,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
-from xplm.errors import RequestError
+from xplm.errors import CheckpointError, RequestError
 from xplm.generate.engine import Engine
-from xplm.generate.options import SamplingOptions
 from xplm.text.tokenizer import Tokenizer
 from xplm.train.curves import can_draw, draw_curves
 from xplm.train.data import Dataset
@@ -26,6 +26,8 @@ from xplm.train.run_directory import CURVES, METRICS, SAMPLES, RunDirectory
 from xplm.train.samples import Sample, draw_samples
 from xplm.train.state import TrainState
 from xplm.train.step import StepReport, Task, pass_params, train_step
+
+_log = logging.getLogger(__name__)
 
 RECENT_STEPS = 20
 """Steps that the speed is taken from."""
@@ -78,9 +80,9 @@ class Trainer:
         upto = state.step or -1
         self._metrics = JsonLines(directory.path / METRICS, upto=upto)
         self._samples = JsonLines(directory.path / SAMPLES, upto=upto)
-        self._losses: list[tuple[float, int]] = []  # (mean, targets) of steps since the last line
         self._speeds: deque[tuple[int, float]] = deque(maxlen=RECENT_STEPS)  # (tokens, seconds)
         self._evaluation: Evaluation | None = None
+        self._draws = can_draw()
         self._drawn_at = -inf  # on the clock
         self._is_drawn = False  # as far as the metrics go
 
@@ -104,7 +106,7 @@ class Trainer:
             self.state, report = train_step(job.task, self.state, batches)
             self._speeds.append((report.n_tokens, perf_counter() - started))
             if not report.is_skipped:
-                self._losses.append((report.loss, report.n_targets))
+                self.state = self.state.with_loss(report.loss, report.n_targets)
 
             step = self.state.step
             if step == job.steps or step % recipe.train.eval_every == 0:
@@ -125,11 +127,12 @@ class Trainer:
         )
 
     def close(self) -> None:
-        """Draw the curves a last time, and close the files."""
+        """Draw the curves a last time, close the files, and let others have the directory."""
         if not self._is_drawn:
             self._draw()
         self._metrics.close()
         self._samples.close()
+        self.directory.release()
 
     def _evaluate(self, report: StepReport | None) -> Progress:
         """Score the held-out data, write samples, save. The state remembers the best score."""
@@ -150,11 +153,7 @@ class Trainer:
             Engine(task.rt, task.config, params),
             self.job.tokenizer,
             train.sample_prompts,
-            SamplingOptions(
-                max_new_tokens=train.sample_tokens,
-                temperature=train.sample_temperature,
-                seed=train.seed,
-            ),
+            train.sampling,
             chat=self.job.recipe.data.kind == "chat",
             step=self.state.step,
         )
@@ -169,9 +168,9 @@ class Trainer:
 
     def _log(self, report: StepReport | None, evaluation: Evaluation | None) -> None:
         """Write a line of metrics."""
-        n_targets = sum(n for _, n in self._losses)
-        train_loss = sum(loss * n for loss, n in self._losses) / n_targets if n_targets else None
-        self._losses.clear()
+        n_targets = self.state.line_targets
+        train_loss = self.state.line_loss / n_targets if n_targets else None
+        self.state = replace(self.state, line_loss=0.0, line_targets=0)
         metrics = Metrics(
             step=self.state.step,
             train_loss=train_loss,
@@ -207,7 +206,12 @@ class Trainer:
         return sum(tokens for tokens, _ in self._speeds) / seconds if seconds else None
 
     def _draw(self) -> None:
-        if can_draw():
-            path = self.directory.path
+        if not self._draws:
+            return
+        path = self.directory.path
+        try:
             draw_curves(path / CURVES, read_lines(path / METRICS))
-            self._drawn_at, self._is_drawn = perf_counter(), True
+        except CheckpointError as error:  # a run is worth more than its picture
+            self._draws = False
+            _log.warning("no more curves are drawn: %s", error)
+        self._drawn_at, self._is_drawn = perf_counter(), True

@@ -6,7 +6,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from xplm.checkpoint.files import sync, writing
+from xplm.checkpoint.files import rename, sync, writing
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class JsonLines:
                 file.writelines(_to_line(line) for line in kept)
                 file.flush()
                 sync(file.fileno())
-            partial.replace(path)
+            rename(partial, path)
             self._file = path.open("a", encoding="utf-8")
 
     def append(self, value: Any) -> None:

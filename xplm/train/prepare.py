@@ -1,6 +1,6 @@
 """From a recipe to a run that is ready to start, or to go on."""
 
-from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,10 @@ from xplm.checkpoint.checkpoint import Checkpoint
 from xplm.checkpoint.load import load_params
 from xplm.checkpoint.opening import open_checkpoint
 from xplm.checkpoint.save import MODEL_DTYPES, save_directory
-from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError, RequestError
 from xplm.models.decoder import param_specs
-from xplm.params import ParamSpec, init_params
-from xplm.precision import Policy, cast
+from xplm.params import init_params
+from xplm.precision import cast
 from xplm.runtime import Runtime
 from xplm.text.tokenizer import Tokenizer
 from xplm.text.trainable import train_tokenizer, with_chat_template
@@ -28,15 +27,10 @@ from xplm.train.loss_scale import make_loss_scale
 from xplm.train.optimizers import find_optimizer
 from xplm.train.recipe import Recipe, differences
 from xplm.train.run_directory import RunDirectory
-from xplm.train.schedule import make_schedule
 from xplm.train.state import TrainState
 from xplm.train.step import Task
+from xplm.train.task import first_state, gradient_formats, make_task
 from xplm.typing import Params
-
-
-def training_policy(policy: Policy) -> Policy:
-    """The policy with master weights: float32 at rest, whatever a pass computes in."""
-    return replace(policy, param="float64" if policy.compute == "float64" else "float32")
 
 
 def prepare(
@@ -55,7 +49,8 @@ def prepare(
         recipe: what to do.
         rt: where; its policy is a `training_policy`.
         directory: where to keep it.
-        init: the files of the model that the recipe names to go on from; None where it names none.
+        init: the files of the model that the recipe names to go on from; None where it names none, or where a run
+            that trains weights, not adapters, is resumed from a checkpoint.
         resume: go on from the newest checkpoint; from the beginning where there is none.
         cache: folder for tokens that are worth keeping.
         progress: told how far reading is.
@@ -70,10 +65,29 @@ def prepare(
     if rank and init is None:
         raise RequestError("adapters go on from a model; give train.init, or --init")
     find_optimizer(recipe.optimizer.name).make_options(recipe.optimizer.options)
+    with ExitStack() as on_failure:
+        on_failure.callback(directory.release)
+        trainer = _open_run(recipe, rt, directory, init, resume, cache, progress)
+        on_failure.pop_all()
+        return trainer
+
+
+def _open_run(
+    recipe: Recipe,
+    rt: Runtime,
+    directory: RunDirectory,
+    init: Path | None,
+    resume: bool,
+    cache: Path,
+    progress: Progress,
+) -> Trainer:
+    rank = recipe.train.lora
     directory.check(resume=resume)
     state = directory.load_newest(rt) if resume else None
+    if state and recipe.train.init and not rank:
+        init = directory.newest  # all that is still needed of that model went into it
     base = open_checkpoint(init) if init else None
-    tokenizer = _tokenizer(recipe, base, directory if state else None, progress)
+    tokenizer = _tokenizer(recipe, base, directory.newest if state else None, progress)
     context = recipe.data.context
     config = base.config if base else make_config(recipe.model, context, tokenizer)
     if context > config.context_length:
@@ -92,25 +106,25 @@ def prepare(
         trained = adapter_specs(specs, rank)
         frozen = {name: cast(weights.pop(name), rt.dtype.compute) for name in specs}
     steps = _steps(recipe, dataset)
-    task = _task(recipe, rt, config, trained, frozen, steps)
+    task = make_task(recipe, rt, config, trained, frozen, steps)
 
     if state is None:
-        state = _first_state(task, weights or init_params(rt, trained, recipe.train.seed))
+        state = first_state(task, weights or init_params(rt, trained, recipe.train.seed))
     else:
         _check_state(state, task, directory.recipe, recipe)
         state = _go_on(state, task)
-    directory.begin(recipe)
+    directory.begin(recipe, resume=resume)
     job = Job(recipe, task, dataset, tokenizer, steps, _model_writer(task, tokenizer))
     return Trainer(job, directory, state)
 
 
 def _tokenizer(
-    recipe: Recipe, base: Checkpoint | None, run: RunDirectory | None, progress: Progress
+    recipe: Recipe, base: Checkpoint | None, run: Path | None, progress: Progress
 ) -> Tokenizer:
     """The run's own where it has begun, else that of the model to go on from, else one made for the data."""
     data = recipe.data
     if run:
-        tokenizer = Tokenizer.from_directory(run.checkpoints[max(run.checkpoints)])
+        tokenizer = Tokenizer.from_directory(run)
     elif base and base.gguf_metadata is not None:
         tokenizer = Tokenizer.from_gguf(base.gguf_metadata)
     elif base:
@@ -145,46 +159,6 @@ def _steps(recipe: Recipe, dataset: Dataset) -> int:
         return recipe.train.steps
     rows = recipe.data.batch_size * recipe.data.accumulation
     return max(1, round(recipe.train.epochs * dataset.n_examples / rows))
-
-
-def _task(
-    recipe: Recipe,
-    rt: Runtime,
-    config: DecoderConfig,
-    trained: Mapping[str, ParamSpec],
-    frozen: Params,
-    steps: int,
-) -> Task:
-    optimizer = find_optimizer(recipe.optimizer.name)
-    schedule = recipe.schedule
-    return Task(
-        rt=rt,
-        config=config,
-        specs=trained,
-        frozen=frozen,
-        optimizer=optimizer,
-        options=optimizer.make_options(recipe.optimizer.options),
-        schedule=make_schedule(
-            schedule.kind,
-            lr=schedule.lr,
-            min_lr=schedule.min_lr,
-            warmup_steps=schedule.warmup_steps,
-            steps=steps,
-            decay_steps=schedule.decay_steps,
-        ),
-        clip=recipe.optimizer.clip or None,
-        recipe=recipe.train,
-    )
-
-
-def _first_state(task: Task, masters: Params) -> TrainState:
-    return TrainState(
-        step=0,
-        masters=masters,
-        optimizer=task.optimizer.init(masters, task.specs, task.options),
-        average=dict(masters) if task.recipe.ema else {},
-        scale=make_loss_scale(task.rt.policy.compute),
-    )
 
 
 def _check_state(state: TrainState, task: Task, before: Recipe | None, now: Recipe) -> None:
@@ -223,7 +197,7 @@ def _check_state(state: TrainState, task: Task, before: Recipe | None, now: Reci
 
 def _go_on(state: TrainState, task: Task) -> TrainState:
     """A state as this run's policy and recipe want it: another may have begun it."""
-    scale = make_loss_scale(task.rt.policy.compute)
+    scale = make_loss_scale(*gradient_formats(task.rt.policy))
     if scale.is_dynamic != state.scale.is_dynamic:
         state = replace(state, scale=replace(scale, skipped=state.scale.skipped))
     if task.recipe.ema and not state.average:

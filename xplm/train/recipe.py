@@ -22,6 +22,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin
 
 from xplm.errors import RequestError
+from xplm.generate.options import SamplingOptions
 
 PATHS = ("data.path", "data.vocab_from", "train.init")
 
@@ -106,6 +107,24 @@ class TrainRecipe:
     sample_tokens: int = 64
     sample_temperature: float = 0.8
 
+    @property
+    def sampling(self) -> SamplingOptions:
+        """How samples are drawn.
+
+        Raises:
+            RequestError: an option is out of range.
+        """
+        try:
+            return SamplingOptions(
+                max_new_tokens=self.sample_tokens,
+                temperature=self.sample_temperature,
+                seed=self.seed,
+            )
+        except RequestError as error:
+            raise RequestError(
+                f"train.sample_tokens, train.sample_temperature and train.seed say how samples are drawn: {error}"
+            ) from error
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -135,8 +154,6 @@ class Recipe:
             ("train.lora", train.lora, 0),
             ("train.z_loss", train.z_loss, 0),
             ("train.eval_batches", 0 if train.eval_batches is None else train.eval_batches, 0),
-            ("train.sample_tokens", train.sample_tokens, 1),
-            ("train.sample_temperature", train.sample_temperature, 0),
             ("optimizer.clip", self.optimizer.clip, 0),
             ("schedule.lr", schedule.lr, 0),
             ("schedule.min_lr", schedule.min_lr, 0),
@@ -154,6 +171,10 @@ class Recipe:
         ):
             if not 0.0 <= share < 1.0:
                 raise RequestError(f"{key} must be at least 0 and below 1; got {share}")
+        _ = train.sampling  # refuses what is out of range
+        for key, name in zip(PATHS, (data.path, data.vocab_from, train.init), strict=True):
+            if not _is_utf8(name):
+                raise RequestError(f"{key} must be a name in UTF-8; got {name!a}; rename it")
         if not data.path:
             raise RequestError("training needs data; give data.path, or --data on the command line")
         if not train.steps and not train.epochs:
@@ -176,13 +197,11 @@ def load_recipe(path: Path, settings: Mapping[str, Any] | None = None) -> Recipe
         raise RequestError(f"a recipe must be readable; got {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"a recipe must be TOML in UTF-8; got {path}: {error}") from error
+    _check_sections(tables)
     _anchor(tables, path.parent)
     for place, value in (settings or {}).items():
         section, _, key = place.partition(".")
-        table = tables.setdefault(section, {})
-        if not isinstance(table, dict):
-            raise RequestError(f"{section} must be a section of a recipe, [{section}]; got {table}")
-        table[key] = value
+        tables.setdefault(section, {})[key] = value
     _anchor(tables, Path())
     return make_recipe(tables)
 
@@ -208,10 +227,8 @@ def make_recipe(tables: Mapping[str, Any]) -> Recipe:
     Raises:
         RequestError: a section or key is unknown, or a value is of the wrong type or out of range.
     """
+    _check_sections(tables)
     sections = {f.name: f.type for f in fields(Recipe)}
-    for name in tables:
-        if name not in sections or not isinstance(tables[name], Mapping):
-            raise RequestError(f"a recipe's sections are {', '.join(sections)}; got {name}")
     values = {name: _section(sections[name], name, table) for name, table in tables.items()}
     return Recipe(**values)
 
@@ -234,6 +251,18 @@ def to_toml(recipe: Recipe) -> str:
         lines += [f"{key} = {_to_toml(v)}" for key, v in table.items() if v is not None]
         lines.append("")
     return "\n".join(lines)
+
+
+def _check_sections(tables: Mapping[str, Any]) -> None:
+    """Refuse what is no section of a recipe, and a section that is no table.
+
+    Raises:
+        RequestError: there is one.
+    """
+    sections = [f.name for f in fields(Recipe)]
+    for name, table in tables.items():
+        if name not in sections or not isinstance(table, Mapping):
+            raise RequestError(f"a recipe's sections are [{'], ['.join(sections)}]; got {name}")
 
 
 def _section(kind: Any, name: str, table: Mapping[str, Any]) -> Any:
@@ -269,11 +298,20 @@ def _anchor(tables: Mapping[str, Any], base: Path) -> None:
     for place in PATHS:
         section, _, key = place.partition(".")
         table = tables.get(section)
-        if not isinstance(table, dict) or not isinstance(table.get(key), str) or not table[key]:
+        if table is None or not isinstance(table.get(key), str) or not table[key]:
             continue
         path = (base / Path(table[key]).expanduser()).absolute()
         if place != "train.init" or path.exists():
             table[key] = str(path)
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text can be written down; a file name with bytes that no character has cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _to_toml(value: Any) -> str:

@@ -1,5 +1,6 @@
 """The directory of a run: checkpoints that are whole or absent, and the newest of them under fixed names.
 
+    .lock                        held by the process that is at work on it
     recipe.toml                  the run's recipe, every value in it
     metrics.jsonl                a line every few steps
     samples.jsonl                what the model wrote at each evaluation
@@ -18,7 +19,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from xplm.checkpoint.files import new_directory, writing
+from filelock import FileLock, Timeout
+
+from xplm.checkpoint.files import new_directory, rename, writing
 from xplm.errors import RequestError
 from xplm.runtime import Runtime
 from xplm.train.recipe import Recipe, load_recipe, to_toml
@@ -29,6 +32,7 @@ METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 CURVES = "curves.png"
 CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
 PARTIAL = ".partial"
 
 
@@ -38,6 +42,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         """Name the directory; nothing is made yet."""
         self.path = path
+        self._lock = FileLock(path / LOCK)
 
     @property
     def checkpoints(self) -> dict[int, Path]:
@@ -47,6 +52,11 @@ class RunDirectory:
             if match := re.fullmatch(r"step-(\d+)", path.name):
                 found[int(match[1])] = path
         return dict(sorted(found.items()))
+
+    @property
+    def newest(self) -> Path | None:
+        """The newest checkpoint, or None where there is none."""
+        return next(reversed(self.checkpoints.values()), None)
 
     @property
     def recipe(self) -> Recipe | None:
@@ -65,37 +75,61 @@ class RunDirectory:
             resume: a run may be there, and is gone on with.
 
         Raises:
-            RequestError: a run or something else is there.
+            RequestError: a run or something else is there, or another process is at work on it.
         """
+        if resume and self.path.is_dir():
+            self._acquire()
         if (self.path / RECIPE).exists():
             if not resume:
                 raise RequestError(
                     f"{self.path} holds a run already; go on with it by --resume, or choose another --out"
                 )
             return
-        begun = {RECIPE + PARTIAL, CHECKPOINTS}
+        begun = {RECIPE + PARTIAL, CHECKPOINTS, LOCK}
         is_ours = self.path.is_dir() and {path.name for path in self.path.iterdir()} <= begun
         if self.path.exists() and not is_ours:
             raise RequestError(
                 f"a run needs a directory of its own; {self.path} holds something else; choose another --out"
             )
 
-    def begin(self, recipe: Recipe) -> None:
+    def release(self) -> None:
+        """Let another process have the directory. One that ends or crashes lets go of it too."""
+        self._lock.release()
+
+    def _acquire(self) -> None:
+        if self._lock.is_locked:
+            return
+        with writing(self.path):
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout as error:
+                raise RequestError(
+                    f"a run has one process; another one is at work on {self.path}; "
+                    "wait for it, stop it, or choose another --out"
+                ) from error
+
+    def begin(self, recipe: Recipe, *, resume: bool) -> None:
         """Make the directory, or take it up again without what a killed run left half written.
 
         Args:
             recipe: the run's, which is written into it.
+            resume: as for `check`.
 
         Raises:
+            RequestError: another process began a run there, after this one checked.
             CheckpointError: the disk refuses.
         """
         with writing(self.path):
-            (self.path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+        self._acquire()
+        self.check(resume=resume)
+        with writing(self.path):
+            (self.path / CHECKPOINTS).mkdir(exist_ok=True)
             for left_over in (self.path / CHECKPOINTS).glob(f".*{PARTIAL}"):
                 shutil.rmtree(left_over)
             partial = self.path / (RECIPE + PARTIAL)
             partial.write_text(to_toml(recipe), encoding="utf-8")
-            partial.replace(self.path / RECIPE)
+            rename(partial, self.path / RECIPE)
 
     def load_newest(self, rt: Runtime) -> TrainState | None:
         """The state of the newest checkpoint, or None where there is none.
@@ -103,8 +137,7 @@ class RunDirectory:
         Raises:
             CheckpointError: it is malformed.
         """
-        checkpoints = self.checkpoints
-        return load_state(checkpoints[max(checkpoints)], rt.backend) if checkpoints else None
+        return load_state(self.newest, rt.backend) if self.newest else None
 
     def save(
         self,
@@ -148,7 +181,7 @@ class RunDirectory:
                 os.link(file, partial)
             except OSError:  # a file system without links
                 shutil.copyfile(file, partial)
-            partial.replace(self.path / file.name)
+            rename(partial, self.path / file.name)
             partial.unlink(missing_ok=True)  # renaming a link onto its own file does nothing
 
     def _prune(self, keep: int, best_step: int | None) -> None:
@@ -157,5 +190,5 @@ class RunDirectory:
         for step in list(checkpoints)[:-keep]:
             if step != best_step:
                 hidden = checkpoints[step].with_name(f".{checkpoints[step].name}{PARTIAL}")
-                checkpoints[step].replace(hidden)
+                rename(checkpoints[step], hidden)
                 shutil.rmtree(hidden)

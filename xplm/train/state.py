@@ -8,9 +8,10 @@ weights of one that was never interrupted.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from math import inf
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -27,6 +28,20 @@ TENSORS = "state.safetensors"
 FACTS = "state.json"
 
 
+FACT_TYPES: dict[str, tuple[type, ...]] = {
+    "step": (int,),
+    "optimizer_step": (int,),
+    "scale": (dict,),
+    "best_loss": (float, NoneType),
+    "best_step": (int, NoneType),
+    "line_loss": (float,),
+    "line_targets": (int,),
+}
+"""What state.json holds; no number of it is below 0."""
+
+SCALE_TYPES = {field.name: (type(field.default),) for field in fields(LossScale)}
+
+
 @dataclass(frozen=True)
 class TrainState:
     """Where a run is."""
@@ -38,11 +53,18 @@ class TrainState:
     scale: LossScale
     best_loss: float = inf  # lowest validation loss so far
     best_step: int | None = None  # the step it was found after
+    line_loss: float = 0.0  # sum over the targets of all steps since the last line of metrics
+    line_targets: int = 0  # how many those are
 
     @property
     def weights(self) -> Params:
         """What is evaluated and shipped: the average where there is one."""
         return self.average or self.masters
+
+    def with_loss(self, loss: float, n_targets: int) -> "TrainState":
+        """The same, with a step's mean loss added to what the next line of metrics says."""
+        total = self.line_loss + loss * n_targets
+        return replace(self, line_loss=total, line_targets=self.line_targets + n_targets)
 
 
 def save_state(directory: Path, state: TrainState, backend: Backend, dtype: str) -> None:
@@ -66,6 +88,8 @@ def save_state(directory: Path, state: TrainState, backend: Backend, dtype: str)
         "scale": asdict(state.scale),
         "best_loss": None if state.best_loss == inf else state.best_loss,
         "best_step": state.best_step,
+        "line_loss": state.line_loss,
+        "line_targets": state.line_targets,
     }
     write_json(directory / FACTS, facts)
 
@@ -83,10 +107,9 @@ def load_state(directory: Path, backend: Backend) -> TrainState:
             for key in file.keys():  # noqa: SIM118 - not a dict
                 group, _, name = key.partition("/")
                 groups[group][name] = backend.from_host(file.get_tensor(key))
+        _check_types(facts, FACT_TYPES)
+        _check_types(facts["scale"], SCALE_TYPES)
         best_loss = facts["best_loss"]
-        for key in ("step", "optimizer_step"):
-            if type(facts[key]) is not int:
-                raise TypeError(f"{key} is {facts[key]!r}")
         return TrainState(
             step=facts["step"],
             masters=groups["masters"],
@@ -95,12 +118,24 @@ def load_state(directory: Path, backend: Backend) -> TrainState:
             scale=LossScale(**facts["scale"]),
             best_loss=inf if best_loss is None else best_loss,
             best_step=facts["best_step"],
+            line_loss=facts["line_loss"],
+            line_targets=facts["line_targets"],
         )
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{directory} must hold a whole training state; got: {error!r}; remove it to resume "
             f"from the checkpoint before it"
         ) from error
+
+
+def _check_types(facts: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> None:
+    """Raise ValueError where a fact is missing, unknown, of another type, negative, or not finite."""
+    if facts.keys() != types.keys():
+        raise ValueError(f"it has {', '.join(facts)} instead of {', '.join(types)}")
+    for key, value in facts.items():
+        is_number = isinstance(value, int | float)
+        if type(value) not in types[key] or (is_number and not 0 <= value < inf):
+            raise ValueError(f"{key} is {value!r}")
 
 
 def _groups(masters: Params, moments: Params, average: Params) -> Mapping[str, Any]:

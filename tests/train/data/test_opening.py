@@ -86,3 +86,28 @@ def test_a_chat_needs_a_template(open_facts: Open) -> None:
 def test_an_unknown_kind_is_refused(open_facts: Open) -> None:
     with pytest.raises(DataError, match=r"text \| lines \| chat; got 'chats'"):
         open_facts(CHATS, "chats")
+
+
+@pytest.mark.parametrize("kind", ["lines", "chat"])
+def test_reading_records_shows_how_far_it_is(tmp_path, kind):
+    path = tmp_path / "data.txt"
+    path.write_text("User: a b Assistant: b a\n" * 300)
+    tokenizer = with_chat_template(train_tokenizer("word", ["User Assistant : a b"]))
+    seen = []
+    open_dataset(
+        path,
+        tokenizer,
+        kind=kind,
+        context=32,
+        batch_size=2,
+        n_micro=1,
+        seed=0,
+        held_out=0.1,
+        packed=False,
+        cache=tmp_path,
+        progress=lambda what, n_bytes, total_bytes: seen.append((n_bytes, total_bytes)),
+    )
+    size = path.stat().st_size
+    assert len(seen) == 3  # at records 0 and 256, and at the end
+    assert seen == sorted(seen)
+    assert seen[-1] == (size, size)

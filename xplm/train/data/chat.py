@@ -22,16 +22,17 @@ from xplm.errors import DataError, TemplateError
 from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.tokenizer import Tokenizer
 from xplm.train.data.examples import Example
-from xplm.train.data.sources import Record, read_records, without_end
+from xplm.train.data.sources import Progress, Record, read_records, unseen, without_end
 
 _SPEAKER = re.compile(r"(?:^|(?<=\s))(User|Assistant):")
 
 
-def read_chats(path: Path) -> Iterator[list[dict[str, Any]]]:
+def read_chats(path: Path, progress: Progress = unseen) -> Iterator[list[dict[str, Any]]]:
     """The conversations at a path.
 
     Args:
         path: a JSON or JSON-lines file, a text file with a conversation a line, or a folder of these.
+        progress: told of the bytes that are read.
 
     Yields:
         Messages {"role": ..., "content": text, ...}, each conversation with at least one reply in it.
@@ -39,7 +40,7 @@ def read_chats(path: Path) -> Iterator[list[dict[str, Any]]]:
     Raises:
         DataError: a file cannot be read, or a record is not a conversation.
     """
-    for record in read_records(path):
+    for record in read_records(path, progress):
         messages = record.value
         if isinstance(messages, dict):
             messages = messages.get("messages")

@@ -42,7 +42,7 @@ def open_dataset(
         held_out: share at the end that is for validation, from 0.
         packed: whether several lines or conversations share a sequence.
         cache: folder for the tokens of "text".
-        progress: told of the bytes done, for "text".
+        progress: told of the bytes done.
 
     Returns:
         The data set.
@@ -59,7 +59,7 @@ def open_dataset(
     if encode is None:
         raise DataError(f"data are of kind text | {' | '.join(_ENCODERS)}; got {kind!r}")
     return make_examples(
-        encode(path, tokenizer),
+        encode(path, tokenizer, progress),
         held_out=held_out,
         context=context,
         batch_size=batch_size,
@@ -69,16 +69,17 @@ def open_dataset(
     )
 
 
-def _encode_lines(path: Path, tokenizer: Tokenizer) -> list[Example]:
-    return [encode_text(tokenizer, record_text(record)) for record in read_records(path)]
+def _encode_lines(path: Path, tokenizer: Tokenizer, progress: Progress) -> list[Example]:
+    records = read_records(path, progress)
+    return [encode_text(tokenizer, record_text(record)) for record in records]
 
 
-def _encode_chats(path: Path, tokenizer: Tokenizer) -> list[Example]:
+def _encode_chats(path: Path, tokenizer: Tokenizer, progress: Progress) -> list[Example]:
     encoder = ChatEncoder(tokenizer)
-    return [encode_chat(encoder, messages) for messages in read_chats(path)]
+    return [encode_chat(encoder, messages) for messages in read_chats(path, progress)]
 
 
-_ENCODERS: dict[str, Callable[[Path, Tokenizer], list[Example]]] = {
+_ENCODERS: dict[str, Callable[[Path, Tokenizer, Progress], list[Example]]] = {
     "lines": _encode_lines,
     "chat": _encode_chats,
 }

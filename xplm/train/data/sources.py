@@ -19,6 +19,7 @@ from xplm.errors import DataError
 
 END_MARKER = "</s>"
 PIECE_CHARS = 2**16
+RECORDS_PER_REPORT = 256
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, the bytes that are done, and all bytes."""
@@ -92,15 +93,27 @@ def read_texts(paths: Iterable[Path], progress: Progress = unseen) -> Iterator[s
             yield piece.text
 
 
-def read_records(path: Path) -> Iterator[Record]:
+def read_records(path: Path, progress: Progress = unseen) -> Iterator[Record]:
     """The values of JSON files, and the lines of text files that are not blank.
+
+    Args:
+        path: a file or a folder.
+        progress: told of the bytes that are read, every so many records.
 
     Raises:
         DataError: a file cannot be read, or is not JSON where it should be.
     """
-    for file in list_files(path):
+    files = list_files(path)
+    total = sum(file.stat().st_size for file in files)
+    done = 0
+    for file in files:
         with _opened(file) as stream:
-            yield from _records_of(stream, file)
+            for number, record in enumerate(_records_of(stream, file)):
+                yield record
+                if number % RECORDS_PER_REPORT == 0:
+                    progress("reading", done + stream.buffer.tell(), total)
+        done += file.stat().st_size
+        progress("reading", done, total)
 
 
 def record_text(record: Record) -> str:
