@@ -1,6 +1,7 @@
-"""NumPy's adapter."""
+"""NumPy's adapter, with fused kernels where numba can be imported."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import array_api_compat.numpy as xp
@@ -10,8 +11,7 @@ from xplm.backend import Backend, host_memory
 from xplm.errors import BackendError
 from xplm.precision import HOST_DTYPES
 
-KERNELS: dict[str, Callable[..., Any]] = {}
-"""Kernels that replace the portable ones of the same name."""
+logger = logging.getLogger(__name__)
 
 
 def make_backend(device: str) -> Backend:
@@ -32,5 +32,15 @@ def make_backend(device: str) -> Backend:
         to_host=np.asarray,
         synchronize=lambda: None,
         memory=host_memory,
-        kernels=KERNELS,
+        kernels=load_fused(),
     )
+
+
+def load_fused() -> Mapping[str, Callable[..., Any]]:
+    """The fused kernels by name; none, and one line that says so, where numba cannot be imported."""
+    try:
+        from xplm_numpy.kernels import FUSED
+    except ImportError as error:
+        logger.warning("numba cannot be imported (%s): the portable kernels run, slower", error)
+        return {}
+    return FUSED
