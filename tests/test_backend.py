@@ -47,6 +47,15 @@ def test_anybodys_package_can_add_a_backend(monkeypatch):
         load_backend("numpy")
 
 
+def test_a_package_that_names_what_it_has_not_is_said(monkeypatch):
+    monkeypatch.setattr(module, "entry_points", entry_points_with("xplm_nonesuch:make_backend"))
+    assert module.backend_names() == ["other"]
+    with pytest.raises(
+        BackendError, match=r"No module named 'xplm_nonesuch'.*reinstall the package"
+    ):
+        load_backend("other")
+
+
 def test_what_is_not_a_backend_is_refused(monkeypatch):
     monkeypatch.setattr(module, "entry_points", entry_points_with(f"{__name__}:make_nothing"))
     with pytest.raises(

@@ -22,6 +22,9 @@ import numpy as np
 from xplm.errors import BackendError
 from xplm.typing import Array, DType, Namespace
 
+ENTRY_POINTS = "xplm.backends"
+"""The group of entry points that a package names its backends in."""
+
 DEFAULT_BACKENDS = {"cpu": "numpy", "cuda": "cupy"}
 """The backend that `--device` means when `--backend` is not given."""
 
@@ -75,6 +78,11 @@ class Backend:
     )  # what replaces PORTABLE
 
 
+def backend_names() -> list[str]:
+    """The backends that can be named, whether or not their libraries are installed."""
+    return sorted({entry.name for entry in entry_points(group=ENTRY_POINTS)})
+
+
 def load_backend(name: str | None = None, device: str = "cpu") -> Backend:
     """Make a backend on a device.
 
@@ -92,13 +100,20 @@ def load_backend(name: str | None = None, device: str = "cpu") -> Backend:
     if kind not in DEFAULT_BACKENDS or (number and not number.isdecimal()):
         raise BackendError(f'a device is cpu, cuda or cuda:N; got "{device}"')
 
-    found = {entry.name: entry for entry in entry_points(group="xplm.backends")}
+    found = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
     name = name or DEFAULT_BACKENDS[kind]
     if name not in found:
         raise BackendError(
             f'no backend named "{name}"; installed: {", ".join(sorted(found)) or "none"}'
         )
-    backend = found[name].load()(device)
+    try:
+        make_backend = found[name].load()
+    except ImportError as error:
+        raise BackendError(
+            f'backend "{name}" must be importable; {found[name].value} is not ({error}); '
+            "reinstall the package that names it"
+        ) from error
+    backend = make_backend(device)
     if not isinstance(backend, Backend):
         raise BackendError(
             f'backend "{name}" must return a xplm.backend.Backend; got {type(backend)}'

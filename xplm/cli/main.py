@@ -15,6 +15,7 @@ from xplm.cli import (
     bench,
     chat,
     convert,
+    doctor,
     eval,
     explain,
     generate,
@@ -69,6 +70,7 @@ app.command()(explain.explain)
 app.command()(gradcheck.gradcheck)
 app.command()(grade.grade)
 app.command()(parity.parity)
+app.command()(doctor.doctor)
 
 
 def main(arguments: Sequence[str]) -> int:
