@@ -49,3 +49,12 @@ def test_an_op_that_is_not_there(xplm):
     error = xplm("explain", "nonesuch").error
     assert "rms_norm" in error
     assert '"nonesuch"' in error
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_prose_keeps_to_the_terminals_width(xplm, op, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    prose = re.sub(r"\nCode: .*?\n\nExample\n", "", xplm("explain", op).stdout, flags=re.DOTALL)
+    formulas = r"    .*"  # as the module writes them
+    wide = [x for x in prose.splitlines() if len(x) > 80 and not re.fullmatch(formulas, x)]
+    assert wide == []
