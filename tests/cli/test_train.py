@@ -10,6 +10,7 @@ from rich.console import Console
 
 import xplm as library
 from tests.train.runs import tiny_recipe, write_text
+from xplm.checkpoint.pull import EMBEDDED
 from xplm.cli import output
 from xplm.cli.train import describe
 from xplm.train.evaluate import Evaluation
@@ -74,6 +75,25 @@ def test_flags_take_the_place_of_the_recipes_values(xplm, recipe, tmp_path):
         assert line in written.splitlines()
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert (config["model_type"], config["torch_dtype"]) == ("gpt2", "bfloat16")
+
+
+def test_a_new_model_takes_the_tokenizer_of_another(xplm, recipe, tmp_path):
+    taken = ("--set", "data.tokenizer=shakespeare")
+    run = ("train", recipe, "--out", tmp_path / "run", *taken)
+    assert xplm(*run, "--steps", 4).code == 0
+    embedded = EMBEDDED["shakespeare"] / "tokenizer.json"
+    assert json.loads((tmp_path / "run/tokenizer.json").read_text()) == json.loads(
+        embedded.read_text()
+    )
+    assert json.loads((tmp_path / "run/config.json").read_text())["vocab_size"] == 1024
+    assert xplm(*run, "--resume").code == 0
+
+    again = xplm(*run[:-1], "data.tokenizer=char", "--resume", "--quiet")
+    assert (
+        "the tokenizer that it began with; got data.tokenizer: shakespeare -> char" in again.error
+    )
+    nowhere = xplm("train", recipe, "--out", tmp_path / "no", "--set", "data.tokenizer=wrod")
+    assert "data.tokenizer is char, word, bpe or a model's" in nowhere.error
 
 
 def test_examples_that_lose_their_end_are_counted(xplm, recipe, tmp_path):

@@ -82,6 +82,18 @@ def test_paths_of_a_file_are_relative_to_it_and_those_of_settings_to_the_working
     assert load_recipe(path, {"train.init": "runs"}).train.init == str(tmp_path / "runs")
 
 
+def test_a_tokenizer_is_a_kind_a_name_or_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("word", "model"):
+        (tmp_path / name).mkdir()
+    path = write(tmp_path / "r.toml", '[data]\npath = "word"\n[train]\nsteps = 5\n')
+    taken = {name: load_recipe(path, {"data.tokenizer": name}).data for name in ("word", "model")}
+    assert taken["word"].tokenizer == "word"  # whatever lies in the folder
+    assert taken["model"].tokenizer == str(tmp_path / "model")
+    assert taken["word"].path == str(tmp_path / "word")
+    assert load_recipe(path, {"data.tokenizer": "shakespeare"}).data.tokenizer == "shakespeare"
+
+
 @pytest.mark.parametrize(
     ("tables", "message"),
     [

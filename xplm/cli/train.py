@@ -14,8 +14,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from xplm.cli.flags import WhereFlags, home, takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.progress import pull_with_progress
+from xplm.errors import DownloadError
 from xplm.params import count_params
 from xplm.precision import Policy
+from xplm.text.trainable import TOKENIZER_KINDS
 from xplm.train import loop
 from xplm.train.curves import INSTALL, can_draw
 from xplm.train.metrics import read_lines
@@ -84,8 +86,13 @@ def train(
     if resume:
         _say_what_resumes(directory, plan, show)
     # A run that trains weights has them all in its checkpoints; adapters need the model that they belong to.
-    needs_base = plan.train.init and not (resume and directory.newest and not plan.train.lora)
+    has_begun = resume and directory.newest is not None
+    needs_base = plan.train.init and not (has_begun and not plan.train.lora)
     base = pull_with_progress(plan.train.init, home(), show) if needs_base else None
+    is_made = plan.train.init or plan.data.tokenizer in TOKENIZER_KINDS
+    tokenizer_of = None
+    if not is_made and not has_begun:
+        tokenizer_of = _pull_tokenizer(plan.data.tokenizer, show)
     with Reading(show) as reading:
         trainer = prepare(
             plan,
@@ -95,6 +102,7 @@ def train(
             resume=resume,
             cache=home() / "tokens",
             progress=reading.report,
+            tokenizer_of=tokenizer_of,
         )
     n_params = count_params(trainer.job.task.specs)
     show.note(f"{n_params:,} parameters, {trainer.job.steps:,} steps, into {directory.path}")
@@ -209,6 +217,15 @@ def describe(progress: loop.Progress, steps: int) -> str:
         hours, minutes = divmod(minutes, 60)
         parts.append(f"{hours}:{minutes:02}:{seconds:02} left")
     return "  ".join(parts)
+
+
+def _pull_tokenizer(name: str, show: Output) -> Path:
+    """The files of the model whose tokenizer is to be taken."""
+    try:
+        return pull_with_progress(name, home(), show)
+    except DownloadError as error:
+        kinds = ", ".join(TOKENIZER_KINDS)
+        raise DownloadError(f"data.tokenizer is {kinds} or a model's: {error}") from error
 
 
 def _say_what_resumes(directory: RunDirectory, plan: Recipe, show: Output) -> None:

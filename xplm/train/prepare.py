@@ -42,6 +42,7 @@ def prepare(
     resume: bool,
     cache: Path,
     progress: Progress,
+    tokenizer_of: Path | None = None,
 ) -> Trainer:
     """Read the data, make or load the model, and open the run's directory.
 
@@ -54,6 +55,8 @@ def prepare(
         resume: go on from the newest checkpoint; from the beginning where there is none.
         cache: folder for tokens that are worth keeping.
         progress: told how far reading is.
+        tokenizer_of: the files of the model whose tokenizer a new model takes; None where one is made for the data,
+            or the run has its own already.
 
     Returns:
         The run.
@@ -67,7 +70,7 @@ def prepare(
     find_optimizer(recipe.optimizer.name).make_options(recipe.optimizer.options)
     with ExitStack() as on_failure:
         on_failure.callback(directory.release)
-        trainer = _open_run(recipe, rt, directory, init, resume, cache, progress)
+        trainer = _open_run(recipe, rt, directory, init, resume, cache, progress, tokenizer_of)
         on_failure.pop_all()
         return trainer
 
@@ -80,6 +83,7 @@ def _open_run(
     resume: bool,
     cache: Path,
     progress: Progress,
+    tokenizer_of: Path | None,
 ) -> Trainer:
     rank = recipe.train.lora
     directory.check(resume=resume)
@@ -87,7 +91,8 @@ def _open_run(
     if state and recipe.train.init and not rank:
         init = directory.newest  # all that is still needed of that model went into it
     base = open_checkpoint(init) if init else None
-    tokenizer = _tokenizer(recipe, base, directory.newest if state else None, progress)
+    speaks_as = base or (open_checkpoint(tokenizer_of) if tokenizer_of else None)
+    tokenizer = _tokenizer(recipe, speaks_as, directory.newest if state else None, progress)
     context = recipe.data.context
     config = base.config if base else make_config(recipe.model, context, tokenizer)
     if context > config.context_length:
@@ -119,16 +124,16 @@ def _open_run(
 
 
 def _tokenizer(
-    recipe: Recipe, base: Checkpoint | None, run: Path | None, progress: Progress
+    recipe: Recipe, model: Checkpoint | None, run: Path | None, progress: Progress
 ) -> Tokenizer:
-    """The run's own where it has begun, else that of the model to go on from, else one made for the data."""
+    """The run's own where it has begun, else that of a model, else one made for the data."""
     data = recipe.data
     if run:
         tokenizer = Tokenizer.from_directory(run)
-    elif base and base.gguf_metadata is not None:
-        tokenizer = Tokenizer.from_gguf(base.gguf_metadata)
-    elif base:
-        tokenizer = Tokenizer.from_directory(base.path)
+    elif model and model.gguf_metadata is not None:
+        tokenizer = Tokenizer.from_gguf(model.gguf_metadata)
+    elif model:
+        tokenizer = Tokenizer.from_directory(model.path)
     else:
         paths = [Path(path) for path in (data.path, data.vocab_from) if path]
         texts = read_texts(paths, progress)
@@ -187,10 +192,11 @@ def _check_state(state: TrainState, task: Task, before: Recipe | None, now: Reci
             f"a run is resumed with the model that it began with; {names[0]} is {found.get(names[0])} in its "
             f"checkpoint and {wanted.get(names[0])} by the recipe; resume with the run's own recipe.toml"
         )
-    changed = [d for d in differences(before, now) if d.startswith("model.")] if before else []
+    kept = ("model.", "data.tokenizer:", "data.vocab_size:")
+    changed = [d for d in differences(before, now) if d.startswith(kept)] if before else []
     if changed:
         raise RequestError(
-            f"a run is resumed with the model that it began with; got {', '.join(changed)}; "
+            f"a run is resumed with the model and the tokenizer that it began with; got {', '.join(changed)}; "
             "begin another run"
         )
 

@@ -8,7 +8,8 @@
 
 A key that no section has is an error. Every value has a default, and a setting "SECTION.KEY" replaces one. `to_toml`
 writes a recipe out with every value in it, so that a run can be gone on with, or repeated, from its directory alone.
-Paths in a file are relative to the file; a setting's, to the working directory.
+Paths in a file are relative to the file; a setting's, to the working directory. Where a model may be named, a path that
+does not exist is taken for a name.
 """
 
 import json
@@ -23,8 +24,10 @@ from typing import Any, get_args, get_origin
 
 from xplm.errors import RequestError
 from xplm.generate.options import SamplingOptions
+from xplm.text.trainable import TOKENIZER_KINDS
 
-PATHS = ("data.path", "data.vocab_from", "train.init")
+PATHS = ("data.path", "data.vocab_from")
+MODELS = ("data.tokenizer", "train.init")
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class DataRecipe:
 
     path: str = ""  # text, folder, JSONL, or JSON list of strings
     kind: str = "text"  # "text": windows; "lines": each a sequence; "chat": the replies scored
-    tokenizer: str = "char"  # of a new model: "char", "word" or "bpe"
+    tokenizer: str = "char"  # of a new model: "char", "word", "bpe", or a model whose own to take
     vocab_size: int | None = None  # tokens at most; None: all that the data hold, not for "bpe"
     vocab_from: str = ""  # another path whose text the tokenizer is made for too
     context: int = 64  # tokens to a sequence
@@ -172,7 +175,8 @@ class Recipe:
             if not 0.0 <= share < 1.0:
                 raise RequestError(f"{key} must be at least 0 and below 1; got {share}")
         _ = train.sampling  # refuses what is out of range
-        for key, name in zip(PATHS, (data.path, data.vocab_from, train.init), strict=True):
+        names = (data.path, data.vocab_from, data.tokenizer, train.init)
+        for key, name in zip(PATHS + MODELS, names, strict=True):
             if not _is_utf8(name):
                 raise RequestError(f"{key} must be a name in UTF-8; got {name!a}; rename it")
         if not data.path:
@@ -295,14 +299,15 @@ def _typed(key: str, value: Any, kind: Any) -> Any:
 
 def _anchor(tables: Mapping[str, Any], base: Path) -> None:
     """Make the paths in parsed TOML absolute; a model's name, which is no path, stays one."""
-    for place in PATHS:
+    for place in PATHS + MODELS:
         section, _, key = place.partition(".")
-        table = tables.get(section)
-        if table is None or not isinstance(table.get(key), str) or not table[key]:
+        name = tables.get(section, {}).get(key)
+        is_kind = place == "data.tokenizer" and name in TOKENIZER_KINDS
+        if not isinstance(name, str) or not name or is_kind:
             continue
-        path = (base / Path(table[key]).expanduser()).absolute()
-        if place != "train.init" or path.exists():
-            table[key] = str(path)
+        path = (base / Path(name).expanduser()).absolute()
+        if place in PATHS or path.exists():
+            tables[section][key] = str(path)
 
 
 def _is_utf8(text: str) -> bool:
