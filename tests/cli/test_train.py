@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -12,7 +13,7 @@ import xplm as library
 from tests.train.runs import tiny_recipe, write_text
 from xplm.checkpoint.pull import EMBEDDED
 from xplm.cli import output
-from xplm.cli.train import describe
+from xplm.cli.train import describe, live_line
 from xplm.train.evaluate import Evaluation
 from xplm.train.loop import Progress
 from xplm.train.recipe import to_toml
@@ -182,6 +183,18 @@ def test_a_bar_is_drawn_at_a_terminal(xplm, recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(output, "Console", lambda **_: console)
     assert xplm("train", recipe, "--out", tmp_path / "run").code == 0
     assert HIDE_CURSOR in screen.getvalue()
+
+
+def test_a_narrow_terminal_shows_the_whole_line():
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80)
+    report = StepReport(2.34567, 0.987, 0.0005, 64, 64, is_skipped=False)
+    progress = Progress(120, report, Evaluation(2.5, 0.3, 100), False, (), 1.0, 0, 12345.6, 3725.4)
+    description = describe(progress, 2000)
+    with live_line(console, is_shown=True) as bar:
+        bar.update(bar.add_task("", total=2000), description=description)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).split()
+    assert " ".join(description.split()) in " ".join(shown)
 
 
 def test_without_matplotlib_one_line_says_how_to_get_it(xplm, recipe, tmp_path, monkeypatch):

@@ -123,7 +123,9 @@ def test_another_model_is_refused(tmp_path):
 def test_another_model_of_the_same_shapes_is_refused(tmp_path):
     run_to(start(tiny_recipe(tmp_path), tmp_path / "run"), 4)
     other = tiny_recipe(tmp_path, model__rope_theta=500.0)
-    with pytest.raises(RequestError, match=r"the model and the tokenizer that it began with; got model.rope_theta"):
+    with pytest.raises(
+        RequestError, match=r"the model and the tokenizer that it began with; got model.rope_theta"
+    ):
         start(other, tmp_path / "run", resume=True)
 
 

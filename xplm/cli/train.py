@@ -9,7 +9,9 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 from xplm.cli.flags import WhereFlags, home, takes_flags
 from xplm.cli.output import Output, OutputFlags
@@ -182,8 +184,7 @@ class Reading:
 
 def _run(trainer: loop.Trainer, show: Output) -> bool:
     """Drive the loop; return whether it came to its end."""
-    columns = (BarColumn(bar_width=20), TextColumn("{task.description}"))
-    bar = Progress(*columns, console=show.stderr, transient=True, disable=not show.shows_progress)
+    bar = live_line(show.stderr, is_shown=show.shows_progress)
     steps = trainer.job.steps
     with Interrupt() as interrupt, bar:
         task = bar.add_task("", total=steps, completed=trainer.state.step)
@@ -197,6 +198,14 @@ def _run(trainer: loop.Trainer, show: Output) -> bool:
                 trainer.save()
                 return False
     return True
+
+
+def live_line(console: Console, *, is_shown: bool) -> Progress:
+    """A bar and a description, which a terminal too narrow for it shows on two lines: its end is the time left."""
+    line = TextColumn("{task.description}", table_column=Column(no_wrap=False))
+    return Progress(
+        BarColumn(bar_width=20), line, console=console, transient=True, disable=not is_shown
+    )
 
 
 def describe(progress: loop.Progress, steps: int) -> str:

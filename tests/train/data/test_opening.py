@@ -83,6 +83,16 @@ def test_a_chat_needs_a_template(open_facts: Open) -> None:
         open_facts(CHATS, "chat", tokenizer=train_tokenizer("word", ["a"]))
 
 
+def test_a_chat_that_its_template_refuses_is_named(open_facts: Open, tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    turns = [[("user", "a"), ("assistant", "b")], [("tool", "a"), ("assistant", "b")]]
+    path.write_text(
+        "\n".join(json.dumps([{"role": r, "content": c} for r, c in chat]) for chat in turns)
+    )
+    with pytest.raises(DataError, match=r"chat 2 of .*chats\.jsonl: .* got tool"):
+        open_facts(path, "chat")
+
+
 def test_an_unknown_kind_is_refused(open_facts: Open) -> None:
     with pytest.raises(DataError, match=r"text \| lines \| chat; got 'chats'"):
         open_facts(CHATS, "chats")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from xplm.errors import DataError
+from xplm.errors import DataError, RequestError, TemplateError
 from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.tokenizer import Tokenizer
 from xplm.train.data.bins import open_tokens
@@ -48,8 +48,8 @@ def open_dataset(
         The data set.
 
     Raises:
-        DataError: the data cannot be read, are malformed, or are too little.
-        TemplateError: the chat template is missing, or unfit for training.
+        DataError: the data cannot be read, are malformed, do not fit the chat template, or are too little.
+        TemplateError: the chat template is missing.
     """
     if kind == "text":
         train, rest = split(open_tokens(path, tokenizer, cache, progress), held_out)
@@ -76,7 +76,15 @@ def _encode_lines(path: Path, tokenizer: Tokenizer, progress: Progress) -> list[
 
 def _encode_chats(path: Path, tokenizer: Tokenizer, progress: Progress) -> list[Example]:
     encoder = ChatEncoder(tokenizer)
-    return [encode_chat(encoder, messages) for messages in read_chats(path, progress)]
+    examples = []
+    for number, messages in enumerate(read_chats(path, progress), 1):
+        try:
+            examples.append(encode_chat(encoder, messages))
+        except (TemplateError, RequestError) as cause:
+            raise DataError(
+                f"every chat must be one that the model's template takes; chat {number} of {path}: {cause}"
+            ) from cause
+    return examples
 
 
 _ENCODERS: dict[str, Callable[[Path, Tokenizer, Progress], list[Example]]] = {
