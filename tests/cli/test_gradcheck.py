@@ -105,3 +105,12 @@ def test_a_recipe_that_goes_on_from_a_model(xplm, tmp_path):
     path = tmp_path / "tuned.toml"
     path.write_text('[train]\nsteps = 1\ninit = "smollm2-135m-instruct"\n')
     assert "goes on from smollm2-135m-instruct" in xplm("gradcheck", "--model", path).stderr
+
+
+def test_the_table_of_an_op_fits_a_terminal(xplm):
+    for op in ("linear_cross_entropy", "rms_norm"):
+        assert max(len(line) for line in xplm("gradcheck", "--op", op).stdout.splitlines()) <= 80
+
+
+def test_a_recipe_that_is_not_there_is_one_line(xplm, tmp_path):
+    assert "a recipe must be readable" in xplm("gradcheck", "--model", tmp_path / "no.toml").error

@@ -204,3 +204,13 @@ def test_the_op_can_be_named_in_the_file_or_beside_it(tmp_path):
     assert grade(path, "gelu").passed
     with pytest.raises(RequestError, match="nonesuch"):
         grade(tmp_path / "nonesuch.py")
+
+
+def test_a_folder_and_a_file_of_zeros_are_refused_in_a_line(tmp_path):
+    with pytest.raises(RequestError, match="which is a folder"):
+        grade(tmp_path, "gelu")
+    path = tmp_path / "gelu.py"
+    path.write_bytes(b"\0")
+    with pytest.raises(RequestError, match="raises SyntaxError: ") as refused:
+        grade(path)
+    assert "None" not in str(refused.value)

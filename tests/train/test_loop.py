@@ -275,3 +275,12 @@ def test_curves_that_cannot_be_written_are_a_warning_and_training_goes_on(tmp_pa
     (record,) = caplog.records
     assert "no more curves are drawn" in record.getMessage()
     assert "curves.png must be writable" in record.getMessage()
+
+
+def test_curves_grow_between_evaluations_too(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_DRAWINGS", 0.0)
+    monkeypatch.setattr(loop, "can_draw", lambda: True)
+    monkeypatch.setattr(loop, "draw_curves", lambda path, lines: drawn.append(lines[-1]["step"]))
+    run_to(start(tiny_recipe(tmp_path, train__eval_every=12), tmp_path / "run"))
+    assert drawn == [0, 2, 4, 6, 8, 10, 12]

@@ -33,7 +33,8 @@ ENTRIES = 6
 
 ALL = "all"
 
-LABEL_WIDTH = 76
+LABEL_WIDTHS = {"op": 32, "model": 50, "all": 76}
+"""Columns for what is checked: of an op the table fits 80."""
 
 
 class Row(NamedTuple):
@@ -104,18 +105,22 @@ def gradcheck(
         raise RequestError("an op is checked at every number; got --op and --entries; give one")
     computer, kernels = load_backend(where.backend, where.device), where.kernels
     if model is not None:
+        width = LABEL_WIDTHS["model"]
         rows = recipe_rows(computer, kernels, model, seed, entries)
     elif op is not None:
+        width = LABEL_WIDTHS["op"]
         rows = op_rows(computer, kernels, op, seed)
     else:
+        width = LABEL_WIDTHS["all"]
         rows = all_rows(computer, kernels, seed, parse_entries(entries or ALL))
 
-    out.line(f"{'':{LABEL_WIDTH}}{'cases':>6}{'numbers':>16}{'relative error':>16}")
-    shown = []
+    shown: list[Row] = []
     for row in rows:
+        if not shown:
+            out.line(f"{'':{width}}{'cases':>6}{'numbers':>16}{'relative error':>16}")
         verdict = "right" if row.is_right else "WRONG"
         out.line(
-            f"{row.label:{LABEL_WIDTH}}{row.n_cases:6}{row.numbers:>16}{row.error:16.1e}   {verdict}"
+            f"{row.label:{width}}{row.n_cases:6}{row.numbers:>16}{row.error:16.1e}   {verdict}"
         )
         shown.append(row)
     wrong = [f"{row.name} {row.gradient}".strip() for row in shown if not row.is_right]

@@ -162,12 +162,10 @@ class Trainer:
         self._log(report, self._evaluation)
         if report is not None:
             self.save()
-        if perf_counter() - self._drawn_at > SECONDS_BETWEEN_DRAWINGS:
-            self._draw()
         return self._progress(report)._replace(is_evaluated=True, samples=samples)
 
     def _log(self, report: StepReport | None, evaluation: Evaluation | None) -> None:
-        """Write a line of metrics."""
+        """Write a line of metrics, and draw the curves now and then."""
         n_targets = self.state.line_targets
         train_loss = self.state.line_loss / n_targets if n_targets else None
         self.state = replace(self.state, line_loss=0.0, line_targets=0)
@@ -184,6 +182,8 @@ class Trainer:
         )
         self._metrics.append(metrics)
         self._is_drawn = False
+        if perf_counter() - self._drawn_at > SECONDS_BETWEEN_DRAWINGS:
+            self._draw()
 
     def _progress(self, report: StepReport | None) -> Progress:
         state = self.state

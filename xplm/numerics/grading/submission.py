@@ -131,6 +131,8 @@ def load_submission(path: Path) -> Submission:
     Raises:
         RequestError: it cannot be read or run, or lacks one of the two functions.
     """
+    if path.is_dir():
+        raise RequestError(f'a file must be readable; got "{path}", which is a folder')
     try:
         defined = runpy.run_path(str(path))
     except OSError as error:
@@ -154,7 +156,7 @@ def load_submission(path: Path) -> Submission:
 def _line(path: Path, error: BaseException) -> str:
     """Where in their file an error comes from."""
     if isinstance(error, SyntaxError):
-        return f" in line {error.lineno}"
+        return f" in line {error.lineno}" if error.lineno else ""
     lines = [f.lineno for f in extract_tb(error.__traceback__) if f.filename == str(path)]
     return f" in line {lines[-1]}" if lines else ""
 
