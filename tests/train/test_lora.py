@@ -11,7 +11,7 @@ from tests.generate.tiny import tiny_model
 from tests.tiny import draw_ids, make_config, make_params
 from tests.train.runs import assert_bitwise_equal, host_weights, run_to, start, tiny_recipe
 from xplm.backend import load_backend
-from xplm.checkpoint.adapter import merge_adapter, read_adapter, write_adapter
+from xplm.checkpoint.adapter import adapter_product, merge_adapter, read_adapter, write_adapter
 from xplm.checkpoint.convert import convert
 from xplm.checkpoint.save import save_directory
 from xplm.errors import CheckpointError, RequestError
@@ -22,7 +22,13 @@ from xplm.params import count_params, init_params
 from xplm.runtime import make_runtime
 from xplm.train.lora import adapter_specs
 
+GPT2 = {"model_type": "gpt2", "n_embd": 16, "n_head": 4, "n_layer": 2, "n_inner": 24}
 STARCODER = {"model_type": "starcoder2", "use_bias": True, "norm_epsilon": 1e-5}
+FAMILIES = {
+    "llama": {},
+    "gpt2": GPT2 | {"n_embd": 32, "n_inner": 48, "n_positions": 64},
+}
+"""Changes to a tiny model."""
 
 
 def random_adapter(config, rank=3, seed=0):
@@ -52,10 +58,10 @@ def fine_tune(tmp_path, base, **settings):
     return start(tiny_recipe(tmp_path, **settings), tmp_path / "adapter")
 
 
-@pytest.mark.parametrize("changes", [{}, STARCODER], ids=["llama", "starcoder2"])
+@pytest.mark.parametrize("changes", [{}, STARCODER, GPT2], ids=["llama", "starcoder2", "gpt2"])
 def test_gradients_are_those_of_central_differences(changes):
     rt = make_runtime(load_backend("numpy"), "fp64")
-    config = make_config(num_hidden_layers=1, **changes)
+    config = make_config(**({"num_hidden_layers": 1} | changes))
     adapter = {n: x.astype(np.float64) for n, x in random_adapter(config).items()}
     params = make_params(rt, config) | adapter
     ids, targets = draw_ids(1, 2, 5), draw_ids(2, 2, 5)
@@ -207,26 +213,61 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
         read_adapter(tmp_path, deep)
 
 
-def test_gpt2_has_no_matrix_for_each_projection(tmp_path):
-    base = write_model(
-        tmp_path / "base",
-        model_type="gpt2",
-        n_embd=32,
-        n_head=4,
-        n_layer=2,
-        n_inner=48,
-        n_positions=64,
+def test_the_adapters_of_gpt2s_q_k_and_v_are_stored_as_one(tmp_path):
+    config = make_config(**GPT2)
+    adapter = random_adapter(config)
+    write_adapter(tmp_path, config, adapter, base="somewhere")
+    stored = load_file(tmp_path / "adapter_model.safetensors")
+    module = "base_model.model.transformer.h.0.attn.c_attn"
+    shapes = [stored[f"{module}.lora_{half}.weight"].shape for half in "AB"]
+    assert shapes == [(9, 16), (48, 9)]
+    facts = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (facts["r"], facts["rank_pattern"], facts["alpha_pattern"]) == (
+        3,
+        {"c_attn": 9},
+        {"c_attn": 9},
     )
-    with pytest.raises(RequestError, match="gpt2 stores q, k and v as one"):
-        fine_tune(tmp_path, base)
+
+    back = read_adapter(tmp_path, config)
+    for layer in {name.rsplit(".", 2)[0] for name in adapter}:
+        expected = adapter_product(adapter, layer)
+        # Two thirds of the 9 terms are zeros.
+        np.testing.assert_allclose(adapter_product(back, layer), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "pattern", [["c_attn"], {"c_(attn|fc)": 9}, {"(a+)+$": 9}], ids=["list", "choice", "trap"]
+)
+def test_a_pattern_that_is_no_modules_name_is_refused(tmp_path, pattern):
+    config = make_config(**GPT2)
+    write_adapter(tmp_path, config, random_adapter(config), base="somewhere")
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rank_pattern": pattern}))
+    with pytest.raises(CheckpointError, match="rank_pattern must give numbers by the names"):
+        read_adapter(tmp_path, config)
+
+
+def test_an_adapter_of_what_is_no_matrix_is_refused(tmp_path):
+    config = make_config()
+    write_adapter(tmp_path, config, random_adapter(config), base="somewhere")
+    weights = tmp_path / "adapter_model.safetensors"
+    norm = "base_model.model.model.norm"
+    halves = {
+        f"{norm}.lora_A.weight": np.ones((3, 16), np.float32),
+        f"{norm}.lora_B.weight": np.ones((16, 3), np.float32),
+    }
+    save_file(load_file(weights) | halves, weights)
+    with pytest.raises(CheckpointError, match=r"holds base_model.model.model.norm.lora_A"):
+        read_adapter(tmp_path, config)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of PEFT's code
-def test_peft_reads_an_adapter(tmp_path):
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_peft_reads_an_adapter(tmp_path, family):
     torch = pytest.importorskip("torch", reason="PEFT needs torch")
     peft = pytest.importorskip("peft", reason="the oracle for adapters is PEFT")
     transformers = pytest.importorskip("transformers", reason="PEFT needs transformers")
-    base = write_model(tmp_path / "base")
+    base = write_model(tmp_path / "base", **FAMILIES[family])
     run_to(fine_tune(tmp_path, base))
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
@@ -238,13 +279,27 @@ def test_peft_reads_an_adapter(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of PEFT's code
-def test_an_adapter_of_pefts_own_is_read(tmp_path):
+@pytest.mark.parametrize(
+    ("family", "modules", "pattern"),
+    [
+        ("llama", ["q_proj", "down_proj"], {}),
+        ("llama", ["q_proj", "down_proj"], {"self_attn.q_proj": 2}),
+        ("gpt2", ["c_attn", "c_proj"], {"h.1.attn.c_attn": 4}),
+    ],
+)
+def test_an_adapter_of_pefts_own_is_read(tmp_path, family, modules, pattern):
     torch = pytest.importorskip("torch", reason="PEFT needs torch")
     peft = pytest.importorskip("peft", reason="the oracle for adapters is PEFT")
     transformers = pytest.importorskip("transformers", reason="PEFT needs transformers")
-    base = write_model(tmp_path / "base")
+    base = write_model(tmp_path / "base", **FAMILIES[family])
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    options = peft.LoraConfig(r=3, lora_alpha=7, target_modules=["q_proj", "down_proj"])
+    options = peft.LoraConfig(
+        r=3,
+        lora_alpha=7,
+        target_modules=modules,
+        rank_pattern=pattern,
+        fan_in_fan_out=family == "gpt2",
+    )
     model = peft.get_peft_model(model, options).eval()
     torch.manual_seed(0)
     with torch.no_grad():

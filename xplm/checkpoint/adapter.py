@@ -5,24 +5,28 @@
 
 Inside, B holds the factor that PEFT keeps beside it, alpha / rank (alpha / sqrt(rank) with use_rslora): it is
 multiplied in on reading, and adapters are written with alpha = rank.
+
+Where a family stores several matrices as one, as GPT-2 does q, k and v, an adapter there is one too:
+
+    joined        A = [Aq; Ak; Av] (3R, C),  B = diag(Bq, Bk, Bv) (N, 3R)      so that B A = [Bq Aq; Bk Ak; Bv Av]
+    taken apart   Aq = Ak = Av = A,  [Bq; Bk; Bv] = B
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite, sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from xplm.checkpoint.files import one_line, read_json_object, write_json
-from xplm.checkpoint.layouts import MODULES, TRANSPOSED, stored_name
+from xplm.checkpoint.layouts import TRANSPOSED, stored_tensors
 from xplm.checkpoint.save import write_tensors
 from xplm.config import DecoderConfig
-from xplm.errors import CheckpointError, RequestError
+from xplm.errors import CheckpointError
 from xplm.models.decoder import param_specs
-from xplm.params import ParamSpec
 from xplm.precision import cast
 from xplm.runtime import Runtime
 from xplm.typing import Array, Params
@@ -31,7 +35,10 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"
-UNSUPPORTED = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out")
+UNSUPPORTED = ("use_dora", "modules_to_save")
+
+Halves: TypeAlias = tuple[np.ndarray, np.ndarray]
+"""A (R, C) and B (N, R) of one matrix (N, C)."""
 
 
 def write_adapter(
@@ -48,11 +55,21 @@ def write_adapter(
     Raises:
         OSError: the disk refuses.
     """
-    names = {PREFIX + _stored_name(name, config): name for name in tensors}
-    shapes = {stored: tensors[name].shape for stored, name in names.items()}
-    write_tensors(path / WEIGHTS, shapes, lambda stored, dtype: tensors[names[stored]], "float32")
-    rank = next(x.shape[0] for name, x in tensors.items() if name.endswith(A))
-    modules = {stored.removesuffix(A).rpartition(".")[2] for stored in names if stored.endswith(A)}
+    written: dict[str, np.ndarray] = {}
+    ranks: dict[str, int] = {}
+    for stored in stored_tensors(config):
+        layers = [name.removesuffix(".weight") for name in stored.parameters]
+        if layers[0] + A not in tensors:
+            continue
+        module = PREFIX + stored.name.removesuffix(".weight")
+        a, b = _join([(tensors[layer + A], tensors[layer + B]) for layer in layers])
+        written[module + A], written[module + B] = a, b
+        ranks[module.rpartition(".")[2]] = a.shape[0]
+
+    shapes = {name: x.shape for name, x in written.items()}
+    write_tensors(path / WEIGHTS, shapes, lambda name, dtype: written[name], "float32")
+    rank = min(ranks.values())
+    others = {module: r for module, r in ranks.items() if r != rank}
     write_json(
         path / CONFIG,
         {
@@ -61,9 +78,12 @@ def write_adapter(
             "base_model_name_or_path": base,
             "r": rank,
             "lora_alpha": rank,
+            "rank_pattern": others,
+            "alpha_pattern": others,
             "lora_dropout": 0.0,
             "bias": "none",
-            "target_modules": sorted(modules),
+            "fan_in_fan_out": config.model_type in TRANSPOSED,
+            "target_modules": sorted(ranks),
             "inference_mode": True,
         },
     )
@@ -90,28 +110,27 @@ def read_adapter(path: Path, config: DecoderConfig) -> dict[str, np.ndarray]:
             f"an adapter is plain LoRA; {path / CONFIG} has peft_type {facts.get('peft_type')!r} "
             f"and {', '.join(used) or 'no other option'}; merge it with PEFT first"
         )
-    rank: Any = facts.get("r")
-    alpha: Any = facts.get("lora_alpha")
-    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not isfinite(alpha):
-        raise CheckpointError(
-            f"{path / CONFIG} must give r, from 1, and lora_alpha, a finite number; "
-            f"got {rank!r} and {alpha!r}"
-        )
-    factor = alpha / (sqrt(rank) if facts.get("use_rslora") else rank)
-
-    stored = _read_tensors(path / WEIGHTS)
+    stored_halves = _read_tensors(path / WEIGHTS)
+    specs = param_specs(config)
     tensors = {}
-    for name, spec in param_specs(config).items():
-        if not name.endswith(".weight") or len(spec.shape) != 2:
+    for stored in stored_tensors(config):
+        shapes = [specs[name].shape for name in stored.parameters]
+        if not stored.name.endswith(".weight") or len(shapes[0]) != 2:
             continue
-        layer = name.removesuffix(".weight")
-        a, b = (stored.pop(PREFIX + _stored_name(layer + part, config), None) for part in (A, B))
+        module = PREFIX + stored.name.removesuffix(".weight")
+        a, b = (stored_halves.pop(module + part, None) for part in (A, B))
         if a is None and b is None:
             continue
-        tensors[layer + A], b = _check_shapes(path, spec, rank, a, b)
-        tensors[layer + B] = b * np.float32(factor)
-    if stored or not tensors:
-        left = one_line(next(iter(stored), "no tensor at all"))
+        rank, factor = _rank_and_factor(path, facts, module)
+        wanted = (rank, shapes[0][-1]), (sum(shape[0] for shape in shapes), rank)
+        halves = _check_shapes(path, module, wanted, a, b)
+        for name, (a, b) in zip(
+            stored.parameters, _take_apart(halves, len(stored.parameters)), strict=True
+        ):
+            layer = name.removesuffix(".weight")
+            tensors[layer + A], tensors[layer + B] = a, b * np.float32(factor)
+    if stored_halves or not tensors:
+        left = one_line(next(iter(stored_halves), "no tensor at all"))
         raise CheckpointError(
             f"an adapter must belong to its model; {path} holds {left}; give the model that it was trained on"
         )
@@ -141,28 +160,53 @@ def adapter_product(tensors: Mapping[str, np.ndarray], layer: str) -> np.ndarray
     return tensors[layer + B] @ tensors[layer + A]
 
 
-def check_has_adapters(config: DecoderConfig) -> None:
-    """Refuse a family whose stored matrices are not one a projection.
-
-    Raises:
-        RequestError: it is GPT-2.
-    """
-    if config.model_type in TRANSPOSED:
-        raise RequestError(
-            f"an adapter needs a matrix for each projection; {config.model_type} stores q, k and v as one; "
-            "train its weights instead"
-        )
-
-
 def _add(weight: Array, delta: Array) -> Array:
     return cast(cast(weight, delta.dtype) + delta, weight.dtype)
 
 
-def _stored_name(name: str, config: DecoderConfig) -> str:
-    """Our name of an adapter's tensor as the family has it: a module may be called otherwise there."""
-    layer, part = re.fullmatch(r"(.+)(\.lora_[AB])\.weight", name).groups()  # type: ignore[union-attr]
-    stored = stored_name(f"{layer}.weight", MODULES.get(config.model_type, {}))
-    return f"{stored.removesuffix('.weight')}{part}.weight"
+def _join(parts: Sequence[Halves]) -> Halves:
+    """The adapter of matrices that are stored as one, along their outputs."""
+    first, *others = parts
+    a, b = first
+    for next_a, next_b in others:
+        a = np.concatenate([a, next_a])
+        above = np.pad(b, ((0, 0), (0, next_b.shape[1])))
+        b = np.concatenate([above, np.pad(next_b, ((0, 0), (b.shape[1], 0)))])
+    return a, b
+
+
+def _take_apart(halves: Halves, n_parts: int) -> list[Halves]:
+    """The adapters of the matrices that one stored matrix holds."""
+    a, b = halves
+    return [(a, part) for part in np.split(b, n_parts)]
+
+
+def _rank_and_factor(path: Path, facts: Mapping[str, Any], module: str) -> tuple[int, float]:
+    """A module's rank, and what its B A is multiplied by.
+
+    Raises:
+        CheckpointError: they are not numbers, or given by a pattern that is not a module's name.
+    """
+    rank = _of_module(path, facts, "rank_pattern", module, facts.get("r"))
+    alpha = _of_module(path, facts, "alpha_pattern", module, facts.get("lora_alpha"))
+    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not isfinite(alpha):
+        raise CheckpointError(
+            f"{path / CONFIG} must give r, from 1, and lora_alpha, a finite number; "
+            f"got {rank!r} and {alpha!r}"
+        )
+    return rank, alpha / (sqrt(rank) if facts.get("use_rslora") else rank)
+
+
+def _of_module(path: Path, facts: Mapping[str, Any], key: str, module: str, default: Any) -> Any:
+    """What a pattern says of a module; the first that names it, or the end of its name, holds."""
+    pattern = facts.get(key) or {}
+    if not isinstance(pattern, dict) or not all(re.fullmatch(r"[\w.]+", name) for name in pattern):
+        raise CheckpointError(
+            f"{key} must give numbers by the names of modules; {path / CONFIG} has {pattern!r:.80}; "
+            "merge the adapter with PEFT first"
+        )
+    found = (value for name, value in pattern.items() if f".{module}".endswith(f".{name}"))
+    return next(found, default)
 
 
 def _read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -179,14 +223,17 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_shapes(
-    path: Path, spec: ParamSpec, rank: int, a: np.ndarray | None, b: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Both halves of one layer's adapter, once they fit its matrix."""
-    outputs, inputs = spec.shape
-    if a is None or b is None or (a.shape, b.shape) != ((rank, inputs), (outputs, rank)):
+    path: Path,
+    module: str,
+    wanted: tuple[tuple[int, int], tuple[int, int]],
+    a: np.ndarray | None,
+    b: np.ndarray | None,
+) -> Halves:
+    """Both halves of one module's adapter, once they fit its matrix."""
+    if a is None or b is None or (a.shape, b.shape) != wanted:
         found = [None if x is None else x.shape for x in (a, b)]
         raise CheckpointError(
-            f"the adapter of {spec.name} must have shapes {(rank, inputs)} and {(outputs, rank)}; {path} has "
+            f"the adapter of {module} must have shapes {wanted[0]} and {wanted[1]}; {path} has "
             f"{found[0]} and {found[1]}; give the model that it was trained on"
         )
     return a, b

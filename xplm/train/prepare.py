@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from xplm.checkpoint.adapter import check_has_adapters, write_adapter
+from xplm.checkpoint.adapter import write_adapter
 from xplm.checkpoint.checkpoint import Checkpoint
 from xplm.checkpoint.load import load_params
 from xplm.checkpoint.opening import open_checkpoint
@@ -107,7 +107,6 @@ def _open_run(
     if base and (rank or not state):
         weights = load_params(base, rt)
     if rank:
-        check_has_adapters(config)
         trained = adapter_specs(specs, rank)
         frozen = {name: cast(weights.pop(name), rt.dtype.compute) for name in specs}
     steps = _steps(recipe, dataset)
