@@ -1,0 +1,1 @@
+"""JAX on the CPU or an NVIDIA GPU."""

@@ -1,0 +1,76 @@
+"""PyTorch's adapter.
+
+Arrays are plain tensors without autograd: gradients are the kernels' own. torch knows nothing of NumPy's bfloat16, so
+numbers of that format cross between host and device as integers of the same bits.
+"""
+
+import ml_dtypes
+import numpy as np
+
+from xplm.backend import Backend, DeviceMemory, host_memory
+from xplm.errors import BackendError
+from xplm.typing import Array
+
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+MAX_DIGITS = 9  # of a GPU's number that are read; no machine has so many
+
+
+def make_backend(device: str) -> Backend:
+    """PyTorch on "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        BackendError: PyTorch is not installed, or it sees no such GPU.
+    """
+    try:
+        import array_api_compat.torch as xp
+        import torch
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            'backend "torch" needs PyTorch, which is missing; run: pip install torch'
+        ) from error
+
+    kind, _, number = device.partition(":")
+    is_gpu = kind == "cuda"
+    where = torch.device("cpu")
+    if is_gpu:
+        index, gpus = int(number.lstrip("0")[:MAX_DIGITS] or 0), torch.cuda.device_count()
+        if index >= gpus:
+            raise BackendError(
+                f"--device {device:.40} is not there: PyTorch {torch.__version__} sees {gpus} GPUs; "
+                "run nvidia-smi to see the driver's"
+            )
+        where = torch.device("cuda", index)
+
+    def from_host(array: np.ndarray) -> Array:
+        if array.dtype == ml_dtypes.bfloat16:
+            return torch.tensor(array.view(np.int16), device=where).view(torch.bfloat16)
+        return torch.tensor(array, device=where)
+
+    def to_host(array: Array) -> np.ndarray:
+        host = array.cpu()
+        if host.dtype == torch.bfloat16:
+            return np.asarray(host.view(torch.int16)).view(ml_dtypes.bfloat16)
+        return np.asarray(host)
+
+    def synchronize() -> None:
+        if is_gpu:
+            torch.cuda.synchronize(where)
+
+    def memory() -> DeviceMemory:
+        if not is_gpu:
+            return host_memory()
+        used, peak = torch.cuda.memory_allocated(where), torch.cuda.max_memory_allocated(where)
+        return DeviceMemory(used, peak, torch.cuda.mem_get_info(where)[1])
+
+    return Backend(
+        name="torch",
+        device_name=str(where),
+        device=where,
+        xp=xp,
+        dtypes={name: getattr(torch, name) for name in DTYPES},
+        from_host=from_host,
+        to_host=to_host,
+        synchronize=synchronize,
+        memory=memory,
+    )
