@@ -3,17 +3,28 @@
 import pytest
 
 from tests.helpers import Place
+from tests.on_backends import (  # noqa: F401 - pytest finds its hooks here
+    on,
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_make_collect_report,
+    pytest_runtest_makereport,
+)
 from xplm.backend import Backend, load_backend
 from xplm.errors import BackendError
 
 LOCATIONS = {
     "numpy": ("numpy", "cpu"),
+    "torch": ("torch", "cpu"),
+    "jax": ("jax", "cpu"),
     "strict": ("strict", "cpu"),
     "strict-device1": ("strict", "cuda"),
     "cupy": ("cupy", "cuda"),
 }
 DTYPES = {
     "numpy": ("float64", "float32", "float16", "bfloat16"),
+    "torch": ("float64", "float32", "float16", "bfloat16"),
+    "jax": ("float32", "float16", "bfloat16"),
     "strict": ("float64", "float32"),
     "strict-device1": ("float64", "float32"),
     "cupy": ("float64", "float32", "float16", "bfloat16"),
@@ -21,17 +32,14 @@ DTYPES = {
 
 
 def _parameter(location: str, *rest: str) -> object:
-    marks = [pytest.mark.cuda] if location == "cupy" else []
+    marks = on(LOCATIONS[location][0])
     return pytest.param((location, *rest), id="-".join((location, *rest)), marks=marks)
 
 
 def _load(location: str) -> Backend:
-    name, where = LOCATIONS[location]
     try:
-        return load_backend(name, where)
+        return load_backend(*LOCATIONS[location])
     except BackendError as error:
-        if location != "cupy":
-            raise
         pytest.skip(str(error))
 
 

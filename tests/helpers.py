@@ -6,7 +6,7 @@ import numpy as np
 from array_api_compat import array_namespace, device
 
 from xplm.backend import Backend
-from xplm.precision import HOST_DTYPES, cast
+from xplm.precision import HOST_DTYPES
 from xplm.typing import Array
 
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -29,10 +29,8 @@ class Place(NamedTuple):
 
     def array(self, host: Any, dtype: str | None = None) -> Array:
         """`host` rounded to `dtype` (the place's own where none is given), on the backend's device."""
-        return cast(
-            self.backend.from_host(frozen(np.asarray(host, np.float64))),
-            self.backend.dtypes[dtype or self.dtype],
-        )
+        rounded = np.asarray(host, np.float64).astype(HOST_DTYPES[dtype or self.dtype])
+        return self.backend.from_host(frozen(rounded))
 
     def ids(self, host: Any) -> Array:
         """Integers on the backend's device."""

@@ -11,6 +11,8 @@ because they hold for the whole program; this file reads them and says what foll
 Every operation is compiled the first time that it meets a shape.
 """
 
+from typing import Any
+
 import numpy as np
 
 from xplm.backend import Backend, DeviceMemory, host_memory
@@ -47,12 +49,13 @@ def make_backend(device: str) -> Backend:
             'run nvidia-smi to see the driver\'s, and: pip install "jax[cuda13]"'
         )
     where, is_gpu = devices[index], kind == "cuda"
-    if is_gpu and jax.config.jax_default_matmul_precision not in ("float32", "highest"):
+    switches: Any = jax.config
+    if is_gpu and switches.jax_default_matmul_precision not in ("float32", "highest"):
         raise BackendError(
             "on a GPU JAX rounds float32 products to TF32 unless it is told not to; "
             "set JAX_DEFAULT_MATMUL_PRECISION=highest in the environment"
         )
-    has_64_bits = bool(jax.config.jax_enable_x64)
+    has_64_bits = bool(switches.jax_enable_x64)
 
     def from_host(array: np.ndarray) -> Array:
         if not has_64_bits and array.dtype in (np.float64, np.int64):

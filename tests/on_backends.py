@@ -1,0 +1,62 @@
+"""Which backends the suite runs on, and what a skip means there: hooks of pytest that tests/conftest.py takes in.
+
+A test, or one set of its parameters, that belongs to one backend is marked `backend(NAME)`. `pytest --backend NAME` leaves
+out those of all others; without it they all run. What is not marked runs on NumPy and is never left out.
+
+A backend that is not installed skips with the reason. NumPy is always there: a skip under its mark is a failure.
+"""
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+NAMES = ("numpy", "torch", "jax", "strict", "cupy")
+
+
+def on(name: str) -> list[pytest.MarkDecorator]:
+    """The marks of what runs on a backend."""
+    return [pytest.mark.backend(name), *([pytest.mark.cuda] if name == "cupy" else [])]
+
+
+def backend_of(item: pytest.Item) -> str | None:
+    """The backend that an item is marked with."""
+    mark = item.get_closest_marker("backend")
+    return None if mark is None else mark.args[0]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend",
+        choices=("all", *NAMES),
+        default="all",
+        help="run what belongs to this backend, and what belongs to none; if not given, all",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chosen = config.getoption("--backend")
+    if chosen == "all":
+        return
+    left_out = [item for item in items if backend_of(item) not in (None, chosen)]
+    items[:] = [item for item in items if backend_of(item) in (None, chosen)]
+    config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and backend_of(item) == "numpy":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"NumPy's tests are never skipped; this one was: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, Any, Any]:
+    report = yield
+    if report.skipped:  # a module that skips as a whole would take NumPy's tests with it
+        report.outcome = "failed"
+        report.longrepr = f"skip tests one by one, not a module of them: {report.longrepr[2]}"
+    return report
