@@ -10,7 +10,7 @@ from tests.paths import ROOT
 LAYERS = [
     {"typing", "errors", "namespace", "formats", "precision"},
     {"kernels"},
-    {"params", "config", "rope_scaling", "backend", "emulation", "runtime", "cache"},
+    {"params", "config", "rope_scaling", "backend", "transfers", "emulation", "runtime", "cache"},
     {"layers"},
     {"models"},
     {"checkpoint", "text", "generate", "train", "numerics", "parallel"},

@@ -7,6 +7,8 @@ attention never looks at.
 
 from collections.abc import Callable
 
+import numpy as np
+
 from xplm.config import DecoderConfig
 from xplm.precision import cast
 from xplm.runtime import Runtime
@@ -97,7 +99,7 @@ class KVCache:
     def select(self, rows: list[int]) -> "KVCache":
         """A copy that holds the given rows, in that order; a row may be given more than once."""
         backend = self._rt.backend
-        index = backend.xp.asarray(rows, dtype=backend.xp.int64, device=backend.device)
+        index = backend.from_host(np.asarray(rows, np.int64))
         return self._map(lambda array: backend.xp.take(array, index, axis=0))
 
     def grow(self, capacity: int) -> None:

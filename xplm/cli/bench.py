@@ -9,6 +9,7 @@ where the last is measured in the same run, on the same device, by a matrix-vect
 With --train it is a training step that is measured.
 """
 
+from dataclasses import asdict, replace
 from time import perf_counter
 from typing import Annotated, Any, NamedTuple
 
@@ -23,6 +24,7 @@ from xplm.errors import RequestError
 from xplm.generate.engine import Engine
 from xplm.language_model import LanguageModel
 from xplm.models.decoder import EMBEDDING, param_specs
+from xplm.transfers import Transfers, count_transfers
 
 STREAM_SHAPE = (131072, 1024)  # float32: 512 MiB, larger than the last cache of any machine
 STREAM_REPEATS = 5
@@ -93,6 +95,7 @@ def bench(
     peak_memory_bytes = lm.rt.backend.memory().peak  # before the bandwidth takes memory of its own
     bandwidth = measure_bandwidth(lm.rt.backend)
     share = weight_bytes_per_token(lm) * decode / bandwidth
+    copies = count_decode(lm.engine, ids)
 
     out.line(f"{model.model}  {lm.rt.policy}  {lm.rt.backend.name} on {lm.rt.backend.device_name}")
     out.line(f"load     {load_seconds:10.2f} s")
@@ -100,6 +103,10 @@ def bench(
     out.line(f"decode   {decode:10.1f} tokens/s   {new_tokens} tokens")
     out.line(f"limit    {share:10.0%} of it        memory gives {bandwidth / 1e9:.1f} GB/s")
     out.line(f"memory   {peak_memory_bytes / 1e6:10.0f} MB         at its peak")
+    out.line(
+        f"copies   {copies.to_device + copies.to_host:10} a token    {copies.to_device_bytes:,} bytes to the device, "
+        f"{copies.to_host_bytes:,} back"
+    )
     out.result(
         {
             "prefill_tokens_per_s": prefill,
@@ -109,6 +116,7 @@ def bench(
             "bandwidth_share": share,
             "bandwidth_bytes_per_s": bandwidth,
             "weight_bytes_per_token": weight_bytes_per_token(lm),
+            "transfers_per_token": asdict(copies),
             "prompt_tokens": prompt_tokens,
             "new_tokens": new_tokens,
             "runs": [run._asdict() for run in runs],
@@ -143,6 +151,16 @@ def run_once(engine: Engine, ids: np.ndarray, new_tokens: int) -> Run:
     return Run(len(ids) / (prefilled - started), new_tokens / (decoded - prefilled))
 
 
+def count_decode(engine: Engine, ids: np.ndarray) -> Transfers:
+    """Copies between host and device that decoding one token takes, after a prompt of ids (T,)."""
+    cache = engine.allocate(1, len(ids) + 1)
+    logits = engine.feed(cache, ids[None, :])
+    backend, copies = count_transfers(engine.rt.backend)
+    counted = replace(engine, rt=replace(engine.rt, backend=backend))
+    counted.feed(cache, logits.argmax(axis=-1)[:, None])
+    return copies
+
+
 def measure_bandwidth(backend: Backend, shape: tuple[int, int] = STREAM_SHAPE) -> float:
     """Bytes a second that the device reads from memory: the best of several float32 matrix-vector products.
 
@@ -157,9 +175,10 @@ def measure_bandwidth(backend: Backend, shape: tuple[int, int] = STREAM_SHAPE) -
     for _ in range(STREAM_REPEATS):
         backend.synchronize()
         started = perf_counter()
-        xp.matmul(matrix, vector)
-        backend.synchronize()
+        product = xp.matmul(matrix, vector)
+        backend.synchronize()  # which may wait for no more than the arrays that are held
         seconds.append(perf_counter() - started)
+        del product
     return shape[0] * shape[1] * 4 / min(seconds)
 
 

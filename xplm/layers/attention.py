@@ -17,7 +17,7 @@ from xplm.typing import Array, Params
 class Context(NamedTuple):
     """What all layers of one forward pass share."""
 
-    positions: Array  # (B or 1, T), integer
+    positions: Array | None  # (B or 1, T), integer; None with RoPE
     cos: Array | None  # (B or 1, 1, T, D/2); None with learned positions
     sin: Array | None  # (B or 1, 1, T, D/2)
     first: Array | None  # (B, T): first slot that each query may see; None: all from 0

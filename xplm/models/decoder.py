@@ -185,7 +185,8 @@ def make_context(
     if first is not None:
         padding = to_device((slots < first[:, None])[:, :, None])
         first_slots = to_device(np.broadcast_to(first[:, None], positions.shape).copy())
-    return Context(to_device(positions), cos, sin, first_slots, padding, start, cache)
+    learned = to_device(positions) if config.rope is None else None
+    return Context(learned, cos, sin, first_slots, padding, start, cache)
 
 
 def make_rope_tables(

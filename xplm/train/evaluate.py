@@ -70,4 +70,5 @@ def _score(rt: Runtime, config: DecoderConfig, params: Params, batch: Batch) -> 
     )
     # No logit is IGNORE_INDEX's, so a target that is not scored is never hit.
     hits = xp.argmax(logits, axis=-1) == targets
-    return float(xp.sum(losses)), int(xp.sum(xp.astype(hits, xp.int64)))
+    n_hits = xp.sum(xp.astype(hits, xp.int32))
+    return float(rt.backend.to_host(xp.sum(losses))), int(rt.backend.to_host(n_hits))

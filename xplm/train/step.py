@@ -90,8 +90,8 @@ def train_step(
         loss, grads = _loss_and_grads(task, state, batches, n_targets)
         grads = unscale(grads, state.scale.scale)
         grads, norm = clip_by_global_norm(grads, task.clip)
-    grad_norm = float(norm)
-    report = StepReport(float(loss), grad_norm, lr, n_targets, n_tokens, not isfinite(grad_norm))
+    mean_loss, grad_norm = (float(task.rt.backend.to_host(number)) for number in (loss, norm))
+    report = StepReport(mean_loss, grad_norm, lr, n_targets, n_tokens, not isfinite(grad_norm))
 
     scale = state.scale.update(report.is_skipped)
     if report.is_skipped:
