@@ -4,6 +4,7 @@ import pytest
 
 from tests.helpers import Place
 from tests.on_backends import (  # noqa: F401 - pytest finds its hooks here
+    load_or_skip,
     on,
     pytest_addoption,
     pytest_collection_modifyitems,
@@ -11,7 +12,6 @@ from tests.on_backends import (  # noqa: F401 - pytest finds its hooks here
     pytest_runtest_makereport,
 )
 from xplm.backend import Backend, load_backend
-from xplm.errors import BackendError
 
 LOCATIONS = {
     "numpy": ("numpy", "cpu"),
@@ -36,24 +36,17 @@ def _parameter(location: str, *rest: str) -> object:
     return pytest.param((location, *rest), id="-".join((location, *rest)), marks=marks)
 
 
-def _load(location: str) -> Backend:
-    try:
-        return load_backend(*LOCATIONS[location])
-    except BackendError as error:
-        pytest.skip(str(error))
-
-
 @pytest.fixture(params=[_parameter(location) for location in LOCATIONS])
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Every backend, on every address space that it has here."""
-    return _load(request.param[0])
+    return load_or_skip(*LOCATIONS[request.param[0]])
 
 
 @pytest.fixture(params=[_parameter(loc, dtype) for loc in LOCATIONS for dtype in DTYPES[loc]])
 def place(request: pytest.FixtureRequest) -> Place:
     """Every backend with every dtype that it has."""
     location, dtype = request.param
-    return Place(_load(location), dtype)
+    return Place(load_or_skip(*LOCATIONS[location]), dtype)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Which backends the suite runs on, and what a skip means there: hooks of pytest that tests/conftest.py takes in.
 
-A test, or one set of its parameters, that belongs to one backend is marked `backend(NAME)`. `pytest --backend NAME` leaves
-out those of all others; without it they all run. What is not marked runs on NumPy and is never left out.
+A test, or one set of its parameters, that belongs to one backend is marked `backend(NAME)`, CuPy's with `cuda`.
+`pytest --backend NAME` leaves out those of all others; without it they all run. What is not marked is never left out.
 
 A backend that is not installed skips with the reason. NumPy is always there: a skip under its mark is a failure.
 """
@@ -11,16 +11,29 @@ from typing import Any
 
 import pytest
 
+from xplm.backend import Backend, load_backend
+from xplm.errors import BackendError
+
 NAMES = ("numpy", "torch", "jax", "strict", "cupy")
 
 
-def on(name: str) -> list[pytest.MarkDecorator]:
-    """The marks of what runs on a backend."""
-    return [pytest.mark.backend(name), *([pytest.mark.cuda] if name == "cupy" else [])]
+def on(name: str) -> pytest.MarkDecorator:
+    """The mark of what runs on a backend."""
+    return pytest.mark.cuda if name == "cupy" else pytest.mark.backend(name)
+
+
+def load_or_skip(name: str, device: str = "cpu") -> Backend:
+    """A backend; skips the test, with the reason, where its library or device is missing."""
+    try:
+        return load_backend(name, device)
+    except BackendError as error:
+        pytest.skip(str(error))
 
 
 def backend_of(item: pytest.Item) -> str | None:
     """The backend that an item is marked with."""
+    if item.get_closest_marker("cuda"):
+        return "cupy"
     mark = item.get_closest_marker("backend")
     return None if mark is None else mark.args[0]
 

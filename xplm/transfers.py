@@ -1,7 +1,7 @@
 """Copies between host and device, counted.
 
-xplm copies by a backend's `from_host` and `to_host` and in no other way, so a backend whose two functions count sees every
-copy. On a CPU, where host and device are one memory, the same calls are counted: what a GPU would have to move.
+xplm copies by a backend's `from_host` and `to_host` and in no other way, so a backend whose two functions count sees
+every copy. On a CPU, where host and device are one memory, it counts the same calls: what a GPU would have to move.
 """
 
 from dataclasses import dataclass, replace

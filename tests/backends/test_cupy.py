@@ -1,6 +1,5 @@
 """CuPy: what can be shown without a GPU, and what needs one."""
 
-import builtins
 import inspect
 import sys
 import types
@@ -12,6 +11,7 @@ import array_api_compat.numpy
 import numpy as np
 import pytest
 
+from tests.backends.missing import without
 from tests.tiny import draw_ids, make_config, make_params
 from xplm.backend import load_backend
 from xplm.cache import KVCache
@@ -138,14 +138,7 @@ def error_of(device="cuda", name=None):
 
 @pytest.mark.parametrize("name", [None, "cupy"])
 def test_missing_cupy_is_said_with_the_command_that_installs_it(monkeypatch, name):
-    original = builtins.__import__
-
-    def without_cupy(module, *args, **kwargs):
-        if module.split(".")[0] == "cupy" or module == "array_api_compat.cupy":
-            raise ModuleNotFoundError(f"No module named {module!r}")
-        return original(module, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_cupy)
+    without(monkeypatch, "cupy")
     message = error_of(name=name)
     assert "needs CuPy, which is missing" in message
     assert 'pip install "cupy-cuda13x[ctk]"' in message

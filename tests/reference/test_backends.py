@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 import xplm
-from tests.on_backends import on
+from tests.on_backends import load_or_skip, on
 from tests.paths import STORY, needs_story, smollm2_gguf
-from xplm.errors import BackendError
 
 OTHERS = ("torch", "jax", "strict")
 PROMPT = "Once upon a time"
@@ -19,13 +18,6 @@ TEXT = (
 LOGITS_BOUND = (
     2e-3  # logits reach 47, where float32 is spaced at 4e-6; 30 layers of a dozen roundings each
 )
-
-
-def load(path, name):
-    try:
-        return xplm.load(path, backend=name)
-    except BackendError as error:
-        pytest.skip(str(error))
 
 
 @functools.cache
@@ -41,15 +33,18 @@ def numpys_logits(path):
 @needs_story
 @pytest.mark.parametrize("name", [pytest.param(name, marks=on(name)) for name in OTHERS])
 def test_64_greedy_tokens_of_the_story_model_are_numpys(name):
-    ids = load(STORY, name).generate(PROMPT, max_new_tokens=64, temperature=0.0).token_ids
+    load_or_skip(name)
+    lm = xplm.load(STORY, backend=name)
+    ids = lm.generate(PROMPT, max_new_tokens=64, temperature=0.0).token_ids
     assert len(ids) == 64
     assert ids == numpys_story()
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=on(name)) for name in ("torch", "jax")])
 def test_logits_of_smollm2_are_numpys(name):
+    load_or_skip(name)
     path = smollm2_gguf()
-    lm = load(path, name)
+    lm = xplm.load(path, backend=name)
     logits = lm.logits(lm.tokenizer.encode(TEXT))
     assert len(logits) >= 30
     np.testing.assert_allclose(logits, numpys_logits(path), rtol=0, atol=LOGITS_BOUND)

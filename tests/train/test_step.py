@@ -6,8 +6,9 @@ from math import isfinite, log
 import numpy as np
 import pytest
 
+from tests.on_backends import load_or_skip, on
 from tests.train.runs import assert_bitwise_equal, host_weights, start, tiny_recipe
-from xplm.errors import BackendError, RequestError
+from xplm.errors import RequestError
 from xplm.models.training import IGNORE_INDEX
 from xplm.train.data import Batch
 from xplm.train.loss_scale import LossScale
@@ -161,23 +162,23 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(make_trainer)
 
 
 PLACES = [
+    ("torch", "cpu"),
+    ("jax", "cpu"),
     ("strict", "cpu"),
     ("strict", "cuda"),  # its second address space, which no array leaves unasked
-    pytest.param("cupy", "cuda", marks=pytest.mark.cuda),
+    ("cupy", "cuda"),
 ]
 
 
-@pytest.mark.parametrize(("backend", "device"), PLACES)
+@pytest.mark.parametrize(
+    ("backend", "device"), [pytest.param(*place, marks=on(place[0])) for place in PLACES]
+)
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_every_backend_learns_the_same(make_trainer, backend, device, optimizer):
     settings = {"optimizer__name": optimizer, "train__dropout": 0.1, "train__ema": 0.9}
+    load_or_skip(backend, device)
     expected = take_steps(make_trainer(**settings), 4)
-    try:
-        trainer = make_trainer(**settings, backend=backend, device=device)
-    except BackendError as error:
-        assert backend == "cupy"
-        pytest.skip(str(error))
-    actual = take_steps(trainer, 4)
+    actual = take_steps(make_trainer(**settings, backend=backend, device=device), 4)
     for a, b in zip(actual, expected, strict=True):
         assert a.loss == pytest.approx(b.loss, rel=1e-5)
         assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-4)

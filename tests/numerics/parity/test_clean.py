@@ -1,11 +1,9 @@
 """No false alarm on random shapes, on every library and in every precision that is here."""
 
-from importlib.metadata import entry_points
-
 import pytest
 
+from tests.on_backends import load_or_skip, on
 from xplm.backend import load_backend
-from xplm.errors import BackendError
 from xplm.numerics.parity.trials import clean_run
 from xplm.runtime import make_runtime
 
@@ -21,18 +19,10 @@ RUNS = [
     *[("jax", policy, 30) for policy in ("fp32", "bf16")],
 ]
 
-INSTALLED = {entry.name for entry in entry_points(group="xplm.backends")}
 
-
-@pytest.mark.parametrize(("name", "policy", "seed"), RUNS)
+@pytest.mark.parametrize(
+    ("name", "policy", "seed"), [pytest.param(*run, marks=on(run[0])) for run in RUNS]
+)
 def test_a_clean_run_raises_no_alarm(name, policy, seed):
-    if name not in INSTALLED:
-        pytest.skip(f'no backend named "{name}" is installed')
-    try:
-        backend = load_backend(name)
-    except BackendError as error:
-        if name in ("numpy", "strict"):
-            raise
-        pytest.skip(str(error))
     reference = make_runtime(load_backend("numpy"), "fp64")
-    assert clean_run(make_runtime(backend, policy), reference, seed) == []
+    assert clean_run(make_runtime(load_or_skip(name), policy), reference, seed) == []
