@@ -22,10 +22,7 @@ def test_arrays_go_to_the_device_and_come_back(place):
 def test_integers_and_booleans_keep_their_dtype(backend):
     for host in (np.array([1, 2], np.int64), np.array([True, False])):
         back = backend.to_host(backend.from_host(host))
-        is_narrowed = (
-            backend.name == "jax" and host.dtype == np.int64
-        )  # see tests/backends/test_jax.py
-        assert back.dtype == (np.int32 if is_narrowed else host.dtype)
+        assert back.dtype == host.dtype
         np.testing.assert_array_equal(back, host)
 
 
