@@ -5,8 +5,18 @@ import numpy as np
 import pytest
 
 from tests import naive
-from tests.helpers import Place, assert_close, assert_on, pure, rounding_bound, to_numpy
-from xplm.kernels.attention import attention_fwd
+from tests.helpers import (
+    UNIT_ROUNDOFF,
+    Place,
+    assert_close,
+    assert_on,
+    pure,
+    rounding_bound,
+    to_numpy,
+)
+from xplm.emulation import emulate
+from xplm.kernels.attention import attention_bwd, attention_fwd
+from xplm.precision import Policy
 
 
 def draw(place, seed, *, B=2, H=4, K=2, T=5, S=5, D=6):
@@ -114,7 +124,8 @@ def test_dtypes_under_every_island(numpy_backend, island):
         wide = numpy_backend.dtypes[island]
         y, saved = attention_fwd(*draw(place, 15), start=0, scale=0.4, wide=wide)
         assert_on(numpy_backend, y, dtype=dtype, shape=(2, 4, 5, 6))
-        assert_on(numpy_backend, saved.lse, dtype=island, shape=(2, 4, 5))
+        kept = Place(numpy_backend, island).wide
+        assert_on(numpy_backend, saved.lse, dtype=kept, shape=(2, 4, 5))
 
 
 def test_cache_may_be_narrower_than_the_queries(numpy_backend):
@@ -148,3 +159,21 @@ def test_long_prompt_holds_a_chunk_of_scores_at_a_time(numpy_backend):
         tracemalloc.stop()
     all_scores = H * T * T * 4  # bytes
     assert peak < all_scores / 4
+
+
+@pytest.mark.parametrize("island", ["bfloat16", "float16", "float8_e4m3fn"])
+def test_the_backward_pass_has_the_forwards_probabilities_in_every_island(numpy_backend, island):
+    # Three equal scores of 12, which every format holds. A log-sum-exp of 13.1 rounded to bfloat16 is 13.125, and
+    # exp(12 - 13.125) is 3 % below 1/3; to float8_e4m3fn it is 13, and 10 % above.
+    backend = emulate(numpy_backend, Policy(softmax=island))
+    place = Place(backend, "float32")
+    q, k, v = (place.array(np.full((1, 1, T, 4), x)) for T, x in ((1, 2.0), (3, 1.5), (3, 1.0)))
+    y, saved = attention_fwd(q, k, v, start=2, scale=1.0, wide=backend.dtypes[island])
+    _, _, dv, _ = attention_bwd(place.array(np.ones((1, 1, 1, 4))), saved)
+
+    u = UNIT_ROUNDOFF["float32"]
+    lse = 12.0 + math.log(
+        3.0
+    )  # rounded once; then a difference and an exponential of a number near -1.1
+    np.testing.assert_allclose(to_numpy(backend, dv), 1.0 / 3.0, rtol=(lse + 8) * u, atol=0)
+    assert np.all(np.abs(to_numpy(backend, y) - 1.0) <= 2.0**-3)  # three times 1/3, rounded

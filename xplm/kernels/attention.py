@@ -27,6 +27,7 @@ keys that the chunk can see, and the log-sum-exp of each row is what is kept of 
 "FlashAttention", arXiv:2205.14135, section 3.1.
 
 Numerics. Both products accumulate in float32 or wider; softmax runs in the island dtype `wide`; y is rounded once.
+The log-sum-exp is kept in float32 at least (`xplm.kernels.softmax`), so that the backward pass has the forward's P.
 """
 
 from typing import NamedTuple
@@ -48,7 +49,7 @@ class AttentionSaved(NamedTuple):
     v: Array  # (B, K, S, D)
     first: Array | None  # (B, T), integer
     y: Array  # (B, H, T, D)
-    lse: Array  # (B, H, T), wide; -inf where a query sees nothing
+    lse: Array  # (B, H, T), float32 or wider; -inf where a query sees nothing
     start: int  # slot of the first query
     scale: float
     window: int | None  # keys

@@ -55,13 +55,10 @@ def attention_bwd(dy: np.ndarray, args: Args, options: Options) -> list[Expected
     read = _read(args, options)
     w = read.w
     narrow = Arithmetic(island(options, q))
-    probs, lse = softmax(narrow, read.scores, read.visible)
+    kept = Arithmetic(wide_of(narrow.dtype))
+    probs, lse = softmax(narrow, read.scores, read.visible, last=kept)
     y = may_round(w.matmul(probs, read.v), q.dtype)
     dyw = w.stored(exact(dy)).map(lambda a: np.reshape(a, y.mid.shape))
-
-    finite = np.isfinite(lse.mid)
-    kept = narrow.stored(Ball(np.where(finite, lse.mid, 0.0), lse.rad))
-    lse = Ball(np.where(finite, kept.mid, -np.inf), kept.rad)
     P = probs_from_lse(w, read.scores, lse, read.visible)
 
     dv = w.sum(w.matmul(P.map(_transposed), dyw), 2)

@@ -9,8 +9,10 @@ import numpy as np
 from xplm.numerics.parity.bounds import Arithmetic, Ball, exact, where
 
 
-def softmax(w: Arithmetic, scores: Ball, visible: np.ndarray | None) -> tuple[Ball, Ball]:
-    """y (..., S) and lse (..., 1) of scores (..., S); rows of nothing give 0 and -inf."""
+def softmax(
+    w: Arithmetic, scores: Ball, visible: np.ndarray | None, last: Arithmetic | None = None
+) -> tuple[Ball, Ball]:
+    """y (..., S) and lse (..., 1) of scores (..., S); rows of nothing give 0 and -inf. lse's last step is in `last`."""
     scores = w.stored(scores)
     seen = np.broadcast_to(True if visible is None else visible, scores.mid.shape)
     some = np.any(seen, axis=-1, keepdims=True)
@@ -20,7 +22,8 @@ def softmax(w: Arithmetic, scores: Ball, visible: np.ndarray | None) -> tuple[Ba
     e = where(seen, w.exp(where(seen, w.minus(scores, highest), 0.0)), 0.0)
     total = w.sum(e, -1, keepdims=True)
     total = Ball(np.where(some, total.mid, 1.0), np.where(some, total.rad, 0.0))
-    lse = where(some, w.plus(highest, w.log(total)), -np.inf)
+    last = last or w
+    lse = where(some, last.plus(highest, last.log(total)), -np.inf)
     return where(seen, w.over(e, total), 0.0), lse
 
 
