@@ -70,15 +70,15 @@ class Output:
     def result(self, values: Mapping[str, Any]) -> None:
         """Print the JSON object, if it is asked for. A number that is not finite, which JSON lacks, is null."""
         if self.flags.as_json:
-            print(json.dumps(_plain(values), ensure_ascii=False, allow_nan=False), flush=True)
+            print(json.dumps(plain(values), ensure_ascii=False, allow_nan=False), flush=True)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The same value, with None in the place of every NaN and infinity."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,0 +1,71 @@
+"""What a policy costs: bytes that decoding one token at a full window handles.
+
+    cost = sum over parts of (numbers that the part handles) * (bits of its format) / 8
+
+    part        numbers a token                                             what they are
+    param       all parameters                                              each is read once
+    cache       2 L K D S                                                   keys and values of S positions
+    compute     L (2 H D + 2 K D + 6 C + 4 F) + 2 C                         activations that pass between ops
+    rope        2 L (H + K) D + D                                           rotated queries and keys, in and out; tables
+    norm        2 C (2 L + 1)                                               rows in and out
+    softmax     2 L H S                                                     scores and probabilities
+    loss        V                                                           logits
+    accumulate  parameters of matrix products / 16                          partial sums
+
+H, K, D, C, F, V, L as in `xplm.typing`, S the window. It is a model of traffic, not a clock: a format counts with the
+bits that it has, whether or not this machine has hardware for it, and one that is emulated is slower than float32 and
+takes as much memory. `matmul` has no cost of its own: operands are counted where they are stored.
+"""
+
+from collections.abc import Mapping
+
+from xplm.config import DecoderConfig
+from xplm.emulation.namespace import ACCUMULATE_BLOCK
+from xplm.formats import find_format
+from xplm.models.decoder import param_specs
+from xplm.params import count_params
+from xplm.precision import Policy
+
+PARTS = ("param", "cache", "compute", "rope", "norm", "softmax", "loss", "accumulate")
+"""The parts of a policy that cost."""
+
+
+def count_numbers(config: DecoderConfig, window: int) -> dict[str, int]:
+    """Numbers that decoding one token handles, by part.
+
+    Args:
+        config: the model's.
+        window: positions in the cache.
+    """
+    L, C, F = config.num_hidden_layers, config.hidden_size, config.intermediate_size
+    D, V, S = config.head_dim, config.vocab_size, window
+    q, kv = config.num_attention_heads * D, config.num_key_value_heads * D
+    specs = param_specs(config)
+    matrices = {name: s for name, s in specs.items() if len(s.shape) == 2 and "embed" not in name}
+    products = count_params(matrices) + V * C * config.tie_word_embeddings
+    return {
+        "param": count_params(specs),
+        "cache": 2 * L * kv * S,
+        "compute": L * (2 * q + 2 * kv + 6 * C + 4 * F) + 2 * C,
+        "rope": (2 * L * (q + kv) + D) * (config.rope is not None),
+        "norm": 2 * C * (2 * L + 1),
+        "softmax": 2 * L * config.num_attention_heads * S,
+        "loss": V,
+        "accumulate": products // ACCUMULATE_BLOCK,
+    }
+
+
+def bits(name: str) -> int:
+    """Of a number in a format, by its name."""
+    format = find_format(name)
+    return 1 + format.exponent_bits + format.mantissa_bits
+
+
+def part_bytes(policy: Policy, numbers: Mapping[str, int]) -> dict[str, float]:
+    """The cost of each part, in bytes a token; `numbers` is `count_numbers`'."""
+    return {part: numbers[part] * bits(getattr(policy, part)) / 8 for part in PARTS}
+
+
+def total_bytes(policy: Policy, numbers: Mapping[str, int]) -> float:
+    """The cost of a policy, in bytes a token."""
+    return sum(part_bytes(policy, numbers).values())
