@@ -56,7 +56,7 @@ def cells(trial: Trial) -> list[str]:
         trial.part,
         number(trial.loss, ".4f"),
         number(trial.excess, "+.4f"),
-        number(trial.n_bytes / 1e6, ".1f"),
+        number(trial.n_bytes / 1e6, ".4g"),
         "kept" if trial.is_kept else "",
     ]
 

@@ -112,6 +112,8 @@ def main() -> int:
     place, show = experiment.where(given), experiment.output(given)
     experiment.require_picture(given.png)
     policies = list(dict.fromkeys(str(Policy.parse(text)) for text in given.policies))
+    for policy in policies:
+        place.runtime(policy)  # refuses what the backend lacks
     plan = make_plan(given)
     if plan.train.lora and not plan.train.init:
         raise RequestError("adapters go on from a model; give --init")

@@ -16,7 +16,7 @@ from xplm.numerics.policies.distance import (
 
 HALVES = np.log(np.array([[1, 1], [1, 1]], np.float32))  # p = 1/2, 1/2
 QUARTER = np.log(np.array([[1, 3], [3, 1]], np.float32))  # q = 1/4, 3/4 and the other way
-STREAM = {0: np.array([[[3.0, 4.0], [0.0, 1.0]]], np.float32)}
+STREAM = {0: np.array([[3.0, 4.0], [0.0, 1.0]], np.float32)}
 
 
 def outputs(logits, stream=STREAM, seconds=2.0):
@@ -49,7 +49,7 @@ def test_equal_outputs_have_no_distance_at_all():
 
 
 def test_drift_is_relative_token_by_token():
-    moved = {0: np.array([[[3.0, 4.5], [0.0, 3.0]]], np.float32)}
+    moved = {0: np.array([[3.0, 4.5], [0.0, 3.0]], np.float32)}
     found = tally(outputs(HALVES), outputs(HALVES, moved))
     assert found.mean_drift == [pytest.approx((0.5 / 5 + 2 / 1) / 2)]
 
@@ -71,7 +71,7 @@ def test_positions_fall_into_bins_that_double():
     own = logits.copy()
     own[64:128] = np.log([1, 3])
     own[128:] = np.log([1, 7])
-    stream = {0: np.ones((1, 200, 1), np.float32)}
+    stream = {0: np.ones((200, 1), np.float32)}
     targets = (NOT_SCORED,) * 200
     found = tally(outputs(logits, stream), outputs(own, stream), targets)
     firsts, kls = zip(*found.kl_by_position, strict=True)

@@ -46,7 +46,9 @@ def test_the_stream_is_what_blocks_hand_on(location, changes):
     context = make_context(lm.rt, lm.config, 9)
     x, _ = embed_fwd(lm.rt, lm.params, ids, context)
     for depth in range(lm.config.num_hidden_layers + 1):
-        np.testing.assert_array_equal(stream[depth], lm.rt.backend.to_host(x))
+        np.testing.assert_array_equal(
+            lm.rt.backend.to_host(stream[depth]), lm.rt.backend.to_host(x)
+        )
         if depth < lm.config.num_hidden_layers:
             x, _ = block_fwd(lm.rt, lm.config, lm.params, depth, x, context)
 
@@ -82,7 +84,8 @@ def test_float32_is_no_distance_from_itself(engine):
 def test_more_bits_are_nearer(engine):
     tallies = run(engine, "bf16", "fp16", "fp32,matmul=e5m3", "fp64")
     kl = {name: tally.mean_kl for name, tally in tallies.items()}
-    assert abs(kl["fp64"]) < 1e-9 < kl["fp16"] < kl["bf16"] < kl["fp32,matmul=e5m3"]
+    # Both log-sum-exps are those of float32 exponentials, good to about 2^-24 each.
+    assert abs(kl["fp64"]) < 2 * 2.0**-24 < kl["fp16"] < kl["bf16"] < kl["fp32,matmul=e5m3"]
     assert tallies["fp16"].mean_drift[-1] < tallies["bf16"].mean_drift[-1]
 
 
@@ -125,6 +128,7 @@ def test_the_peak_is_above_what_is_held(engine):
     ("policies", "options", "message"),
     [
         (("bf17",), {}, "bf17"),
+        ((), {}, "got none"),
         (("bf16",), {"window": 1}, "at least 2 ids and at most the model's context of 256; got 1"),
         (("bf16",), {"window": 257}, "got 257"),
         (("bf16",), {"ids": [5]}, "at least 2 ids; got 1"),

@@ -12,7 +12,8 @@ The means are over tokens. A stream holds a few tokens whose norm is hundreds of
 is relative token by token. What is not finite in a policy's logits predicts nothing: its loss and KL are infinite.
 
 Numerics. The second form of KL is exactly 0 for equal logits; its sum over the vocabulary is float64, since terms of
-both signs leave a result far smaller than any of them.
+both signs leave a result far smaller than any of them. The log-sum-exps are those of float32 exponentials, which leaves
+KL an error of about 1e-7.
 """
 
 from collections.abc import Mapping, Sequence
@@ -107,7 +108,7 @@ class Outputs(NamedTuple):
     """What a model made of a chunk of one sequence."""
 
     logits: np.ndarray  # (T, V) float32
-    stream: Mapping[int, np.ndarray]  # by depth, (1, T, C) float32
+    stream: Mapping[int, np.ndarray]  # by depth, (T, C) float32
     seconds: float  # of the forward pass
 
 

@@ -14,8 +14,8 @@ from xplm.checkpoint.files import rename, writing
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":", "-.")
 MARKERS = "osD^vPX*"
-SMALLEST_KL = 1e-9
-"""Nats; the axis does not go below, where float32's own rounding is."""
+SMALLEST_KL = 1e-7
+"""Nats; below it, the rounding of float32 exponentials is all that there is to see."""
 
 MOST_SMOOTHED = 50
 """Steps that a loss curve is averaged over, at most."""
@@ -40,6 +40,7 @@ def draw_sweep(path: Path, rows: Sequence[Row], title: str) -> None:
 
     _bars(axes[0], rows, looks, _kl, _kl_label)
     axes[0].set(title="KL to fp32", xlabel="nats a token", xscale="log")
+    axes[0].set_xlim(left=SMALLEST_KL / 3)
 
     for row in rows:
         drift = [(i, d) for i, d in enumerate(row["drift_by_layer"]) if d > 0.0 and isfinite(d)]

@@ -18,7 +18,7 @@ from xplm.numerics.policies.distance import NOT_SCORED, Outputs
 from xplm.numerics.policies.residuals import tapped
 from xplm.precision import Policy, cast
 from xplm.runtime import Runtime, make_runtime
-from xplm.typing import Params
+from xplm.typing import Array, Params
 
 
 class Chunk(NamedTuple):
@@ -51,8 +51,12 @@ class Reader:
         )
         backend.synchronize()
         seconds = perf_counter() - started
-        host = backend.to_host(logits)[0].astype(np.float32, copy=False)
-        return Outputs(host, dict(self._stream), seconds)
+
+        def on_host(array: Array) -> np.ndarray:
+            return backend.to_host(array)[0].astype(np.float32, copy=False)
+
+        stream = {depth: on_host(x) for depth, x in self._stream.items()}
+        return Outputs(on_host(logits), stream, seconds)
 
 
 def cut(engine: Engine, ids: Sequence[int], window: int) -> list[Chunk]:

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from xplm.config import DecoderConfig
 from xplm.runtime import Runtime
 from xplm.typing import Array, Params
@@ -25,9 +23,7 @@ def stream_norms(config: DecoderConfig) -> list[str]:
     return [*blocks, "model.norm.weight"]
 
 
-def tapped(
-    rt: Runtime, config: DecoderConfig, params: Params
-) -> tuple[Runtime, dict[int, np.ndarray]]:
+def tapped(rt: Runtime, config: DecoderConfig, params: Params) -> tuple[Runtime, dict[int, Array]]:
     """A runtime that notes the residual stream.
 
     Args:
@@ -36,16 +32,15 @@ def tapped(
         params: the very arrays that the model will be given.
 
     Returns:
-        The runtime, and what its last pass left: by depth, (B, T, C) float32 on the host.
+        The runtime, and what its last pass left: by depth, (B, T, C) in the dtype and on the device it came in.
     """
     depths = {id(params[name]): depth for depth, name in enumerate(stream_norms(config))}
-    stream: dict[int, np.ndarray] = {}
+    stream: dict[int, Array] = {}
 
     def tap(kernel: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arrays: Array, **options: Any) -> Any:
             if len(arrays) > 1 and id(arrays[1]) in depths:
-                host = rt.backend.to_host(arrays[0])
-                stream[depths[id(arrays[1])]] = host.astype(np.float32, copy=False)
+                stream[depths[id(arrays[1])]] = arrays[0]
             return kernel(*arrays, **options)
 
         return call

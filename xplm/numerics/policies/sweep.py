@@ -16,6 +16,7 @@ from xplm.numerics.policies.cost import count_numbers, part_bytes
 from xplm.numerics.policies.distance import Tally, compare, make_reference
 from xplm.numerics.policies.reading import Reader, cut, recast
 from xplm.precision import Policy
+from xplm.typing import Params
 
 REFERENCE = Policy()
 """float32 throughout: what every policy is compared with."""
@@ -52,8 +53,10 @@ def sweep(
     if reference.rt.policy != REFERENCE:
         raise RequestError(f"a sweep compares with fp32; got {reference.rt.policy} to compare with")
     names = list(dict.fromkeys(str(Policy.parse(text)) for text in policies))
+    if not names:
+        raise RequestError("a sweep needs a policy to compare; got none")
     chunks = cut(reference, ids, window)
-    made = {(reference.rt.backend.xp, REFERENCE.param): reference.params}
+    made: dict[object, Params] = {(reference.rt.backend.xp, REFERENCE.param): reference.params}
     readers = {
         name: Reader(recast(reference, Policy.parse(name), kernels, made))
         for name in names
