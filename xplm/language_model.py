@@ -22,6 +22,7 @@ from xplm.generate.reply import Reply, start_reply
 from xplm.generate.result import Generation
 from xplm.generate.session import Chat
 from xplm.generate.stream import TextStream, stream_reply
+from xplm.numerics.fragility import AGAINST, TokenFragility, measure_fragility
 from xplm.runtime import Runtime, make_runtime
 from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.tokenizer import Tokenizer
@@ -152,6 +153,25 @@ class LanguageModel:
             RequestError: the window is below 2 or beyond the context, or the text has fewer than 2 ids.
         """
         return compute_perplexity(self.engine, self._ids_of(text), window)
+
+    def fragility(
+        self, prompt: Prompt, token_ids: Sequence[int], against: str = AGAINST
+    ) -> list[TokenFragility]:
+        """Which tokens of a greedy reply another library, batch size or dtype could have made others.
+
+        Args:
+            prompt: text, or token ids.
+            token_ids: the reply to it.
+            against: the policy that the other may compute in.
+
+        Returns:
+            For each token its margin, the bound of what rounding can do to that, and `is_fragile`.
+
+        Raises:
+            RequestError: the ids are none, unknown, or more than the context holds, or `against` is not a policy.
+        """
+        (tokens,) = measure_fragility(self.engine, [self._ids_of(prompt)], [token_ids], against)
+        return tokens
 
     def _ids_of(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):

@@ -6,11 +6,15 @@ from typing import Annotated, Any
 import typer
 
 from xplm.cli.flags import ModelFlags, SamplingFlags, takes_flags
+from xplm.cli.fragility import as_dict, require_greedy, show_tokens, watched
 from xplm.cli.input import read_prompts
 from xplm.cli.output import Output, OutputFlags
 from xplm.generate.result import Generation
 from xplm.generate.stream import TextStream
 from xplm.language_model import LanguageModel
+from xplm.numerics.fragility import AGAINST, measure_fragility
+from xplm.precision import Policy
+from xplm.text.chat_encoder import ChatEncoder
 
 
 @takes_flags
@@ -29,6 +33,15 @@ def generate(
         bool, typer.Option("--chat", help="Send each as a message, in the model's chat template.")
     ] = False,
     system: Annotated[str | None, typer.Option(help="With --chat: the system message.")] = None,
+    fragility: Annotated[
+        bool, typer.Option("--fragility", help="Mark tokens that rounding could have made others.")
+    ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POLICY", help="With --fragility: whose rounding; if not given, bf16's."
+        ),
+    ] = None,
 ) -> None:
     """Complete a text, or answer a message.
 
@@ -38,10 +51,18 @@ def generate(
     """
     if system is not None and not chat:
         raise typer.BadParameter("--system needs --chat.")
+    if against is not None and not fragility:
+        raise typer.BadParameter("--against needs --fragility.")
     texts = read_prompts([*(prompts or []), *(prompt or [])])
     options = sampling.options()
+    if fragility:
+        require_greedy(options)
+        Policy.parse(against or AGAINST)
     out = Output(output)
     lm = model.load(out)
+    if fragility:
+        _judge_all(lm, out, texts, options, chat, system, against or AGAINST)
+        return
 
     if len(texts) == 1:
         (text,) = texts
@@ -78,6 +99,42 @@ def _answer_all(
     if chat:
         return [lm.chat(system=system).send(text, **options) for text in texts]
     return lm.generate(texts, **options)
+
+
+def _judge_all(
+    lm: LanguageModel,
+    out: Output,
+    texts: list[str],
+    options: dict[str, Any],
+    chat: bool,
+    system: str | None,
+    against: str,
+) -> None:
+    """Answer all, and show which tokens are fragile."""
+    prompts = [_prompt_ids(lm, text, chat, system) for text in texts]
+    generations = _answer_all(lm, texts, options, chat, system)
+    with watched(out) as on_draw:
+        replies = [generation.token_ids for generation in generations]
+        judged = measure_fragility(lm.engine, prompts, replies, against, on_draw=on_draw)
+
+    results = []
+    for text, ids, generation, tokens in zip(texts, prompts, generations, judged, strict=True):
+        if len(texts) > 1:
+            out.note(f"> {text}")
+        before = None if chat else ids[-1]
+        show_tokens(out, lm.tokenizer, generation, tokens, before=before, against=against)
+        judgement = as_dict(generation.token_ids, tokens, against)
+        results.append(_as_dict(generation) | {"fragility": judgement})
+    if len(texts) == 1 or not chat:  # a batch has one for all
+        out.timings(generations[0].timings)
+    out.result(results[0] if len(results) == 1 else {"generations": results})
+
+
+def _prompt_ids(lm: LanguageModel, text: str, chat: bool, system: str | None) -> list[int]:
+    if not chat:
+        return lm.tokenizer.encode(text)
+    messages = lm.chat(system=system).messages
+    return ChatEncoder(lm.tokenizer).encode([*messages, {"role": "user", "content": text}])
 
 
 def _as_dict(generation: Generation) -> dict[str, Any]:

@@ -34,19 +34,20 @@ import ml_dtypes
 import numpy as np
 
 from xplm.backend import Backend
-from xplm.emulation.namespace import EmulatedNamespace, Products, emulated_namespace
+from xplm.emulation.namespace import EmulatedNamespace, Products, Rounding, emulated_namespace
 from xplm.errors import BackendError
-from xplm.formats import FORMATS, find_format
+from xplm.formats import FORMATS, find_format, round_to
 from xplm.precision import EXACT, HOST_DTYPES, Policy
 from xplm.typing import Array
 
 
-def emulate(backend: Backend, policy: Policy) -> Backend:
+def emulate(backend: Backend, policy: Policy, rounding: Rounding = round_to) -> Backend:
     """A backend that has every dtype of a policy.
 
     Args:
         backend: what computes.
         policy: dtypes and products.
+        rounding: what takes a number into a format. Any but `round_to` replaces the backend's own narrow dtypes too.
 
     Returns:
         The backend as it is where it has all the policy asks for. Otherwise one whose arrays are wrapped, whose
@@ -56,7 +57,8 @@ def emulate(backend: Backend, policy: Policy) -> Backend:
     Raises:
         BackendError: the backend lacks float32, or float64 where the policy names it: nothing emulates these.
     """
-    missing = [name for name in dict.fromkeys(policy.dtypes) if name not in backend.dtypes]
+    own = EXACT if rounding is not round_to else tuple(backend.dtypes)
+    missing = [name for name in dict.fromkeys(policy.dtypes) if name not in own]
     names = {"matmul": policy.matmul, "accumulate": policy.accumulate}
     rounded = {part: find_format(name) for part, name in names.items() if name not in EXACT}
     if not missing and not rounded:
@@ -69,7 +71,11 @@ def emulate(backend: Backend, policy: Policy) -> Backend:
                 f"emulates; it has {', '.join(sorted(backend.dtypes))}"
             )
 
-    xp = emulated_namespace(backend.xp, Products(rounded.get("matmul"), rounded.get("accumulate")))
+    products = Products(rounded.get("matmul"), rounded.get("accumulate"))
+    if rounding is round_to:
+        xp = emulated_namespace(backend.xp, products)
+    else:
+        xp = EmulatedNamespace(backend.xp, products, rounding)
     formats = {name: find_format(name) for name in missing}
     parts = [*missing, *[f"{part}={format.name}" for part, format in rounded.items()]]
     return replace(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from xplm.emulation.array import make_array_type
 from xplm.emulation.names import COMPUTES, CONSTANTS, DTYPES, MOVES, TELLS
@@ -12,6 +12,10 @@ from xplm.typing import Array, DType, Namespace
 
 ACCUMULATE_BLOCK = 16
 """Terms of a sum that `accumulate` adds up before it rounds: what a tensor core takes in at a time."""
+
+
+Rounding: TypeAlias = Callable[[Array, Format], Array]
+"""Takes the numbers of an array, float32 or float64, into a format; the dtype stays."""
 
 
 class FormatInfo(NamedTuple):
@@ -36,10 +40,11 @@ class Products:
 class EmulatedNamespace:
     """Another namespace's functions, on wrapped arrays: those in `names`, and the methods below."""
 
-    def __init__(self, xp: Namespace, products: Products) -> None:
+    def __init__(self, xp: Namespace, products: Products, rounding: Rounding = round_to) -> None:
         """Wrap a namespace."""
         self._xp = xp
         self._products = products
+        self._round = rounding
         self._array = make_array_type(self)
         self.__name__ = f"xplm.emulation.{xp.__name__}"
         for name in [*DTYPES, *CONSTANTS]:
@@ -89,7 +94,7 @@ class EmulatedNamespace:
             return result
         if format is None or not self._is_floating(result.dtype):
             return self._array(result, None)
-        return self._array(result if is_rounded else round_to(result, format), format)
+        return self._array(result if is_rounded else self._round(result, format), format)
 
     def astype(self, x: Array, dtype: DType, /, *, copy: bool = True) -> Array:
         """x in another dtype, or rounded to a format."""
@@ -101,7 +106,7 @@ class EmulatedNamespace:
             return x
         if data.dtype != xp.float64:
             data = self._widen(data)
-        data = round_to(data, dtype)  # of float64 at once: rounding twice could differ
+        data = self._round(data, dtype)  # of float64 at once: rounding twice could differ
         return self._array(self._widen(data, xp.float32), dtype)
 
     def matmul(self, a: Array, b: Array, /) -> Array:
@@ -116,7 +121,7 @@ class EmulatedNamespace:
         dtype = x.dtype if x.dtype == y.dtype else None  # the result's
         x, y = self._widen(x), self._widen(y)
         if matmul is not None:
-            x, y = round_to(x, matmul), round_to(y, matmul)
+            x, y = self._round(x, matmul), self._round(y, matmul)
         product = self._xp.matmul(x, y) if accumulate is None else self._blocks(x, y, accumulate)
         return self.wrap(product if format else self._widen(product, dtype), format)
 
@@ -127,8 +132,8 @@ class EmulatedNamespace:
         for begin in range(0, K, ACCUMULATE_BLOCK):
             terms = slice(begin, min(begin + ACCUMULATE_BLOCK, K))
             rows = y[terms] if y.ndim == 1 else y[..., terms, :]
-            part = round_to(self._xp.matmul(x[..., terms], rows), accumulate)
-            total = part if total is None else round_to(total + part, accumulate)
+            part = self._round(self._xp.matmul(x[..., terms], rows), accumulate)
+            total = part if total is None else self._round(total + part, accumulate)
         return self._xp.matmul(x, y) if total is None else total
 
     def isdtype(self, dtype: DType, kind: Any) -> bool:
