@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from xplm.backend import Backend
-from xplm.emulation import emulate
+from xplm.emulation import Rounding, emulate
 from xplm.errors import RequestError
-from xplm.formats import Format
+from xplm.formats import Format, round_to
 from xplm.kernels import PORTABLE
 from xplm.precision import HOST_DTYPES, Policy, PolicyDtypes
 
@@ -36,13 +36,19 @@ class Runtime:
         return self.dtype.rope if isinstance(self.dtype.rope, Format) else self.host_dtype.rope
 
 
-def make_runtime(backend: Backend, policy: Policy | str, kernels: str = "fused") -> Runtime:
+def make_runtime(
+    backend: Backend,
+    policy: Policy | str,
+    kernels: str = "fused",
+    rounding: Rounding = round_to,
+) -> Runtime:
     """Join a backend and a policy.
 
     Args:
         backend: where to compute. What it lacks of the policy is emulated on it: see `xplm.emulation`.
         policy: a Policy, or the text of one.
         kernels: "fused" lets the backend replace kernels; "portable" runs the reference source on it.
+        rounding: as `emulate` takes it.
 
     Raises:
         RequestError: `kernels` or the policy's text is not one of these.
@@ -53,7 +59,7 @@ def make_runtime(backend: Backend, policy: Policy | str, kernels: str = "fused")
     if isinstance(policy, str):
         policy = Policy.parse(policy)
 
-    backend = emulate(backend, policy)
+    backend = emulate(backend, policy, rounding)
     table = PORTABLE | dict(backend.kernels) if kernels == "fused" else PORTABLE
     dtype = policy.resolve(backend.dtypes, backend.name)
     host = {

@@ -136,6 +136,17 @@ def test_bounds_grow_with_the_unit_roundoff(lm, replies):
     assert 4 < size["fp8"] / size["bf16"] < 64  # 2^4 times
 
 
+@pytest.mark.parametrize(
+    "policy", ["fp32,matmul=tf32", "bf16,accumulate=bf16", "fp32,softmax=bf16"]
+)
+def test_each_part_of_a_policy_has_its_noise(lm, replies, policy):
+    base = policy.partition(",")[0]
+    bound = joined(measure_fragility(lm.engine, PROMPTS, replies, policy), "bound")
+    without = joined(measure_fragility(lm.engine, PROMPTS, replies, base), "bound")
+    assert np.isfinite(bound).all()
+    assert np.sqrt(np.mean(bound**2)) > 1.1 * np.sqrt(np.mean(without**2))
+
+
 def test_a_tie_is_always_fragile(lm):
     twins = dict(lm.params)
     head = next(name for name in (LM_HEAD, EMBEDDING) if name in twins)

@@ -44,11 +44,11 @@ def require_greedy(options: dict[str, Any]) -> None:
 
 @contextmanager
 def watched(out: Output) -> Iterator[Callable[[int], None]]:
-    """What says which perturbed pass is running, to those who watch."""
+    """Say to those who watch what is running; what is yielded is told the number of each perturbed pass."""
     if not out.shows_progress:
         yield lambda draw: None
         return
-    with out.stderr.status("...") as status:
+    with out.stderr.status("generating") as status:
         yield lambda draw: status.update(f"perturbed pass {draw + 1} of {DRAWS}")
 
 

@@ -112,8 +112,8 @@ def _judge_all(
 ) -> None:
     """Answer all, and show which tokens are fragile."""
     prompts = [_prompt_ids(lm, text, chat, system) for text in texts]
-    generations = _answer_all(lm, texts, options, chat, system)
     with watched(out) as on_draw:
+        generations = _answer_all(lm, texts, options, chat, system)
         replies = [generation.token_ids for generation in generations]
         judged = measure_fragility(lm.engine, prompts, replies, against, on_draw=on_draw)
 

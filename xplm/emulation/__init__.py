@@ -1,5 +1,6 @@
 """Number formats that a backend lacks, emulated on it."""
 
 from xplm.emulation.emulate import emulate
+from xplm.emulation.namespace import Rounding
 
-__all__ = ["emulate"]
+__all__ = ["Rounding", "emulate"]

@@ -29,11 +29,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xplm.emulation import emulate
 from xplm.errors import RequestError
 from xplm.formats import Format, find_format, round_to
 from xplm.generate.engine import Engine, left_pad
 from xplm.models.decoder import forward
+from xplm.namespace import array_namespace
 from xplm.precision import Policy, cast
 from xplm.runtime import make_runtime
 from xplm.typing import Array
@@ -137,9 +137,7 @@ def compute_margins(
     """The margin of every token of some replies, each given its prompt and the reply's tokens before it."""
     ids, first = left_pad(prompts)
     longest = max(len(reply) for reply in replies)
-    new = np.zeros(
-        (len(replies), longest), np.int64
-    )  # what a short reply is filled up with comes after its last
+    new = np.zeros((len(replies), longest), np.int64)  # zeros after a reply change nothing in it
     for row, reply in zip(new, replies, strict=True):
         row[: len(reply)] = reply
 
@@ -180,9 +178,16 @@ def noisy_engine(engine: Engine, policy: Policy, rng: np.random.Generator) -> En
         sign = signs(*x.shape[-1:])
         if x.ndim > 1:
             sign = sign * signs(*x.shape[:-1], 1)
-        return x + (nearest(x, format) - x) * sign
+        y = nearest(x, format)
+        xp = array_namespace(x)
+        is_finite = xp.isfinite(y)
+        if xp.all(is_finite):
+            return x + (y - x) * sign
+        zeros = xp.zeros_like(x)
+        error = xp.where(is_finite, y, zeros) - xp.where(is_finite, x, zeros)
+        return xp.where(is_finite, x, y) + error * sign  # masked scores stay infinite
 
-    rt = make_runtime(emulate(own, policy, rounding), policy, "portable")
+    rt = make_runtime(own, policy, "portable", rounding)
     xp = rt.backend.xp
     params = {
         name: xp.astype(xp.wrap(array), rt.dtype.param) for name, array in engine.params.items()
