@@ -6,7 +6,7 @@
     noise    d   = sqrt(mean of (m_i - m)^2)
     bound    b   = t d                                t the 99 % quantile of Student's t with n degrees of freedom
 
-A token is fragile if m <= b. So is every tie. One that is not would be another on fewer than 1 in 100 libraries that
+A token is fragile if m <= b. So is every tie. One that is not would be another on at most 1 in 100 libraries that
 compute in that policy, whatever their order of summation, their batch size and their kernels: to first order, a margin
 moves by the sum of a_j e_j over all roundings j. The format and the numbers say how large each e_j is; which way it
 goes differs from library to library. Signs at random keep the variance, the sum of (a_j e_j)^2, and cost nothing where
@@ -54,9 +54,7 @@ Ids = Sequence[int]
 class TokenFragility(NamedTuple):
     """How firmly one token was chosen."""
 
-    margin: (
-        float  # logits between it and the runner-up; below 0 where this pass would not choose it
-    )
+    margin: float  # logits between it and the runner-up; below 0 if the pass prefers that
     bound: float  # logits by which rounding can move that
     rival: int  # token id of the runner-up
 
