@@ -49,8 +49,7 @@ def flips(found, replies):
 
 
 def test_the_bound_is_the_quantile_times_the_root_mean_square(monkeypatch, lm):
-    moves = [0.1, -0.1, 0.1, -0.1]
-    assert len(moves) == DRAWS
+    moves = [0.1 * (-1) ** draw for draw in range(DRAWS)]
     plain = np.asarray([1.0, 0.3, 0.0])
     found = iter([plain, *[plain + move for move in moves]])
     rival = np.asarray([7, 8, 9])
@@ -63,10 +62,11 @@ def test_the_bound_is_the_quantile_times_the_root_mean_square(monkeypatch, lm):
 
 
 def test_the_quantile_is_students():
-    """P(T <= t) = 1/2 + 3/4 (x - x^3 / 3) with x = t / sqrt(4 + t^2), for 4 degrees of freedom."""
-    x = QUANTILE / np.sqrt(4 + QUANTILE**2)
-    assert DRAWS == 4
-    assert 0.5 + 0.75 * (x - x**3 / 3) == pytest.approx(0.99, abs=1e-5)
+    """For 6 degrees of freedom P(T <= t) = 1/2 + x/2 (1 + c/2 + 3 c^2 / 8), x^2 = t^2 / (6 + t^2), c = 1 - x^2."""
+    assert DRAWS == 6
+    x = QUANTILE / np.sqrt(6 + QUANTILE**2)
+    c = 1 - x**2
+    assert 0.5 + x / 2 * (1 + c / 2 + 3 * c**2 / 8) == pytest.approx(0.99, abs=1e-5)
 
 
 def test_margins_are_those_of_the_logits(lm, replies):

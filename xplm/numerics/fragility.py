@@ -38,8 +38,8 @@ from xplm.precision import Policy, cast
 from xplm.runtime import make_runtime
 from xplm.typing import Array
 
-DRAWS = 4
-QUANTILE = 3.747
+DRAWS = 6
+QUANTILE = 3.143
 """The 99 % quantile of Student's t with DRAWS degrees of freedom."""
 
 AGAINST = "bf16"
