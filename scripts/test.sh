@@ -31,4 +31,6 @@ pip=("$environment/bin/python" -m pip --disable-pip-version-check)
 "${pip[@]}" install --quiet --quiet --no-deps --editable .
 "$environment/bin/xplm" pull smollm2-135m-instruct
 
-"$environment/bin/python" -m pytest "$@"
+# One worker a core, so each computes on one: what BLAS and PyTorch would start beside it takes time from the others.
+export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
+"$environment/bin/python" -m pytest --numprocesses auto "$@"
