@@ -18,5 +18,10 @@ FAST = {"reassoc", "contract", "nsz", "arcp"}
 serial: Callable[..., Any] = partial(numba.njit, fastmath=FAST, error_model="numpy", cache=True)
 """A loop for one thread: what is small, or called from inside another."""
 
+exact: Callable[..., Any] = partial(
+    numba.njit, fastmath={"contract"}, error_model="numpy", cache=True
+)
+"""A loop or a function in which the order of operations is the point: nothing is reassociated."""
+
 parallel: Callable[..., Any] = partial(serial, parallel=True)
 """A loop whose `prange` runs on all threads."""

@@ -1,0 +1,102 @@
+"""float16 and bfloat16 inside compiled loops: stored as their bits, widened to float32 in a register.
+
+numba has neither format on a CPU, so a kernel is given the bits, as integers of a type of their own:
+
+    float32   float32 as it is
+    bfloat16  uint16     the upper half of a float32: widened by a shift
+    float16   int16      widened by the machine's own instruction, through LLVM's fpext
+
+`widen` and `narrow` find out from that type what they are given, and both vanish into vector instructions. Rounding is
+to nearest, ties to even, as everywhere in xplm; NaN stays NaN.
+"""
+
+import ml_dtypes
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+STORED = {
+    np.dtype(np.float32): np.dtype(np.float32),
+    np.dtype(ml_dtypes.bfloat16): np.dtype(np.uint16),
+    np.dtype(np.float16): np.dtype(np.int16),
+}
+"""What a kernel is given for each dtype that it takes."""
+
+I16, I32 = ir.IntType(16), ir.IntType(32)
+HALF, FLOAT = ir.HalfType(), ir.FloatType()
+
+
+def takes(*arrays):
+    """Whether all of these, None aside, have a dtype that kernels take."""
+    return all(array is None or array.dtype in STORED for array in arrays)
+
+
+def bits(array):
+    """The array as kernels are given it: dense, aligned, its narrow floats as integers; None stays None."""
+    if array is None:
+        return None
+    if not (array.flags.c_contiguous and array.flags.aligned):
+        array = np.array(array, order="C")
+    return array if array.dtype == np.float32 else array.view(STORED[array.dtype])
+
+
+@intrinsic
+def widen(typing_context, stored):
+    """float32 from a number as it is stored."""
+    if stored not in (types.float32, types.uint16, types.int16):
+        return None
+
+    def generate(context, builder, signature, arguments):
+        (value,) = arguments
+        if stored == types.float32:
+            return value
+        if stored == types.int16:
+            return builder.fpext(builder.bitcast(value, HALF), FLOAT)
+        upper = builder.shl(builder.zext(value, I32), I32(16))
+        return builder.bitcast(upper, FLOAT)
+
+    return types.float32(stored), generate
+
+
+@intrinsic
+def narrow(typing_context, value, like):
+    """A float32 rounded to what the array `like` stores."""
+    stored = like.dtype
+    if value != types.float32 or stored not in (types.float32, types.uint16, types.int16):
+        return None
+
+    def generate(context, builder, signature, arguments):
+        value = arguments[0]
+        if stored == types.float32:
+            return value
+        if stored == types.int16:
+            return builder.bitcast(builder.fptrunc(value, HALF), I16)
+        whole = builder.bitcast(value, I32)
+        odd = builder.and_(builder.lshr(whole, I32(16)), I32(1))
+        up = builder.add(whole, builder.add(odd, I32(0x7FFF)))  # carries where it rounds up
+        quiet = builder.or_(whole, I32(0x400000))  # a NaN must not carry into infinity
+        is_nan = builder.fcmp_unordered("uno", value, value)
+        return builder.trunc(builder.lshr(builder.select(is_nan, quiet, up), I32(16)), I16)
+
+    return stored(value, like), generate
+
+
+@intrinsic
+def as_bits(typing_context, value):
+    """The uint32 with the bits of a float32."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], I32)
+
+    return types.uint32(types.float32), generate
+
+
+@intrinsic
+def from_bits(typing_context, value):
+    """The float32 with the bits of a uint32."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], FLOAT)
+
+    return types.float32(types.uint32), generate
