@@ -98,7 +98,7 @@ def test_array_libraries_and_backends_are_never_imported_by_name(path):
     assert not {root for root in roots if root.startswith("xplm_")}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "xplm" / "kernels").glob("*.py")), ids=relative)
+@pytest.mark.parametrize("path", sorted((ROOT / "xplm" / "kernels").rglob("*.py")), ids=relative)
 def test_kernels_never_see_a_backend_or_a_config(path):
     seen = {part(name) for name in imports(path) if name.startswith("xplm.")}
     assert seen <= {"typing", "errors", "namespace", "precision", "kernels"}
@@ -147,3 +147,17 @@ def test_an_ops_name_gives_its_files(path):
     table = (path.parent / "__init__.py").read_text()
     assert re.search(rf"\b{path.stem}_fwd\b", table)
     assert re.search(rf"\b{path.stem}_bwd\b", table)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "xplm" / "kernels" / "fusions").glob("[a-z]*.py")), ids=relative
+)
+def test_a_fusions_name_gives_its_files(path):
+    (function,) = [
+        node.name
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+    ]
+    assert function == path.stem, "a fusion is one composition; it has no way back"
+    assert (ROOT / "tests" / "kernels" / "fusions" / f"test_{path.stem}.py").exists()
+    assert re.search(rf"\b{path.stem}\b", (path.parent / "__init__.py").read_text())

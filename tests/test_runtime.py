@@ -5,6 +5,7 @@ import pytest
 
 from xplm.errors import BackendError, RequestError
 from xplm.kernels import PORTABLE
+from xplm.kernels.fusions import FUSIONS
 from xplm.precision import Policy
 from xplm.runtime import make_runtime
 
@@ -15,8 +16,8 @@ def double(x, *_):
 
 def test_ops_are_the_kernel_table(numpy_backend):
     rt = make_runtime(numpy_backend, "fp32", kernels="portable")
-    assert dict(rt.kernels) == PORTABLE
-    for name, kernel in PORTABLE.items():
+    assert dict(rt.kernels) == PORTABLE | FUSIONS
+    for name, kernel in rt.kernels.items():
         assert getattr(rt.ops, name) is kernel
 
 

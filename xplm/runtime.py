@@ -12,6 +12,7 @@ from xplm.emulation import Rounding, emulate
 from xplm.errors import RequestError
 from xplm.formats import Format, round_to
 from xplm.kernels import PORTABLE
+from xplm.kernels.fusions import FUSIONS
 from xplm.precision import HOST_DTYPES, Policy, PolicyDtypes
 
 
@@ -60,7 +61,9 @@ def make_runtime(
         policy = Policy.parse(policy)
 
     backend = emulate(backend, policy, rounding)
-    table = PORTABLE | dict(backend.kernels) if kernels == "fused" else PORTABLE
+    table = PORTABLE | FUSIONS
+    if kernels == "fused":
+        table = table | dict(backend.kernels)
     dtype = policy.resolve(backend.dtypes, backend.name)
     host = {
         name: HOST_DTYPES["float32" if isinstance(found, Format) else name]

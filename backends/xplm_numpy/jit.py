@@ -23,5 +23,16 @@ exact: Callable[..., Any] = partial(
 )
 """A loop or a function in which the order of operations is the point: nothing is reassociated."""
 
-parallel: Callable[..., Any] = partial(serial, parallel=True)
-"""A loop whose `prange` runs on all threads."""
+
+def parallel() -> Callable[..., Any]:
+    """A loop whose `prange` runs on all threads; nothing else of it does, and no two such loops become one."""
+    others = (
+        "comprehension",
+        "reduction",
+        "inplace_binop",
+        "setitem",
+        "numpy",
+        "stencil",
+        "fusion",
+    )
+    return serial(parallel={"prange": True} | dict.fromkeys(others, False))

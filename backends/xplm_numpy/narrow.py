@@ -10,11 +10,15 @@ numba has neither format on a CPU, so a kernel is given the bits, as integers of
 to nearest, ties to even, as everywhere in xplm; NaN stays NaN.
 """
 
+from typing import NamedTuple
+
 import ml_dtypes
 import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
+
+from xplm_numpy.jit import serial
 
 STORED = {
     np.dtype(np.float32): np.dtype(np.float32),
@@ -33,12 +37,28 @@ def takes(*arrays):
 
 
 def bits(array):
-    """The array as kernels are given it: dense, aligned, its narrow floats as integers; None stays None."""
-    if array is None:
-        return None
-    if not (array.flags.c_contiguous and array.flags.aligned):
+    """The array as kernels are given it: dense, aligned, its narrow floats as integers."""
+    flags = array.flags
+    if not (flags.c_contiguous and flags.aligned):
         array = np.array(array, order="C")
-    return array if array.dtype == np.float32 else array.view(STORED[array.dtype])
+    stored = array if array.dtype == np.float32 else array.view(STORED[array.dtype])
+    return stored if flags.writeable else np.asarray(_Writeable(stored))
+
+
+class _Writeable(NamedTuple):
+    """A read-only array without its flag: numba compiles a kernel anew for each argument that has it."""
+
+    array: np.ndarray
+
+    @property
+    def __array_interface__(self):
+        interface = self.array.__array_interface__
+        return interface | {"data": (interface["data"][0], False)}
+
+
+def bias_bits(bias, weight):
+    """A bias as kernels are given it: where there is none an empty one, so that one compiled kernel serves both."""
+    return bits(np.empty(0, weight.dtype) if bias is None else bias)
 
 
 @intrinsic
@@ -100,3 +120,14 @@ def from_bits(typing_context, value):
         return builder.bitcast(arguments[0], FLOAT)
 
     return types.float32(types.uint32), generate
+
+
+@serial()
+def widen_rows(x):
+    """float32 (R, C) from rows (R, C) as stored."""
+    R, C = x.shape
+    wide = np.empty((R, C), np.float32)
+    for r in range(R):
+        for c in range(C):
+            wide[r, c] = widen(x[r, c])
+    return wide

@@ -18,6 +18,7 @@ from xplm.kernels.rope import rope_tables
 from xplm.layers.attention import Context
 from xplm.layers.block import block_fwd
 from xplm.layers.norm import norm_layer_fwd
+from xplm.layers.step import block_step, takes_steps
 from xplm.params import ParamSpec
 from xplm.precision import cast
 from xplm.rope_scaling import inverse_frequencies
@@ -109,8 +110,12 @@ def forward(
     """
     context = make_context(rt, config, ids.shape[1], cache, first, end)
     x, _ = embed_fwd(rt, params, ids, context)
+    is_step = takes_steps(rt, config, params, context)
     for layer in range(config.num_hidden_layers):
-        x, _ = block_fwd(rt, config, params, layer, x, context)
+        if is_step:
+            x = block_step(rt, config, params, layer, x, context)
+        else:
+            x, _ = block_fwd(rt, config, params, layer, x, context)
     if cache is not None:
         cache.advance(ids.shape[1])
 

@@ -1,0 +1,71 @@
+"""Norm, gated MLP and residual in one call. What it computes: `xplm.kernels.fusions.norm_mlp_residual`.
+
+Bytes: those of the three weights, 3 C F numbers; FLOPs: 2 B of each.
+"""
+
+import numpy as np
+from numba import prange
+
+from xplm.kernels.fusions import norm_mlp_residual as portable
+from xplm.kernels.swiglu import SATURATED
+from xplm_numpy.exp import exp
+from xplm_numpy.gemv import ROWS_PER_BLOCK, count_blocks, finish, multiply
+from xplm_numpy.jit import parallel, serial
+from xplm_numpy.kernels.norm_qkv_rope import normalise
+from xplm_numpy.narrow import bias_bits, bits, narrow, takes, widen
+
+
+def norm_mlp_residual(
+    x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, *, eps, wide=None
+):
+    T, C = x.shape[1:]
+    weights, biases = (gate_weight, up_weight, down_weight), (gate_bias, up_bias, down_bias)
+    if T != 1 or wide not in (None, np.float32) or not takes(x, norm, *weights, *biases):
+        return portable(x, norm, *weights, *biases, eps=eps, wide=wide)
+
+    y = np.empty(x.shape, x.dtype)
+    _compute(
+        bits(x).reshape(-1, C),
+        bits(norm),
+        *map(bits, weights),
+        *map(bias_bits, biases, weights),
+        np.float32(eps),
+        bits(y).reshape(-1, C),
+    )
+    return y
+
+
+@parallel()
+def _compute(x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, eps, y):
+    B, F = len(x), len(gate_weight)
+    n = normalise(x, norm, eps)
+    gate, up, hidden = (
+        np.empty((B, F), np.float32),
+        np.empty((B, F), np.float32),
+        np.empty((B, F), np.float32),
+    )
+    for unsigned in prange(count_blocks(gate_weight)):
+        block = np.int64(unsigned)
+        multiply(n, gate_weight, block, gate)
+        multiply(n, up_weight, block, up)
+        begin = block * ROWS_PER_BLOCK
+        for b in range(B):
+            for i in range(begin, min(F, begin + ROWS_PER_BLOCK)):
+                g, u = finish(gate, gate_bias, b, i, x), finish(up, up_bias, b, i, x)
+                e = exp(min(g, np.float32(SATURATED)))
+                hidden[b, i] = widen(narrow(g * (e / (np.float32(1.0) + e)) * u, x))
+
+    sums = np.empty((B, len(down_weight)), np.float32)
+    for unsigned in prange(count_blocks(down_weight)):
+        block = np.int64(unsigned)
+        multiply(hidden, down_weight, block, sums)
+        add_residual(sums, down_bias, block, x, y)
+
+
+@serial()
+def add_residual(sums, bias, block, x, y):
+    """y = x + products, in the columns of one block."""
+    begin = block * ROWS_PER_BLOCK
+    for b in range(len(y)):
+        for n in range(begin, min(y.shape[1], begin + ROWS_PER_BLOCK)):
+            y[b, n] = narrow(widen(x[b, n]) + finish(sums, bias, b, n, y), y)

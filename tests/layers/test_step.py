@@ -1,0 +1,90 @@
+"""A step against the block that it stands for."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.helpers import to_numpy
+from tests.tiny import VARIANTS, draw_ids, make_config, make_params
+from xplm.cache import KVCache
+from xplm.kernels import PORTABLE
+from xplm.layers.block import block_fwd
+from xplm.layers.step import block_step, takes_steps
+from xplm.models.decoder import embed_fwd, forward, make_context
+from xplm.runtime import make_runtime
+
+POLICIES = ["fp32", "bf16", "fp16", "bf16,cache=fp32", "fp32,param=bf16", "fp8", "bf16,matmul=fp8"]
+
+
+def start(backend, policy, *, kernels="portable", first=None, **changes):
+    """A model that has read three tokens of two rows: what its next block needs, given twice."""
+    rt = make_runtime(backend, policy, kernels)
+    config = make_config(**changes)
+    params = make_params(rt, config)
+    cache = KVCache.allocate(rt, config, batch=2, capacity=4)
+    ids = draw_ids(30, 2, 4)
+    forward(rt, config, params, backend_ids(rt, ids[:, :3]), cache, first=first)
+
+    def context():
+        return make_context(rt, config, 1, cache.fork(), first)
+
+    x, _ = embed_fwd(rt, params, backend_ids(rt, ids[:, 3:]), context())
+    return rt, config, params, x, context
+
+
+def backend_ids(rt, ids):
+    return rt.backend.from_host(np.ascontiguousarray(ids))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    "name", ["gqa", "head_dim", "attention_bias", "mlp_bias", "mistral", "yarn"]
+)
+def test_step_is_the_block_to_the_last_bit(numpy_backend, policy, name):
+    rt, config, params, x, context = start(numpy_backend, policy, **VARIANTS[name])
+    step, block = context(), context()
+    for layer in range(config.num_hidden_layers):
+        y = block_step(rt, config, params, layer, x, step)
+        x, _ = block_fwd(rt, config, params, layer, x, block)
+        np.testing.assert_array_equal(to_numpy(rt.backend, y), to_numpy(rt.backend, x))
+    for layer in range(config.num_hidden_layers):
+        none = rt.backend.xp.zeros((2, config.num_key_value_heads, 0, config.head_dim))
+        for a, b in zip(*[c.cache.write(layer, none, none) for c in (step, block)], strict=True):
+            np.testing.assert_array_equal(to_numpy(rt.backend, a), to_numpy(rt.backend, b))
+
+
+def test_step_is_the_block_on_every_backend_and_with_padding(backend):
+    rt, config, params, x, context = start(backend, "fp32", first=np.array([0, 2]))
+    y = block_step(rt, config, params, 0, x, context())
+    expected, _ = block_fwd(rt, config, params, 0, x, context())
+    np.testing.assert_array_equal(to_numpy(backend, y), to_numpy(backend, expected))
+
+
+def test_who_takes_steps(numpy_backend):
+    rt, config, params, _, context = start(numpy_backend, "fp32")
+    assert takes_steps(rt, config, params, context())
+    two = make_context(rt, config, 2, context().cache)
+    assert not takes_steps(rt, config, params, two)
+    assert not takes_steps(rt, config, params, make_context(rt, config, 1))
+    adapted = params | {
+        "model.layers.0.self_attn.q_proj.lora_A.weight": params["model.norm.weight"]
+    }
+    assert not takes_steps(rt, config, adapted, context())
+    assert not takes_steps(replace(rt, kernels=PORTABLE), config, params, context())
+    for policy in (
+        "fp64",
+        "bf16,norm=bf16",
+        "bf16,rope=bf16",
+        "bf16,softmax=bf16",
+        "fp32,norm=fp8",
+    ):
+        assert not takes_steps(make_runtime(numpy_backend, policy), config, params, context())
+    for kind in ("gpt2", "starcoder2"):
+        assert not takes_steps(rt, other_family(kind), params, context())
+
+
+def other_family(kind):
+    if kind == "starcoder2":
+        return make_config(model_type=kind)
+    return make_config(model_type=kind, n_embd=16, n_layer=2, n_head=4, n_positions=64, n_inner=24)
