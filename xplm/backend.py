@@ -8,6 +8,7 @@ them, and a package of anybody's can add one:
     mylib = "my_package:make_backend"      # make_backend(device: str) -> Backend
 """
 
+import logging
 import os
 import resource
 import sys
@@ -24,6 +25,9 @@ from xplm.typing import Array, DType, Namespace
 
 ENTRY_POINTS = "xplm.backends"
 """The group of entry points that a package names its backends in."""
+
+PROGRESS = logging.getLogger("xplm.progress")
+"""Where a backend says what it makes somebody wait for, in lines of level INFO. Nobody sees them who does not ask."""
 
 DEFAULT_BACKENDS = {"cpu": "numpy", "cuda": "cupy"}
 """The backend that `--device` means when `--backend` is not given."""

@@ -46,12 +46,15 @@ def multiply(x, weight, block, out):
 
 
 @serial()
+def with_bias(sums, bias, b, n):
+    """A product with its bias, if there is one."""
+    return sums[b, n] + widen(bias[n]) if len(bias) > 0 else sums[b, n]
+
+
+@serial()
 def finish(sums, bias, b, n, like):
-    """A product with its bias, if there is one, rounded as the array `like` stores it, and widened again."""
-    total = sums[b, n]
-    if len(bias) > 0:
-        total += widen(bias[n])
-    return widen(narrow(total, like))
+    """The same, rounded as the array `like` stores it, and widened again."""
+    return widen(narrow(with_bias(sums, bias, b, n), like))
 
 
 @serial()

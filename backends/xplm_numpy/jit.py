@@ -4,24 +4,43 @@ A kernel's inner loop is a function of NumPy arrays that numba compiles for this
 disk. Sums may be reassociated, so that they fill vector registers; NaN and infinity keep their meaning. The order of a
 sum depends on its length alone: work is cut into blocks of a fixed size and not by threads, so a result is the same,
 bit for bit, from run to run and for any number of threads.
+
+numba takes a compiled function for stale when the file that it stands in has changed. A kernel is made of functions of
+several files, so here all files of this package count.
 """
 
+import hashlib
 from collections.abc import Callable
-from functools import partial
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import caching, event
+
+from xplm.backend import PROGRESS
 
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 """What may change about float arithmetic: everything but NaN, infinity and approximate functions."""
 
-serial: Callable[..., Any] = partial(numba.njit, fastmath=FAST, error_model="numpy", cache=True)
-"""A loop for one thread: what is small, or called from inside another."""
+PACKAGE = Path(__file__).parent
 
-exact: Callable[..., Any] = partial(
-    numba.njit, fastmath={"contract"}, error_model="numpy", cache=True
-)
-"""A loop or a function in which the order of operations is the point: nothing is reassociated."""
+
+def serial(**options: Any) -> Callable[..., Any]:
+    """A loop for one thread: what is small, or called from inside another."""
+    compiled = numba.njit(**{"fastmath": FAST, "error_model": "numpy"} | options)
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        dispatcher: Any = compiled(function)
+        dispatcher._cache = KernelCache(function)  # what numba.njit(cache=True) does with its own
+        return dispatcher
+
+    return decorate
+
+
+def exact() -> Callable[..., Any]:
+    """A loop or a function in which the order of operations is the point: nothing is reassociated."""
+    return serial(fastmath={"contract"})
 
 
 def parallel() -> Callable[..., Any]:
@@ -36,3 +55,63 @@ def parallel() -> Callable[..., Any]:
         "fusion",
     )
     return serial(parallel={"prange": True} | dict.fromkeys(others, False))
+
+
+def source_stamp(package: Path) -> bytes:
+    """What changes when any source file of a package does."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
+    return digest.digest()
+
+
+@cache
+def _own_stamp() -> bytes:
+    return source_stamp(PACKAGE)
+
+
+class _OfPackage:
+    """Makes a locator of numba's take the whole package for a function's source."""
+
+    def get_source_stamp(self) -> bytes:
+        return _own_stamp()
+
+
+class _UserProvided(_OfPackage, caching.UserProvidedCacheLocator):
+    pass
+
+
+class _InTree(_OfPackage, caching.InTreeCacheLocator):
+    pass
+
+
+class _UserWide(_OfPackage, caching.UserWideCacheLocator):
+    pass
+
+
+class _KernelCacheImpl(caching.CompileResultCacheImpl):
+    _locator_classes = [_UserProvided, _InTree, _UserWide]  # noqa: RUF012
+
+
+class KernelCache(caching.FunctionCache):
+    """numba's cache of one function, on disk."""
+
+    _impl_class = _KernelCacheImpl
+
+
+class _Announcer(event.Listener):
+    """Says once that kernels are being compiled, for that takes seconds the first time."""
+
+    is_said = False
+
+    def on_start(self, compiling: event.Event) -> None:
+        function = compiling.data["dispatcher"].py_func
+        if not self.is_said and function.__module__.startswith(__package__):
+            self.is_said = True
+            PROGRESS.info("compiling kernels for this machine, once; it takes half a minute")
+
+    def on_end(self, compiling: event.Event) -> None:
+        pass
+
+
+event.register("numba:compile", _Announcer())

@@ -27,6 +27,9 @@ STORED = {
 }
 """What a kernel is given for each dtype that it takes."""
 
+FLOAT32 = np.dtype(np.float32)
+NO_BIAS = {dtype: np.empty(0, stored) for dtype, stored in STORED.items()}
+
 I16, I32 = ir.IntType(16), ir.IntType(32)
 HALF, FLOAT = ir.HalfType(), ir.FloatType()
 
@@ -38,11 +41,16 @@ def takes(*arrays):
 
 def bits(array):
     """The array as kernels are given it: dense, aligned, its narrow floats as integers."""
-    flags = array.flags
-    if not (flags.c_contiguous and flags.aligned):
+    if not array.flags.carray:
+        return _behaved(array)
+    return array if array.dtype is FLOAT32 else array.view(STORED[array.dtype])
+
+
+def _behaved(array):
+    if not (array.flags.c_contiguous and array.flags.aligned):
         array = np.array(array, order="C")
-    stored = array if array.dtype == np.float32 else array.view(STORED[array.dtype])
-    return stored if flags.writeable else np.asarray(_Writeable(stored))
+    stored = array.view(STORED[array.dtype])
+    return stored if stored.flags.writeable else np.asarray(_Writeable(stored))
 
 
 class _Writeable(NamedTuple):
@@ -58,7 +66,7 @@ class _Writeable(NamedTuple):
 
 def bias_bits(bias, weight):
     """A bias as kernels are given it: where there is none an empty one, so that one compiled kernel serves both."""
-    return bits(np.empty(0, weight.dtype) if bias is None else bias)
+    return NO_BIAS[weight.dtype] if bias is None else bits(bias)
 
 
 @intrinsic

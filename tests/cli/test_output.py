@@ -1,7 +1,10 @@
-"""What `--json` prints is JSON, which has no NaN and no infinity."""
+"""What `--json` prints is JSON, which has no NaN and no infinity; and what is said while a user waits."""
 
 import json
 
+import pytest
+
+from xplm.backend import PROGRESS
 from xplm.cli.output import Output, OutputFlags
 
 
@@ -15,3 +18,12 @@ def test_numbers_that_are_not_finite_are_null(capsys):
     Output(OutputFlags(as_json=True)).result(values)
     found = json.loads(capsys.readouterr().out, parse_constant=refuse)
     assert found == {"a": None, "b": [1.0, None, {"c": None}], "d": [None, "x", None, 3, True]}
+
+
+@pytest.mark.parametrize("is_quiet", [False, True])
+def test_what_a_backend_makes_users_wait_for_is_said_once_on_stderr(capsys, is_quiet):
+    Output(OutputFlags())  # of an earlier command in the same process
+    Output(OutputFlags(quiet=is_quiet, as_json=True))
+    PROGRESS.info("compiling")
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "" if is_quiet else "compiling\n")

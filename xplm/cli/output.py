@@ -1,6 +1,7 @@
 """What a command prints: text and results on stdout, everything about them on stderr."""
 
 import json
+import logging
 import math
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from xplm.backend import PROGRESS
 from xplm.generate.result import Timings
 
 CONTROLS = dict.fromkeys(c for c in (*range(0x20), *range(0x7F, 0xA0)) if chr(c) not in "\n\t")
@@ -37,6 +39,8 @@ class Output:
         """Follow the user's flags."""
         self.flags = flags
         self.stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+        PROGRESS.setLevel(logging.INFO)
+        PROGRESS.handlers = [_NoteHandler(self)]
 
     @property
     def shows_progress(self) -> bool:
@@ -71,6 +75,17 @@ class Output:
         """Print the JSON object, if it is asked for. A number that is not finite, which JSON lacks, is null."""
         if self.flags.as_json:
             print(json.dumps(plain(values), ensure_ascii=False, allow_nan=False), flush=True)
+
+
+class _NoteHandler(logging.Handler):
+    """Shows what a backend makes the user wait for."""
+
+    def __init__(self, out: Output) -> None:
+        super().__init__()
+        self._out = out
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._out.note(record.getMessage())
 
 
 def plain(value: Any) -> Any:

@@ -21,9 +21,9 @@ def takes_steps(rt: Runtime, config: DecoderConfig, params: Params, context: Con
     return (
         "norm_qkv_rope" in rt.kernels
         and context.cache is not None
-        and context.positions.shape[1] == 1
+        and context.cos is not None
+        and context.cos.shape[2] == 1
         and (config.norm, config.activation) == ("rms_norm", "swiglu")
-        and config.rope is not None
         and all(dtype == rt.backend.xp.float32 for dtype in islands)
         and not any("lora_A" in name for name in params)
     )

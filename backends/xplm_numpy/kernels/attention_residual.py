@@ -6,25 +6,25 @@ Bytes: the cache's (`xplm_numpy.attention_decode`) and C H D weights; FLOPs: 2 B
 import numpy as np
 from numba import prange
 
-from xplm.kernels.fusions import attention_residual as portable
+from xplm.kernels.fusions.attention_residual import attention_residual as portable
 from xplm_numpy.attention_decode import NO_PADDING, attend, cache_bits
 from xplm_numpy.gemv import count_blocks, multiply
 from xplm_numpy.jit import parallel
 from xplm_numpy.kernels.norm_mlp_residual import add_residual
-from xplm_numpy.narrow import bias_bits, bits, narrow, takes, widen
+from xplm_numpy.narrow import FLOAT32, bias_bits, bits, narrow, takes, widen
 
 
 def attention_residual(
     x, q, k, v, o_weight, o_bias, first, *, start, scale, window=None, wide=None
 ):
-    B, T, C = x.shape
-    if T != 1 or wide not in (None, np.float32) or not takes(x, q, k, v, o_weight, o_bias):
+    is_float32 = wide is None or wide == FLOAT32
+    if x.shape[1] != 1 or not is_float32 or not takes(x, q, k, v, o_weight, o_bias):
         options = {"start": start, "scale": scale, "window": window, "wide": wide}
         return portable(x, q, k, v, o_weight, o_bias, first, **options)
 
     y = np.empty(x.shape, x.dtype)
     _compute(
-        bits(x).reshape(B, C),
+        bits(x),
         bits(q),
         cache_bits(k),
         cache_bits(v),
@@ -34,7 +34,7 @@ def attention_residual(
         start,
         np.float32(scale),
         window or 0,
-        bits(y).reshape(B, C),
+        bits(y),
     )
     return y
 
@@ -49,7 +49,7 @@ def _compute(x, q, k, v, o_weight, o_bias, first, start, scale, window, y):
             for d in range(D):
                 rows[b, h * D + d] = widen(narrow(heads[b, h, 0, d], q))
 
-    sums = np.empty(y.shape, np.float32)
+    sums = np.empty((B, len(o_weight)), np.float32)
     for unsigned in prange(count_blocks(o_weight)):
         block = np.int64(unsigned)
         multiply(rows, o_weight, block, sums)

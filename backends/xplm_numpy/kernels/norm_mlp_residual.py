@@ -6,39 +6,40 @@ Bytes: those of the three weights, 3 C F numbers; FLOPs: 2 B of each.
 import numpy as np
 from numba import prange
 
-from xplm.kernels.fusions import norm_mlp_residual as portable
+from xplm.kernels.fusions.norm_mlp_residual import norm_mlp_residual as portable
 from xplm.kernels.swiglu import SATURATED
 from xplm_numpy.exp import exp
 from xplm_numpy.gemv import ROWS_PER_BLOCK, count_blocks, finish, multiply
 from xplm_numpy.jit import parallel, serial
 from xplm_numpy.kernels.norm_qkv_rope import normalise
-from xplm_numpy.narrow import bias_bits, bits, narrow, takes, widen
+from xplm_numpy.narrow import FLOAT32, bias_bits, bits, narrow, takes, widen
 
 
 def norm_mlp_residual(
     x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, *, eps, wide=None
 ):
-    T, C = x.shape[1:]
     weights, biases = (gate_weight, up_weight, down_weight), (gate_bias, up_bias, down_bias)
-    if T != 1 or wide not in (None, np.float32) or not takes(x, norm, *weights, *biases):
+    is_float32 = wide is None or wide == FLOAT32
+    if x.shape[1] != 1 or not is_float32 or not takes(x, norm, *weights, *biases):
         return portable(x, norm, *weights, *biases, eps=eps, wide=wide)
 
     y = np.empty(x.shape, x.dtype)
     _compute(
-        bits(x).reshape(-1, C),
+        bits(x),
         bits(norm),
         *map(bits, weights),
         *map(bias_bits, biases, weights),
         np.float32(eps),
-        bits(y).reshape(-1, C),
+        bits(y),
     )
     return y
 
 
 @parallel()
 def _compute(x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, eps, y):
-    B, F = len(x), len(gate_weight)
-    n = normalise(x, norm, eps)
+    B, _, C = x.shape
+    F = len(gate_weight)
+    n = normalise(x.reshape(B, C), norm, eps)
     gate, up, hidden = (
         np.empty((B, F), np.float32),
         np.empty((B, F), np.float32),
@@ -64,8 +65,8 @@ def _compute(x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, d
 
 @serial()
 def add_residual(sums, bias, block, x, y):
-    """y = x + products, in the columns of one block."""
+    """y = x + products, in the columns of one block.   x, y (B, 1, C)"""
     begin = block * ROWS_PER_BLOCK
     for b in range(len(y)):
-        for n in range(begin, min(y.shape[1], begin + ROWS_PER_BLOCK)):
-            y[b, n] = narrow(widen(x[b, n]) + finish(sums, bias, b, n, y), y)
+        for n in range(begin, min(y.shape[2], begin + ROWS_PER_BLOCK)):
+            y[b, 0, n] = narrow(widen(x[b, 0, n]) + finish(sums, bias, b, n, y), y)

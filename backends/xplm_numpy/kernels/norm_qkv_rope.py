@@ -7,32 +7,34 @@ hundred numbers, which one thread has done before a second has woken up.
 import numpy as np
 from numba import prange
 
-from xplm.kernels.fusions import norm_qkv_rope as portable
-from xplm_numpy.gemv import count_blocks, finish, multiply
+from xplm.kernels.fusions.norm_qkv_rope import norm_qkv_rope as portable
+from xplm_numpy.gemv import count_blocks, finish, multiply, with_bias
 from xplm_numpy.jit import parallel, serial
-from xplm_numpy.narrow import bias_bits, bits, narrow, takes, widen
+from xplm_numpy.narrow import FLOAT32, bias_bits, bits, narrow, takes, widen
 
 
 def norm_qkv_rope(
     x, norm, q_weight, k_weight, v_weight, q_bias, k_bias, v_bias, cos, sin, *, eps, wide=None
 ):
-    B, T, C = x.shape
+    B, T, _ = x.shape
     weights, biases = (q_weight, k_weight, v_weight), (q_bias, k_bias, v_bias)
-    is_float32 = cos.dtype == np.float32 and wide in (None, np.float32)
+    is_float32 = cos.dtype == FLOAT32 and (wide is None or wide == FLOAT32)
     if T != 1 or not is_float32 or not takes(x, norm, *weights, *biases):
         return portable(x, norm, *weights, *biases, cos, sin, eps=eps, wide=wide)
 
     half = cos.shape[-1]
     q, k, v = (np.empty((B, len(w) // (2 * half), 1, 2 * half), x.dtype) for w in weights)
     _project(
-        bits(x).reshape(B, C),
+        bits(x),
         bits(norm),
         *map(bits, weights),
         *map(bias_bits, biases, weights),
-        bits(cos).reshape(-1, half),
-        bits(sin).reshape(-1, half),
+        bits(cos),
+        bits(sin),
         np.float32(eps),
-        *(bits(y).reshape(B, -1) for y in (q, k, v)),
+        bits(q),
+        bits(k),
+        bits(v),
     )
     return q, k, v
 
@@ -56,8 +58,8 @@ def normalise(x, weight, eps):
 
 @parallel()
 def _project(x, norm, q_weight, k_weight, v_weight, q_bias, k_bias, v_bias, cos, sin, eps, q, k, v):
-    B = len(x)
-    n = normalise(x, norm, eps)
+    B, _, C = x.shape
+    n = normalise(x.reshape(B, C), norm, eps)
     q_sums = np.empty((B, len(q_weight)), np.float32)
     k_sums = np.empty((B, len(k_weight)), np.float32)
     v_sums = np.empty((B, len(v_weight)), np.float32)
@@ -74,22 +76,23 @@ def _project(x, norm, q_weight, k_weight, v_weight, q_bias, k_bias, v_bias, cos,
         else:
             multiply(n, v_weight, block - k_end, v_sums)
 
-    _rotate(q_sums, q_bias, cos, sin, q)
-    _rotate(k_sums, k_bias, cos, sin, k)
+    _rotate(q_sums, q_bias, cos, sin, q.reshape(q_sums.shape))
+    _rotate(k_sums, k_bias, cos, sin, k.reshape(k_sums.shape))
+    values = v.reshape(v_sums.shape)
     for b in range(B):
-        for i in range(v.shape[1]):
-            v[b, i] = narrow(finish(v_sums, v_bias, b, i, v), v)
+        for i in range(values.shape[1]):
+            values[b, i] = narrow(with_bias(v_sums, v_bias, b, i), v)
 
 
 @serial()
 def _rotate(sums, bias, cos, sin, y):
-    """y (B, heads D) from the products of a projection; cos, sin (B or 1, D/2)."""
-    half = cos.shape[1]
+    """y (B, heads D) from the products of a projection; cos, sin (B or 1, 1, 1, D/2)."""
+    half = cos.shape[3]
     for b in range(len(y)):
         row = b if len(cos) > 1 else 0
         for begin in range(0, y.shape[1], 2 * half):
             for i in range(half):
                 y1 = finish(sums, bias, b, begin + i, y)
                 y2 = finish(sums, bias, b, begin + half + i, y)
-                y[b, begin + i] = narrow(y1 * cos[row, i] - y2 * sin[row, i], y)
-                y[b, begin + half + i] = narrow(y2 * cos[row, i] + y1 * sin[row, i], y)
+                y[b, begin + i] = narrow(y1 * cos[row, 0, 0, i] - y2 * sin[row, 0, 0, i], y)
+                y[b, begin + half + i] = narrow(y2 * cos[row, 0, 0, i] + y1 * sin[row, 0, 0, i], y)

@@ -1,0 +1,1 @@
+"""What NumPy's backend has of its own: fused kernels, and how they are compiled."""

@@ -1,0 +1,64 @@
+"""Kernels on disk: when they are taken for stale, and what is said while they are compiled."""
+
+import subprocess
+import sys
+
+import numpy as np
+from xplm_numpy.exp import exp
+from xplm_numpy.jit import KernelCache, serial, source_stamp
+
+WITH_A_HELPER = """
+import logging, sys
+sys.path.insert(0, {folder!r})
+import xplm_numpy.jit as jit
+jit._own_stamp = lambda: jit.source_stamp(jit.Path({folder!r}))
+import kernel
+print(kernel.run(1), kernel.run._cache_hits[(jit.numba.int64,)] if kernel.run._cache_hits else 0)
+"""
+
+
+def test_any_file_changes_the_stamp(tmp_path):
+    (tmp_path / "inner").mkdir()
+    for name, text in (("a.py", "x = 1"), ("inner/b.py", "y = 1")):
+        (tmp_path / name).write_text(text)
+    first = source_stamp(tmp_path)
+    assert source_stamp(tmp_path) == first
+    (tmp_path / "inner" / "b.py").write_text("y = 2")
+    second = source_stamp(tmp_path)
+    (tmp_path / "inner" / "b.py").rename(tmp_path / "inner" / "c.py")
+    assert len({first, second, source_stamp(tmp_path)}) == 3
+
+
+def test_a_kernel_is_compiled_anew_when_a_function_of_another_file_has_changed(tmp_path):
+    (tmp_path / "helper.py").write_text(
+        "from xplm_numpy.jit import serial\n@serial()\ndef add(x):\n    return x + 1\n"
+    )
+    (tmp_path / "kernel.py").write_text(
+        "from helper import add\nfrom xplm_numpy.jit import serial\n"
+        "@serial()\ndef run(x):\n    return add(x)\n"
+    )
+
+    def run():
+        program = WITH_A_HELPER.format(folder=str(tmp_path))
+        command = [sys.executable, "-c", program]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+    assert run() == ["2", "0"]
+    assert run() == ["2", "1"]  # from the disk
+    helper = tmp_path / "helper.py"
+    helper.write_text(helper.read_text().replace("+ 1", "+ 5"))
+    assert run() == ["6", "0"]
+
+
+def test_every_kernel_is_kept_on_disk():
+    assert isinstance(exp._cache, KernelCache)
+    assert isinstance(serial()(lambda x: x)._cache, KernelCache)
+
+
+def test_exp_is_within_a_unit_of_the_last_place():
+    x = np.linspace(-87.2, 88.2, 20001).astype(np.float32)
+    y = np.array([exp(value) for value in x])
+    true = np.exp(x.astype(np.float64))
+    assert np.max(np.abs(y - true) / np.spacing(true.astype(np.float32))) <= 1.0
+    specials = [exp(np.float32(value)) for value in (0.0, -np.inf, -200.0, np.inf, np.nan)]
+    np.testing.assert_array_equal(specials, [1.0, 0.0, 0.0, np.inf, np.nan])

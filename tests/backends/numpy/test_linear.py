@@ -1,0 +1,84 @@
+"""The fused linear map, by registers and by BLAS, against its definition."""
+
+import numba
+import numpy as np
+import pytest
+from xplm_numpy.kernels import FUSED
+from xplm_numpy.kernels import linear as fused
+
+from tests.kernels.fusions.bounds import assert_within, draw, linear, stored
+from xplm.kernels.linear import linear_fwd
+
+PAIRS = [
+    ("float32", "float32"),
+    ("bfloat16", "bfloat16"),
+    ("float16", "float16"),
+    ("float32", "bfloat16"),
+    ("bfloat16", "float32"),
+]
+
+
+def make_arguments(dtypes, rows, N, C, bias=True):
+    rng = np.random.default_rng(60)
+    x = draw(rng, dtypes[0], *rows, C)
+    weight = draw(rng, dtypes[1], N, C, scale=C**-0.5)
+    return x, weight, draw(rng, dtypes[1], N) if bias else None
+
+
+@pytest.mark.parametrize("dtypes", PAIRS, ids="-".join)
+@pytest.mark.parametrize(
+    "rows", [(1,), (2,), (3, 1), (4,), (7,), (2, 8), (17,), (3, 40), (0, 4)], ids=str
+)
+@pytest.mark.parametrize(("N", "C"), [(1, 1), (9, 33), (24, 64)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_is_what_it_is_by_definition(dtypes, rows, N, C, bias):
+    x, weight, b = make_arguments(dtypes, rows, N, C, bias)
+    y, saved = FUSED["linear_fwd"](x, weight, b)
+    assert_within(y, linear(stored(x), weight, b))
+    assert saved.x is x
+    assert saved.weight is weight
+    assert saved.bias is b
+
+
+def test_narrow_weights_beyond_one_block(monkeypatch):
+    x, weight, bias = make_arguments(("bfloat16", "bfloat16"), (20,), 50, 16)
+    monkeypatch.setattr(fused, "BLOCK_NUMBERS", 7 * 16)
+    y, _ = FUSED["linear_fwd"](x, weight, bias)
+    assert_within(y, linear(stored(x), weight, bias))
+
+
+@pytest.mark.parametrize("dtypes", PAIRS, ids="-".join)
+def test_threads_and_runs_change_no_bit(dtypes):
+    before = numba.get_num_threads()
+    x, weight, bias = make_arguments(dtypes, (6,), 100, 130)
+    results = []
+    for n in (1, min(2, numba.config.NUMBA_NUM_THREADS), before):
+        numba.set_num_threads(n)
+        results.append(FUSED["linear_fwd"](x, weight, bias)[0])
+    numba.set_num_threads(before)
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
+
+
+def test_what_is_not_taken_on_is_the_portable_kernels():
+    x, weight, bias = make_arguments(("float32", "float32"), (2,), 8, 6)
+    wide = [a.astype(np.float64) for a in (x, weight, bias)]
+    transposed = np.asfortranarray(weight)
+    for arguments in (wide, (x, transposed, bias)):
+        np.testing.assert_array_equal(FUSED["linear_fwd"](*arguments)[0], linear_fwd(*arguments)[0])
+
+
+def test_overflow_nan_and_ties_round_as_numpy_rounds():
+    specials = np.array([[np.inf], [-np.inf], [np.nan], [1e38], [70000.0]], np.float32)
+    one = np.ones((1, 1), np.float32)
+    for dtype in (np.float16, "bfloat16"):
+        with np.errstate(over="ignore"):
+            narrow = specials.astype(dtype)
+        x = np.ones((1, 1), narrow.dtype)
+        y, _ = FUSED["linear_fwd"](x, specials)
+        np.testing.assert_array_equal(y[0].astype(np.float32), narrow[:, 0].astype(np.float32))
+        ties = np.array([[1 + 2.0**-9], [1 + 3 * 2.0**-9], [1 + 2.0**-12]], np.float32)
+        y, _ = FUSED["linear_fwd"](x, ties)
+        np.testing.assert_array_equal(y[0], ties.astype(dtype)[:, 0])
+    y, _ = FUSED["linear_fwd"](one, specials)
+    np.testing.assert_array_equal(y[0], specials[:, 0])
