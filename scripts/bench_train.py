@@ -37,7 +37,7 @@ from xplm.train.trial import RandomVocabulary, draw_batches, make_step
 LR, CLIP, BETA1, BETA2, WEIGHT_DECAY = 1e-3, 1.0, 0.9, 0.99, 0.1
 SAME_LOSS = 1e-4  # relative: float32 sums of a few million terms in another order
 MACHINE_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # BLAS is to choose its own kernel
-SYSTEMS = ("xplm, portable kernels", "xplm, fused kernels", "torch eager")
+SYSTEMS = ("xplm, portable kernels", "xplm, fused kernels", "torch eager", "torch.compile")
 
 Step = Callable[[], float]
 """Takes a training step; returns its loss."""
@@ -75,7 +75,7 @@ def xplm_step(sizes: argparse.Namespace, kernels: str) -> Step:
     return lambda: step().loss
 
 
-def torch_step(sizes: argparse.Namespace) -> Step:
+def torch_step(sizes: argparse.Namespace, is_compiled: bool) -> Step:
     """PyTorch's step, of transformers' Llama."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -94,9 +94,10 @@ def torch_step(sizes: argparse.Namespace) -> Step:
     ]
     optimizer = torch.optim.AdamW(groups, lr=LR, betas=(BETA1, BETA2), fused=True)
     x, y = torch.tensor(batch.ids), torch.tensor(batch.targets)
+    forward = torch.compile(model) if is_compiled else model
 
     def step() -> float:
-        logits = model(x).logits
+        logits = forward(x).logits
         loss = torch.nn.functional.cross_entropy(logits.view(-1, sizes.vocab), y.view(-1))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -112,7 +113,8 @@ def serve(index: int, sizes: argparse.Namespace) -> None:
     makers: tuple[Callable[[], Step], ...] = (
         lambda: xplm_step(sizes, "portable"),
         lambda: xplm_step(sizes, "fused"),
-        lambda: torch_step(sizes),
+        lambda: torch_step(sizes, is_compiled=False),
+        lambda: torch_step(sizes, is_compiled=True),
     )
     step = makers[index]()
     for _ in sys.stdin:
@@ -125,7 +127,9 @@ def start(index: int) -> "subprocess.Popen[str]":
     """A system's process."""
     threads = sys.argv[sys.argv.index("--threads") + 1] if "--threads" in sys.argv else "2"
     environment = {k: v for k, v in os.environ.items() if k not in MACHINE_VARIABLES}
-    environment |= dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), threads)
+    environment |= dict.fromkeys(
+        ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), threads
+    )
     return subprocess.Popen(
         [sys.executable, __file__, *sys.argv[1:], "--serve", str(index)],
         env=environment,
@@ -164,6 +168,7 @@ def main() -> None:
         ("seed", 0),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--compile", action="store_true", help="torch.compile too")
     parser.add_argument("--json", type=Path, help="write every run here")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -171,14 +176,16 @@ def main() -> None:
         serve(arguments.serve, arguments)
         return
 
-    processes = [start(index) for index in range(len(SYSTEMS))]
+    systems = SYSTEMS if arguments.compile else SYSTEMS[:-1]
+    eager = systems.index("torch eager")
+    processes = [start(index) for index in range(len(systems))]
     losses = [take_step(process)[0] for process in processes]  # also the warm-up
-    if max(abs(loss - losses[-1]) for loss in losses) > SAME_LOSS * losses[-1]:
-        sys.exit(f"error: the first losses differ: {dict(zip(SYSTEMS, losses, strict=True))}")
-    print(f"first loss: {losses[-1]:.6f} in all, within {SAME_LOSS:g}\n")
+    if max(abs(loss - losses[eager]) for loss in losses) > SAME_LOSS * losses[eager]:
+        sys.exit(f"error: the first losses differ: {dict(zip(systems, losses, strict=True))}")
+    print(f"first loss: {losses[eager]:.6f} in all, within {SAME_LOSS:g}\n")
 
-    seconds: list[list[float]] = [[] for _ in SYSTEMS]
-    order = [*range(len(SYSTEMS)), *reversed(range(len(SYSTEMS)))]
+    seconds: list[list[float]] = [[] for _ in systems]
+    order = [*range(len(systems)), *reversed(range(len(systems)))]
     for index in order * arguments.cycles:
         seconds[index].append(take_step(processes[index])[1])
     for process in processes:
@@ -190,9 +197,9 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     print("| system | ms a step | tokens/s | time / torch eager |")
     print("|---|---|---|---|")
-    for name, median, runs in zip(SYSTEMS, medians, seconds, strict=True):
+    for name, median, runs in zip(systems, medians, seconds, strict=True):
         speed = arguments.batch * arguments.context / median
-        print(f"| {name} | {1e3 * median:.0f} | {speed:.0f} | {median / medians[-1]:.2f} |")
+        print(f"| {name} | {1e3 * median:.0f} | {speed:.0f} | {median / medians[eager]:.2f} |")
         rows.append({"system": name, "step_seconds": median, "tokens_per_s": speed, "runs": runs})
     if arguments.json:
         settings = {k: v for k, v in vars(arguments).items() if k not in ("json", "serve")}

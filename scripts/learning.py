@@ -104,7 +104,7 @@ class Child(NamedTuple):
 def run(plan: argparse.Namespace, *command: str) -> Child:
     """Run a command of this Python whose last line is JSON."""
     environment = {k: v for k, v in os.environ.items() if k not in MACHINE_VARIABLES}
-    threads = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+    threads = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
     environment |= dict.fromkeys(threads, str(plan.threads))
     started = perf_counter()
     process = subprocess.Popen(

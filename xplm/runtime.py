@@ -31,6 +31,10 @@ class Runtime:
         """Spread the table out, so that a layer reads `rt.ops.rms_norm_fwd(...)`."""
         object.__setattr__(self, "ops", SimpleNamespace(**self.kernels))
 
+    def fused(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """What the table has under the name of a function that is no kernel of a layer; the function, if nothing."""
+        return self.kernels.get(function.__name__, function)
+
     @property
     def table_dtype(self) -> np.dtype | Format:
         """What host tables of the rope island are rounded to: its format where it is emulated."""

@@ -10,6 +10,7 @@ import numpy as np
 from xplm.backend import Backend, host_memory
 from xplm.errors import BackendError
 from xplm.precision import HOST_DTYPES
+from xplm_numpy.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ def make_backend(device: str) -> Backend:
     """
     if device != "cpu":
         raise BackendError(f'backend "numpy" computes on the CPU; got --device {device}; use cpu')
+    keep_freed_memory()
     return Backend(
         name="numpy",
         device_name="cpu",

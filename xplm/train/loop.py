@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from math import inf, isfinite
+from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -83,7 +83,9 @@ class Trainer:
         self._speeds: deque[tuple[int, float]] = deque(maxlen=RECENT_STEPS)  # (tokens, seconds)
         self._evaluation: Evaluation | None = None
         self._draws = can_draw()
-        self._drawn_at = -inf  # on the clock
+        self._drawn_at = (
+            perf_counter()
+        )  # a run that is over before the first drawing has its last alone
         self._is_drawn = False  # as far as the metrics go
 
     def run(self) -> Iterator[Progress]:

@@ -89,7 +89,7 @@ def train_step(
     with np.errstate(over="ignore", invalid="ignore"):  # the norm tells of both
         loss, grads = _loss_and_grads(task, state, batches, n_targets)
         grads = unscale(grads, state.scale.scale)
-        grads, norm = clip_by_global_norm(grads, task.clip)
+        grads, norm = task.rt.fused(clip_by_global_norm)(grads, task.clip)
     mean_loss, grad_norm = (float(task.rt.backend.to_host(number)) for number in (loss, norm))
     report = StepReport(mean_loss, grad_norm, lr, n_targets, n_tokens, not isfinite(grad_norm))
 

@@ -54,7 +54,7 @@ def make_task(
         config=config,
         specs=trained,
         frozen=frozen,
-        optimizer=optimizer,
+        optimizer=replace(optimizer, rule=rt.fused(optimizer.rule)),
         options=optimizer.make_options(recipe.optimizer.options),
         schedule=make_schedule(
             schedule.kind,

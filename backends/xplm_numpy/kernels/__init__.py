@@ -6,20 +6,54 @@ What a fused kernel does not take on (another dtype, an island given up) it hand
 from collections.abc import Callable
 from typing import Any
 
+from xplm_numpy.kernels.adamw import adam_rule, adamw_rule
+from xplm_numpy.kernels.attention import attention_bwd, attention_fwd
 from xplm_numpy.kernels.attention_residual import attention_residual
+from xplm_numpy.kernels.clip import clip_by_global_norm
+from xplm_numpy.kernels.cross_entropy import cross_entropy_bwd, cross_entropy_fwd
+from xplm_numpy.kernels.dropout import dropout_bwd, dropout_fwd
+from xplm_numpy.kernels.embedding import embedding_bwd
+from xplm_numpy.kernels.gelu import gelu_bwd, gelu_fwd
+from xplm_numpy.kernels.layer_norm import layer_norm_bwd, layer_norm_fwd
 from xplm_numpy.kernels.linear import linear_fwd
+from xplm_numpy.kernels.linear_cross_entropy import (
+    linear_cross_entropy_bwd,
+    linear_cross_entropy_fwd,
+)
 from xplm_numpy.kernels.norm_mlp_residual import norm_mlp_residual
 from xplm_numpy.kernels.norm_qkv_rope import norm_qkv_rope
 from xplm_numpy.kernels.rms_norm import rms_norm_bwd, rms_norm_fwd
+from xplm_numpy.kernels.rope import rope_bwd, rope_fwd
+from xplm_numpy.kernels.swiglu import swiglu_bwd, swiglu_fwd
 
 FUSED: dict[str, Callable[..., Any]] = {
     kernel.__name__: kernel
     for kernel in (
+        attention_fwd,
+        attention_bwd,
+        cross_entropy_fwd,
+        cross_entropy_bwd,
+        dropout_fwd,
+        dropout_bwd,
+        embedding_bwd,
+        gelu_fwd,
+        gelu_bwd,
+        layer_norm_fwd,
+        layer_norm_bwd,
         linear_fwd,
+        linear_cross_entropy_fwd,
+        linear_cross_entropy_bwd,
         rms_norm_fwd,
         rms_norm_bwd,
+        rope_fwd,
+        rope_bwd,
+        swiglu_fwd,
+        swiglu_bwd,
         norm_qkv_rope,
         attention_residual,
         norm_mlp_residual,
+        adam_rule,
+        adamw_rule,
+        clip_by_global_norm,
     )
 }

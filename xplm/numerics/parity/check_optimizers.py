@@ -7,6 +7,8 @@ what rounding may do (`compare` has the argument, and the factor). Masters are f
 policy.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from xplm.config import DecoderConfig
@@ -84,7 +86,8 @@ def check_optimizer(
             }  # fmt: skip
 
         state = OptimizerState(STEP, put(moments, OPERATIONS))
-        new_params, state = optimizer.update(
+        own = replace(optimizer, rule=rt.fused(optimizer.rule))
+        new_params, state = own.update(
             put(params, 2), put(grads, OPERATIONS), state, specs, lr=LR, options=options
         )
         return {key: to_host(rt, array) for key, array in (new_params | state.moments).items()}

@@ -1,0 +1,357 @@
+"""Causal grouped-query attention, fused. Derivation and signatures: `xplm.kernels.attention`.
+
+Scores exist for one block of 64 queries and 64 keys at a time. Going forward, a block of queries keeps of each row the
+maximum m, the sum l of exp(score - m) and the unfinished y; where a block of keys raises m, both are scaled down:
+
+    m' = max(m, max(s)),  a = exp(m - m'),  p = exp(s - m'),  l' = a l + sum(p),  y' = a y + p v
+
+Going back, scores are made again from q and k, and p = exp(s - lse). Blocks that causality or the window hide are
+never visited, nor is the part of a block right of the diagonal.
+
+Sources: Milakov and Gimelshein, "Online normalizer calculation for softmax", arXiv:1805.02867, algorithm 3; Dao et al.,
+"FlashAttention", arXiv:2205.14135, algorithms 1 and 4.
+
+FLOPs of a visible pair of query and key: 4 D forward, 10 D backward, and an exponential each. Bytes: each operand is
+read once and copied, widened to float32 and padded to whole tiles; what is not a sum over keys stays in cache.
+A head going forward, and a key/value head going back, is one thread's: the order of sums depends on shapes alone.
+"""
+
+import numpy as np
+from numba import prange
+
+from xplm.kernels import attention as portable
+from xplm.kernels.attention import AttentionSaved
+from xplm_numpy.attention_decode import NO_PADDING, attend, cache_bits
+from xplm_numpy.exp import exp
+from xplm_numpy.jit import parallel, serial
+from xplm_numpy.narrow import STORED, bits, narrow, takes, widen
+from xplm_numpy.tile import COLUMNS, ROWS, add_product
+
+BLOCK = 64
+"""Queries, and keys, of a block of scores: 16 KiB of float32."""
+
+FEW_QUERIES = 4
+"""Queries up to which a cache is attended to as in decoding."""
+
+LOWEST = np.float32(-np.inf)
+
+
+def attention_fwd(q, k, v, first=None, *, start, scale, window=None, wide=None):
+    if not takes(q, k, v) or wide not in (None, np.float32):
+        return portable.attention_fwd(
+            q, k, v, first, start=start, scale=scale, window=window, wide=wide
+        )
+    B, H, T, D = q.shape
+    if start > 0 and T <= FEW_QUERIES:  # decoding: the cache is read once, and nothing is copied
+        padding = NO_PADDING if first is None else first
+        keys, values = cache_bits(k), cache_bits(v)
+        sums, lse = attend(bits(q), keys, values, padding, start, np.float32(scale), window or 0)
+        y = sums.astype(q.dtype, copy=False)
+        return y, AttentionSaved(q, k, v, first, y, lse, start, scale, window)
+
+    y = np.empty((B, T, H, D), q.dtype).transpose(0, 2, 1, 3)  # heads joined again cost no copy
+    lse = np.empty((B, H, T), np.float32)
+    lowest = _lowest_slots(B, T, first, start, window)
+    _forward(_bits(q), _bits(k), _bits(v), lowest, start, np.float32(scale), _bits(y), lse)
+    return y, AttentionSaved(q, k, v, first, y, lse, start, scale, window)
+
+
+def attention_bwd(dy, saved):
+    q, k, v, first, y, lse, start, scale, window = saved
+    if not takes(dy, q, k, v, y) or lse.dtype != np.float32:
+        return portable.attention_bwd(dy, saved)
+
+    def like(x):
+        B, heads, length, D = x.shape
+        return np.empty((B, length, heads, D), x.dtype).transpose(0, 2, 1, 3)
+
+    dq, dk, dv = like(q), like(k), like(v)
+    lowest = _lowest_slots(q.shape[0], q.shape[2], first, start, window)
+    arrays = [_bits(x) for x in (dy, q, k, v, y)]
+    gradients = [_bits(x) for x in (dq, dk, dv)]
+    _backward(*arrays, lse, lowest, start, np.float32(scale), *gradients)
+    return dq, dk, dv, None
+
+
+def _bits(x):
+    """The numbers as kernels are given them, wherever they lie."""
+    return x if x.dtype == np.float32 else x.view(STORED[x.dtype])
+
+
+def _lowest_slots(B, T, first, start, window):
+    """The first slot that each query sees (B, T); the last is its own."""
+    lowest = np.zeros((B, T), np.int64) if first is None else np.maximum(first, 0).astype(np.int64)
+    if window is not None:
+        lowest = np.maximum(lowest, np.arange(start - window + 1, start - window + 1 + T))
+    return lowest
+
+
+@parallel()
+def _forward(q, k, v, lowest, start, scale, y, lse):
+    B, H, T, D = q.shape
+    K = k.shape[1]
+    S = start + T
+    width = _whole(D, COLUMNS)
+    n_rows, n_keys = _whole(T, BLOCK) // BLOCK, _whole(S, BLOCK) // BLOCK
+
+    columns = np.empty((B * K, n_keys, width, BLOCK), np.float32)  # k^T, a block at a time
+    values = np.empty((B * K, n_keys, BLOCK, width), np.float32)
+    for unit in prange(B * K * n_keys):
+        _copy_block(np.int64(unit), k, v, S, columns, values)
+    for unit in prange(B * H * n_rows):
+        _attend(np.int64(unit), q, columns, values, lowest, start, scale, y, lse)
+
+
+@serial()
+def _copy_block(unit, k, v, S, columns, values):
+    """A block of one key/value head."""
+    n_keys = columns.shape[1]
+    head, j = unit // n_keys, unit % n_keys
+    b, kv = head // k.shape[1], head % k.shape[1]
+    _copy_columns(k[b, kv], j * BLOCK, S, columns[head, j])
+    _copy_rows(v[b, kv], j * BLOCK, S, np.float32(1.0), values[head, j])
+
+
+@serial()
+def _attend(unit, all_q, all_columns, all_values, all_lowest, start, scale, all_y, all_lse):
+    """A block of one head's queries against all keys that they see."""
+    B, H, T, D = all_q.shape
+    n_rows = _whole(T, BLOCK) // BLOCK
+    b, h, begin = unit // n_rows // H, unit // n_rows % H, unit % n_rows * BLOCK
+    head = (b * H + h) * (len(all_columns) // B) // H
+    q, y, lse, lowest = all_q[b, h], all_y[b, h], all_lse[b, h], all_lowest[b]
+    columns, values = all_columns[head], all_values[head]
+
+    width = values.shape[2]
+    n = min(BLOCK, len(q) - begin)
+    rows = _whole(n, ROWS)
+    queries = np.empty((BLOCK, width), np.float32)
+    _copy_rows(q, begin, len(q), scale, queries)
+    scores = np.empty((BLOCK, BLOCK), np.float32)
+    sums = np.zeros((BLOCK, width), np.float32)
+    highest = np.full(BLOCK, LOWEST, np.float32)
+    totals = np.zeros(BLOCK, np.float32)
+
+    for j in range(_lowest_block(lowest, begin, n), (start + begin + n - 1) // BLOCK + 1):
+        reach = start + begin - j * BLOCK  # row r sees columns up to reach + r
+        seen = min(BLOCK, _whole(reach + n, COLUMNS))
+        _fill(scores, 0.0)
+        _add_visible(queries, columns[j], scores, rows, width, reach)
+        _hide(scores, lowest, begin, n, j * BLOCK, reach)
+        _exponentiate(scores, n, seen, highest, totals, sums)
+        _add_seen(scores, values[j], sums, rows, seen, reach)
+
+    for r in range(n):
+        total = totals[r]
+        sees = lowest[begin + r] <= start + begin + r
+        lse[begin + r] = highest[r] + np.log(total) if sees else LOWEST
+        scale_back = np.float32(1.0) / total if sees else np.float32(0.0)
+        for d in range(D):
+            y[begin + r, d] = narrow(sums[r, d] * scale_back, y)
+
+
+@parallel()
+def _backward(dy, q, k, v, y, lse, lowest, start, scale, dq, dk, dv):
+    for unit in prange(k.shape[0] * k.shape[1]):
+        _attend_back(np.int64(unit), dy, q, k, v, y, lse, lowest, start, scale, dq, dk, dv)
+
+
+@serial()
+def _attend_back(
+    unit, all_dy, all_q, all_k, all_v, all_y, all_lse, all_lowest, start, scale, all_dq, all_dk, all_dv
+):  # fmt: skip
+    """One key/value head, and the query heads that read it, one after another."""
+    _, H, T, D = all_q.shape
+    _, K, S, _ = all_k.shape
+    G = H // K
+    b, kv = unit // K, unit % K
+    k, v, lowest, dk, dv = all_k[b, kv], all_v[b, kv], all_lowest[b], all_dk[b, kv], all_dv[b, kv]
+    width = _whole(D, COLUMNS)
+    n_keys = _whole(S, BLOCK) // BLOCK
+    key_columns = np.empty((n_keys, width, BLOCK), np.float32)  # k^T and v^T, a block at a time
+    value_columns = np.empty((n_keys, width, BLOCK), np.float32)
+    keys = np.empty((n_keys, BLOCK, width), np.float32)
+    for j in range(n_keys):
+        _copy_columns(k, j * BLOCK, S, key_columns[j])
+        _copy_columns(v, j * BLOCK, S, value_columns[j])
+        _copy_rows(k, j * BLOCK, S, np.float32(1.0), keys[j])
+
+    queries = np.empty((BLOCK, width), np.float32)
+    dys = np.empty((BLOCK, width), np.float32)
+    dqueries = np.empty((BLOCK, width), np.float32)
+    probs, dscores = np.empty((BLOCK, BLOCK), np.float32), np.empty((BLOCK, BLOCK), np.float32)
+    delta = np.empty(BLOCK, np.float32)
+    dkeys = np.zeros((n_keys, BLOCK, width), np.float32)
+    dvalues = np.zeros((n_keys, BLOCK, width), np.float32)
+    for h in range(kv * G, (kv + 1) * G):
+        q, dy, y, lse, dq = all_q[b, h], all_dy[b, h], all_y[b, h], all_lse[b, h], all_dq[b, h]
+        for begin in range(0, T, BLOCK):
+            n = min(BLOCK, T - begin)
+            rows = _whole(n, ROWS)
+            _copy_rows(q, begin, T, scale, queries)
+            _copy_rows(dy, begin, T, np.float32(1.0), dys)
+            _row_products(dy, y, begin, n, delta)
+            _fill(dqueries, 0.0)
+
+            for j in range(_lowest_block(lowest, begin, n), (start + begin + n - 1) // BLOCK + 1):
+                reach = start + begin - j * BLOCK
+                seen = min(BLOCK, _whole(reach + n, COLUMNS))
+
+                # P = exp(scale q k^T - lse)
+                _fill(probs, 0.0)
+                _add_visible(queries, key_columns[j], probs, rows, width, reach)
+                _hide(probs, lowest, begin, n, j * BLOCK, reach)
+                _exponentiate_back(probs, lse, begin, n, seen)
+
+                # y = P v
+                _add_transposed(probs, dys, dvalues[j], n, seen, reach)
+                _fill(dscores, 0.0)
+                _add_visible(dys, value_columns[j], dscores, rows, width, reach)
+
+                # P = softmax(S),  S = (scale q) k^T
+                for r in range(n):
+                    for c in range(seen):
+                        dscores[r, c] = probs[r, c] * (dscores[r, c] - delta[r])
+                _add_seen(dscores, keys[j], dqueries, rows, seen, reach)
+                _add_transposed(dscores, queries, dkeys[j], n, seen, reach)
+
+            for r in range(n):
+                for d in range(D):
+                    dq[begin + r, d] = narrow(dqueries[r, d] * scale, dq)
+
+    for s in range(S):
+        for d in range(D):
+            dk[s, d] = narrow(dkeys[s // BLOCK, s % BLOCK, d], dk)
+            dv[s, d] = narrow(dvalues[s // BLOCK, s % BLOCK, d], dv)
+
+
+@serial()
+def _whole(n, size):
+    """n rounded up to a multiple."""
+    return -(-n // size) * size
+
+
+@serial()
+def _fill(block, number):
+    for r in range(block.shape[0]):
+        for c in range(block.shape[1]):
+            block[r, c] = np.float32(number)
+
+
+@serial()
+def _lowest_block(lowest, begin, n):
+    """The first block of keys that any of n queries sees."""
+    slot = lowest[begin]
+    for r in range(1, n):
+        slot = min(slot, lowest[begin + r])
+    return slot // BLOCK
+
+
+@serial()
+def _copy_rows(x, begin, end, scale, block):
+    """Rows from `begin` on, before `end`, widened and scaled; zeros where there are none."""
+    D = x.shape[1]
+    _fill(block, 0.0)
+    for r in range(min(len(block), end - begin)):
+        for d in range(D):
+            block[r, d] = widen(x[begin + r, d]) * scale
+
+
+@serial()
+def _copy_columns(x, begin, end, block):
+    """The same rows as columns."""
+    D = x.shape[1]
+    _fill(block, 0.0)
+    for r in range(min(block.shape[1], end - begin)):
+        for d in range(D):
+            block[d, r] = widen(x[begin + r, d])
+
+
+@serial()
+def _add_visible(a, columns, scores, rows, depth, reach):
+    """scores += a @ columns, where a query sees a key."""
+    row = a.shape[1]
+    for r in range(0, rows, ROWS):
+        visible = min(BLOCK, _whole(max(0, reach + r + ROWS), COLUMNS))
+        add_product(a, r * row, row, 1, columns, 0, scores, r * BLOCK, ROWS, depth, visible)
+
+
+@serial()
+def _add_seen(scores, values, sums, rows, seen, reach):
+    """sums += scores @ values, over the keys that a query sees."""
+    width = values.shape[1]
+    for r in range(0, rows, ROWS):
+        depth = max(0, min(seen, reach + r + ROWS))
+        add_product(scores, r * BLOCK, BLOCK, 1, values, 0, sums, r * width, ROWS, depth, width)
+
+
+@serial()
+def _add_transposed(scores, a, sums, n, seen, reach):
+    """sums += scores^T @ a, over the queries that see a key."""
+    width = a.shape[1]
+    for c in range(0, seen, ROWS):
+        r = max(0, c - reach)
+        if r < n:
+            at = r * BLOCK + c
+            add_product(scores, at, 1, BLOCK, a, r * width, sums, c * width, ROWS, n - r, width)
+
+
+@serial()
+def _hide(scores, lowest, begin, n, slot, reach):
+    """-inf where row r does not see the slot of a column."""
+    for r in range(n):
+        for c in range(max(0, reach + r + 1), BLOCK):
+            scores[r, c] = LOWEST
+        for c in range(min(BLOCK, lowest[begin + r] - slot)):
+            scores[r, c] = LOWEST
+
+
+@serial()
+def _exponentiate(scores, n, seen, highest, totals, sums):
+    """Scores become exp(score - m); m, l and the sums of each row follow it."""
+    lanes = np.empty(COLUMNS, np.float32)
+    for r in range(n):
+        before = highest[r]
+        for lane in range(COLUMNS):
+            lanes[lane] = before
+        for c in range(0, seen, COLUMNS):
+            for lane in range(COLUMNS):  # a maximum by lane is one of vectors
+                s = scores[r, c + lane]
+                lanes[lane] = s if s > lanes[lane] else lanes[lane]
+        m = before
+        for lane in range(COLUMNS):
+            m = max(m, lanes[lane])
+        highest[r] = m
+
+        m = m if m > LOWEST else np.float32(0.0)
+        total = np.float32(0.0)
+        for c in range(seen):
+            e = exp(scores[r, c] - m)
+            scores[r, c] = e
+            total += e
+        if m > before:
+            shrink = exp(before - m)
+            totals[r] *= shrink
+            for d in range(sums.shape[1]):
+                sums[r, d] *= shrink
+        totals[r] += total
+
+
+@serial()
+def _exponentiate_back(scores, lse, begin, n, seen):
+    """Scores become exp(score - lse); a row that sees nothing holds only hidden ones."""
+    for r in range(n):
+        shift = lse[begin + r]
+        shift = shift if shift > LOWEST else np.float32(0.0)
+        for c in range(seen):
+            scores[r, c] = exp(scores[r, c] - shift)
+
+
+@serial()
+def _row_products(dy, y, begin, n, delta):
+    """delta_t = dy_t . y_t"""
+    for r in range(n):
+        total = np.float32(0.0)
+        for d in range(dy.shape[1]):
+            total += widen(dy[begin + r, d]) * widen(y[begin + r, d])
+        delta[r] = total

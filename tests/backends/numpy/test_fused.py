@@ -1,0 +1,178 @@
+"""Fused kernels beside their portable twins: within what rounding can explain, and the same bits every time."""
+
+import itertools
+
+import numba
+import numpy as np
+import pytest
+
+from tests.backends.numpy.cases import fused_cases
+from tests.helpers import frozen
+from xplm.backend import load_backend
+from xplm.kernels import PORTABLE
+from xplm.numerics.op_cases import OPS
+from xplm.numerics.parity.check_ops import check_case
+from xplm.numerics.parity.judge import BUG
+from xplm.params import ParamSpec
+from xplm.precision import HOST_DTYPES
+from xplm.runtime import make_runtime
+from xplm.train.clip import clip_by_global_norm
+from xplm.train.optimizers import find_optimizer
+
+BACKEND = load_backend("numpy")
+PAIRS = [op for op in OPS if BACKEND.kernels.keys() & {f"{op}_fwd", f"{op}_bwd"}]
+POLICIES = ("fp32", "bf16", "fp16", "bf16,softmax=bf16,norm=bf16,rope=bf16,loss=bf16")
+DTYPES = ("float32", "bfloat16", "float16")
+
+every_op = pytest.mark.parametrize("op", PAIRS)
+
+
+def run(op, arrays, options, *, dy=None):
+    """Forward and backward: (y, gradients), all arrays."""
+    rt = make_runtime(BACKEND, "fp32")
+    y, saved = rt.kernels[f"{op}_fwd"](*arrays, **options)
+    if dy is None:
+        dy = np.random.default_rng(2).standard_normal(y.shape).astype(y.dtype)
+    gradients = rt.kernels[f"{op}_bwd"](dy, saved)
+    return [y, *(gradient for gradient in gradients if gradient is not None)]
+
+
+def rounded(op, case, dtype="float32"):
+    """The case's arrays, floats in `dtype`; tables are always in float32, as the islands are."""
+    tables = ("cos", "sin")
+    return [
+        array if array is None or array.dtype != np.float64
+        else array.astype(HOST_DTYPES["float32" if name in tables else dtype])
+        for name, array in zip(OPS[op].arguments, case.args, strict=False)
+    ]  # fmt: skip
+
+
+def assert_same_bits(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one.astype(np.float64), other.astype(np.float64))
+
+
+def test_there_are_fused_kernels_here():
+    assert {"attention", "rms_norm", "swiglu"} <= set(PAIRS)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@every_op
+def test_every_result_could_be_rounding(op, policy):
+    test, reference = make_runtime(BACKEND, policy), make_runtime(BACKEND, "fp64", "portable")
+    for case in fused_cases(op):
+        for verdict in (found.verdict for found in check_case(test, reference, op, case)):
+            assert verdict.kind != BUG, (case.label, verdict.name, verdict.reason)
+
+
+@every_op
+def test_float64_is_the_portable_kernels(op):
+    for case in fused_cases(op):
+        rt = make_runtime(BACKEND, "fp64")
+        arrays = case.args
+        y, saved = rt.kernels[f"{op}_fwd"](*arrays, **case.options)
+        expected, expected_saved = PORTABLE[f"{op}_fwd"](*arrays, **case.options)
+        dy = np.ones_like(y)
+        assert_same_bits([y], [expected])
+        gradients = rt.kernels[f"{op}_bwd"](dy, saved)
+        for one, other in zip(gradients, PORTABLE[f"{op}_bwd"](dy, expected_saved), strict=True):
+            if other is not None:
+                assert_same_bits([one], [other])
+
+
+@every_op
+def test_arguments_may_be_read_only_strided_and_misaligned(op):
+    case = fused_cases(op)[-1]
+    arrays = rounded(op, case)
+    expected = run(op, arrays, case.options)
+    given = [None if array is None else frozen(array) for array in arrays]
+    assert_same_bits(run(op, given, case.options), expected)
+    given = [None if array is None else spread(array) for array in arrays]
+    assert_same_bits(run(op, given, case.options), expected)
+    given = [None if array is None else shifted(array) for array in arrays]
+    assert_same_bits(run(op, given, case.options), expected)
+
+
+def spread(array):
+    """The same numbers, every other of a larger array's, along its last axis."""
+    wider = np.zeros((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
+    wider[..., ::2] = array
+    return wider[..., ::2]
+
+
+def shifted(array):
+    """The same numbers, one byte off their alignment."""
+    store = np.zeros(array.nbytes + 1, np.uint8)[1:]
+    moved = store.view(array.dtype).reshape(array.shape) if array.nbytes else array
+    moved[...] = array
+    return moved
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@every_op
+def test_bits_are_the_same_for_any_number_of_threads(op, dtype):
+    most = numba.config.NUMBA_NUM_THREADS
+    if most == 1:
+        pytest.skip("numba was started with one thread: set NUMBA_NUM_THREADS")
+    for case in fused_cases(op):
+        arrays = rounded(op, case, dtype)
+        results = []
+        try:
+            for threads in (1, most, most, 1):
+                numba.set_num_threads(threads)
+                results.append(run(op, arrays, case.options))
+        finally:
+            numba.set_num_threads(most)
+        for result in results[1:]:
+            assert_same_bits(result, results[0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("op", [op for op in PAIRS if op not in ("dropout", "embedding")])
+def test_what_is_not_finite_shows(op, bad):
+    case = fused_cases(op)[0]
+    arrays = rounded(op, case)
+    arrays[0][(0,) * arrays[0].ndim] = bad
+    with np.errstate(all="ignore"):
+        found = run(op, arrays, case.options)[0]
+        expected, _ = PORTABLE[f"{op}_fwd"](*arrays, **case.options)
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
+
+
+def test_a_step_of_adamw_is_its_rule():
+    rng = np.random.default_rng(4)
+    spec = ParamSpec("model.layers.0.mlp.up_proj.weight", (3, 5), "normal")
+    for name, size in itertools.product(("adam", "adamw"), (15, 40_000)):
+        optimizer = find_optimizer(name)
+        param, grad, m = rng.standard_normal((3, size))
+        moments = {"exp_avg": m, "exp_avg_sq": m * m}
+        rest = {"spec": spec, "step": 3, "lr": 0.1, "options": optimizer.make_options({})}
+        expected, expected_moments = optimizer.rule(param, grad, moments, **rest)
+        fused = BACKEND.kernels[optimizer.rule.__name__]
+        for dtype, u in ((np.float64, 2.0**-53), (np.float32, 2.0**-24)):
+            narrow = [a.astype(dtype) for a in (param, grad, moments["exp_avg"], m * m)]
+            found, found_moments = fused(
+                narrow[0], narrow[1], {"exp_avg": narrow[2], "exp_avg_sq": narrow[3]}, **rest
+            )
+            # The operands are rounded, then a dozen operations; the step divides by a root of at least |m| / 2.
+            magnitude = abs(param) + 0.1 * (abs(m) + abs(grad)) / np.sqrt(m * m + grad * grad)
+            assert found.dtype == dtype
+            assert np.all(abs(found - expected) <= 40 * u * magnitude)
+            for key, moment in expected_moments.items():
+                bound = 10 * u * (abs(m) + abs(grad) + m * m + grad * grad)
+                assert np.all(abs(found_moments[key] - moment) <= bound)
+
+
+@pytest.mark.parametrize("max_norm", [None, 1e3, 1.0])
+def test_clipping_is_clip_by_global_norm(max_norm):
+    rng = np.random.default_rng(6)
+    grads = {str(n): rng.standard_normal(n).astype(np.float32) for n in (1, 70, 40_000)}
+    found, norm = BACKEND.kernels["clip_by_global_norm"](grads, max_norm)
+    expected, exact = clip_by_global_norm(
+        {k: g.astype(np.float64) for k, g in grads.items()}, max_norm
+    )
+    # All squares are positive: a sum of n is off by n u of itself, in blocks of 2^14 and lanes by far less.
+    assert abs(norm - exact) <= 2**14 * 2.0**-24 * exact
+    for name, grad in expected.items():
+        assert np.all(abs(found[name] - grad) <= 2**14 * 2.0**-24 * abs(grad))
