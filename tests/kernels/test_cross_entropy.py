@@ -46,6 +46,15 @@ def test_a_certain_and_right_model_costs_nothing_and_a_wrong_one_its_margin(nump
     np.testing.assert_array_equal(dx, [[0, 0, 0], [1, -1, 0]])
 
 
+def test_the_loss_has_the_islands_dtype(numpy_backend):
+    # A Python number beside ml_dtypes' bfloat16 makes float32 of it.
+    narrow = numpy_backend.dtypes["bfloat16"]
+    x, targets = np.zeros((1, 4), np.float32), np.array([2])
+    for options in ({}, {"label_smoothing": 0.1}, {"z_loss": 0.1}):
+        losses, _ = cross_entropy_fwd(x, targets, ignore_index=IGNORED, wide=narrow, **options)
+        assert losses.dtype == narrow
+
+
 @pytest.mark.parametrize(("smoothing", "z"), [(0, 0), (0.1, 0), (0, 0.02), (0.3, 0.01)])
 def test_equals_the_definition(place, smoothing, z):
     rng = np.random.default_rng(1)

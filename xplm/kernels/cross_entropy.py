@@ -60,7 +60,7 @@ def cross_entropy_fwd(
         loss = loss - label_smoothing * xp.mean(xw, axis=-1)
     if z_loss:
         loss = loss + z_loss * lse * lse
-    loss = xp.where(counted, loss, xp.zeros_like(loss))
+    loss = cast(xp.where(counted, loss, xp.zeros_like(loss)), wide)
     return loss, CrossEntropySaved(x, targets, lse, ignore_index, label_smoothing, z_loss)
 
 
