@@ -1,210 +1,149 @@
-"""A training step of xplm beside PyTorch's, on the CPU, in one run: forward, backward, clipping, AdamW, in float32.
+"""How fast xplm trains beside PyTorch and RustGPT, on the CPU, in float32.
 
     pip install ".[reference]"
-    python scripts/bench_train.py [--hidden-size 384 --layers 6 --heads 6 --mlp 1024 --vocab 65 --batch 12]
+    python scripts/bench_train.py [--only PART ...] [--compile] [--cycles 5] [--out runs/bench-train]
+    python scripts/bench_train.py --only shakespeare facts --data tinyshakespeare.txt --facts DIRECTORY
 
-Both train the same Llama architecture on the same ids from the same weights, each in a process of its own. No time
-counts until both have given the same loss at the first step. Then they take turns, A B B A; medians are printed.
+    d384 d288 d128    a step (forward, backward, clipping, AdamW) of a new model, beside torch's, eager and compiled
+    finetune          the same from the weights of SmolLM2-135M
+    shakespeare       `xplm train` as a whole process until its validation loss is 1.88, beside the 2000 steps of
+                      nanoGPT's recipe at what a step takes in torch
+    facts             both phases of RustGPT's job as whole processes, beside RustGPT's own time
+
+Both train from the same weights on the same ids, each in a process of its own; no time counts until they have given
+the same loss at the first step. Then they take turns, A B C C B A; a whole process has a new seed in each turn. The
+directory gets turns.jsonl (every measurement; a run that was cut off goes on from it), table.md and figures.json. Exit
+codes: 0 every threshold is met, 1 one is missed or the first losses differ, 2 bad usage or a system that failed, 130
+interrupted.
 """
 
 import argparse
 import json
 import os
-import statistics
-import subprocess
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from xplm.backend import load_backend
-from xplm.config import DecoderConfig
-from xplm.models.decoder import param_specs
-from xplm.params import init_params
-from xplm.runtime import make_runtime
-from xplm.train.architecture import make_config
-from xplm.train.recipe import (
-    DataRecipe,
-    ModelRecipe,
-    OptimizerRecipe,
-    Recipe,
-    ScheduleRecipe,
-    TrainRecipe,
-)
-from xplm.train.trial import RandomVocabulary, draw_batches, make_step
+from bench.processes import Worker, own_stdout, serve
+from bench.run import add_run_flags, finish, guarded, open_log
+from bench.steps import SHAPES, Step, make_torch_step, make_xplm_step
+from bench.train_processes import WHOLE, judge_whole, measure_whole
+from bench.turns import Figures, Log, Turn, of, ratio, take_turns
+from bench.verdicts import Row, row
 
-LR, CLIP, BETA1, BETA2, WEIGHT_DECAY = 1e-3, 1.0, 0.9, 0.99, 0.1
+SCRIPT = str(Path(__file__).resolve())
+SYSTEMS = ("xplm, fused kernels", "xplm, portable kernels", "torch eager")
+XPLM, EAGER, COMPILED = SYSTEMS[0], SYSTEMS[2], "torch.compile"
 SAME_LOSS = 1e-4  # relative: float32 sums of a few million terms in another order
-MACHINE_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # BLAS is to choose its own kernel
-SYSTEMS = ("xplm, portable kernels", "xplm, fused kernels", "torch eager", "torch.compile")
-
-Step = Callable[[], float]
-"""Takes a training step; returns its loss."""
-
-
-def make_recipe_of(sizes: argparse.Namespace) -> Recipe:
-    """Sizes and optimizer, as a recipe."""
-    return Recipe(
-        model=ModelRecipe(
-            hidden_size=sizes.hidden_size,
-            intermediate_size=sizes.mlp,
-            num_hidden_layers=sizes.layers,
-            num_attention_heads=sizes.heads,
-        ),
-        data=DataRecipe(path="random ids", context=sizes.context, batch_size=sizes.batch),
-        optimizer=OptimizerRecipe(
-            clip=CLIP, options={"beta1": BETA1, "beta2": BETA2, "weight_decay": WEIGHT_DECAY}
-        ),
-        schedule=ScheduleRecipe(kind="constant", lr=LR),
-        train=TrainRecipe(steps=1, seed=sizes.seed),
-    )
+LEAST = {  # times as fast as each
+    "d384": {EAGER: 1.5, COMPILED: 1.35},
+    "d288": {EAGER: 1.4},
+    "d128": {EAGER: 1.4},
+    "finetune": {EAGER: 1.2},
+}
 
 
-def make_model(sizes: argparse.Namespace) -> DecoderConfig:
-    """The configuration."""
-    vocabulary = RandomVocabulary(sizes.vocab)
-    return make_config(make_recipe_of(sizes).model, sizes.context, vocabulary)
+def serve_steps(options: Mapping[str, Any]) -> None:
+    """Inside a system's process: a step for every request."""
+    answers = own_stdout()
+    name, shape, seed = options["name"], SHAPES[options["part"]], options["seed"]
+    if name.startswith("xplm"):
+        step: Step = make_xplm_step(shape, name.split()[1], seed)
+    else:
+        step = make_torch_step(shape, options["threads"], name == COMPILED, seed)
+    serve(answers, name, partial(time_step, step))
 
 
-def xplm_step(sizes: argparse.Namespace, kernels: str) -> Step:
-    """xplm's step."""
-    recipe = make_recipe_of(sizes)
-    rt = make_runtime(load_backend(), "fp32", kernels)
-    step = make_step(recipe, rt, make_model(sizes), draw_batches(recipe, sizes.vocab))
-    return lambda: step().loss
+def time_step(step: Step, request: Any) -> Figures:
+    """Loss and seconds of the next step."""
+    started = perf_counter()
+    loss = step()
+    return {"loss": loss, "step_s": perf_counter() - started}
 
 
-def torch_step(sizes: argparse.Namespace, is_compiled: bool) -> Step:
-    """PyTorch's step, of transformers' Llama."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.set_num_threads(sizes.threads)
-    config = make_model(sizes)
-    (batch,) = draw_batches(make_recipe_of(sizes), sizes.vocab)
-    model = LlamaForCausalLM(LlamaConfig(**config.to_hf(), attn_implementation="sdpa"))
-    params = init_params(make_runtime(load_backend(), "fp32"), param_specs(config), sizes.seed)
-    model.load_state_dict({k: torch.tensor(v) for k, v in params.items()}, strict=False)
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim == 1]
-    groups = [
-        {"params": matrices, "weight_decay": WEIGHT_DECAY},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=LR, betas=(BETA1, BETA2), fused=True)
-    x, y = torch.tensor(batch.ids), torch.tensor(batch.targets)
-    forward = torch.compile(model) if is_compiled else model
-
-    def step() -> float:
-        logits = forward(x).logits
-        loss = torch.nn.functional.cross_entropy(logits.view(-1, sizes.vocab), y.view(-1))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        return float(loss.detach())
-
-    return step
+def has_compiler() -> bool:
+    """Whether there is what torch.compile needs."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
 
 
-def serve(index: int, sizes: argparse.Namespace) -> None:
-    """Inside a system's process: a step for every line of stdin, its loss and seconds on stdout."""
-    makers: tuple[Callable[[], Step], ...] = (
-        lambda: xplm_step(sizes, "portable"),
-        lambda: xplm_step(sizes, "fused"),
-        lambda: torch_step(sizes, is_compiled=False),
-        lambda: torch_step(sizes, is_compiled=True),
-    )
-    step = makers[index]()
-    for _ in sys.stdin:
-        started = perf_counter()
-        loss = step()
-        print(json.dumps([loss, perf_counter() - started]), flush=True)
-
-
-def start(index: int) -> "subprocess.Popen[str]":
-    """A system's process."""
-    threads = sys.argv[sys.argv.index("--threads") + 1] if "--threads" in sys.argv else "2"
-    environment = {k: v for k, v in os.environ.items() if k not in MACHINE_VARIABLES}
-    environment |= dict.fromkeys(
-        ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), threads
-    )
-    return subprocess.Popen(
-        [sys.executable, __file__, *sys.argv[1:], "--serve", str(index)],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def take_step(process: "subprocess.Popen[str]") -> tuple[float, float]:
-    """Loss and seconds of a system's next step."""
-    assert process.stdin
-    assert process.stdout
-    process.stdin.write("step\n")
-    process.stdin.flush()
-    line = process.stdout.readline()
-    if not line:
-        sys.exit(f"error: a system ended with exit code {process.wait()}; see above")
-    loss, seconds = json.loads(line)
-    return loss, seconds
-
-
-def main() -> None:
-    """Measure."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    for name, default in (
-        ("hidden-size", 384),
-        ("layers", 6),
-        ("heads", 6),
-        ("mlp", 1024),
-        ("vocab", 65),
-        ("batch", 12),
-        ("context", 256),
-        ("threads", 2),
-        ("cycles", 5),
-        ("seed", 0),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--compile", action="store_true", help="torch.compile too")
-    parser.add_argument("--json", type=Path, help="write every run here")
-    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.serve is not None:
-        serve(arguments.serve, arguments)
+def measure_steps(plan: argparse.Namespace, log: Log, part: str, seed: int) -> None:
+    """Have the systems take steps in turn."""
+    n_turns = 2 * plan.cycles
+    if len(log.turns(part)) >= n_turns:
         return
+    workers = {}
+    for name in (*SYSTEMS, COMPILED) if plan.compile else SYSTEMS:
+        options = {"name": name, "part": part, "threads": plan.threads, "seed": seed}
+        workers[name] = Worker([SCRIPT, "--serve", json.dumps(options)], plan.threads)
+    losses = {name: worker.ask(None)["loss"] for name, worker in workers.items()}
+    if not are_same(losses):
+        print(f"error: the first losses of {part} differ: {losses}", file=sys.stderr)
+        sys.exit(1)
+    take_turns(log, part, {name: worker.ask for name, worker in workers.items()}, n_turns)
+    for worker in workers.values():
+        worker.stop()
 
-    systems = SYSTEMS if arguments.compile else SYSTEMS[:-1]
-    eager = systems.index("torch eager")
-    processes = [start(index) for index in range(len(systems))]
-    losses = [take_step(process)[0] for process in processes]  # also the warm-up
-    if max(abs(loss - losses[eager]) for loss in losses) > SAME_LOSS * losses[eager]:
-        sys.exit(f"error: the first losses differ: {dict(zip(systems, losses, strict=True))}")
-    print(f"first loss: {losses[eager]:.6f} in all, within {SAME_LOSS:g}\n")
 
-    seconds: list[list[float]] = [[] for _ in systems]
-    order = [*range(len(systems)), *reversed(range(len(systems)))]
-    for index in order * arguments.cycles:
-        seconds[index].append(take_step(processes[index])[1])
-    for process in processes:
-        assert process.stdin
-        process.stdin.close()
-        process.wait()
+def are_same(losses: Mapping[str, float]) -> bool:
+    """Whether first losses are torch's, up to rounding; NaN never is."""
+    expected = losses[EAGER]
+    return all(abs(loss - expected) <= SAME_LOSS * abs(expected) for loss in losses.values())
 
-    medians = [statistics.median(runs) for runs in seconds]
-    rows: list[dict[str, Any]] = []
-    print("| system | ms a step | tokens/s | time / torch eager |")
-    print("|---|---|---|---|")
-    for name, median, runs in zip(systems, medians, seconds, strict=True):
-        speed = arguments.batch * arguments.context / median
-        print(f"| {name} | {1e3 * median:.0f} | {speed:.0f} | {median / medians[eager]:.2f} |")
-        rows.append({"system": name, "step_seconds": median, "tokens_per_s": speed, "runs": runs})
-    if arguments.json:
-        settings = {k: v for k, v in vars(arguments).items() if k not in ("json", "serve")}
-        arguments.json.write_text(json.dumps({"settings": settings, "systems": rows}, indent=2))
+
+def judge_steps(turns: Sequence[Turn], part: str) -> list[Row]:
+    """How many times as fast as each other system, and what a step takes in each."""
+    rows = []
+    for name in turns[0]:
+        rows.append(row(f"{part}, {name}: seconds a step", of(turns, name, "step_s")))
+    for name in turns[0]:
+        if name != XPLM:
+            least = LEAST[part].get(name)
+            sense, times = ">=" if least else "", ratio(turns, name, XPLM, "step_s")
+            rows.append(row(f"{part}, speed, {XPLM} / {name}", times, sense, least or 0.0))
+    return rows
+
+
+def main() -> int:
+    """Measure, judge, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    add_run_flags(parser, (*SHAPES, *WHOLE), tuple(SHAPES), "runs/bench-train")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, too")
+    parser.add_argument("--runs", type=int, default=3, help="of each whole process, a seed each")
+    parser.add_argument("--data", type=Path, help="tinyshakespeare.txt")
+    parser.add_argument("--facts", type=Path, help="the directory of RustGPT's two JSON files")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    plan = parser.parse_args()
+    if plan.serve:
+        serve_steps(json.loads(plan.serve))
+        return 0
+    for part, path in {"shakespeare": plan.data, "facts": plan.facts}.items():
+        if part in plan.only and path is None:
+            parser.error(f"the part {part} needs --{'data' if part == 'shakespeare' else part}")
+    if plan.compile and not has_compiler():
+        print(
+            "torch.compile needs a C++ compiler (g++ or clang++), and is left out", file=sys.stderr
+        )
+        plan.compile = False
+
+    log, seed = open_log(plan, {"threads": plan.threads, "compile": plan.compile})
+    for part in plan.only:
+        if part in WHOLE:
+            measure_whole(plan, log, part)
+        else:
+            measure_steps(plan, log, part, seed)
+    rows = []
+    for part in SHAPES:
+        if turns := log.turns(part):
+            rows += judge_steps(turns, part)
+    for part in WHOLE:
+        if turns := log.turns(part):
+            rows += judge_whole(turns, part)
+    return finish(plan.out, [], rows)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main))

@@ -10,21 +10,23 @@
     finetune      the recipe finetune with SmolLM2-135M-Instruct: the loss on text held out, and the peak memory
 
 Every figure is added to a file as soon as it is known (--json); a figure that is there already is not measured again.
-Exit codes: 0 every threshold is met, 1 one is missed, 2 bad usage or a run that failed.
+Exit codes: 0 every threshold is met, 1 one is missed, 2 bad usage or a run that failed, 130 interrupted.
 """
 
 import argparse
 import json
-import os
-import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
+
+from bench import recipe_runs
+from bench.processes import Finished, run_to_end
+from bench.recipe_runs import RECIPES, SCRIPTS
+from bench.run import guarded
+from bench.verdicts import Row, table
 
 MOST_LOSS = {"llama": 1.70, "gpt": 1.92}  # of each run; validation, nats a character
 MOST_MEAN_LOSS = {"gpt": 1.90}  # of all seeds together
@@ -32,27 +34,9 @@ MOST_POLICY_DIFFERENCE = 0.01  # between bf16 or fp16 and fp32, same seed
 LEAST_RECALLED = 52  # of 53 answers
 MOST_GIB = 6.0  # fine-tuning SmolLM2
 PARTS = ("shakespeare", "facts", "finetune")
-MACHINE_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # BLAS is to choose its own kernel
-SCRIPTS = Path(__file__).resolve().parent
 
 Record = Mapping[str, Any]
 """What a run came to: its part, what tells it from the others, and its figures."""
-
-
-class Row(NamedTuple):
-    """A figure, and what it must be."""
-
-    what: str
-    value: float
-    sense: str  # "<=", "<", ">=", or "" where nothing is asked
-    limit: float
-
-    @property
-    def is_met(self) -> bool:
-        """Whether it is what it must be; NaN never is."""
-        value, limit = self.value, self.limit
-        met = {"": True, "<=": value <= limit, "<": value < limit, ">=": value >= limit}
-        return met[self.sense]
 
 
 def judge(records: Sequence[Record]) -> list[Row]:
@@ -93,40 +77,9 @@ def judge(records: Sequence[Record]) -> list[Row]:
     return rows
 
 
-class Child(NamedTuple):
-    """What a command came to."""
-
-    result: dict[str, Any]  # its last line
-    seconds: float  # from start to end
-    peak_bytes: int  # of memory
-
-
-def run(plan: argparse.Namespace, *command: str) -> Child:
-    """Run a command of this Python whose last line is JSON."""
-    environment = {k: v for k, v in os.environ.items() if k not in MACHINE_VARIABLES}
-    threads = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
-    environment |= dict.fromkeys(threads, str(plan.threads))
-    started = perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, *command], env=environment, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout
-    lines = process.stdout.read().splitlines()
-    _, status, usage = os.wait4(process.pid, 0)  # which says what memory it took
-    seconds = perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        print(f"error: exit code {process.returncode} of {shlex.join(command)}", file=sys.stderr)
-        sys.exit(2)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return Child(json.loads(lines[-1]), seconds, usage.ru_maxrss * unit)
-
-
-def train(plan: argparse.Namespace, recipe: str, data: Path, out: Path, *flags: str) -> Child:
+def train(plan: argparse.Namespace, recipe: str, data: Path, out: Path, *flags: str) -> Finished:
     """`xplm train`, from the beginning."""
-    command = ("-m", "xplm", "train", str(plan.recipes / f"{recipe}.toml"), "--data", str(data))
-    where = ("--out", str(out), "--threads", str(plan.threads), "--json", "--quiet")
-    return run(plan, *command, *where, *flags)
+    return recipe_runs.train(plan.recipes / f"{recipe}.toml", data, out, plan.threads, *flags)
 
 
 def measure_shakespeare(plan: argparse.Namespace, key: Record, out: Path) -> dict[str, Any]:
@@ -143,19 +96,19 @@ def measure_torch(plan: argparse.Namespace, key: Record, out: Path) -> dict[str,
     flags = ("--set", f"model.arch={key['arch']}", "--set", f"train.seed={key['seed']}")
     steps = 0 if plan.full_torch else plan.torch_steps
     where = ("--data", str(plan.data), "--threads", str(plan.threads), "--steps", str(steps))
-    return run(plan, *command, *flags, *where).result
+    return run_to_end([*command, *flags, *where], plan.threads).result
 
 
 def measure_facts(plan: argparse.Namespace, key: Record, out: Path) -> dict[str, Any]:
     """Both phases, then every question."""
-    texts, chats = plan.facts / "pretraining_data.json", plan.facts / "chat_training_data.json"
-    flags = ("--set", f"data.vocab_from={chats}", "--set", f"model.arch={key['arch']}")
-    seed = ("--seed", str(key["seed"]))
-    first, last = out / "read", out / "tuned"
-    reading = train(plan, "facts-pretrain", texts, first, *flags, *seed)
-    tuning = train(plan, "facts-chat", chats, last, "--init", str(first), *seed)
-    answers = run(plan, str(SCRIPTS / "recall.py"), str(last), str(chats), "--json")
-    return {**answers.result, "seconds": reading.seconds + tuning.seconds}
+    return recipe_runs.run_facts(
+        plan.facts,
+        out,
+        arch=key["arch"],
+        seed=key["seed"],
+        threads=plan.threads,
+        recipes=plan.recipes,
+    )
 
 
 def measure_finetune(plan: argparse.Namespace, key: Record, out: Path) -> dict[str, Any]:
@@ -227,7 +180,7 @@ def main() -> int:
     parser.add_argument("--torch-steps", type=int, default=100, help="timed steps; 0: no PyTorch")
     parser.add_argument("--full-torch", action="store_true", help="PyTorch's run to its end")
     parser.add_argument("--init", default="smollm2-135m-instruct", help="the model to tune")
-    parser.add_argument("--recipes", type=Path, default=SCRIPTS / "recipes", help="their directory")
+    parser.add_argument("--recipes", type=Path, default=RECIPES, help="their directory")
     parser.add_argument("--threads", type=int, default=1, help="of every run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="a JSON object a line, added to")
     plan = parser.parse_args()
@@ -237,13 +190,9 @@ def main() -> int:
         parser.error("the part facts needs --facts")
 
     rows = judge(measure(plan))
-    print("| figure | value | threshold | verdict |\n|---|---|---|---|")
-    for row in rows:
-        asked = f"{row.sense} {row.limit:g}" if row.sense else ""
-        verdict = ("met" if row.is_met else "MISSED") if row.sense else ""
-        print(f"| {row.what} | {row.value:.4g} | {asked} | {verdict} |")
+    print(table(rows))
     return 0 if all(row.is_met for row in rows) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -1,0 +1,144 @@
+"""The points of bench_scaling.py: one cost at one size, each in a process of its own."""
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bench.steps import Shape, make_xplm_step
+from xplm.backend import host_memory, load_backend
+from xplm.cli.flags import home
+from xplm.config import DecoderConfig
+from xplm.generate.engine import Engine
+from xplm.language_model import load
+from xplm.models.decoder import param_specs
+from xplm.params import init_params
+from xplm.runtime import make_runtime
+
+DECODED = 16
+"""Tokens to a measurement of decoding."""
+
+
+class Sweep(NamedTuple):
+    """A cost, and the sizes that it is measured at."""
+
+    size: str  # what grows
+    sizes: tuple[int, ...]
+    cost: str  # what is timed
+    expected: float  # exponent, once what grows dominates
+    why: str
+
+
+SWEEPS = {
+    "decode": Sweep(
+        "context", (256, 512, 1024, 2048, 4096, 8192), "seconds a token", 1.0,
+        "a token reads the whole cache; the weights, which do not grow, come on top",
+    ),
+    "prefill": Sweep(
+        "prompt", (128, 256, 512, 1024, 2048, 4096), "seconds a prompt", 2.0,
+        "every position attends to all before it; the other products grow as the prompt",
+    ),
+    "width": Sweep(
+        "width", (64, 128, 256, 512), "seconds a training step", 2.0,
+        "matrices have the width squared; norms and activations grow as the width",
+    ),
+    "depth": Sweep(
+        "layers", (2, 4, 8, 16), "seconds a training step", 1.0,
+        "layers are alike; embedding and head do not grow",
+    ),
+}  # fmt: skip
+
+SMALL = {
+    "model_type": "llama",
+    "vocab_size": 512,
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 16384,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+}
+"""The model that generates, where none is named: random weights."""
+
+STEP = Shape(4, 128, 1e-3, hidden_size=128, mlp=344, layers=4, heads=4, vocab=512)
+"""The training step that grows in width and in depth."""
+
+
+def make_point(options: dict[str, Any]) -> tuple[str, Callable[[Any], dict[str, float]]]:
+    """Its name, and how to measure it: any request gives seconds, and the most memory beyond the program's own."""
+    sweep, size = options["sweep"], options["size"]
+    make = {"decode": make_decode, "prefill": make_prefill}.get(sweep, make_training)
+    load_backend()  # and the libraries that it brings
+    before = host_memory().peak
+    run = make(options)
+
+    def measure(request: Any) -> dict[str, float]:
+        return {"seconds": run(), "added_bytes": host_memory().peak - before}
+
+    return f"{sweep} {size}", measure
+
+
+def make_engine(options: dict[str, Any]) -> Engine:
+    """The model that generates."""
+    if options["model"]:
+        return load(options["model"], kernels=options["kernels"], home=home()).engine
+    rt = make_runtime(load_backend(), "fp32", options["kernels"])
+    config = DecoderConfig.from_hf(SMALL)
+    return Engine(rt, config, init_params(rt, param_specs(config), options["seed"]))
+
+
+def make_decode(options: dict[str, Any]) -> Callable[[], float]:
+    """Seconds of a token after `size` others."""
+    engine, ids = make_engine(options), draw_ids(options)
+    size = len(ids) - DECODED
+    cache = engine.allocate(1, len(ids))
+    engine.feed(cache, ids[None, :size])
+
+    def run() -> float:
+        cache.rollback(size)
+        started = perf_counter()
+        for token in ids[size:]:
+            engine.feed(cache, np.asarray([[token]]))
+        return (perf_counter() - started) / DECODED
+
+    return run
+
+
+def make_prefill(options: dict[str, Any]) -> Callable[[], float]:
+    """Seconds of a prompt of `size` tokens."""
+    engine, ids = make_engine(options), draw_ids(options)[DECODED:]
+    cache = engine.allocate(1, len(ids))
+
+    def run() -> float:
+        cache.rollback(0)
+        started = perf_counter()
+        engine.feed(cache, ids[None, :])
+        return perf_counter() - started
+
+    return run
+
+
+def make_training(options: dict[str, Any]) -> Callable[[], float]:
+    """Seconds of a step of a model whose width or depth is `size`."""
+    size = options["size"]
+    shape = STEP._replace(layers=size)
+    if options["sweep"] == "width":
+        mlp = STEP.mlp * size // STEP.hidden_size
+        shape = STEP._replace(hidden_size=size, mlp=mlp)
+    step = make_xplm_step(shape, options["kernels"], options["seed"])
+
+    def run() -> float:
+        started = perf_counter()
+        step()
+        return perf_counter() - started
+
+    return run
+
+
+def draw_ids(options: dict[str, Any]) -> np.ndarray:
+    """Random ids: `size`, and those to decode."""
+    rng = np.random.default_rng(options["seed"])
+    return rng.integers(0, SMALL["vocab_size"], options["size"] + DECODED)
