@@ -24,7 +24,7 @@ from xplm.kernels.attention import AttentionSaved
 from xplm_numpy.attention_decode import NO_PADDING, attend, cache_bits
 from xplm_numpy.exp import exp
 from xplm_numpy.jit import parallel, serial
-from xplm_numpy.narrow import STORED, bits, narrow, takes, widen
+from xplm_numpy.narrow import bits, narrow, takes, widen
 from xplm_numpy.tile import COLUMNS, ROWS, add_product
 
 BLOCK = 64
@@ -41,7 +41,7 @@ def attention_fwd(q, k, v, first=None, *, start, scale, window=None, wide=None):
         return portable.attention_fwd(
             q, k, v, first, start=start, scale=scale, window=window, wide=wide
         )
-    B, H, T, D = q.shape
+    B, H, T, _ = q.shape
     if start > 0 and T <= FEW_QUERIES:  # decoding: the cache is read once, and nothing is copied
         padding = NO_PADDING if first is None else first
         keys, values = cache_bits(k), cache_bits(v)
@@ -49,10 +49,11 @@ def attention_fwd(q, k, v, first=None, *, start, scale, window=None, wide=None):
         y = sums.astype(q.dtype, copy=False)
         return y, AttentionSaved(q, k, v, first, y, lse, start, scale, window)
 
-    y = np.empty((B, T, H, D), q.dtype).transpose(0, 2, 1, 3)  # heads joined again cost no copy
+    y = _by_positions(q)
     lse = np.empty((B, H, T), np.float32)
     lowest = _lowest_slots(B, T, first, start, window)
-    _forward(_bits(q), _bits(k), _bits(v), lowest, start, np.float32(scale), _bits(y), lse)
+    arrays = [_joined(x) for x in (q, k, v)]
+    _forward(*arrays, lowest, start, np.float32(scale), _joined(y), lse)
     return y, AttentionSaved(q, k, v, first, y, lse, start, scale, window)
 
 
@@ -61,21 +62,26 @@ def attention_bwd(dy, saved):
     if not takes(dy, q, k, v, y) or lse.dtype != np.float32:
         return portable.attention_bwd(dy, saved)
 
-    def like(x):
-        B, heads, length, D = x.shape
-        return np.empty((B, length, heads, D), x.dtype).transpose(0, 2, 1, 3)
-
-    dq, dk, dv = like(q), like(k), like(v)
+    gradients = [_by_positions(x) for x in (q, k, v)]
     lowest = _lowest_slots(q.shape[0], q.shape[2], first, start, window)
-    arrays = [_bits(x) for x in (dy, q, k, v, y)]
-    gradients = [_bits(x) for x in (dq, dk, dv)]
-    _backward(*arrays, lse, lowest, start, np.float32(scale), *gradients)
-    return dq, dk, dv, None
+    arrays = [_joined(x) for x in (dy, q, k, v, y)]
+    lse = np.ascontiguousarray(lse)
+    _backward(*arrays, lse, lowest, start, np.float32(scale), *map(_joined, gradients))
+    return *gradients, None
 
 
-def _bits(x):
-    """The numbers as kernels are given them, wherever they lie."""
-    return x if x.dtype == np.float32 else x.view(STORED[x.dtype])
+def _by_positions(x):
+    """Room for an array of x's shape and dtype whose heads, once joined again, lie side by side in memory."""
+    B, heads, length, D = x.shape
+    return np.empty((B, length, heads, D), x.dtype).transpose(0, 2, 1, 3)
+
+
+def _joined(x):
+    """x (B, heads, T, D) as kernels are given it, (B, T, heads, D): dense, and mostly as it lies.
+
+    One layout for all, because a kernel is compiled anew for each.
+    """
+    return bits(x.transpose(0, 2, 1, 3))
 
 
 def _lowest_slots(B, T, first, start, window):
@@ -88,8 +94,8 @@ def _lowest_slots(B, T, first, start, window):
 
 @parallel()
 def _forward(q, k, v, lowest, start, scale, y, lse):
-    B, H, T, D = q.shape
-    K = k.shape[1]
+    B, T, H, D = q.shape
+    K = k.shape[2]
     S = start + T
     width = _whole(D, COLUMNS)
     n_rows, n_keys = _whole(T, BLOCK) // BLOCK, _whole(S, BLOCK) // BLOCK
@@ -107,19 +113,19 @@ def _copy_block(unit, k, v, S, columns, values):
     """A block of one key/value head."""
     n_keys = columns.shape[1]
     head, j = unit // n_keys, unit % n_keys
-    b, kv = head // k.shape[1], head % k.shape[1]
-    _copy_columns(k[b, kv], j * BLOCK, S, columns[head, j])
-    _copy_rows(v[b, kv], j * BLOCK, S, np.float32(1.0), values[head, j])
+    b, kv = head // k.shape[2], head % k.shape[2]
+    _copy_columns(k[b, :, kv], j * BLOCK, S, columns[head, j])
+    _copy_rows(v[b, :, kv], j * BLOCK, S, np.float32(1.0), values[head, j])
 
 
 @serial()
 def _attend(unit, all_q, all_columns, all_values, all_lowest, start, scale, all_y, all_lse):
     """A block of one head's queries against all keys that they see."""
-    B, H, T, D = all_q.shape
+    B, T, H, D = all_q.shape
     n_rows = _whole(T, BLOCK) // BLOCK
     b, h, begin = unit // n_rows // H, unit // n_rows % H, unit % n_rows * BLOCK
     head = (b * H + h) * (len(all_columns) // B) // H
-    q, y, lse, lowest = all_q[b, h], all_y[b, h], all_lse[b, h], all_lowest[b]
+    q, y, lse, lowest = all_q[b, :, h], all_y[b, :, h], all_lse[b, h], all_lowest[b]
     columns, values = all_columns[head], all_values[head]
 
     width = values.shape[2]
@@ -152,7 +158,7 @@ def _attend(unit, all_q, all_columns, all_values, all_lowest, start, scale, all_
 
 @parallel()
 def _backward(dy, q, k, v, y, lse, lowest, start, scale, dq, dk, dv):
-    for unit in prange(k.shape[0] * k.shape[1]):
+    for unit in prange(k.shape[0] * k.shape[2]):
         _attend_back(np.int64(unit), dy, q, k, v, y, lse, lowest, start, scale, dq, dk, dv)
 
 
@@ -161,11 +167,12 @@ def _attend_back(
     unit, all_dy, all_q, all_k, all_v, all_y, all_lse, all_lowest, start, scale, all_dq, all_dk, all_dv
 ):  # fmt: skip
     """One key/value head, and the query heads that read it, one after another."""
-    _, H, T, D = all_q.shape
-    _, K, S, _ = all_k.shape
+    _, T, H, D = all_q.shape
+    _, S, K, _ = all_k.shape
     G = H // K
     b, kv = unit // K, unit % K
-    k, v, lowest, dk, dv = all_k[b, kv], all_v[b, kv], all_lowest[b], all_dk[b, kv], all_dv[b, kv]
+    k, v, dk, dv = all_k[b, :, kv], all_v[b, :, kv], all_dk[b, :, kv], all_dv[b, :, kv]
+    lowest = all_lowest[b]
     width = _whole(D, COLUMNS)
     n_keys = _whole(S, BLOCK) // BLOCK
     key_columns = np.empty((n_keys, width, BLOCK), np.float32)  # k^T and v^T, a block at a time
@@ -184,7 +191,8 @@ def _attend_back(
     dkeys = np.zeros((n_keys, BLOCK, width), np.float32)
     dvalues = np.zeros((n_keys, BLOCK, width), np.float32)
     for h in range(kv * G, (kv + 1) * G):
-        q, dy, y, lse, dq = all_q[b, h], all_dy[b, h], all_y[b, h], all_lse[b, h], all_dq[b, h]
+        q, dy, y, dq = all_q[b, :, h], all_dy[b, :, h], all_y[b, :, h], all_dq[b, :, h]
+        lse = all_lse[b, h]
         for begin in range(0, T, BLOCK):
             n = min(BLOCK, T - begin)
             rows = _whole(n, ROWS)
