@@ -65,6 +65,22 @@ def test_infinity_is_right_where_the_format_ends():
 def test_an_exact_infinity_must_be_there():
     assert verdict(-np.inf, -np.inf, 0.0).kind == EXACT
     assert verdict(1.0, -np.inf, 0.0).kind == BUG
+    other = verdict(np.inf, -np.inf, 0.0)
+    assert (other.kind, other.share) == (BUG, np.inf)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_an_overflow_has_the_sign_of_its_number(sign):
+    dtype = np.dtype(np.float16)
+    ball = expected(sign * 65530.0, 1.0, dtype)
+    assert judge("y", np.array([sign * np.inf], dtype), ball).kind == EXACT
+    assert judge("y", np.array([-sign * np.inf], dtype), ball).kind == BUG
+
+
+@pytest.mark.parametrize("radius", [np.inf, np.nan])
+def test_what_nothing_bounds_is_not_called_exact(radius):
+    found = verdict(3.0, 1.0, radius)
+    assert (found.kind, found.share) == (ROUNDING, 0.0)
 
 
 def test_shape_and_dtype_are_part_of_the_result():

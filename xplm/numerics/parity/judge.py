@@ -60,7 +60,7 @@ def judge(
 
     nearest_low, nearest_high = roundable_to(test)
     widest = float(ml_dtypes.finfo(test.dtype).max)
-    overflows = (np.abs(centre) + ball.rad >= widest) & np.isinf(test.astype(np.float64))
+    overflows = ((test == np.inf) & (high >= widest)) | ((test == -np.inf) & (low <= -widest))
     fits = (nearest_low <= high) & (nearest_high >= low)
     fits = np.where(is_infinite, test.astype(np.float64) == ball.mid, fits)
     fits = fits | is_open | overflows
@@ -69,9 +69,9 @@ def judge(
     missing = np.maximum(np.maximum(centre - nearest_high, nearest_low - centre), 0.0)
     allowed = np.where(nearest_low > centre, high - centre, centre - low)
     used = np.where(missing > 0.0, missing / allowed, 0.0)
-    used = np.where(
-        is_open | is_infinite | overflows, 0.0, np.where(fits, np.minimum(used, 1.0), used)
-    )
+    used = np.where(is_infinite, np.inf, used)
+    used = np.where(fits, np.minimum(used, 1.0), used)
+    used = np.where(fits & (is_open | is_infinite | overflows), 0.0, used)
     share = float(np.max(np.where(np.isnan(used), np.inf, used), initial=0.0))
     error = relative_error(test, ball.mid if reference is None else reference)
     if not fits.all():
@@ -84,7 +84,8 @@ def judge(
             f"{float(ball.mid[at]):.6g} +- {float(ball.rad[at]):.1e}, {used[at]:.3g} times the bound"
         )
         return Verdict(name, BUG, share, error, test.shape, str(test.dtype), reason)
-    kind = EXACT if not np.any(used > 0.0) else ROUNDING
+    is_exact = np.where(np.isinf(test), centre.astype(test.dtype) == test, missing == 0.0)
+    kind = EXACT if is_exact.all() else ROUNDING  # where a ball is open, no share of it is used
     return Verdict(name, kind, share, error, test.shape, str(test.dtype))
 
 
