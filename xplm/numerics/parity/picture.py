@@ -6,7 +6,7 @@ logarithmic in powers of two, since a format's unit roundoff is one.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 from xplm.numerics.parity.compare import Drift
@@ -76,9 +76,8 @@ def layer_of(label: str) -> str:
     return "embed" if "embed" in place and not label.startswith("linear") else "head"
 
 
-def _groups(points: Sequence[Drift], x_of: object) -> list[str]:
+def _groups(points: Sequence[Drift], x_of: Callable[[float], float]) -> list[str]:
     """Stripes behind the calls of one layer, with its name below."""
-    assert callable(x_of)
     parts = []
     begin, shade = 0, False
     while begin < len(points):
@@ -109,9 +108,8 @@ def _groups(points: Sequence[Drift], x_of: object) -> list[str]:
     return parts
 
 
-def _grid(low: int, high: int, y_of: object) -> list[str]:
+def _grid(low: int, high: int, y_of: Callable[[float], float]) -> list[str]:
     """Lines and labels at powers of two, at most nine of them."""
-    assert callable(y_of)
     parts = []
     for power in range(low, high + 1, max(1, -(-(high - low) // 8))):
         y = y_of(2.0**power)
