@@ -120,7 +120,7 @@ def test_a_dtype_that_is_missing_is_emulated():
 
     unrounded = (
         "xplm/emulation/namespace.py",
-        "data = round_to(data, dtype)  #",
+        "data = self._round(data, dtype)  #",
         "pass  #",
     )
     with planted(*unrounded):
