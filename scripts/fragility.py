@@ -4,7 +4,8 @@ Greedy replies to prompts cut from texts are judged by `xplm.numerics.fragility`
 them. Then every other configuration reads the same tokens: it flips one if, given those before it, it would choose
 another. Two shares come out: how many of the flips were marked fragile, and how many of all tokens are.
 
-Each batch is a line of --file, so that a run that was cut off goes on. Exit codes: 0 done, 1 a share misses its limit.
+Each batch is a line of --file, so that a run that was cut off goes on, given the same flags. Exit codes: 0 done, 1 a
+share misses its limit, 2 bad input, 130 interrupted.
 """
 
 import argparse
@@ -18,30 +19,38 @@ from typing import Any
 import numpy as np
 
 import xplm
+from xplm.cli import experiment
+from xplm.cli.flags import home
+from xplm.cli.input import read_text
+from xplm.cli.parity import parse_side
+from xplm.errors import RequestError
 from xplm.numerics.fragility import AGAINST, QUANTILE, compute_margins, measure_fragility
 
 LEAST_MARKED = 0.95  # of the flips
 MOST_FRAGILE = 0.10  # of the tokens
 PROMPT_TOKENS = (8, 48)
+SETTINGS = ("model", "other", "against", "reply", "batch", "seed")
+"""Flags that all batches of a file share."""
 
 
 def main() -> int:
     """Measure what is not in the file yet, and print the shares."""
     given = read_flags()
-    lm = xplm.load(given.model)
-    others = {}
-    for side in given.other:
-        backend, policy = side.split(":")
-        others[side] = xplm.load(given.model, backend=backend, policy=policy)
-    texts = [lm.tokenizer.encode(path.read_text(encoding="utf-8")) for path in given.text]
+    sides = {side: parse_side(side) for side in given.other}
+    lm = xplm.load(given.model, home=home())
+    others = {
+        side: xplm.load(given.model, backend=backend, policy=policy, home=home())
+        for side, (backend, policy) in sides.items()
+    }
+    texts = [lm.tokenizer.encode(read_text(path)) for path in given.text]
 
     given.file.touch()
     batches = [json.loads(line) for line in given.file.read_text().splitlines()]
     prompts = draw_prompts(texts, given.seed)
     for batch in batches:
-        for prompt in batch["prompts"]:
-            if prompt != next(prompts):
-                sys.exit(f"error: {given.file} holds another run; give another --file")
+        own = [next(prompts) for _ in batch["prompts"]]
+        if batch["settings"] != settings(given) or batch["prompts"] != own:
+            raise RequestError(f"{given.file} holds another run; give another --file")
     while count_tokens(batches) < given.tokens:
         began = time.perf_counter()
         batch = measure_batch(lm, others, [next(prompts) for _ in range(given.batch)], given)
@@ -61,7 +70,7 @@ def read_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--text", type=Path, required=True, action="append", help="may be repeated")
+    parser.add_argument("--text", required=True, action="append", help="may be repeated")
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--other", nargs="*", default=["numpy:bf16", "numpy:fp16", "torch:fp32"])
     parser.add_argument("--against", default=AGAINST, help="the policy that is guarded against")
@@ -72,6 +81,11 @@ def read_flags() -> argparse.Namespace:
     parser.add_argument("--file", type=Path, default=Path("fragility.jsonl"))
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args()
+
+
+def settings(given: argparse.Namespace) -> dict[str, Any]:
+    """What a batch depends on beside its prompts."""
+    return {name: getattr(given, name) for name in SETTINGS}
 
 
 def draw_prompts(texts: Sequence[Sequence[int]], seed: int) -> Iterator[list[int]]:
@@ -94,6 +108,7 @@ def measure_batch(
     replies = [r.token_ids for r in lm.generate(prompts, max_new_tokens=given.reply)]
     judged = measure_fragility(lm.engine, prompts, replies, given.against, seed=given.seed)
     batch = {
+        "settings": settings(given),
         "prompts": prompts,
         "replies": replies,
         "margin": [[token.margin for token in tokens] for tokens in judged],
@@ -168,4 +183,4 @@ def table(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    experiment.run(main)
