@@ -2,6 +2,9 @@
 
 Arrays are plain tensors without autograd: gradients are the kernels' own. torch knows nothing of NumPy's bfloat16, so
 numbers of that format cross between host and device as integers of the same bits.
+
+A switch of torch's own, which holds for the whole program, lets it round what float32 products multiply to TF32 or
+bfloat16. A policy has to say that ("fp32,matmul=tf32"), so torch is refused where the switch is on.
 """
 
 import ml_dtypes
@@ -20,7 +23,7 @@ def make_backend(device: str) -> Backend:
     """PyTorch on "cpu", "cuda" or "cuda:N".
 
     Raises:
-        BackendError: PyTorch is not installed, or it sees no such GPU.
+        BackendError: PyTorch is not installed, it sees no such GPU, or float32 products would not be float32's.
     """
     try:
         import array_api_compat.torch as xp
@@ -30,6 +33,12 @@ def make_backend(device: str) -> Backend:
             'backend "torch" needs PyTorch, which is missing; run: pip install torch'
         ) from error
 
+    precision = torch.get_float32_matmul_precision()
+    if precision != "highest":
+        raise BackendError(
+            f'PyTorch must not round float32 products; its float32_matmul_precision is "{precision}"; '
+            'call torch.set_float32_matmul_precision("highest"), or unset TORCH_ALLOW_TF32_CUBLAS_OVERRIDE'
+        )
     kind, _, number = device.partition(":")
     is_gpu = kind == "cuda"
     where = torch.device("cpu")

@@ -38,6 +38,18 @@ def test_a_gpu_that_is_not_there_is_said(monkeypatch, device):
     assert len(str(error.value)) < 200
 
 
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_float32_products_in_less_are_refused(precision):
+    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with pytest.raises(BackendError, match=f'must not round float32 products.*"{precision}"'):
+            load_backend("torch")
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_missing_torch_is_said_with_the_command_that_installs_it(monkeypatch):
     without(monkeypatch, "torch")
     with pytest.raises(BackendError, match=r"which is missing; run: pip install torch"):
