@@ -2,5 +2,6 @@
 
 from xplm.emulation.emulate import emulate
 from xplm.emulation.namespace import Rounding
+from xplm.emulation.stochastic import stochastic
 
-__all__ = ["Rounding", "emulate"]
+__all__ = ["Rounding", "emulate", "stochastic"]

@@ -47,7 +47,8 @@ def emulate(backend: Backend, policy: Policy, rounding: Rounding = round_to) -> 
     Args:
         backend: what computes.
         policy: dtypes and products.
-        rounding: what takes a number into a format. Any but `round_to` replaces the backend's own narrow dtypes too.
+        rounding: what takes a number into a format, such as `stochastic`. Any but `round_to` replaces the backend's
+            own narrow dtypes too.
 
     Returns:
         The backend as it is where it has all the policy asks for. Otherwise one whose arrays are wrapped, whose
