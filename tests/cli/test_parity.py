@@ -9,6 +9,7 @@ from tests.numerics.planted import planted
 from xplm.cli.parity import parse_side
 from xplm.numerics.check_layers import LAYERS
 from xplm.numerics.op_cases import OPS
+from xplm.numerics.parity.certificate import gpus
 from xplm.train.optimizers.table import OPTIMIZERS
 
 RECIPE = """
@@ -50,10 +51,19 @@ def test_the_certificate_says_what_was_compared_and_where(xplm):
     assert made["reference"]["policy"] == "fp64"
     assert made["seed"] == 3
     assert {"python", "xplm", "numpy", "array_api_strict"} <= set(made["versions"])
-    assert {"processor", "cores", "device"} <= set(made["hardware"])
+    assert {"processor", "cores", "device", "gpus"} <= set(made["hardware"])
     assert set(made["growth"]) == {"logits", "training", "cached"}
     for point in made["growth"]["training"]:
         assert point["error"] <= 20 * point["rounding"]
+
+
+def test_gpus_are_those_that_the_driver_tells_of(tmp_path):
+    for bus, model in (("0000:02:00.0", "NVIDIA H200"), ("0000:01:00.0", "NVIDIA H100 PCIe")):
+        (tmp_path / bus).mkdir()
+        text = f"Model: \t\t {model}\nIRQ:   \t\t 42\n"
+        (tmp_path / bus / "information").write_text(text, encoding="utf-8")
+    assert gpus(tmp_path) == ["NVIDIA H100 PCIe", "NVIDIA H200"]
+    assert gpus(tmp_path / "none") == []
 
 
 def test_the_page_is_one_file_with_a_picture(xplm, page_path):

@@ -15,7 +15,7 @@ import numpy as np
 from xplm.numerics.parity.report import Drifts, Row, Setting, first_fault
 from xplm.runtime import Runtime
 
-FORMAT = 1
+FORMAT = 2
 """Of the certificate; a change of its keys counts it up."""
 
 
@@ -85,18 +85,25 @@ def hardware(rt: Runtime) -> dict[str, str | int]:
         "processor": processor(),
         "cores": os.cpu_count() or 1,
         "device": str(rt.backend.device),
+        "gpus": ", ".join(gpus()) or "none",
     }
 
 
 def processor() -> str:
     """The processor's model."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
+    return _value(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine()
+
+
+def gpus(folder: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
+    """The models of the GPUs that NVIDIA's driver tells of, used or not."""
+    return [_value(file, "Model") for file in sorted(folder.glob("*/information"))]
+
+
+def _value(file: Path, name: str) -> str:
+    """What the first line "name: value" of a file says; "" where there is none."""
+    lines = file.read_text(errors="replace").splitlines() if file.exists() else []
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in pairs if key.strip() == name), "")
 
 
 def drift_points(drifts: Drifts) -> list[dict[str, Any]]:
