@@ -28,6 +28,7 @@ from xplm.cli.flags import home
 from xplm.cli.input import read_text
 from xplm.cli.output import Output
 from xplm.cli.progress import pull_with_progress
+from xplm.errors import RequestError
 from xplm.language_model import LanguageModel, load
 from xplm.numerics.policies.distance import Tally
 from xplm.numerics.policies.picture import draw_sweep
@@ -67,6 +68,11 @@ def measure_peaks(policies: list[str], window: int, show: Output) -> dict[str, i
         show.note(f"memory of {policy}")
         command = [sys.executable, *sys.argv, "--window", str(window), "--peak-of", policy]
         child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if child.returncode < 0:
+            raise RequestError(
+                f"the memory of {policy} must be measured; signal {-child.returncode} ended the process that did, "
+                "as it does where memory runs out; give a smaller --window"
+            )
         if child.returncode:
             sys.exit(child.returncode)  # it has said why
         peaks[policy] = json.loads(child.stdout)

@@ -1,6 +1,7 @@
 """The scripts that measure policies: what they print and write, and how they end."""
 
 import json
+import runpy
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 from tests.cli.conftest import write_tiny
 from tests.paths import ROOT
 from tests.train.runs import tiny_recipe, write_text
+from xplm.cli.output import Output, OutputFlags
+from xplm.errors import RequestError
 from xplm.train.curves import can_draw
 from xplm.train.recipe import to_toml
 
@@ -80,6 +83,14 @@ def test_a_sweep_that_is_interrupted_keeps_what_it_has(model, text, tmp_path):
     assert f"stopped after {figures['tokens_read']:,} of" in stderr
     assert "Traceback" not in stderr
     assert stdout.splitlines()[-1].startswith("| bf16")
+
+
+def test_a_measurement_that_is_killed_is_said(monkeypatch):
+    measure_peaks = runpy.run_path(command("sweep")[1])["measure_peaks"]
+    killed = subprocess.CompletedProcess([], -signal.SIGKILL)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: killed)
+    with pytest.raises(RequestError, match=r"the memory of bf16 must be measured; signal 9 ended"):
+        measure_peaks(["bf16"], 64, Output(OutputFlags(quiet=True)))
 
 
 def test_a_search_prints_a_policy_that_the_flag_takes(model, text, tmp_path):
