@@ -3,7 +3,7 @@
     cost = sum over parts of (numbers that the part handles) * (bits of its format) / 8
 
     part        numbers a token                                             what they are
-    param       all parameters                                              each is read once
+    param       all parameters                                              each is read once; an embedding counts whole
     cache       2 L K D S                                                   keys and values of S positions
     compute     L (2 H D + 2 K D + 6 C + 4 F) + 2 C                         activations that pass between ops
     rope        2 L (H + K) D + D                                           rotated queries and keys, in and out; tables
