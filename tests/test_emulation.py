@@ -1,6 +1,5 @@
 """Emulated formats: the same kernels, with every result rounded once; products with rounded operands and sums."""
 
-import math
 from dataclasses import replace
 
 import array_api_compat
@@ -14,7 +13,7 @@ from tests.tiny import draw_ids, make_config, make_params
 from xplm.backend import load_backend
 from xplm.cache import KVCache
 from xplm.checkpoint.save import save_directory
-from xplm.emulation import emulate, stochastic
+from xplm.emulation import emulate
 from xplm.emulation.names import COMPUTES, MOVES, TELLS
 from xplm.emulation.namespace import ACCUMULATE_BLOCK
 from xplm.errors import BackendError, CheckpointError
@@ -319,31 +318,6 @@ def test_what_is_assigned_is_rounded(backend):
     array = wrapped.assign(array, (1, slice(0, 2)), value)
     assert array.dtype == find_format("e5m3")
     np.testing.assert_array_equal(wrapped.to_host(array), [[0, 0, 0], [0.3125, np.inf, 0]])
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_stochastic_casts_are_right_on_average(numpy_backend, dtype):
-    # Hoeffding, as in test_formats: beyond the bound once in 1e9 draws.
-    backend = emulate(numpy_backend, Policy.parse("fp8"), stochastic(numpy_backend, 1))
-    n, format = 10**5, FORMATS["float8_e4m3fn"]
-    x = backend.from_host(np.full(n, 0.3, dtype))
-    found = backend.to_host(cast(x, backend.dtypes[format.name])).astype(np.float64)
-    assert set(found) == {0.28125, 0.3125}
-    assert abs(found.mean() - 0.3) < 2.0**-5 * math.sqrt(math.log(2e9) / (2 * n))
-
-
-@pytest.mark.parametrize("text", ["bf16", "fp8_e5m2,accumulate=bf16"])
-def test_models_run_and_train_with_stochastic_rounding(backend, text):
-    def run_with(seed):
-        return run(make_runtime(backend, text, rounding=stochastic(backend, seed)))
-
-    first = run_with(0)
-    if backend.name in ("numpy", "strict"):  # another library may sum in another order each time
-        assert_same_run(run_with(0), first)
-    assert (run_with(1)[0] != first[0]).any()
-    # As to nearest, but that one rounding moves a number by up to a whole eps.
-    exact = run(make_runtime(backend, "fp32"))
-    assert relative_error(first, exact) < 40 * widest_eps(text)
 
 
 def test_angles_and_tables_are_rounded_as_numpys_own(numpy_backend):
