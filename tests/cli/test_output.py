@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from rich.console import Console
 
 from xplm.backend import PROGRESS
 from xplm.cli.output import Output, OutputFlags
@@ -21,9 +22,14 @@ def test_numbers_that_are_not_finite_are_null(capsys):
 
 
 @pytest.mark.parametrize("is_quiet", [False, True])
-def test_what_a_backend_makes_users_wait_for_is_said_once_on_stderr(capsys, is_quiet):
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_what_a_backend_makes_users_wait_for_is_said_once_where_somebody_watches(
+    capsys, is_quiet, is_terminal
+):
     Output(OutputFlags())  # of an earlier command in the same process
-    Output(OutputFlags(quiet=is_quiet, as_json=True))
+    out = Output(OutputFlags(quiet=is_quiet, as_json=True))
+    out.stderr = Console(stderr=True, force_terminal=is_terminal, color_system=None)
     PROGRESS.info("compiling")
-    out, err = capsys.readouterr()
-    assert (out, err) == ("", "" if is_quiet else "compiling\n")
+    stdout, stderr = capsys.readouterr()
+    is_said = is_terminal and not is_quiet
+    assert (stdout, stderr) == ("", "compiling\n" if is_said else "")

@@ -78,14 +78,15 @@ class Output:
 
 
 class _NoteHandler(logging.Handler):
-    """Shows what a backend makes the user wait for."""
+    """Shows what a backend makes the user wait for, where somebody watches."""
 
     def __init__(self, out: Output) -> None:
         super().__init__()
         self._out = out
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._out.note(record.getMessage())
+        if self._out.shows_progress:
+            self._out.note(record.getMessage())
 
 
 def plain(value: Any) -> Any:
