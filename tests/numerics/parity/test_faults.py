@@ -26,8 +26,9 @@ def _small_chunks(monkeypatch):
 
 
 def runtimes(policy):
+    """Portable kernels, for faults are planted in their source."""
     backend = load_backend("numpy")
-    return make_runtime(backend, policy), make_runtime(backend, "fp64")
+    return make_runtime(backend, policy, "portable"), make_runtime(backend, "fp64", "portable")
 
 
 def look(where, policy):
