@@ -131,9 +131,6 @@ def test_what_numpy_has_itself_comes_out_bit_for_bit(numpy_backend, text, model_
     assert_same_run(run(rt, **changes), native)
 
 
-ON_JAX = ("tf32", "bf16,accumulate=bf16")
-
-
 @pytest.mark.parametrize("text", POLICIES)
 def test_every_policy_runs_the_same_on_every_backend(backend, numpy_backend, text):
     # array-api-strict computes with NumPy. Another library sums in another order, which may round the other way.
