@@ -80,7 +80,7 @@ def measure_peaks(policies: list[str], window: int, show: Output) -> dict[str, i
 
 
 def measure(
-    given: argparse.Namespace, lm: LanguageModel, ids: list[int], show: Output, write: Any
+    given: argparse.Namespace, lm: LanguageModel, ids: list[int], show: Output, keep: Any
 ) -> bool:
     """Read the text under every policy; whether it came to its end."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
@@ -99,7 +99,7 @@ def measure(
                 n_tokens = sum(tally.n_tokens for tally in progress.tallies.values())
                 if n_tokens > seen:  # all policies have read one more chunk
                     seen = n_tokens
-                    write(progress.tallies)
+                    keep(progress.tallies)
                     show.note(describe(progress.tallies, len(ids)))
     except KeyboardInterrupt:
         return False
@@ -156,18 +156,21 @@ def main() -> int:
     peaks = measure_peaks(policies, window, show)
     rows: list[dict[str, Any]] = []
 
-    def write(tallies: Mapping[str, Tally]) -> None:
+    def write() -> None:
+        settings = {k: v for k, v in vars(given).items() if k not in ("json", "png", "peak_of")}
+        sizes = {"tokens_in_text": len(ids), "tokens_read": rows[0]["tokens"]}
+        experiment.write_figures(given.json, {"settings": settings} | sizes | {"policies": rows})
+
+    def keep(tallies: Mapping[str, Tally]) -> None:
         rows[:] = [
             row(lm.engine, name, tally, window) | {"peak_bytes": peaks[name]}
             for name, tally in tallies.items()
         ]
-        n_tokens = rows[0]["tokens"]
-        settings = {k: v for k, v in vars(given).items() if k not in ("json", "png", "peak_of")}
-        figures = {"settings": settings, "tokens_in_text": len(ids), "tokens_read": n_tokens}
-        experiment.write_figures(given.json, figures | {"policies": rows})
+        write()
 
-    is_done = measure(given, lm, ids, show, write)
+    is_done = measure(given, lm, ids, show, keep)
     if rows:
+        write()  # what the table shows, should writing have been what was interrupted
         print_rows(rows)
         if given.png:
             n = f"{rows[0]['tokens']:,} tokens in windows of {window:,}"

@@ -161,8 +161,18 @@ def test_every_backend_rounds_as_numpy(backend, name):
         y = round_to(backend.from_host(x), format)
         assert y.dtype == backend.xp.float32
         expected = to_numpy(backend, round_to(backend.from_host(x.astype(np.float64)), format))
-        assert_same_bits(backend.to_host(y), round_to(x, format))
-        assert_same_bits(backend.to_host(y), expected.astype(np.float32))
+        y = backend.to_host(y)
+        assert_same_bits(y, as_kept(backend, x, round_to(x, format)))
+        assert_same_bits(y, as_kept(backend, x, expected.astype(np.float32)))
+
+
+def as_kept(backend, x, y):
+    """The rounded y of x, where the library takes float32's subnormals for zero: 0 with the sign that it had."""
+    tiny = np.finfo(np.float32).smallest_subnormal
+    if backend.to_host(backend.from_host(np.full(8, tiny)) * 1.0).all():
+        return y
+    assert backend.name != "numpy"
+    return np.where(np.abs(x) < np.finfo(np.float32).smallest_normal, y * 0.0, y)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

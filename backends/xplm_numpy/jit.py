@@ -5,6 +5,9 @@ disk. Sums may be reassociated, so that they fill vector registers; NaN and infi
 sum depends on its length alone: work is cut into blocks of a fixed size and not by threads, so a result is the same,
 bit for bit, from run to run and for any number of threads.
 
+What a kernel calls is compiled into it, always. Left to itself, LLVM calls what is large, and then the kernel runs that
+function as another process compiled it or as this one did, whichever was loaded first: sums in another order.
+
 numba takes a compiled function for stale when the file that it stands in has changed. A kernel is made of functions of
 several files, so here all files of this package count.
 """
@@ -28,7 +31,8 @@ PACKAGE = Path(__file__).parent
 
 def serial(**options: Any) -> Callable[..., Any]:
     """A loop for one thread: what is small, or called from inside another."""
-    compiled = numba.njit(**{"fastmath": FAST, "error_model": "numpy"} | options)
+    usual = {"fastmath": FAST, "error_model": "numpy", "forceinline": True}
+    compiled = numba.njit(**usual | options)
 
     def decorate(function: Callable[..., Any]) -> Any:
         dispatcher: Any = compiled(function)

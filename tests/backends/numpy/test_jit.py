@@ -1,5 +1,6 @@
 """Kernels on disk: when they are taken for stale, and what is said while they are compiled."""
 
+import os
 import subprocess
 import sys
 
@@ -14,6 +15,15 @@ import xplm_numpy.jit as jit
 jit._own_stamp = lambda: jit.source_stamp(jit.Path({folder!r}))
 import kernel
 print(kernel.run(1), kernel.run._cache_hits[(jit.numba.int64,)] if kernel.run._cache_hits else 0)
+"""
+
+FORWARD_AND_BACKWARD = """
+import numpy as np
+from xplm_numpy.kernels.rms_norm import _forward, rms_norm_bwd, rms_norm_fwd
+x, dy, weight = np.random.default_rng(0).standard_normal((3, 100, 48)).astype(np.float32)
+y, saved = rms_norm_fwd(x, weight[0], eps=1e-5)
+print(*(array.tobytes().hex() for array in (y, *rms_norm_bwd(dy, saved))))
+print(sum(_forward._cache_hits.values()))
 """
 
 
@@ -48,6 +58,22 @@ def test_a_kernel_is_compiled_anew_when_a_function_of_another_file_has_changed(t
     helper = tmp_path / "helper.py"
     helper.write_text(helper.read_text().replace("+ 1", "+ 5"))
     assert run() == ["6", "0"]
+
+
+def test_bits_are_the_same_from_the_compiler_and_from_the_disk(tmp_path):
+    """`_backward` calls a function that LLVM would not compile into it by itself."""
+
+    def run():
+        done = subprocess.run(
+            [sys.executable, "-c", FORWARD_AND_BACKWARD],
+            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout.splitlines()
+
+    (compiled, no_hits), (loaded, hits) = run(), run()
+    assert (no_hits, hits) == ("0", "1")
+    assert compiled == loaded
 
 
 def test_every_kernel_is_kept_on_disk():
