@@ -34,7 +34,6 @@ from xplm.numerics.policies.distance import Tally
 from xplm.numerics.policies.picture import draw_sweep
 from xplm.numerics.policies.reading import cut
 from xplm.numerics.policies.sweep import peak_bytes, row, sweep
-from xplm.precision import Policy
 
 POLICIES = (
     "fp32", "bf16", "bf16,rope=bf16", "bf16,norm=bf16", "bf16,softmax=bf16",
@@ -139,9 +138,7 @@ def main() -> int:
     given = parse()
     place, show = experiment.where(given), experiment.output(given)
     experiment.require_picture(given.png)
-    policies = list(dict.fromkeys(str(Policy.parse(text)) for text in given.policies))
-    for policy in policies:
-        place.runtime(policy)  # refuses what the backend lacks
+    policies = experiment.policies(place, given.policies)
     path = pull_with_progress(given.model, home(), show)
     if given.peak_of:
         lm = load(path, given.device, given.peak_of, given.backend, given.kernels)

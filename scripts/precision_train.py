@@ -23,7 +23,6 @@ from xplm.cli.progress import pull_with_progress
 from xplm.errors import RequestError
 from xplm.numerics.policies.picture import draw_training
 from xplm.numerics.policies.training import Curve, row, train_under
-from xplm.precision import Policy
 from xplm.train.recipe import Recipe, load_recipe, parse_setting
 
 POLICIES = ("fp32", "bf16", "fp16", "bf16,norm=bf16", "bf16,softmax=bf16")
@@ -111,9 +110,7 @@ def main() -> int:
     given = parse()
     place, show = experiment.where(given), experiment.output(given)
     experiment.require_picture(given.png)
-    policies = list(dict.fromkeys(str(Policy.parse(text)) for text in given.policies))
-    for policy in policies:
-        place.runtime(policy)  # refuses what the backend lacks
+    policies = experiment.policies(place, given.policies)
     plan = make_plan(given)
     if plan.train.lora and not plan.train.init:
         raise RequestError("adapters go on from a model; give --init")

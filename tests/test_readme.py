@@ -16,7 +16,7 @@ from tests.cli.conftest import write_tiny
 from tests.paths import ROOT, smollm2_gguf
 from tests.test_layering import HEIGHT
 from xplm.cli.chat import HELP
-from xplm.cli.main import app
+from xplm.cli.main import make_app
 from xplm.precision import Policy
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,7 +49,7 @@ def drawn_paths():
 
 def flags_of(command):
     """The flags of a command line's command, from the program itself."""
-    node = typer.main.get_command(app)
+    node = typer.main.get_command(make_app())
     for word in command.split()[1:]:
         if word not in getattr(node, "commands", {}):
             break
@@ -79,7 +79,7 @@ def test_the_picture_is_in_the_order_of_imports():
 
 def test_every_command_is_in_the_table():
     shown = {command.split()[1] for command in COMMANDS}
-    assert shown == set(typer.main.get_command(app).commands)
+    assert shown == set(typer.main.get_command(make_app()).commands)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

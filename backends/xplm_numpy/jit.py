@@ -31,7 +31,7 @@ PACKAGE = Path(__file__).parent
 
 def serial(**options: Any) -> Callable[..., Any]:
     """A loop for one thread: what is small, or called from inside another."""
-    usual = {"fastmath": FAST, "error_model": "numpy", "forceinline": True}
+    usual: dict[str, Any] = {"fastmath": FAST, "error_model": "numpy", "forceinline": True}
     compiled = numba.njit(**usual | options)
 
     def decorate(function: Callable[..., Any]) -> Any:

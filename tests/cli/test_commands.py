@@ -36,6 +36,18 @@ def test_help_gives_an_example(xplm, command):
     assert f"Example: xplm {command}" in " ".join(out.stdout.split())
 
 
+def test_a_command_imports_what_it_needs_and_no_other_command():
+    program = (
+        "import sys; from xplm.cli.main import main; main(['pull', '--help']); print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    modules = done.stdout.splitlines()[-1].split()
+    assert "xplm.cli.pull" in modules
+    assert not {"xplm.cli.train", "xplm.cli.parity", "numba", "matplotlib"} & set(modules)
+
+
 def test_pull_prints_where_the_model_lies(xplm, tiny_directory):
     out = xplm("pull", tiny_directory)
     assert (out.code, out.stdout) == (0, f"{tiny_directory}\n")

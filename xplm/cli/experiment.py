@@ -15,6 +15,7 @@ from xplm.cli.flags import WhereFlags
 from xplm.cli.output import Output, OutputFlags, error_line, plain
 from xplm.cli.threads import use_threads
 from xplm.errors import RequestError, XplmError
+from xplm.precision import Policy
 from xplm.train.curves import INSTALL, can_draw
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -45,6 +46,18 @@ def where(given: argparse.Namespace) -> WhereFlags:
         raise RequestError(f"--threads must be at least 1; got {given.threads}")
     use_threads(given.threads)
     return WhereFlags(given.device, given.backend, given.kernels, given.threads)
+
+
+def policies(place: WhereFlags, texts: Sequence[str]) -> list[str]:
+    """The policies by their own names, each once.
+
+    Raises:
+        RequestError: one is not a policy, or needs a dtype that the backend lacks.
+    """
+    names = list(dict.fromkeys(str(Policy.parse(text)) for text in texts))
+    for name in names:
+        place.runtime(name)
+    return names
 
 
 def require_picture(path: Path | None) -> None:

@@ -5,26 +5,13 @@ Exit codes: 0 done; 1 a check failed; 2 bad usage or bad input, with one line on
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated
 
 import numpy as np
 import typer
 
-from xplm.cli import (
-    bench,
-    chat,
-    convert,
-    doctor,
-    eval,
-    explain,
-    generate,
-    gradcheck,
-    grade,
-    parity,
-    pull,
-    train,
-)
 from xplm.cli.output import error_line
 from xplm.cli.stdio import give_up_stdout, prepare_streams
 from xplm.cli.threads import spin_briefly
@@ -33,12 +20,29 @@ from xplm.errors import RequestError, XplmError
 BROKEN_PIPE = 1  # as typer answers one that it meets itself
 BAD_INPUT = 2
 
-app = typer.Typer(
-    name="xplm",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+COMMANDS = (
+    "generate", "chat", "pull", "convert", "eval", "train", "bench", "explain", "gradcheck", "grade", "parity",
+    "doctor",
+)  # fmt: skip
+"""In the order of the help. Each is a function, or an `app` of several, in a module of its own name."""
+
+
+def make_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
+    """The command line with some of its commands: only what is asked for is imported."""
+    app = typer.Typer(
+        name="xplm",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(xplm)
+    for name in commands:
+        module = import_module(f"xplm.cli.{name}")
+        if hasattr(module, "app"):
+            app.add_typer(module.app)
+        else:
+            app.command()(getattr(module, name))
+    return app
 
 
 def _print_version(asked: bool) -> None:
@@ -47,7 +51,6 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def xplm(
     version: Annotated[
         bool,
@@ -60,20 +63,6 @@ def xplm(
     """
 
 
-app.command()(generate.generate)
-app.command()(chat.chat)
-app.command()(pull.pull)
-app.command()(convert.convert)
-app.add_typer(eval.app)
-app.command()(train.train)
-app.command()(bench.bench)
-app.command()(explain.explain)
-app.command()(gradcheck.gradcheck)
-app.command()(grade.grade)
-app.command()(parity.parity)
-app.command()(doctor.doctor)
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run one command.
 
@@ -83,6 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
+    app = make_app(arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS)
     try:
         # What overflows is found where it matters, in the logits or the loss; a warning would be a second line.
         with np.errstate(all="ignore"):
