@@ -20,10 +20,13 @@ from xplm_numpy.kernels.linear_cross_entropy import (
     linear_cross_entropy_bwd,
     linear_cross_entropy_fwd,
 )
+from xplm_numpy.kernels.lion import lion_rule
 from xplm_numpy.kernels.norm_mlp_residual import norm_mlp_residual
 from xplm_numpy.kernels.norm_qkv_rope import norm_qkv_rope
 from xplm_numpy.kernels.rms_norm import rms_norm_bwd, rms_norm_fwd
 from xplm_numpy.kernels.rope import rope_bwd, rope_fwd
+from xplm_numpy.kernels.sgd import sgd_rule
+from xplm_numpy.kernels.softmax import softmax_bwd, softmax_fwd
 from xplm_numpy.kernels.swiglu import swiglu_bwd, swiglu_fwd
 
 FUSED: dict[str, Callable[..., Any]] = {
@@ -47,6 +50,8 @@ FUSED: dict[str, Callable[..., Any]] = {
         rms_norm_bwd,
         rope_fwd,
         rope_bwd,
+        softmax_fwd,
+        softmax_bwd,
         swiglu_fwd,
         swiglu_bwd,
         norm_qkv_rope,
@@ -54,6 +59,8 @@ FUSED: dict[str, Callable[..., Any]] = {
         norm_mlp_residual,
         adam_rule,
         adamw_rule,
+        lion_rule,
+        sgd_rule,
         clip_by_global_norm,
     )
 }
