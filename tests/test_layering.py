@@ -10,7 +10,17 @@ from tests.paths import ROOT
 LAYERS = [
     {"typing", "errors", "namespace", "formats", "precision"},
     {"kernels"},
-    {"params", "config", "rope_scaling", "backend", "transfers", "emulation", "runtime", "cache"},
+    {
+        "params",
+        "config",
+        "rope_scaling",
+        "backend",
+        "transfers",
+        "memory_plan",
+        "emulation",
+        "runtime",
+        "cache",
+    },
     {"layers"},
     {"models"},
     {"checkpoint", "text", "generate", "train", "numerics", "parallel"},

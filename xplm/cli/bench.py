@@ -16,14 +16,18 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import typer
 
-from xplm.backend import Backend
+from xplm.backend import Backend, DeviceMemory
 from xplm.cli.bench_train import STEPS, bench_train
 from xplm.cli.flags import ModelFlags, takes_flags
 from xplm.cli.output import Output, OutputFlags
+from xplm.cli.peak import peak_json, peak_line
 from xplm.errors import RequestError
 from xplm.generate.engine import Engine
+from xplm.generate.memory import count_weights, plan_generation
 from xplm.language_model import LanguageModel
 from xplm.models.decoder import EMBEDDING, param_specs
+from xplm.models.miniature import POSITIONS, miniature
+from xplm.params import init_params
 from xplm.transfers import Transfers, count_transfers
 
 STREAM_SHAPE = (131072, 1024)  # float32: 512 MiB, larger than the last cache of any machine
@@ -88,6 +92,9 @@ def bench(
     load_seconds = perf_counter() - started
 
     ids = draw_ids(lm, prompt_tokens, new_tokens, seed)
+    plan = plan_generation(
+        lm.engine, measure_process(lm), prompt_tokens=prompt_tokens, new_tokens=new_tokens
+    )
     run_once(lm.engine, ids, new_tokens)  # warm-up
     runs = [run_once(lm.engine, ids, new_tokens) for _ in range(repeats or RUNS)]
     prefill, decode = (max(column) for column in zip(*runs, strict=True))
@@ -102,7 +109,7 @@ def bench(
     out.line(f"prefill  {prefill:10.1f} tokens/s   {prompt_tokens} tokens")
     out.line(f"decode   {decode:10.1f} tokens/s   {new_tokens} tokens")
     out.line(f"limit    {share:10.0%} of it        memory gives {bandwidth / 1e9:.1f} GB/s")
-    out.line(f"memory   {peak_memory_bytes / 1e6:10.0f} MB         at its peak")
+    out.line(peak_line(plan, peak_memory_bytes))
     out.line(
         f"copies   {copies.to_device + copies.to_host:10} a token    {copies.to_device_bytes:,} bytes to the device, "
         f"{copies.to_host_bytes:,} back"
@@ -112,7 +119,7 @@ def bench(
             "prefill_tokens_per_s": prefill,
             "decode_tokens_per_s": decode,
             "load_seconds": load_seconds,
-            "peak_memory_bytes": peak_memory_bytes,
+            **peak_json(plan, peak_memory_bytes),
             "bandwidth_share": share,
             "bandwidth_bytes_per_s": bandwidth,
             "weight_bytes_per_token": weight_bytes_per_token(lm),
@@ -137,6 +144,16 @@ def draw_ids(lm: LanguageModel, prompt_tokens: int, new_tokens: int, seed: int) 
             f"got {prompt_tokens} and {new_tokens}; ask for fewer"
         )
     return np.random.default_rng(seed).integers(0, lm.config.vocab_size, prompt_tokens)
+
+
+def measure_process(lm: LanguageModel) -> DeviceMemory:
+    """What the process holds beside the weights: a miniature has brought in all the code that generation runs."""
+    rt, config = lm.rt, miniature(lm.config)
+    engine = Engine(rt, config, init_params(rt, param_specs(config), seed=0))
+    run_once(engine, np.zeros(POSITIONS - 1, np.int64), new_tokens=1)
+    rt.backend.synchronize()
+    memory = rt.backend.memory()
+    return memory._replace(used=memory.used - count_weights(rt, lm.config))
 
 
 def run_once(engine: Engine, ids: np.ndarray, new_tokens: int) -> Run:

@@ -6,11 +6,14 @@ from typing import Any
 
 from xplm.cli.flags import ModelFlags
 from xplm.cli.output import Output
+from xplm.cli.peak import peak_json, peak_line
 from xplm.errors import RequestError
 from xplm.models.decoder import param_specs
 from xplm.params import count_params
 from xplm.precision import Policy
 from xplm.train.architecture import make_config
+from xplm.train.dry_run import measure_process
+from xplm.train.memory import plan_step
 from xplm.train.recipe import Recipe, make_recipe, parse_setting
 from xplm.train.task import training_policy
 from xplm.train.trial import RandomVocabulary, draw_batches, make_step, time_steps
@@ -63,12 +66,14 @@ def bench_train(
         raise RequestError(
             f"context must fit the model's {config.context_length} positions; got {data.context}"
         )
+    specs = param_specs(config)
+    plan = plan_step(rt, recipe, config, specs, measure_process(recipe, rt, config))
     step = make_step(recipe, rt, config, draw_batches(recipe, vocab_size))
     seconds = time_steps(step, rt.backend.synchronize, n_steps)
     step_seconds = median(seconds)
     peak_memory_bytes = rt.backend.memory().peak
     n_tokens = data.accumulation * data.batch_size * data.context
-    n_params = count_params(param_specs(config))
+    n_params = count_params(specs)
 
     backend = rt.backend
     rows = f"{data.batch_size} x {data.context} tokens"
@@ -78,12 +83,12 @@ def bench_train(
     )
     out.line(f"step     {1e3 * step_seconds:10.1f} ms         {rows}{passes}, median of {n_steps}")
     out.line(f"speed    {n_tokens / step_seconds:10.0f} tokens/s")
-    out.line(f"memory   {peak_memory_bytes / 1e6:10.0f} MB         at its peak")
+    out.line(peak_line(plan, peak_memory_bytes))
     out.result(
         {
             "step_seconds": step_seconds,
             "tokens_per_s": n_tokens / step_seconds,
-            "peak_memory_bytes": peak_memory_bytes,
+            **peak_json(plan, peak_memory_bytes),
             "parameters": n_params,
             "batch_size": data.batch_size,
             "context": data.context,

@@ -13,17 +13,19 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
+from xplm.cli.dry_run import show_dry_run
 from xplm.cli.flags import WhereFlags, home, takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.progress import pull_with_progress
-from xplm.errors import DownloadError
+from xplm.errors import DownloadError, RequestError
 from xplm.params import count_params
 from xplm.precision import Policy
 from xplm.text.trainable import TOKENIZER_KINDS
 from xplm.train import loop
 from xplm.train.curves import INSTALL, can_draw
+from xplm.train.data import Dataset
 from xplm.train.metrics import read_lines
-from xplm.train.prepare import prepare
+from xplm.train.prepare import prepare, read_material
 from xplm.train.recipe import ModelRecipe, Recipe, differences, load_recipe, parse_setting
 from xplm.train.run_directory import METRICS, RECIPE, RunDirectory
 from xplm.train.task import training_policy
@@ -46,6 +48,12 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="Updates of the whole run.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Foretell the peak of memory, take two steps, keep nothing."
+        ),
     ] = False,
     init: Annotated[
         str | None, typer.Option(help="Fine-tune this model: a name, or a directory.")
@@ -71,6 +79,10 @@ def train(
 
     Example: xplm train scripts/recipes/shakespeare-char.toml --data tinyshakespeare.txt
     """
+    if dry_run and resume:
+        raise RequestError(
+            "--dry-run tries out a run from its beginning; got --resume too; leave out one of them"
+        )
     show = Output(output)
     flags = {
         "data.path": data and str(data),
@@ -95,6 +107,19 @@ def train(
     tokenizer_of = None
     if not is_made and not has_begun:
         tokenizer_of = _pull_tokenizer(plan.data.tokenizer, show)
+    if dry_run:
+        with Reading(show) as reading:
+            material = read_material(
+                plan,
+                rt,
+                init=base,
+                cache=home() / "tokens",
+                progress=reading.report,
+                tokenizer_of=tokenizer_of,
+            )
+        _note_what_is_read(plan, material.dataset, show)
+        show_dry_run(material, show)
+        return
     with Reading(show) as reading:
         trainer = prepare(
             plan,
@@ -108,12 +133,7 @@ def train(
         )
     n_params = count_params(trainer.job.task.specs)
     show.note(f"{n_params:,} parameters, {trainer.job.steps:,} steps, into {directory.path}")
-    if plan.train.init and plan.model != ModelRecipe():
-        show.note(f"[model] is not read: the model is that of {plan.train.init}")
-    if cut := trainer.job.dataset.n_cut:
-        show.note(
-            f"{cut:,} examples are longer than data.context, {plan.data.context}, and lose their end"
-        )
+    _note_what_is_read(plan, trainer.job.dataset, show)
     if not can_draw():
         show.note(f"no curves.png, which needs matplotlib: {INSTALL}")
 
@@ -247,6 +267,16 @@ def _say_what_resumes(directory: RunDirectory, plan: Recipe, show: Output) -> No
     show.note(f"going on from step {max(directory.checkpoints)}")
     for change in differences(directory.recipe or plan, plan):
         show.note(f"otherwise than before: {change}")
+
+
+def _note_what_is_read(plan: Recipe, dataset: Dataset, show: Output) -> None:
+    """Say what of the recipe and of the data is left out."""
+    if plan.train.init and plan.model != ModelRecipe():
+        show.note(f"[model] is not read: the model is that of {plan.train.init}")
+    if cut := dataset.n_cut:
+        show.note(
+            f"{cut:,} examples are longer than data.context, {plan.data.context}, and lose their end"
+        )
 
 
 def _show_end(trainer: loop.Trainer, n_params: int, show: Output) -> None:

@@ -1,9 +1,10 @@
 """From a recipe to a run that is ready to start, or to go on."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,9 +13,10 @@ from xplm.checkpoint.checkpoint import Checkpoint
 from xplm.checkpoint.load import load_params
 from xplm.checkpoint.opening import open_checkpoint
 from xplm.checkpoint.save import MODEL_DTYPES, save_directory
+from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError, RequestError
 from xplm.models.decoder import param_specs
-from xplm.params import init_params
+from xplm.params import ParamSpec, init_params
 from xplm.precision import cast
 from xplm.runtime import Runtime
 from xplm.text.tokenizer import Tokenizer
@@ -31,6 +33,20 @@ from xplm.train.state import TrainState
 from xplm.train.step import Task
 from xplm.train.task import first_state, gradient_formats, make_task
 from xplm.typing import Params
+
+
+class Material(NamedTuple):
+    """What a run is made of, before it has weights."""
+
+    recipe: Recipe
+    rt: Runtime
+    base: Checkpoint | None  # the model that it goes on from
+    config: DecoderConfig
+    tokenizer: Tokenizer
+    dataset: Dataset
+    steps: int  # of the whole run
+    specs: Mapping[str, ParamSpec]  # of the model
+    trained: Mapping[str, ParamSpec]  # of what is trained: the adapters, where there are any
 
 
 def prepare(
@@ -64,10 +80,6 @@ def prepare(
     Raises:
         XplmError: the recipe, the data, the model or the directory is not fit for it.
     """
-    rank = recipe.train.lora
-    if rank and init is None:
-        raise RequestError("adapters go on from a model; give train.init, or --init")
-    find_optimizer(recipe.optimizer.name).make_options(recipe.optimizer.options)
     with ExitStack() as on_failure:
         on_failure.callback(directory.release)
         trainer = _open_run(recipe, rt, directory, init, resume, cache, progress, tokenizer_of)
@@ -85,14 +97,63 @@ def _open_run(
     progress: Progress,
     tokenizer_of: Path | None,
 ) -> Trainer:
-    rank = recipe.train.lora
     directory.check(resume=resume)
     state = directory.load_newest(rt) if resume else None
-    if state and recipe.train.init and not rank:
+    if state and recipe.train.init and not recipe.train.lora:
         init = directory.newest  # all that is still needed of that model went into it
+    material = read_material(
+        recipe,
+        rt,
+        init=init,
+        cache=cache,
+        progress=progress,
+        tokenizer_of=tokenizer_of,
+        run=directory.newest if state else None,
+    )
+    if state is None:
+        task, state = make_first(material)
+    else:
+        task = _make_task(material, _load_frozen(material))
+        _check_state(state, task, directory.recipe, recipe)
+        state = _go_on(state, task)
+    directory.begin(recipe, resume=resume)
+    tokenizer = material.tokenizer
+    write = _model_writer(task, tokenizer)
+    job = Job(recipe, task, material.dataset, tokenizer, material.steps, write)
+    return Trainer(job, directory, state)
+
+
+def read_material(
+    recipe: Recipe,
+    rt: Runtime,
+    *,
+    init: Path | None,
+    cache: Path,
+    progress: Progress,
+    tokenizer_of: Path | None = None,
+    run: Path | None = None,
+) -> Material:
+    """Read the data, and settle the model that is to be trained on them.
+
+    Args:
+        recipe: what to do.
+        rt: where; its policy is a `training_policy`.
+        init: as `prepare` takes it.
+        cache: as `prepare` takes it.
+        progress: as `prepare` takes it.
+        tokenizer_of: as `prepare` takes it.
+        run: the checkpoint that a run goes on from, whose tokenizer it keeps; None for a run that begins.
+
+    Raises:
+        XplmError: the recipe, the data or the model is not fit for it.
+    """
+    rank = recipe.train.lora
+    if rank and init is None:
+        raise RequestError("adapters go on from a model; give train.init, or --init")
+    find_optimizer(recipe.optimizer.name).make_options(recipe.optimizer.options)
     base = open_checkpoint(init) if init else None
     speaks_as = base or (open_checkpoint(tokenizer_of) if tokenizer_of else None)
-    tokenizer = _tokenizer(recipe, speaks_as, directory.newest if state else None, progress)
+    tokenizer = _tokenizer(recipe, speaks_as, run, progress)
     context = recipe.data.context
     config = base.config if base else make_config(recipe.model, context, tokenizer)
     if context > config.context_length:
@@ -100,26 +161,37 @@ def _open_run(
             f"data.context must fit the model's {config.context_length} positions; got {context}"
         )
     dataset = _dataset(recipe, tokenizer, cache, progress)
-
-    specs = trained = param_specs(config)
-    frozen: Params = {}
-    weights: Params = {}  # to begin with; not read again where the state has its own
-    if base and (rank or not state):
-        weights = load_params(base, rt)
-    if rank:
-        trained = adapter_specs(specs, rank)
-        frozen = {name: cast(weights.pop(name), rt.dtype.compute) for name in specs}
+    specs = param_specs(config)
+    trained = adapter_specs(specs, rank) if rank else specs
     steps = _steps(recipe, dataset)
-    task = make_task(recipe, rt, config, trained, frozen, steps)
+    return Material(recipe, rt, base, config, tokenizer, dataset, steps, specs, trained)
 
-    if state is None:
-        state = first_state(task, weights or init_params(rt, trained, recipe.train.seed))
-    else:
-        _check_state(state, task, directory.recipe, recipe)
-        state = _go_on(state, task)
-    directory.begin(recipe, resume=resume)
-    job = Job(recipe, task, dataset, tokenizer, steps, _model_writer(task, tokenizer))
-    return Trainer(job, directory, state)
+
+def make_first(material: Material) -> tuple[Task, TrainState]:
+    """The task of a run that begins, and its state before the first step.
+
+    Raises:
+        XplmError: the model cannot be loaded, or the optimizer or the schedule is not there.
+    """
+    recipe, rt, trained = material.recipe, material.rt, material.trained
+    task = _make_task(material, _load_frozen(material))
+    if material.base and not recipe.train.lora:
+        return task, first_state(task, load_params(material.base, rt))
+    return task, first_state(task, init_params(rt, trained, recipe.train.seed))
+
+
+def _load_frozen(material: Material) -> Params:
+    """The model beside whose weights adapters are trained, in the compute dtype; nothing where there are none."""
+    rt = material.rt
+    if material.base is None or not material.recipe.train.lora:
+        return {}
+    weights = load_params(material.base, rt)
+    return {name: cast(weights.pop(name), rt.dtype.compute) for name in material.specs}
+
+
+def _make_task(material: Material, frozen: Params) -> Task:
+    recipe, rt, config = material.recipe, material.rt, material.config
+    return make_task(recipe, rt, config, material.trained, frozen, material.steps)
 
 
 def _tokenizer(
