@@ -15,6 +15,7 @@ def test_a_step_is_measured(xplm, arch, policy):
     assert min(out["runs"]) <= out["step_seconds"] <= max(out["runs"])
     assert out["tokens_per_s"] == pytest.approx(16 / out["step_seconds"])
     assert out["peak_memory_bytes"] > 1e6
+    assert out["predicted_peak_memory_bytes"] >= sum(out["predicted_memory_bytes"].values())
     assert (out["arch"], out["policy"], len(out["runs"])) == (arch, policy, 2)
 
 
@@ -34,6 +35,7 @@ def test_the_table_says_what_was_measured(xplm):
     assert lines[0].endswith("parameters  fp32  numpy on cpu")
     assert [line.split()[0] for line in lines[1:]] == ["step", "speed", "memory"]
     assert lines[1].endswith("2 x 8 tokens, median of 3")
+    assert lines[3].endswith("predicted")
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_bench_measures_each_part(xplm, tiny_directory):
     assert out.code == 0
     assert len(out.json["runs"]) == 2
     keys = ("prefill_tokens_per_s", "decode_tokens_per_s", "load_seconds", "peak_memory_bytes")
-    assert all(out.json[key] > 0 for key in keys)
+    assert all(out.json[key] > 0 for key in (*keys, "predicted_peak_memory_bytes"))
     share = out.json["weight_bytes_per_token"] * out.json["decode_tokens_per_s"]
     assert out.json["bandwidth_share"] == pytest.approx(share / out.json["bandwidth_bytes_per_s"])
     assert out.json["policy"] == "bf16"

@@ -57,12 +57,7 @@ def plan_generation(
 
     logits = batch * config.vocab_size * rt.host_dtype.loss.itemsize
     moments = [moment("prefill", 2 * block + scratch), moment("logits", block, 2 * logits)]
-    return plan_peak(process, moments, max(logits, n * _row(rt, config)))
-
-
-def _row(rt: Runtime, config: DecoderConfig) -> int:
-    """Bytes of a position in the largest array of a block."""
-    return largest_activation(rt, config, 1)
+    return plan_peak(process, moments, max(logits, largest_activation(rt, config, n)))
 
 
 def _widened(rt: Runtime, config: DecoderConfig) -> int:

@@ -40,10 +40,19 @@ class Widths(NamedTuple):
     is_portable: bool  # whether attention and what is like it make whole arrays of steps between
 
 
+class HeadScratch(NamedTuple):
+    """Bytes of the head and its loss."""
+
+    chunk: int  # the logits of the rows that are taken together
+    logits: int  # they, and what is made of them
+    gradients: int  # of the table, and the table where it is widened
+
+
 def widths(rt: Runtime, config: DecoderConfig) -> Widths:
     """The letters of a configuration, and the sizes of a policy."""
     compute = rt.host_dtype.compute.itemsize
     wide = max(4, compute)
+    is_whole = rt.ops.attention_fwd is PORTABLE["attention_fwd"]
     return Widths(
         config.hidden_size,
         config.intermediate_size,
@@ -53,7 +62,7 @@ def widths(rt: Runtime, config: DecoderConfig) -> Widths:
         compute,
         wide,
         compute < wide,
-        rt.ops.attention_fwd is PORTABLE["attention_fwd"],
+        is_whole or wide > 4 or rt.policy.softmax != "float32",  # what fused kernels hand on
     )
 
 
@@ -89,7 +98,7 @@ def block_saved(
     }
     if is_gated:
         saved["mlp.gate"] = w.F * w.compute
-    if w.is_portable:
+    if w.is_portable and w.heads > 1:  # a copy; fused, it is y itself, as one head's is
         saved["attention.y, heads joined"] = w.q * w.compute
     if rank:
         saved["adapters"] = (7 if is_gated else 6) * rank * w.compute
@@ -142,8 +151,8 @@ def backward_scratch(rt: Runtime, config: DecoderConfig, n: int, context: int) -
     return max(mlp, attention + max(products, _attention_back(w, n, context)))
 
 
-def head_scratch(rt: Runtime, config: DecoderConfig, n: int) -> dict[str, int]:
-    """Bytes of the head and its loss, forward and back: "logits" of one chunk of rows, and "gradients" of the table.
+def head_scratch(rt: Runtime, config: DecoderConfig, n: int) -> HeadScratch:
+    """What the head and its loss take, forward and back, when they take the most.
 
     Args:
         rt: kernels and dtypes.
@@ -153,30 +162,23 @@ def head_scratch(rt: Runtime, config: DecoderConfig, n: int) -> dict[str, int]:
     w = widths(rt, config)
     table = config.vocab_size * w.C * w.wide
     rows = min(n, max(1, LOGITS_PER_CHUNK // config.vocab_size))
-    chunk = rows * config.vocab_size * max(w.wide, rt.host_dtype.loss.itemsize)
+    chunk = rows * config.vocab_size * w.wide
     has_more = rows < n  # then the gradient of a chunk lies beside the sum
     if not w.is_narrow and not w.is_portable:
-        return {"logits": chunk, "gradients": table * (2 if has_more else 1)}
+        return HeadScratch(chunk, chunk, table * (2 if has_more else 1))
 
-    # logits, p, dlogits, and three steps between; or the table, widened, and its gradient's parts
-    if has_more:
-        return max(
-            {"logits": 7 * chunk, "gradients": 2 * table},
-            {"logits": 3 * chunk, "gradients": 3 * table},
-            key=lambda sizes: sum(sizes.values()),
-        )
-    return max(
-        {"logits": 6 * chunk, "gradients": 0},
-        {"logits": 2 * chunk, "gradients": 2 * table if w.is_narrow else table},
-        key=lambda sizes: sum(sizes.values()),
-    )
+    # logits, p, dlogits and three steps between, and what is left of the chunk before
+    steps = HeadScratch(chunk, (7 if has_more else 6) * chunk, 2 * table if has_more else 0)
+    # logits and dlogits; the table widened, and the gradient of a chunk, its sum, and the sum before
+    tables = 3 if has_more else (2 if w.is_narrow else 1)
+    product = HeadScratch(chunk, (3 if has_more else 2) * chunk, tables * table)
+    return max(steps, product, key=lambda scratch: scratch.logits + scratch.gradients)
 
 
 def largest_activation(rt: Runtime, config: DecoderConfig, n: int) -> int:
-    """Bytes of the largest array of N positions, the logits of a chunk of rows among them."""
+    """Bytes of the largest array of a block's N positions."""
     w = widths(rt, config)
-    logits = min(n * config.vocab_size, LOGITS_PER_CHUNK)
-    return max(logits, n * max(w.C, w.F, w.q)) * w.wide
+    return n * max(w.C, w.F, w.q) * w.wide
 
 
 def _product_back(w: Widths, n: int, outputs: int, inputs: int) -> int:

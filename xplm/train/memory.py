@@ -32,7 +32,13 @@ from xplm.backend import DeviceMemory
 from xplm.config import DecoderConfig
 from xplm.memory_plan import MemoryPlan, Moment, plan_peak
 from xplm.models.decoder import EMBEDDING, head_name, param_specs
-from xplm.models.memory import backward_scratch, block_saved, head_scratch, largest_activation
+from xplm.models.memory import (
+    HeadScratch,
+    backward_scratch,
+    block_saved,
+    head_scratch,
+    largest_activation,
+)
 from xplm.params import ParamSpec, count_params
 from xplm.runtime import Runtime
 from xplm.train.optimizers import Optimizer, find_optimizer
@@ -43,7 +49,7 @@ PORTABLE_UPDATES = 6
 
 
 class Standing(NamedTuple):
-    """Bytes of what a step is taken from."""
+    """Bytes of a step's parameters, and of what has their shapes."""
 
     masters: int
     copies: int  # of them, in the compute dtype; 0 where that is their own
@@ -52,7 +58,19 @@ class Standing(NamedTuple):
     moments: int
     gradients: int  # of what is trained
     passing: int  # of what a pass differentiates by: beside adapters, norms and tables too
+    block: int  # of one block's gradients
+    table: int  # of the head's gradient
+    is_tied: bool  # whether the head's table is the embedding's
     largest: int  # of the masters
+
+
+class Activations(NamedTuple):
+    """Bytes of activations at the moments of a pass."""
+
+    head: int
+    last_block: int
+    first_block: int
+    embedding: int
 
 
 def plan_step(
@@ -71,14 +89,12 @@ def plan_step(
         trained: specs of what is trained.
         process: what the process holds before there is a model.
     """
-    standing = _standing(rt, recipe, config, trained)
-    passes = [*_pass_moments(rt, recipe, config, trained, standing)]
-    if recipe.data.accumulation > 1:
-        passes.append(Moment("sum of gradients", {"gradients": 3 * standing.gradients}))
-
-    moments = [_beside(standing, moment) for moment in passes]
     n = recipe.data.batch_size * recipe.data.context
-    largest = max(standing.largest, largest_activation(rt, config, n))
+    standing = _standing(rt, recipe, config, trained)
+    head = head_scratch(rt, config, n)
+    passes = _pass_moments(recipe, standing, _activations(rt, recipe, config), head)
+    moments = [_beside(standing, moment) for moment in passes]
+    largest = max(standing.largest, head.chunk, largest_activation(rt, config, n))
     return plan_peak(process, [*moments, _update(rt, recipe, standing)], largest)
 
 
@@ -100,6 +116,7 @@ def _standing(
     optimizer = find_optimizer(recipe.optimizer.name)
     options = optimizer.make_options(recipe.optimizer.options)
     n = count_params(trained)
+    block = {name: spec for name, spec in trained.items() if ".layers.0." in name}
     return Standing(
         masters=n * param,
         copies=n * compute if rt.dtype.compute != rt.dtype.param else 0,
@@ -108,6 +125,9 @@ def _standing(
         moments=count_moments(optimizer, trained, options) * param,
         gradients=n * param,
         passing=(n + count_params(_unadapted(recipe, config))) * param,
+        block=count_params(block) * param,
+        table=config.vocab_size * config.hidden_size * param,
+        is_tied=head_name(config) == EMBEDDING,
         largest=max(spec.size for spec in trained.values()) * param,
     )
 
@@ -140,43 +160,45 @@ def _update(rt: Runtime, recipe: Recipe, standing: Standing) -> Moment:
     return Moment("update", parts)
 
 
-def _pass_moments(
-    rt: Runtime,
-    recipe: Recipe,
-    config: DecoderConfig,
-    trained: Mapping[str, ParamSpec],
-    standing: Standing,
-) -> list[Moment]:
-    """What a pass adds, of each of its moments."""
-    data, train, L = recipe.data, recipe.train, config.num_hidden_layers
+def _activations(rt: Runtime, recipe: Recipe, config: DecoderConfig) -> Activations:
+    """What blocks save, what the head keeps of its input, and scratch."""
+    data, train = recipe.data, recipe.train
     n = data.batch_size * data.context
-    wide = rt.host_dtype.param.itemsize
-    x = n * config.hidden_size * rt.host_dtype.compute.itemsize  # one row of activations a position
+    x = n * config.hidden_size * rt.host_dtype.compute.itemsize
     by_name = block_saved(rt, config, n, rank=train.lora, has_dropout=train.dropout > 0.0)
     saved = sum(by_name.values())
     scratch = backward_scratch(rt, config, n, data.context)
-    head_input = 2 * x  # the final norm's, and what it gives
-    ends = head_input + (n * config.hidden_size if train.dropout else 0)
+    # The final norm's input and output; and which of the embedding's numbers are kept.
+    ends = 2 * x + (n * config.hidden_size if train.dropout else 0)
 
-    all_saved = L * x if train.recompute else L * saved
-    last, first = all_saved + scratch, saved + scratch
-    if train.recompute:  # the block's input, which it saves again, and its output
-        last, first = last + saved, first + 2 * x
+    others = config.num_hidden_layers - 1
+    below = others * (x if train.recompute else saved)
+    again = 2 * x if train.recompute else 0  # the last block's input, and a block's output
+    return Activations(
+        head=ends + below + (x if train.recompute else saved) + x,
+        last_block=ends + below + saved + again + scratch,
+        first_block=ends + saved + again + scratch,
+        embedding=ends + 2 * x,
+    )
 
-    earlier = min(data.accumulation - 1, 2) * standing.gradients
-    grads, table = standing.passing, config.vocab_size * config.hidden_size * wide
-    block = sum(spec.size for name, spec in trained.items() if ".layers.0." in name) * wide
-    is_tied = head_name(config) == EMBEDDING
-    head = head_scratch(rt, config, n)
-    tables = 2 * table if is_tied else 0
+
+def _pass_moments(
+    recipe: Recipe, standing: Standing, activations: Activations, head: HeadScratch
+) -> list[Moment]:
+    """What a pass adds, of each of its moments."""
+    n_earlier = min(recipe.data.accumulation - 1, 2)
 
     def moment(name: str, gradients: int, activations: int, logits: int = 0) -> Moment:
-        parts = {"gradients": earlier + gradients, "activations": ends + activations}
-        return Moment(name, parts | {"logits": logits})
+        gradients += n_earlier * standing.gradients
+        return Moment(name, {"gradients": gradients, "activations": activations, "logits": logits})
 
-    return [
-        moment("head", head["gradients"], all_saved + x, head["logits"]),
-        moment("last block", table + block, last),
-        moment("first block", grads, first),
-        moment("embedding", grads + tables, 2 * x),
+    tables = 2 * standing.table if standing.is_tied else 0
+    moments = [
+        moment("head", head.gradients, activations.head, head.logits),
+        moment("last block", standing.table + standing.block, activations.last_block),
+        moment("first block", standing.passing, activations.first_block),
+        moment("embedding", standing.passing + tables, activations.embedding),
     ]
+    if n_earlier:
+        moments.append(Moment("sum of gradients", {"gradients": 3 * standing.gradients}))
+    return moments
