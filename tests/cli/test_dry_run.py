@@ -58,6 +58,20 @@ def test_a_run_that_is_there_stays_as_it_is(xplm, recipe, tmp_path):
     assert files(tmp_path / "run") == before
 
 
+def test_a_run_measured_in_epochs_has_its_steps(xplm, recipe):
+    epochs = (
+        "--set",
+        "train.steps=0",
+        "--set",
+        "train.epochs=2",
+        "--set",
+        "schedule.warmup_steps=0",
+    )
+    out = xplm("train", recipe, *epochs, "--dry-run", "--json").json
+    assert out["steps"] > 2
+    assert out["tokens"] == out["steps"] * 4 * 8
+
+
 def test_adapters_are_tried_out_too(xplm, recipe, tmp_path):
     xplm("train", recipe, "--out", tmp_path / "base")
     tune = ("--init", tmp_path / "base", "--lora", 2, "--dry-run", "--json")

@@ -10,12 +10,13 @@ import pytest
 from xplm.backend import DeviceMemory, load_backend
 from xplm.cli.bench_train import trial_recipe
 from xplm.models.decoder import param_specs
-from xplm.params import count_params, init_params
+from xplm.params import ParamSpec, count_params, init_params
 from xplm.precision import Policy
 from xplm.runtime import make_runtime
 from xplm.train.architecture import make_config
+from xplm.train.dry_run import measure_process
 from xplm.train.lora import adapter_specs
-from xplm.train.memory import count_moments, plan_step
+from xplm.train.memory import count_moments, count_update, plan_step
 from xplm.train.optimizers import OPTIMIZERS
 from xplm.train.task import training_policy
 from xplm.train.trial import RandomVocabulary
@@ -35,7 +36,6 @@ MEASURED = {
     "gpt": ("gpt", "fp32", *WIDE, "batch_size=4"),
     "recompute": ("llama", "fp32", *WIDE, "batch_size=8", "train.recompute=true"),
     "bf16": ("gpt", "bf16", *WIDE, "batch_size=8"),
-    "bf16, recompute": ("llama", "bf16", *WIDE, "batch_size=8", "train.recompute=true"),
     "vocabulary": ("llama", "fp32", *TABLE, "batch_size=4", "model.tie_word_embeddings=false"),
     "vocabulary, bf16": ("llama", "bf16", *TABLE, "batch_size=4"),
     "accumulation": ("llama", "fp32", *DEEP, "accumulation=3"),
@@ -55,22 +55,17 @@ def bench(arch, policy, *settings):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.fixture(scope="module")
-def compiled():
+@pytest.fixture
+def compiled(name):
     """Kernels on disk: what compiling takes, and gives back, would hide the model's memory."""
-    for arch, policy, *_ in {
-        ("llama", "fp32"),
-        ("gpt", "fp32"),
-        ("llama", "bf16"),
-        ("gpt", "bf16"),
-    }:
-        bench(arch, policy, "train.dropout=0.1")
-    bench("gpt", "fp32", "optimizer.name=lion")
+    arch, policy, *settings = MEASURED[name]
+    measure_process(*make_trial(arch, *settings, policy=policy))
+    return name
 
 
 @pytest.mark.parametrize("name", sorted(MEASURED))
 def test_a_steps_peak_is_foretold(compiled, name):
-    found = bench(*MEASURED[name])
+    found = bench(*MEASURED[compiled])
     process = found["predicted_memory_bytes"]["process"]
     measured = found["peak_memory_bytes"] - process
     predicted = found["predicted_peak_memory_bytes"] - process
@@ -88,6 +83,18 @@ def test_moments_are_those_that_an_optimizer_makes(name, rank):
     specs = adapter_specs(specs, rank) if rank else specs
     state = optimizer.init(init_params(rt, specs, 0), specs, options)
     assert count_moments(optimizer, specs, options) == sum(x.size for x in state.moments.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays"),
+    [("adamw", {"table": 2}), ("adafactor", {"table": 4}), ("muon", {"matrix": 6})],
+)
+def test_a_rule_makes_arrays_of_one_parameter_at_a_time(name, arrays):
+    specs = {
+        "table": ParamSpec("model.embed_tokens.weight", (50, 4), "normal"),
+        "matrix": ParamSpec("model.layers.0.mlp.up_proj.weight", (25, 4), "normal"),
+    }
+    assert count_update(name, specs) == sum(specs[key].size * n for key, n in arrays.items())
 
 
 def make_trial(arch, *settings, policy="fp32"):

@@ -15,7 +15,7 @@ from xplm.params import count_params
 from xplm.runtime import Runtime
 from xplm.train.memory import plan_step
 from xplm.train.prepare import Material, make_first
-from xplm.train.recipe import Recipe
+from xplm.train.recipe import Recipe, ScheduleRecipe
 from xplm.train.step import train_step
 from xplm.train.trial import draw_batches, make_step
 
@@ -61,7 +61,8 @@ def dry_run(material: Material) -> DryRun:
 def measure_process(recipe: Recipe, rt: Runtime, config: DecoderConfig) -> DeviceMemory:
     """What the process holds without the model: a step of a miniature has brought in all the code of a step."""
     sizes = replace(recipe.data, batch_size=1, context=POSITIONS, accumulation=1)
-    recipe = replace(recipe, data=sizes)
+    once = replace(recipe.train, steps=1, lora=0)
+    recipe = replace(recipe, data=sizes, schedule=ScheduleRecipe(kind="constant"), train=once)
     small = miniature(config)
     step = make_step(recipe, rt, small, draw_batches(recipe, small.vocab_size))
     while step().is_skipped:  # until the optimizer has run too

@@ -18,8 +18,8 @@ number of blocks, and X what the head keeps of its input, the peak is the larges
     update       P + M + E + G         all of the next step's, while this one's are still there
 
 The passes after the first hold G more, those after the second 2 G. With recompute, L A is A and the inputs of the
-other blocks. `xplm.models.memory` has A, X and the scratch. Evaluation, samples and checkpoints are not counted: they
-hold neither gradients nor what blocks save.
+other blocks. `xplm.models.memory` has A, X and the scratch. Not counted is what a run does between steps: evaluation,
+samples, checkpoints and curves.
 """
 
 from collections.abc import Mapping
@@ -44,9 +44,6 @@ from xplm.runtime import Runtime
 from xplm.train.optimizers import Optimizer, find_optimizer
 from xplm.train.recipe import Recipe
 
-PORTABLE_UPDATES = 6
-"""Arrays of a parameter's size that a rule in steps of the array library makes beside its results, at most."""
-
 
 class Standing(NamedTuple):
     """Bytes of a step's parameters, and of what has their shapes."""
@@ -62,6 +59,7 @@ class Standing(NamedTuple):
     table: int  # of the head's gradient
     is_tied: bool  # whether the head's table is the embedding's
     largest: int  # of the masters
+    update: int  # of what a rule in steps of the array library makes beside its results
 
 
 class Activations(NamedTuple):
@@ -84,7 +82,7 @@ def plan_step(
 
     Args:
         rt: where; its policy is a `training_policy`.
-        recipe: sizes of batches, optimizer and the rest.
+        recipe: sizes of batches, optimizer and the rest. Sequences count as long as its context.
         config: the model's.
         trained: specs of what is trained.
         process: what the process holds before there is a model.
@@ -109,6 +107,21 @@ def count_moments(optimizer: Optimizer, trained: Mapping[str, ParamSpec], option
     return total
 
 
+def count_update(optimizer: str, trained: Mapping[str, ParamSpec]) -> int:
+    """Numbers that a rule in steps of the array library makes of one parameter beside its results, at most.
+
+    Muon's iteration has x, A, A^2 and three terms; Adafactor the square, v, u and a quotient; the others a root and
+    what is taken off.
+    """
+
+    def arrays(spec: ParamSpec) -> int:
+        if optimizer == "muon":
+            return 6 if spec.is_hidden_matrix else 2
+        return 4 if optimizer == "adafactor" else 2
+
+    return max(arrays(spec) * spec.size for spec in trained.values())
+
+
 def _standing(
     rt: Runtime, recipe: Recipe, config: DecoderConfig, trained: Mapping[str, ParamSpec]
 ) -> Standing:
@@ -129,6 +142,7 @@ def _standing(
         table=config.vocab_size * config.hidden_size * param,
         is_tied=head_name(config) == EMBEDDING,
         largest=max(spec.size for spec in trained.values()) * param,
+        update=count_update(recipe.optimizer.name, trained) * param,
     )
 
 
@@ -149,7 +163,7 @@ def _beside(standing: Standing, moment: Moment) -> Moment:
 def _update(rt: Runtime, recipe: Recipe, standing: Standing) -> Moment:
     """All masters, moments and averages twice."""
     rule = find_optimizer(recipe.optimizer.name).rule
-    scratch = PORTABLE_UPDATES * standing.largest if rt.fused(rule) is rule else 0
+    scratch = standing.update if rt.fused(rule) is rule else 0
     parts = {
         "parameters": 2 * standing.masters + standing.frozen + 2 * standing.average,
         "gradients": standing.gradients,
