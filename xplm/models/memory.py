@@ -13,8 +13,9 @@ Letters as in `xplm.typing`; N = B T positions, c the bytes of a number in the c
 times N. An array that two ops save is there once. Beside what is saved, an op has arrays of its own while it runs; the
 most that a block takes going forward or back is its scratch, whose terms stand beside the line that they belong to.
 
-Not counted: rows of statistics in an op, tiles of the fused kernels, what BLAS packs, tables of RoPE, and what an
-allocator cannot use of what was freed.
+Not counted: rows of statistics in an op, tiles of the fused kernels, what BLAS packs, and tables of RoPE. The steps of
+portable kernels are counted as NumPy takes them, which writes over a step that nobody holds; a library that does not
+takes more.
 """
 
 from typing import NamedTuple

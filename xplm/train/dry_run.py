@@ -59,7 +59,11 @@ def dry_run(material: Material) -> DryRun:
 
 
 def measure_process(recipe: Recipe, rt: Runtime, config: DecoderConfig) -> DeviceMemory:
-    """What the process holds without the model: a step of a miniature has brought in all the code of a step."""
+    """What the process holds without the model: a step of a miniature has brought in all the code of a step.
+
+    Where that code had to be compiled first, the model takes up what compiling gave back, and the peak stays below the
+    one foretold.
+    """
     sizes = replace(recipe.data, batch_size=1, context=POSITIONS, accumulation=1)
     once = replace(recipe.train, steps=1, lora=0)
     recipe = replace(recipe, data=sizes, schedule=ScheduleRecipe(kind="constant"), train=once)
