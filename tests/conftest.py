@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
+import numba
 import pytest
 
 from tests.helpers import Place
@@ -44,6 +45,12 @@ def has_float64(name: str) -> AbstractContextManager[None]:
     if name != "jax":
         return nullcontext()
     return pytest.importorskip("jax", reason="needs JAX: pip install jax").enable_x64(True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Fused kernels take one thread unless a test asks for more: who waits for another spins on some worker's core."""
+    numba.set_num_threads(1)
 
 
 @pytest.fixture(params=[_parameter(location) for location in LOCATIONS])
