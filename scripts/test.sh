@@ -35,4 +35,5 @@ if command -v nvidia-smi >/dev/null; then extras+=,cuda13; fi
 
 # One worker a core, so each computes on one: what BLAS and PyTorch would start beside it takes time from the others.
 export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
-"$environment/bin/python" -m pytest --numprocesses auto "$@"
+# A file's tests stay with one worker, so that its models are loaded and its kernels compiled once.
+"$environment/bin/python" -m pytest --numprocesses auto --dist loadfile "$@"

@@ -2,7 +2,7 @@
 
 All through it lie there the weights and the cache; beside them, whichever is more, with A what a block saves:
 
-    prefill      2 A + scratch     of one chunk of the prompt: a block's arrays stay until the next block's are there
+    prefill      A + scratch       of one chunk of the prompt
     logits       of the last position, and those before them
 
 `xplm.models.memory` has A and the scratch; keys and values lie in the cache instead. Decoding's own arrays are a
@@ -56,7 +56,7 @@ def plan_generation(
         return Moment(name, parts | {"logits": logits})
 
     logits = batch * config.vocab_size * rt.host_dtype.loss.itemsize
-    moments = [moment("prefill", 2 * block + scratch), moment("logits", block, 2 * logits)]
+    moments = [moment("prefill", block + scratch), moment("logits", 0, 2 * logits)]
     return plan_peak(process, moments, max(logits, largest_activation(rt, config, n)))
 
 

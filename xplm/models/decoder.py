@@ -115,7 +115,7 @@ def forward(
         if is_step:
             x = block_step(rt, config, params, layer, x, context)
         else:
-            x, _ = block_fwd(rt, config, params, layer, x, context)
+            x = block_fwd(rt, config, params, layer, x, context)[0]
     if cache is not None:
         cache.advance(ids.shape[1])
 

@@ -200,7 +200,7 @@ def _pass_moments(
     recipe: Recipe, standing: Standing, activations: Activations, head: HeadScratch
 ) -> list[Moment]:
     """What a pass adds, of each of its moments."""
-    n_earlier = min(recipe.data.accumulation - 1, 2)
+    n_earlier = min(recipe.data.accumulation - 1, 1)
 
     def moment(name: str, gradients: int, activations: int, logits: int = 0) -> Moment:
         gradients += n_earlier * standing.gradients

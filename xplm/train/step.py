@@ -146,4 +146,5 @@ def _loss_and_grads(
         loss = loss + more_loss
         # In the table's order, on which the rounding of the norm depends.
         grads = accumulate(grads, {name: more[name] for name in task.specs})
+        del more  # the next pass needs the room
     return loss, grads

@@ -12,7 +12,8 @@ Sources: Milakov and Gimelshein, "Online normalizer calculation for softmax", ar
 "FlashAttention", arXiv:2205.14135, algorithms 1 and 4.
 
 FLOPs of a visible pair of query and key: 4 D forward, 10 D backward, and an exponential each. Bytes: each operand is
-read once and copied, widened to float32 and padded to whole tiles; what is not a sum over keys stays in cache.
+read once and copied, padded to whole tiles; what is not a sum over keys stays in cache. Operands of 16 bits are widened
+before, and results rounded after: 6 bytes a number, against compiling all of this for each dtype.
 A head going forward, and a key/value head going back, is one thread's: the order of sums depends on shapes alone.
 """
 
@@ -24,8 +25,9 @@ from xplm.kernels.attention import AttentionSaved
 from xplm_numpy.attention_decode import NO_PADDING, attend, cache_bits
 from xplm_numpy.exp import exp
 from xplm_numpy.jit import parallel, serial
-from xplm_numpy.narrow import bits, narrow, takes, widen
+from xplm_numpy.narrow import bits, takes
 from xplm_numpy.tile import COLUMNS, ROWS, add_product
+from xplm_numpy.whole import narrowed, widened
 
 BLOCK = 64
 """Queries, and keys, of a block of scores: 16 KiB of float32."""
@@ -49,11 +51,12 @@ def attention_fwd(q, k, v, first=None, *, start, scale, window=None, wide=None):
         y = sums.astype(q.dtype, copy=False)
         return y, AttentionSaved(q, k, v, first, y, lse, start, scale, window)
 
-    y = _by_positions(q)
+    arrays = [_joined(x) for x in (q, k, v)]
+    wide_y = np.empty(arrays[0].shape, np.float32)
     lse = np.empty((B, H, T), np.float32)
     lowest = _lowest_slots(B, T, first, start, window)
-    arrays = [_joined(x) for x in (q, k, v)]
-    _forward(*arrays, lowest, start, np.float32(scale), _joined(y), lse)
+    _forward(*arrays, lowest, start, np.float32(scale), wide_y, lse)
+    y = _parted(wide_y, q.dtype)
     return y, AttentionSaved(q, k, v, first, y, lse, start, scale, window)
 
 
@@ -62,26 +65,25 @@ def attention_bwd(dy, saved):
     if not takes(dy, q, k, v, y) or lse.dtype != np.float32:
         return portable.attention_bwd(dy, saved)
 
-    gradients = [_by_positions(x) for x in (q, k, v)]
-    lowest = _lowest_slots(q.shape[0], q.shape[2], first, start, window)
     arrays = [_joined(x) for x in (dy, q, k, v, y)]
-    lse = np.ascontiguousarray(lse)
-    _backward(*arrays, lse, lowest, start, np.float32(scale), *map(_joined, gradients))
-    return *gradients, None
-
-
-def _by_positions(x):
-    """Room for an array of x's shape and dtype whose heads, once joined again, lie side by side in memory."""
-    B, heads, length, D = x.shape
-    return np.empty((B, length, heads, D), x.dtype).transpose(0, 2, 1, 3)
+    gradients = [np.empty(x.shape, np.float32) for x in arrays[1:4]]
+    lowest = _lowest_slots(q.shape[0], q.shape[2], first, start, window)
+    _backward(*arrays, np.ascontiguousarray(lse), lowest, start, np.float32(scale), *gradients)
+    dq, dk, dv = (_parted(dx, x.dtype) for dx, x in zip(gradients, (q, k, v), strict=True))
+    return dq, dk, dv, None
 
 
 def _joined(x):
-    """x (B, heads, T, D) as kernels are given it, (B, T, heads, D): dense, and mostly as it lies.
+    """x (B, heads, T, D) as kernels are given it, float32 (B, T, heads, D): dense, and mostly as it lies.
 
     One layout for all, because a kernel is compiled anew for each.
     """
-    return bits(x.transpose(0, 2, 1, 3))
+    return widened(x.transpose(0, 2, 1, 3))
+
+
+def _parted(x, dtype):
+    """A result (B, T, heads, D) as (B, heads, T, D), which joined again is as it lies; rounded to its dtype."""
+    return narrowed(x, dtype).transpose(0, 2, 1, 3)
 
 
 def _lowest_slots(B, T, first, start, window):
@@ -153,7 +155,7 @@ def _attend(unit, all_q, all_columns, all_values, all_lowest, start, scale, all_
         lse[begin + r] = highest[r] + np.log(total) if sees else LOWEST
         scale_back = np.float32(1.0) / total if sees else np.float32(0.0)
         for d in range(D):
-            y[begin + r, d] = narrow(sums[r, d] * scale_back, y)
+            y[begin + r, d] = sums[r, d] * scale_back
 
 
 @parallel()
@@ -225,12 +227,12 @@ def _attend_back(
 
             for r in range(n):
                 for d in range(D):
-                    dq[begin + r, d] = narrow(dqueries[r, d] * scale, dq)
+                    dq[begin + r, d] = dqueries[r, d] * scale
 
     for s in range(S):
         for d in range(D):
-            dk[s, d] = narrow(dkeys[s // BLOCK, s % BLOCK, d], dk)
-            dv[s, d] = narrow(dvalues[s // BLOCK, s % BLOCK, d], dv)
+            dk[s, d] = dkeys[s // BLOCK, s % BLOCK, d]
+            dv[s, d] = dvalues[s // BLOCK, s % BLOCK, d]
 
 
 @serial()
@@ -257,12 +259,12 @@ def _lowest_block(lowest, begin, n):
 
 @serial()
 def _copy_rows(x, begin, end, scale, block):
-    """Rows from `begin` on, before `end`, widened and scaled; zeros where there are none."""
+    """Rows from `begin` on, before `end`, scaled; zeros where there are none."""
     D = x.shape[1]
     _fill(block, 0.0)
     for r in range(min(len(block), end - begin)):
         for d in range(D):
-            block[r, d] = widen(x[begin + r, d]) * scale
+            block[r, d] = x[begin + r, d] * scale
 
 
 @serial()
@@ -272,7 +274,7 @@ def _copy_columns(x, begin, end, block):
     _fill(block, 0.0)
     for r in range(min(block.shape[1], end - begin)):
         for d in range(D):
-            block[d, r] = widen(x[begin + r, d])
+            block[d, r] = x[begin + r, d]
 
 
 @serial()
@@ -361,5 +363,5 @@ def _row_products(dy, y, begin, n, delta):
     for r in range(n):
         total = np.float32(0.0)
         for d in range(dy.shape[1]):
-            total += widen(dy[begin + r, d]) * widen(y[begin + r, d])
+            total += dy[begin + r, d] * y[begin + r, d]
         delta[r] = total

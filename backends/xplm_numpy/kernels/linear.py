@@ -12,7 +12,8 @@ from xplm.kernels import linear as portable
 from xplm.kernels.linear import LinearSaved
 from xplm_numpy.gemv import ROWS_PER_BLOCK, count_blocks, multiply, with_bias
 from xplm_numpy.jit import parallel
-from xplm_numpy.narrow import FLOAT32, bias_bits, bits, narrow, takes, widen, widen_rows
+from xplm_numpy.narrow import FLOAT32, bias_bits, bits, narrow, takes, widen_rows
+from xplm_numpy.whole import widen_into
 
 MAX_ROWS = 16
 """Where BLAS overtakes."""
@@ -56,23 +57,15 @@ def _product(x, weight):
     """x @ weight^T in float32, of rows (R, C) and a matrix (N, C) as stored."""
     N, C = weight.shape
     rows = np.empty(x.shape, np.float32)
-    _widen(x, rows)
+    widen_into(x, rows)
     y = np.empty((len(x), N), np.float32)
     step = min(N, max(1, BLOCK_NUMBERS // C))
     buffer = np.empty((step, C), np.float32)
     for begin in range(0, N, step):
         block = buffer[: min(step, N - begin)]
-        _widen(weight[begin : begin + step], block)
+        widen_into(weight[begin : begin + step], block)
         np.matmul(rows, block.T, out=y[:, begin : begin + step])
     return y
-
-
-@parallel()
-def _widen(stored, wide):
-    R, C = stored.shape
-    for r in prange(R):
-        for c in range(C):
-            wide[r, c] = widen(stored[r, c])
 
 
 @parallel()
