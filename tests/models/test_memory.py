@@ -99,6 +99,10 @@ def test_scratch_counted_by_hand():
     assert backward_scratch(rt, config, n, context=50) == 4 * n * max(mlp, attention)
     slots = 1000  # of both rows; their keys and values in blocks, and y
     assert forward_scratch(rt, config, n, slots) == 4 * (2 * slots * 8 + n * 16)
+    # in bfloat16 they are widened before, with the queries and y
+    widened = 2 * n * 16 + 2 * slots * 8
+    narrow = 4 * (2 * slots * 8 + widened) + 2 * n * 16
+    assert forward_scratch(numpy_runtime("bf16"), config, n, slots) == narrow
 
 
 @pytest.mark.parametrize(

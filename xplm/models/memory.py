@@ -190,16 +190,21 @@ def _product_back(w: Widths, n: int, outputs: int, inputs: int) -> int:
 
 
 def _attention_forward(w: Widths, n: int, slots: int) -> int:
-    """Fused, k and v in blocks, widened; portable, the scores of some queries, thrice, and k and v."""
+    """Fused, k and v in blocks, and q, k, v and y where they are widened; portable, some queries' scores, thrice, and
+    k and v.
+    """
     if not w.is_portable:
-        return 2 * slots * w.kv * w.wide
+        whole = 2 * n * w.q + 2 * slots * w.kv if w.is_narrow else 0
+        return (2 * slots * w.kv + whole) * w.wide
     scores = QUERY_ROWS * slots * w.heads * w.wide
     return 3 * scores + (2 * slots * w.kv * w.wide if w.is_narrow else 0)
 
 
 def _attention_back(w: Widths, n: int, context: int) -> int:
-    """Fused, nothing that counts; portable, scores, P, dP and a step between, and dq, dk and dv anew."""
+    """Fused, what is widened: q, k, v, y, dy, dq, dk and dv; portable, scores, P, dP and a step between, and dq, dk and
+    dv anew.
+    """
     if not w.is_portable:
-        return 0
+        return 4 * n * (w.q + w.kv) * w.wide if w.is_narrow else 0
     scores = min(QUERY_ROWS, context) * n * w.heads * w.wide
     return 4 * scores + n * (w.q + 2 * w.kv) * w.wide

@@ -17,9 +17,9 @@ number of blocks, and X what the head keeps of its input, the peak is the larges
     sum          P' + 3 G              gradients so far, this pass's, and their sum; where there are several passes
     update       P + M + E + G         all of the next step's, while this one's are still there
 
-The passes after the first hold G more, those after the second 2 G. With recompute, L A is A and the inputs of the
-other blocks. `xplm.models.memory` has A, X and the scratch. Not counted is what a run does between steps: evaluation,
-samples, checkpoints and curves.
+The passes after the first hold G more. With recompute, L A is A and the inputs of the other blocks.
+`xplm.models.memory` has A, X and the scratch. Not counted is what a run does between steps: evaluation, samples,
+checkpoints and curves.
 """
 
 from collections.abc import Mapping
