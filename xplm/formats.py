@@ -185,9 +185,10 @@ def _signed(x: Array, y: Array, size: Array, format: Format) -> Array:
     xp = array_namespace(x)
     limit = format.max + 0.5 * math.ldexp(1.0, format.max_exponent - format.mantissa_bits)
     is_over = size > limit if format.kind == "fn" else size >= limit  # a tie goes to the even one
-    if format.kind == "finite":
+    if format.kind == "finite":  # ml_dtypes: NaN -> -0, -NaN -> 0
+        sign = xp.copysign(xp.ones_like(y), x)  # a GPU keeps no NaN's sign in -x
         y = xp.where(xp.isnan(x), xp.zeros_like(y), y)
-        return xp.copysign(y, xp.where(xp.isnan(x), -x, x))  # ml_dtypes: NaN -> -0, -NaN -> 0
+        return xp.copysign(y, xp.where(xp.isnan(x), -sign, sign))
 
     y = xp.copysign(xp.where(is_over, xp.full_like(y, format.overflow), y), x)
     return xp.where(y == 0.0, xp.zeros_like(y), y) if format.kind == "fnuz" else y

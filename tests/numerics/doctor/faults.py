@@ -136,6 +136,13 @@ def drift_through(function, x, **options):
     return result.astype(np.float32) if x.dtype == FLOAT16 else result
 
 
+def widened(function, *args, **options):
+    """CuPy 14.2: bfloat16 through `where`, or beside a Python number, becomes float32."""
+    result = function(*args, **options)
+    is_drifting = function.__name__ == "where" or any(isinstance(arg, float) for arg in args)
+    return result.astype(np.float32) if is_drifting and result.dtype == BFLOAT16 else result
+
+
 def extreme_without_infinities(function, x, *, axis=None, **options):
     """A row with an infinity in it gives the finite number next to that."""
     y = function(x, axis=axis, **options)

@@ -145,6 +145,8 @@ CUPY = {
     "argsort": faults.unstable_argsort,
     "take": faults.clamped_take,
     "astype": faults.through_float32,
+    "where": faults.widened,
+    **dict.fromkeys(("add", "sub", "mul", "truediv"), faults.widened),
     "any function": faults.flushed,
 }
 
