@@ -2,12 +2,14 @@
 
     out = x @ weight^T          x (B, C) with B small, weight (N, C)
 
-A weight is read from memory once for all rows of x, two rows of weights by four of x at a time, each of the eight sums
-in a vector register of its own. For more rows than that the two rows of weights are read again from the nearest cache.
+Memory answers one reader late and several at once: four rows of weights are read side by side, each from a quarter of
+the matrix of its own, so that a processor has four pages on their way instead of one. Block n holds the rows n, n + Q,
+n + 2 Q and n + 3 Q, Q = floor(N / 4), and one more block what is left of N. A weight is read from memory once for all
+rows of x, of which two are multiplied at a time, each of the eight sums in a vector register of its own.
 
 Bytes: N C times the size of a stored weight. FLOPs: 2 B N C.
 
-Numerics. A sum is in float32, in an order that depends on C and on the place of its row in x alone.
+Numerics. A sum is in float32, in an order that depends on C and on the places of its rows in x and in weight alone.
 """
 
 import numpy as np
@@ -15,34 +17,43 @@ import numpy as np
 from xplm_numpy.jit import serial
 from xplm_numpy.narrow import narrow, widen
 
-ROWS_PER_BLOCK = 8
-"""Rows of weights that a thread takes at a time."""
+STREAMS = 4
+"""Places of a matrix that a thread reads from at a time."""
 
 
 @serial()
 def count_blocks(weight):
     """Blocks of rows of weight (N, C)."""
-    return (len(weight) + ROWS_PER_BLOCK - 1) // ROWS_PER_BLOCK
+    return (len(weight) + STREAMS - 1) // STREAMS
+
+
+@serial()
+def count_rows(n_rows, block):
+    """Rows of a block of a matrix with n_rows."""
+    return STREAMS if block < n_rows // STREAMS else n_rows % STREAMS
+
+
+@serial()
+def row_of(n_rows, block, i):
+    """The i-th row of a block."""
+    quarter = n_rows // STREAMS
+    return block + i * quarter if block < quarter else STREAMS * quarter + i
 
 
 @serial()
 def multiply(x, weight, block, out):
     """The columns of one block of x @ weight^T.   x (B, C) float32, weight (N, C) as stored, out (B, N) float32"""
-    B = len(x)
-    begin = block * ROWS_PER_BLOCK
-    end = min(len(weight), begin + ROWS_PER_BLOCK)
-    quads = B - B % 4
-    pairs = end - (end - begin) % 2
-
-    for n in range(begin, pairs, 2):
-        for b in range(0, quads, 4):
-            _dot_4_by_2(x, b, weight, n, out)
-        for b in range(quads, B):
-            out[b, n] = _dot(x, b, weight, n)
-            out[b, n + 1] = _dot(x, b, weight, n + 1)
-    for n in range(pairs, end):
-        for b in range(B):
-            out[b, n] = _dot(x, b, weight, n)
+    B, N = out.shape
+    quarter = N // STREAMS
+    if block < quarter:
+        for b in range(0, B - 1, 2):
+            _dot_2_by_4(x, b, weight, block, quarter, out)
+        if B % 2 == 1:
+            _dot_1_by_4(x, B - 1, weight, block, quarter, out)
+    else:
+        for n in range(STREAMS * quarter, N):
+            for b in range(B):
+                out[b, n] = _dot(x, b, weight, n)
 
 
 @serial()
@@ -66,20 +77,32 @@ def _dot(x, b, weight, n):
 
 
 @serial()
-def _dot_4_by_2(x, b, weight, n, out):
-    t00 = t10 = t20 = t30 = t01 = t11 = t21 = t31 = np.float32(0.0)
+def _dot_1_by_4(x, b, weight, n, quarter, out):
+    t0 = t1 = t2 = t3 = np.float32(0.0)
+    n1, n2, n3 = n + quarter, n + 2 * quarter, n + 3 * quarter
     for c in range(weight.shape[1]):
-        w0, w1 = widen(weight[n, c]), widen(weight[n + 1, c])
-        x0, x1, x2, x3 = x[b, c], x[b + 1, c], x[b + 2, c], x[b + 3, c]
+        t0 += x[b, c] * widen(weight[n, c])
+        t1 += x[b, c] * widen(weight[n1, c])
+        t2 += x[b, c] * widen(weight[n2, c])
+        t3 += x[b, c] * widen(weight[n3, c])
+    out[b, n], out[b, n1], out[b, n2], out[b, n3] = t0, t1, t2, t3
+
+
+@serial()
+def _dot_2_by_4(x, b, weight, n, quarter, out):
+    t00 = t01 = t02 = t03 = t10 = t11 = t12 = t13 = np.float32(0.0)
+    n1, n2, n3 = n + quarter, n + 2 * quarter, n + 3 * quarter
+    for c in range(weight.shape[1]):
+        w0, w1 = widen(weight[n, c]), widen(weight[n1, c])
+        w2, w3 = widen(weight[n2, c]), widen(weight[n3, c])
+        x0, x1 = x[b, c], x[b + 1, c]
         t00 += x0 * w0
-        t10 += x1 * w0
-        t20 += x2 * w0
-        t30 += x3 * w0
         t01 += x0 * w1
+        t02 += x0 * w2
+        t03 += x0 * w3
+        t10 += x1 * w0
         t11 += x1 * w1
-        t21 += x2 * w1
-        t31 += x3 * w1
-    out[b, n], out[b, n + 1] = t00, t01
-    out[b + 1, n], out[b + 1, n + 1] = t10, t11
-    out[b + 2, n], out[b + 2, n + 1] = t20, t21
-    out[b + 3, n], out[b + 3, n + 1] = t30, t31
+        t12 += x1 * w2
+        t13 += x1 * w3
+    out[b, n], out[b, n1], out[b, n2], out[b, n3] = t00, t01, t02, t03
+    out[b + 1, n], out[b + 1, n1], out[b + 1, n2], out[b + 1, n3] = t10, t11, t12, t13

@@ -10,7 +10,7 @@ from numba import prange
 
 from xplm.kernels import linear as portable
 from xplm.kernels.linear import LinearSaved
-from xplm_numpy.gemv import ROWS_PER_BLOCK, count_blocks, multiply, with_bias
+from xplm_numpy.gemv import count_blocks, count_rows, multiply, row_of, with_bias
 from xplm_numpy.jit import parallel
 from xplm_numpy.narrow import FLOAT32, bias_bits, bits, narrow, takes, widen_rows
 from xplm_numpy.whole import widen_into
@@ -47,9 +47,9 @@ def _multiply(x, weight, bias, y):
     for unsigned in prange(count_blocks(weight)):
         block = np.int64(unsigned)
         multiply(rows, weight, block, sums)
-        begin = block * ROWS_PER_BLOCK
-        for b in range(B):
-            for n in range(begin, min(N, begin + ROWS_PER_BLOCK)):
+        for i in range(count_rows(N, block)):
+            n = row_of(N, block, i)
+            for b in range(B):
                 y[b, n] = narrow(with_bias(sums, bias, b, n), y)
 
 

@@ -9,10 +9,13 @@ from numba import prange
 from xplm.kernels.fusions.norm_mlp_residual import norm_mlp_residual as portable
 from xplm.kernels.swiglu import SATURATED
 from xplm_numpy.exp import exp
-from xplm_numpy.gemv import ROWS_PER_BLOCK, count_blocks, finish, multiply
+from xplm_numpy.gemv import count_blocks, count_rows, finish, multiply, row_of
 from xplm_numpy.jit import parallel, serial
 from xplm_numpy.kernels.norm_qkv_rope import normalise
 from xplm_numpy.narrow import FLOAT32, bias_bits, bits, narrow, takes, widen
+
+STRETCH = 16
+"""Blocks of one matrix that are read before those of the other: a processor foresees what is read in a row."""
 
 
 def norm_mlp_residual(
@@ -39,22 +42,27 @@ def norm_mlp_residual(
 def _compute(x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, eps, y):
     B, _, C = x.shape
     F = len(gate_weight)
-    n = normalise(x.reshape(B, C), norm, eps)
+    rows = normalise(x.reshape(B, C), norm, eps)
     gate, up, hidden = (
         np.empty((B, F), np.float32),
         np.empty((B, F), np.float32),
         np.empty((B, F), np.float32),
     )
-    for unsigned in prange(count_blocks(gate_weight)):
-        block = np.int64(unsigned)
-        multiply(n, gate_weight, block, gate)
-        multiply(n, up_weight, block, up)
-        begin = block * ROWS_PER_BLOCK
-        for b in range(B):
-            for i in range(begin, min(F, begin + ROWS_PER_BLOCK)):
-                g, u = finish(gate, gate_bias, b, i, x), finish(up, up_bias, b, i, x)
-                e = exp(min(g, np.float32(SATURATED)))
-                hidden[b, i] = widen(narrow(g * (e / (np.float32(1.0) + e)) * u, x))
+    blocks = count_blocks(gate_weight)
+    for unsigned in prange((blocks + STRETCH - 1) // STRETCH):
+        begin = np.int64(unsigned) * STRETCH
+        stretch = range(begin, min(blocks, begin + STRETCH))
+        for block in stretch:
+            multiply(rows, gate_weight, block, gate)
+        for block in stretch:
+            multiply(rows, up_weight, block, up)
+        for block in stretch:
+            for i in range(count_rows(F, block)):
+                n = row_of(F, block, i)
+                for b in range(B):
+                    g, u = finish(gate, gate_bias, b, n, x), finish(up, up_bias, b, n, x)
+                    e = exp(min(g, np.float32(SATURATED)))
+                    hidden[b, n] = widen(narrow(g * (e / (np.float32(1.0) + e)) * u, x))
 
     sums = np.empty((B, len(down_weight)), np.float32)
     for unsigned in prange(count_blocks(down_weight)):
@@ -66,7 +74,8 @@ def _compute(x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, d
 @serial()
 def add_residual(sums, bias, block, x, y):
     """y = x + products, in the columns of one block.   x, y (B, 1, C)"""
-    begin = block * ROWS_PER_BLOCK
-    for b in range(len(y)):
-        for n in range(begin, min(y.shape[2], begin + ROWS_PER_BLOCK)):
+    C = y.shape[2]
+    for i in range(count_rows(C, block)):
+        n = row_of(C, block, i)
+        for b in range(len(y)):
             y[b, 0, n] = narrow(widen(x[b, 0, n]) + finish(sums, bias, b, n, y), y)
