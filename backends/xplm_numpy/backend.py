@@ -11,6 +11,7 @@ from xplm.backend import Backend, host_memory
 from xplm.errors import BackendError
 from xplm.precision import HOST_DTYPES
 from xplm_numpy.memory import keep_freed_memory
+from xplm_numpy.threads import spin_briefly
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ def make_backend(device: str) -> Backend:
 def load_fused() -> Mapping[str, Callable[..., Any]]:
     """The fused kernels by name; none, and one line that says so, where numba cannot be imported."""
     try:
+        spin_briefly()
         from xplm_numpy.kernels import FUSED
     except ImportError as error:
         logger.warning("numba cannot be imported (%s): the portable kernels run, slower", error)

@@ -20,7 +20,7 @@ from xplm.cli import progress
 from xplm.cli.bench import measure_bandwidth, weight_bytes_per_token
 from xplm.cli.flags import home
 from xplm.cli.output import Output, OutputFlags
-from xplm.cli.threads import VARIABLES, spin_briefly, use_threads
+from xplm.cli.threads import VARIABLES, use_threads
 
 
 def test_version(xplm):
@@ -162,15 +162,6 @@ print(was_imported_before, *[os.environ[name] for name in VARIABLES])
     command = [sys.executable, "-c", program, "3"]
     out = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert out.stdout.split() == ["False", *["3"] * len(VARIABLES)]
-
-
-def test_threads_spin_briefly_unless_the_environment_says_otherwise(monkeypatch):
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    spin_briefly()
-    assert os.environ["GOMP_SPINCOUNT"] == "1000"
-    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    spin_briefly()
-    assert os.environ["GOMP_SPINCOUNT"] == "7"
 
 
 def test_threads_that_are_set_already_start_nothing_anew(monkeypatch):

@@ -14,7 +14,6 @@ import typer
 
 from xplm.cli.output import error_line
 from xplm.cli.stdio import give_up_stdout, prepare_streams
-from xplm.cli.threads import spin_briefly
 from xplm.errors import RequestError, XplmError
 
 BROKEN_PIPE = 1  # as typer answers one that it meets itself
@@ -89,7 +88,6 @@ def main(arguments: Sequence[str]) -> int:
 def run() -> None:
     """Entry point: run what the command line says, and exit."""
     prepare_streams()
-    spin_briefly()
     code = main(sys.argv[1:])
     try:
         sys.stdout.flush()

@@ -1,8 +1,6 @@
 """`--threads`: libraries read their number of threads from the environment, once, when they are first loaded.
 
-One number is given to all of them, for BLAS and the fused kernels take turns. Between turns, GNU's OpenMP lets its
-threads spin for milliseconds; beside other programs, or BLAS, that takes the processor from whoever has work. They are
-told to spin for about as long as it takes to wake one up.
+One number is given to all of them, for BLAS and the fused kernels take turns.
 """
 
 import os
@@ -15,13 +13,6 @@ VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
-
-SPIN = ("GOMP_SPINCOUNT", "1000")
-
-
-def spin_briefly() -> None:
-    """Set what GNU's OpenMP reads when it is loaded, unless the environment says otherwise."""
-    os.environ.setdefault(*SPIN)
 
 
 def use_threads(threads: int | None) -> int | None:

@@ -15,7 +15,7 @@ from xplm_numpy.kernels.dropout import dropout_bwd, dropout_fwd
 from xplm_numpy.kernels.embedding import embedding_bwd
 from xplm_numpy.kernels.gelu import gelu_bwd, gelu_fwd
 from xplm_numpy.kernels.layer_norm import layer_norm_bwd, layer_norm_fwd
-from xplm_numpy.kernels.linear import linear_fwd
+from xplm_numpy.kernels.linear import linear_bwd, linear_fwd
 from xplm_numpy.kernels.linear_cross_entropy import (
     linear_cross_entropy_bwd,
     linear_cross_entropy_fwd,
@@ -44,6 +44,7 @@ FUSED: dict[str, Callable[..., Any]] = {
         layer_norm_fwd,
         layer_norm_bwd,
         linear_fwd,
+        linear_bwd,
         linear_cross_entropy_fwd,
         linear_cross_entropy_bwd,
         rms_norm_fwd,

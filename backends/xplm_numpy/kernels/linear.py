@@ -1,8 +1,9 @@
 """Linear map, fused where memory is what limits it. Derivation and signatures: `xplm.kernels.linear`.
 
 Up to MAX_ROWS rows, weights are widened in registers on their way from memory (`xplm_numpy.gemv` has the bytes and
-FLOPs). Beyond, BLAS computes, in float32. Narrow weights are then widened a block of rows at a time, into a buffer that
-is still in cache when BLAS reads it: 2 N C bytes from memory, where a widened copy of the matrix would cost 10 N C.
+FLOPs). Beyond, BLAS computes, in float32 (`xplm_numpy.blas`); backward it always does, 4 N C FLOPs a row. Narrow
+weights are widened a block of rows at a time, into a buffer that is still in cache when BLAS reads it: 2 N C bytes from
+memory, where a widened copy of the matrix would cost 10 N C.
 """
 
 import numpy as np
@@ -10,10 +11,11 @@ from numba import prange
 
 from xplm.kernels import linear as portable
 from xplm.kernels.linear import LinearSaved
+from xplm_numpy.blas import product
 from xplm_numpy.gemv import count_blocks, count_rows, multiply, row_of, with_bias
 from xplm_numpy.jit import parallel
 from xplm_numpy.narrow import FLOAT32, bias_bits, bits, narrow, takes, widen_rows
-from xplm_numpy.whole import widen_into
+from xplm_numpy.whole import narrowed, widen_into, widened
 
 MAX_ROWS = 16
 """Where BLAS overtakes."""
@@ -24,19 +26,39 @@ BLOCK_NUMBERS = 2**20
 
 def linear_fwd(x, weight, bias=None):
     N, C = weight.shape
-    is_dense = weight.flags.c_contiguous  # else, as of a transpose, a row is scattered in memory
-    is_float32 = x.dtype == weight.dtype == FLOAT32
-    has_few_rows = x.size <= MAX_ROWS * C
-    if not is_dense or not takes(x, weight, bias) or (is_float32 and not has_few_rows):
+    if not _is_dense(weight) or not takes(x, weight, bias):
         return portable.linear_fwd(x, weight, bias)
 
     y = np.empty((*x.shape[:-1], N), x.dtype)
     rows, out = bits(x).reshape(-1, C), bits(y).reshape(-1, N)
-    if has_few_rows:
+    if len(rows) <= MAX_ROWS:
         _multiply(rows, bits(weight), bias_bits(bias, weight), out)
+    elif x.dtype == FLOAT32 and bias is None:
+        _product(rows, bits(weight), out)
     else:
-        _store(_product(rows, bits(weight)), bias_bits(bias, weight), out)
+        sums = _product(rows, bits(weight), np.empty(out.shape, np.float32))
+        _store(sums, bias_bits(bias, weight), out)
     return y, LinearSaved(x, weight, bias)
+
+
+def linear_bwd(dy, saved):
+    x, weight, bias = saved
+    if not _is_dense(weight) or not takes(dy, x, weight):
+        return portable.linear_bwd(dy, saved)
+
+    N, C = weight.shape
+    rows, dy = widened(x).reshape(-1, C), widened(dy).reshape(-1, N)
+
+    # y = x @ weight^T + bias
+    dx = product(dy, widened(weight), np.empty(rows.shape, np.float32))
+    dweight = product(dy.T, rows, np.empty((N, C), np.float32))
+    dbias = None if bias is None else np.sum(dy, axis=0)
+    return narrowed(dx.reshape(x.shape), x.dtype), dweight, dbias
+
+
+def _is_dense(weight):
+    """Whether rows lie in a row: not those of a transpose, which are scattered in memory."""
+    return weight.flags.c_contiguous
 
 
 @parallel()
@@ -53,18 +75,22 @@ def _multiply(x, weight, bias, y):
                 y[b, n] = narrow(with_bias(sums, bias, b, n), y)
 
 
-def _product(x, weight):
-    """x @ weight^T in float32, of rows (R, C) and a matrix (N, C) as stored."""
+def _product(x, weight, y):
+    """y = x @ weight^T in float32, of rows (R, C) and a matrix (N, C) as stored; returns y."""
+    if x.dtype != FLOAT32:
+        rows = np.empty(x.shape, np.float32)
+        widen_into(x, rows)
+        x = rows
+    if weight.dtype == FLOAT32:
+        return product(x, weight.T, y)
+
     N, C = weight.shape
-    rows = np.empty(x.shape, np.float32)
-    widen_into(x, rows)
-    y = np.empty((len(x), N), np.float32)
     step = min(N, max(1, BLOCK_NUMBERS // C))
     buffer = np.empty((step, C), np.float32)
     for begin in range(0, N, step):
         block = buffer[: min(step, N - begin)]
         widen_into(weight[begin : begin + step], block)
-        np.matmul(rows, block.T, out=y[:, begin : begin + step])
+        product(x, block.T, y[:, begin : begin + step])
     return y
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from xplm.kernels import linear_cross_entropy as portable
 from xplm.kernels.linear_cross_entropy import LOGITS_PER_CHUNK, LinearCrossEntropySaved
+from xplm_numpy.blas import product
 from xplm_numpy.kernels.cross_entropy import backward_rows, forward_rows
 
 
@@ -23,7 +24,7 @@ def linear_cross_entropy_fwd(
     loss, lse = (np.empty(len(x), np.float32) for _ in range(2))
     shares = np.float32(label_smoothing), np.float32(z_loss)
     for rows, logits in _chunks(x, weight):
-        np.matmul(x[rows], weight.T, out=logits)
+        product(x[rows], weight.T, logits)
         forward_rows(logits, ids[rows], ignore_index, *shares, loss[rows], lse[rows])
     saved = LinearCrossEntropySaved(
         x, weight, targets, lse, *options.values(), np.dtype(np.float32)
@@ -42,15 +43,15 @@ def linear_cross_entropy_bwd(dloss, saved):
     dx = np.empty(x.shape, np.float32)
     dweight = None
     for rows, logits in _chunks(x, weight):
-        np.matmul(x[rows], weight.T, out=logits)
+        product(x[rows], weight.T, logits)
 
         # loss = cross_entropy(logits)
         dlogits = logits
         backward_rows(dloss[rows], logits, ids[rows], lse[rows], ignore_index, *shares, dlogits)
 
         # logits = x @ weight^T
-        np.matmul(dlogits, weight, out=dx[rows])
-        part = dlogits.T @ x[rows]
+        product(dlogits, weight, dx[rows])
+        part = product(dlogits.T, x[rows], np.empty(weight.shape, np.float32))
         dweight = part if dweight is None else np.add(dweight, part, out=dweight)
     return dx, np.zeros(weight.shape, np.float32) if dweight is None else dweight, None
 

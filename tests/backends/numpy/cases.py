@@ -90,7 +90,13 @@ def _linear_cross_entropy(rng):
     return [OpCase("40 rows of 35", (x, weight, targets), {"ignore_index": IGNORE})]
 
 
+def _linear(rng):
+    x, weight = rng.standard_normal((130, 129)), rng.standard_normal((131, 129))
+    return [OpCase("two pieces of BLAS's", (x, weight, rng.standard_normal(131)))]
+
+
 BLOCKS = {
+    "linear": _linear,
     "attention": _attention,
     "rms_norm": _rms_norm,
     "layer_norm": _layer_norm,

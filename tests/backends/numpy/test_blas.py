@@ -1,0 +1,110 @@
+"""Products in pieces, on the kernels' threads, against their definition."""
+
+import numba
+import numpy as np
+import pytest
+from xplm_numpy import blas
+from xplm_numpy.blas import PIECE_FLOPS, PIECES, product
+
+U = 2.0**-24
+
+LAYOUTS = {
+    "plain": lambda x: x,
+    "transposed": lambda x: np.asfortranarray(x),
+    "rows of a larger matrix": lambda x: np.vstack([x, x])[: len(x)],
+    "columns of a larger matrix": lambda x: np.hstack([x, x])[:, : x.shape[1]],
+    "every other column": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+    "backwards": lambda x: np.ascontiguousarray(x[::-1])[::-1],
+    "misaligned": lambda x: np.frombuffer(b" " + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape),
+}  # fmt: skip
+SIZES = [(1, 1, 1), (1, 40, 7), (40, 1, 7), (16, 16, 1), (17, 33, 5), (129, 31, 64), (31, 140, 64)]
+
+
+@pytest.fixture
+def in_pieces(monkeypatch):
+    """Even the smallest products are cut."""
+    monkeypatch.setattr(blas, "PIECE_FLOPS", 1)
+
+
+def draw(M, N, K):
+    rng = np.random.default_rng(M + 1000 * N + 100000 * K)
+    return rng.standard_normal((M, K), np.float32), rng.standard_normal((K, N), np.float32)
+
+
+def assert_is_product(out, a, b):
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    bound = 2 * a.shape[1] * U * (np.abs(a) @ np.abs(b))  # of a sum in any order
+    assert (np.abs(out - a @ b) <= bound).all()
+
+
+def test_the_library_here_is_found():
+    assert blas._openblas() is not None
+
+
+@pytest.mark.parametrize("left", LAYOUTS)
+@pytest.mark.parametrize("right", LAYOUTS)
+def test_operands_lie_as_they_like(in_pieces, left, right):
+    a, b = draw(37, 50, 21)
+    out = np.full((37, 50), np.nan, np.float32)
+    assert product(LAYOUTS[left](a), LAYOUTS[right](b), out) is out
+    assert_is_product(out, a, b)
+
+
+@pytest.mark.parametrize(("M", "N", "K"), SIZES, ids=str)
+@pytest.mark.parametrize("flops", [1, PIECE_FLOPS])
+def test_every_size_is_covered_and_nothing_beside_it(monkeypatch, M, N, K, flops):
+    monkeypatch.setattr(blas, "PIECE_FLOPS", flops)
+    a, b = draw(M, N, K)
+    whole = np.full((M + 2, N + 2), 7.0, np.float32)
+    product(a, b, whole[1:-1, 1:-1])
+    assert_is_product(whole[1:-1, 1:-1], a, b)
+    whole[1:-1, 1:-1] = 7.0
+    assert (whole == 7.0).all()
+
+
+@pytest.mark.parametrize(("M", "N", "K"), [(0, 3, 4), (3, 0, 4), (3, 4, 0)], ids=str)
+def test_what_is_empty(in_pieces, M, N, K):
+    a, b = draw(M, N, K)
+    assert (product(a, b, np.ones((M, N), np.float32)) == 0.0).all()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_threads_and_runs_change_no_bit(order):
+    a, b = draw(300, 290, 280)
+    assert PIECES * PIECE_FLOPS < 2 * 300 * 290 * 280
+    before = numba.get_num_threads()
+    results = []
+    for n in (1, min(2, numba.config.NUMBA_NUM_THREADS), 1):
+        numba.set_num_threads(n)
+        results.append(product(a, np.asarray(b, order=order), np.empty((300, 290), np.float32)))
+    numba.set_num_threads(before)
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
+
+
+def test_blas_keeps_its_number_of_threads(in_pieces):
+    library = blas._openblas()
+    before = library.get_threads()
+    a, b = draw(20, 20, 20)
+    try:
+        for threads in (1, 2):
+            library.set_threads(threads)
+            product(a, b, np.empty((20, 20), np.float32))
+            with pytest.raises(ValueError, match="mismatch"):
+                product(a, b, np.empty((20, 21), np.float32))
+            assert library.get_threads() == threads
+    finally:
+        library.set_threads(before)
+
+
+@pytest.mark.parametrize("dtypes", [("float64",) * 3, ("float32", "float32", "float64")], ids=str)
+def test_other_dtypes_are_numpys(in_pieces, dtypes):
+    a, b = (x.astype(dtype) for x, dtype in zip(draw(20, 20, 20), dtypes, strict=False))
+    out = product(a, b, np.empty((20, 20), dtypes[2]))
+    np.testing.assert_array_equal(out, np.matmul(a, b, out=np.empty((20, 20), dtypes[2])))
+
+
+def test_another_blas_is_numpys(in_pieces, monkeypatch):
+    monkeypatch.setattr(blas, "_openblas", lambda: None)
+    a, b = draw(30, 20, 10)
+    np.testing.assert_array_equal(product(a, b, np.empty((30, 20), np.float32)), a @ b)
