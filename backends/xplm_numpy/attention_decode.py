@@ -16,6 +16,7 @@ import numpy as np
 from numba import prange
 
 from xplm_numpy.exp import exp
+from xplm_numpy.gemv import STREAMS, count_blocks, multiply
 from xplm_numpy.jit import parallel, serial
 from xplm_numpy.narrow import bits, widen
 
@@ -82,70 +83,78 @@ def attend(q, k, v, first, start, scale, window):
 
 @serial()
 def _attend_block(q, k, v, first, start, scale, window, b, head, begin, m, total, a):
-    """The rows that read one head over the slots begin .. begin + KEYS."""
+    """The rows that read one head over the slots begin .. begin + KEYS. The heads of one query see the same slots."""
     T, D = q.shape[2:]
     G = q.shape[1] // k.shape[1]
-    row = np.empty(D, np.float32)
-    probs = np.empty(KEYS, np.float32)
-    for r in range(G * T):
-        h, t = head * G + r // T, r % T
+    rows = np.empty((G, D), np.float32)
+    probs = np.empty((G, KEYS), np.float32)
+    sums = np.empty((G, D), np.float32)
+    for t in range(T):
         low = begin
         if window > 0:
             low = max(low, start + t - window + 1)
         if len(first) > 0:
             low = max(low, first[b, t])
         high = min(begin + KEYS, start + t + 1)
+        n = max(0, high - low)
+        keys, values = k[b, head, low : low + n], v[b, head, low : low + n]
 
-        for d in range(D):
-            row[d] = widen(q[b, h, t, d]) * scale
-        highest = HIDDEN
-        for s in range(low, high):
-            score = np.float32(0.0)
+        for g in range(G):
             for d in range(D):
-                score += row[d] * widen(k[b, head, s, d])
-            probs[s - begin] = score
-            highest = max(highest, score)
-
-        m[r] = highest
-        total[r] = _exponentials(probs, max(low, begin) - begin, high - begin, highest)
-        _weigh(probs, v, b, head, begin, low, high, a, r)
+                rows[g, d] = widen(q[b, head * G + g, t, d]) * scale
+        scores = probs[:, :n]
+        for block in range(count_blocks(keys)):
+            multiply(rows, keys, block, scores)
+        for g in range(G):
+            r = g * T + t
+            m[r] = _highest(scores, g)
+            total[r] = _exponentials(scores, g, m[r])
+        _weigh(scores, values, sums)
+        for g in range(G):
+            for d in range(D):
+                a[g * T + t, d] = sums[g, d]
 
 
 @serial()
-def _exponentials(scores, low, high, highest):
-    """exp(scores - highest) in their place; returns their sum."""
+def _highest(scores, g):
+    highest = HIDDEN
+    for s in range(scores.shape[1]):
+        highest = max(highest, scores[g, s])
+    return highest
+
+
+@serial()
+def _exponentials(scores, g, highest):
+    """exp(scores - highest) of a row in their place; returns their sum."""
     total = np.float32(0.0)
-    for s in range(low, high):
-        scores[s] = exp(scores[s] - highest)
-    for s in range(low, high):
-        total += scores[s]
+    for s in range(scores.shape[1]):
+        scores[g, s] = exp(scores[g, s] - highest)
+    for s in range(scores.shape[1]):
+        total += scores[g, s]
     return total
 
 
 @serial()
-def _weigh(probs, v, b, head, begin, low, high, a, r):
-    """a[r] = sum over the slots low .. high of probs v."""
-    D = v.shape[3]
-    for d in range(D):
-        a[r, d] = np.float32(0.0)
-    quads = low + max(0, high - low) // 4 * 4
-    for s in range(low, quads, 4):
-        p0, p1, p2, p3 = (
-            probs[s - begin],
-            probs[s - begin + 1],
-            probs[s - begin + 2],
-            probs[s - begin + 3],
-        )
+def _weigh(probs, values, sums):
+    """sums = probs @ values.   probs (G, n), values (n, D) as stored, sums (G, D); four slots at a time, as keys are."""
+    G, n = probs.shape
+    D = values.shape[1]
+    quarter = n // STREAMS
+    for g in range(G):
         for d in range(D):
-            a[r, d] += (
-                p0 * widen(v[b, head, s, d])
-                + p1 * widen(v[b, head, s + 1, d])
-                + p2 * widen(v[b, head, s + 2, d])
-                + p3 * widen(v[b, head, s + 3, d])
-            )
-    for s in range(quads, high):
-        for d in range(D):
-            a[r, d] += probs[s - begin] * widen(v[b, head, s, d])
+            sums[g, d] = np.float32(0.0)
+    for g in range(G):
+        for s in range(quarter):
+            s1, s2, s3 = s + quarter, s + 2 * quarter, s + 3 * quarter
+            p0, p1, p2, p3 = probs[g, s], probs[g, s1], probs[g, s2], probs[g, s3]
+            for d in range(D):
+                v01 = p0 * widen(values[s, d]) + p1 * widen(values[s1, d])
+                v23 = p2 * widen(values[s2, d]) + p3 * widen(values[s3, d])
+                sums[g, d] += v01 + v23
+    for s in range(STREAMS * quarter, n):
+        for g in range(G):
+            for d in range(D):
+                sums[g, d] += probs[g, s] * widen(values[s, d])
 
 
 @serial()

@@ -16,6 +16,7 @@ FLOPs: 2 M N K. Bytes beside BLAS's own: none, for operands are read where they 
 import ctypes
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from threading import Lock
 from typing import NamedTuple
 
@@ -24,7 +25,6 @@ from llvmlite import ir
 from numba import prange
 from numba.core import types
 from numba.extending import intrinsic
-from numpy._core import _multiarray_umath
 
 from xplm_numpy.jit import parallel
 
@@ -58,7 +58,7 @@ class _Operand(NamedTuple):
 @cache
 def _openblas() -> _OpenBLAS | None:
     """NumPy's OpenBLAS; None where it has another BLAS, or calls it otherwise."""
-    library = ctypes.CDLL(_multiarray_umath.__file__)
+    library = ctypes.CDLL(import_module("numpy._core._multiarray_umath").__file__)
     try:
         sgemm = library.scipy_cblas_sgemm64_
         get_threads = library.scipy_openblas_get_num_threads64_
