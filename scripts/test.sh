@@ -35,5 +35,12 @@ if command -v nvidia-smi >/dev/null; then extras+=,cuda13; fi
 
 # One worker a core, so each computes on one: what BLAS and PyTorch would start beside it takes time from the others.
 export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
+# What most tests run is compiled beforehand, once: else the workers, and the commands that they start, compile it twice.
+warm_up() { "$environment/bin/xplm" "$@" >/dev/null; }
+(for policy in fp32 bf16 fp16; do
+    warm_up generate "To be" --policy "$policy" --max-new-tokens 2 --quiet
+done) &
+for arch in llama gpt; do warm_up bench --train "$arch" --repeats 1; done
+wait $!
 # A file's tests stay with one worker, so that its models are loaded and its kernels compiled once.
 "$environment/bin/python" -m pytest --numprocesses auto --dist loadfile "$@"

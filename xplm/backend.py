@@ -47,6 +47,10 @@ def assign(array: Array, key: Any, value: Array) -> Array:
     return array
 
 
+def ignore(n_bytes: int) -> None:
+    """What libraries do that need not know beforehand how much memory they will be asked for."""
+
+
 def host_memory() -> DeviceMemory:
     """The memory of this process on the host."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -77,6 +81,7 @@ class Backend:
     assign: Callable[[Array, Any, Array], Array] = (
         assign  # (array, key, value) -> the array written
     )
+    reserve: Callable[[int], None] = ignore  # (bytes) is told before arrays that stay are made
     kernels: Mapping[str, Callable[..., Any]] = field(
         default_factory=dict
     )  # what replaces PORTABLE

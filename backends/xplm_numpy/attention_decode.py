@@ -136,7 +136,7 @@ def _exponentials(scores, g, highest):
 
 @serial()
 def _weigh(probs, values, sums):
-    """sums = probs @ values.   probs (G, n), values (n, D) as stored, sums (G, D); four slots at a time, as keys are."""
+    """sums = probs @ values, four slots at a time.   probs (G, n), values (n, D) as stored, sums (G, D)"""
     G, n = probs.shape
     D = values.shape[1]
     quarter = n // STREAMS

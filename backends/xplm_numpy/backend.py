@@ -10,7 +10,7 @@ import numpy as np
 from xplm.backend import Backend, host_memory
 from xplm.errors import BackendError
 from xplm.precision import HOST_DTYPES
-from xplm_numpy.memory import keep_freed_memory
+from xplm_numpy.memory import keep_freed_memory, reserve
 from xplm_numpy.threads import spin_briefly
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ def make_backend(device: str) -> Backend:
         to_host=np.asarray,
         synchronize=lambda: None,
         memory=host_memory,
+        reserve=reserve,
         kernels=load_fused(),
     )
 

@@ -6,22 +6,19 @@ first waits for a thread to wake up, which decoding does a hundred times a token
 a millisecond.
 """
 
-import os
+import ctypes
+import sys
 from contextlib import suppress
 from importlib import import_module
 
-VARIABLE = "GOMP_SPINCOUNT"
-SPINS = "10000"
+SPIN = (b"GOMP_SPINCOUNT", b"10000")
 
 
 def spin_briefly() -> None:
-    """Load GNU's OpenMP, which reads its environment in that moment alone; what the user has set there stays."""
-    is_free = VARIABLE not in os.environ and "OMP_WAIT_POLICY" not in os.environ
-    if is_free:
-        os.environ[VARIABLE] = SPINS
-    try:
-        with suppress(ImportError):  # numba has other threads on other systems
-            import_module("numba.np.ufunc.omppool")
-    finally:
-        if is_free:
-            del os.environ[VARIABLE]
+    """Say so to GNU's OpenMP, which listens in the moment that it is loaded: unless the user has said otherwise."""
+    if not sys.platform.startswith("linux"):
+        return
+    stays_as_set = 0
+    ctypes.CDLL(None).setenv(*SPIN, stays_as_set)
+    with suppress(ImportError):  # numba is missing, or was built without OpenMP
+        import_module("numba.np.ufunc.omppool")

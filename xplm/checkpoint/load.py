@@ -52,6 +52,7 @@ def load_params(checkpoint: Checkpoint, rt: Runtime) -> Params:
     stored = match_names(checkpoint, specs)
     check_tied(checkpoint, specs)
     params: Params = {}
+    rt.backend.reserve(needed)
     for name in sorted(specs, key=lambda name: -specs[name].size):
         host = checkpoint.read(stored[name], dtype)
         if isinstance(rt.dtype.param, Format):  # what is not emulated was checked as it was read

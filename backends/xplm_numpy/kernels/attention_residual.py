@@ -1,4 +1,4 @@
-"""Attention over the cache, projection and residual in one call: `xplm.kernels.fusions.attention_residual`.
+"""Attention over the cache, then projection and residual in one call: `xplm.kernels.fusions.attention_residual`.
 
 Bytes: the cache's (`xplm_numpy.attention_decode`) and C H D weights; FLOPs: 2 B of each weight, beside attention's.
 """
@@ -22,27 +22,19 @@ def attention_residual(
         options = {"start": start, "scale": scale, "window": window, "wide": wide}
         return portable(x, q, k, v, o_weight, o_bias, first, **options)
 
-    y = np.empty(x.shape, x.dtype)
-    _compute(
-        bits(x),
-        bits(q),
-        cache_bits(k),
-        cache_bits(v),
-        bits(o_weight),
-        bias_bits(o_bias, o_weight),
-        NO_PADDING if first is None else first,
-        start,
-        np.float32(scale),
-        window or 0,
-        bits(y),
+    hidden = NO_PADDING if first is None else first
+    heads, _ = attend(
+        bits(q), cache_bits(k), cache_bits(v), hidden, start, np.float32(scale), window or 0
     )
+    y = np.empty(x.shape, x.dtype)
+    _project(bits(x), heads, bits(q), bits(o_weight), bias_bits(o_bias, o_weight), bits(y))
     return y
 
 
 @parallel()
-def _compute(x, q, k, v, o_weight, o_bias, first, start, scale, window, y):
-    B, H, _, D = q.shape
-    heads, _ = attend(q, k, v, first, start, scale, window)
+def _project(x, heads, q, o_weight, o_bias, y):
+    """y = x + rows @ o_weight^T, of heads (B, H, 1, D) rounded as q is stored."""
+    B, H, _, D = heads.shape
     rows = np.empty((B, H * D), np.float32)
     for b in range(B):
         for h in range(H):

@@ -52,10 +52,10 @@ def _compute(x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, d
     for unsigned in prange((blocks + STRETCH - 1) // STRETCH):
         begin = np.int64(unsigned) * STRETCH
         stretch = range(begin, min(blocks, begin + STRETCH))
-        for block in stretch:
-            multiply(rows, gate_weight, block, gate)
-        for block in stretch:
-            multiply(rows, up_weight, block, up)
+        for is_up in range(2):
+            weight, sums = (up_weight, up) if is_up else (gate_weight, gate)
+            for block in stretch:
+                multiply(rows, weight, block, sums)
         for block in stretch:
             for i in range(count_rows(F, block)):
                 n = row_of(F, block, i)
@@ -64,11 +64,11 @@ def _compute(x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, d
                     e = exp(min(g, np.float32(SATURATED)))
                     hidden[b, n] = widen(narrow(g * (e / (np.float32(1.0) + e)) * u, x))
 
-    sums = np.empty((B, len(down_weight)), np.float32)
+    down = np.empty((B, len(down_weight)), np.float32)
     for unsigned in prange(count_blocks(down_weight)):
         block = np.int64(unsigned)
-        multiply(hidden, down_weight, block, sums)
-        add_residual(sums, down_bias, block, x, y)
+        multiply(hidden, down_weight, block, down)
+        add_residual(down, down_bias, block, x, y)
 
 
 @serial()

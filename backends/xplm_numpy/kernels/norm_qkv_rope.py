@@ -70,11 +70,12 @@ def _project(x, norm, q_weight, k_weight, v_weight, q_bias, k_bias, v_bias, cos,
     for unsigned in prange(v_end):
         block = np.int64(unsigned)
         if block < q_end:
-            multiply(n, q_weight, block, q_sums)
+            weight, sums, begin = q_weight, q_sums, 0
         elif block < k_end:
-            multiply(n, k_weight, block - q_end, k_sums)
+            weight, sums, begin = k_weight, k_sums, q_end
         else:
-            multiply(n, v_weight, block - k_end, v_sums)
+            weight, sums, begin = v_weight, v_sums, k_end
+        multiply(n, weight, block - begin, sums)
 
     _rotate(q_sums, q_bias, cos, sin, q.reshape(q_sums.shape))
     _rotate(k_sums, k_bias, cos, sin, k.reshape(k_sums.shape))
