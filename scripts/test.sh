@@ -41,6 +41,7 @@ warm_up() { "$environment/bin/xplm" "$@" >/dev/null; }
     warm_up generate "To be" --policy "$policy" --max-new-tokens 2 --quiet
 done) &
 for arch in llama gpt; do warm_up bench --train "$arch" --repeats 1; done
-wait $!
-# A file's tests stay with one worker, so that its models are loaded and its kernels compiled once.
-"$environment/bin/python" -m pytest --numprocesses auto --dist loadfile "$@"
+wait "$!"
+# A file's tests stay with one worker, so that its models are loaded and its kernels compiled once. Files are taken in
+# order, or else those of few long tests would come last, one worker idle.
+"$environment/bin/python" -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder "$@"

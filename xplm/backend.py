@@ -81,7 +81,7 @@ class Backend:
     assign: Callable[[Array, Any, Array], Array] = (
         assign  # (array, key, value) -> the array written
     )
-    reserve: Callable[[int], None] = ignore  # (bytes) is told before arrays that stay are made
+    reserve: Callable[[int], None] = ignore  # (bytes) is told before weights are loaded
     kernels: Mapping[str, Callable[..., Any]] = field(
         default_factory=dict
     )  # what replaces PORTABLE

@@ -8,12 +8,14 @@ threads awake. The longer side of the result is cut into pieces whose number dep
 does not depend on the number of threads.
 
 What is called is the OpenBLAS that NumPy itself brings, found by the names that NumPy's wheels give it. Where NumPy was
-built with another BLAS, `product` is NumPy's own, on threads of its own.
+built with another BLAS, which one line says, `product` is NumPy's own, on threads of its own; so it is for operands
+that BLAS cannot read where they lie.
 
 FLOPs: 2 M N K. Bytes beside BLAS's own: none, for operands are read where they lie, transposed or not.
 """
 
 import ctypes
+import logging
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
@@ -26,7 +28,7 @@ from numba import prange
 from numba.core import types
 from numba.extending import intrinsic
 
-from xplm_numpy.jit import parallel
+from xplm_numpy.jit import parallel, serial
 
 PIECES = 8
 """The most that a product is cut into."""
@@ -38,9 +40,11 @@ EDGE = 16
 """Pieces begin at multiples of it, so that BLAS's own tiles stay whole."""
 
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # of cblas.h
-SIZE = 4  # bytes of a float32
+FLOAT_BYTES = 4
 
-_alone = Lock()
+logger = logging.getLogger(__name__)
+_setting_threads = Lock()
+"""BLAS has one number of threads for the whole process: two products at once would restore each other's."""
 
 
 class _OpenBLAS(NamedTuple):
@@ -51,7 +55,7 @@ class _OpenBLAS(NamedTuple):
 
 class _Operand(NamedTuple):
     address: int
-    order: int  # PLAIN or TRANSPOSED
+    layout: int  # PLAIN or TRANSPOSED
     lead: int  # numbers from one row to the next, or from one column to the next
 
 
@@ -64,12 +68,15 @@ def _openblas() -> _OpenBLAS | None:
         get_threads = library.scipy_openblas_get_num_threads64_
         set_threads = library.scipy_openblas_set_num_threads64_
     except AttributeError:
+        logger.warning(
+            "NumPy's BLAS is not its wheels' OpenBLAS: large products start threads of its own"
+        )
         return None
     return _OpenBLAS(ctypes.cast(sgemm, ctypes.c_void_p).value or 0, get_threads, set_threads)
 
 
 def product(a, b, out):
-    """out = a @ b, for matrices of float32 that may be transposes or slices; returns out.
+    """out = a @ b, for matrices of float32 that may be transposes or slices; returns out, which overlaps neither.
 
     Raises:
         ValueError: the shapes do not fit.
@@ -77,17 +84,15 @@ def product(a, b, out):
     (M, K), N = a.shape, b.shape[1]
     blas, operands = _openblas(), (_operand(a), _operand(b), _operand(out))
     fits = len(b) == K and out.shape == (M, N)
-    if not fits or blas is None or None in operands or operands[2].order != PLAIN:
+    if not fits or blas is None or None in operands or operands[2].layout != PLAIN:
         return np.matmul(a, b, out=out)
 
-    pieces = min(PIECES, max(1, 2 * M * N * K // PIECE_FLOPS))
-    pieces = (
-        1 << pieces.bit_length() - 1
-    )  # a power of two, which most numbers of threads share evenly
-    with _alone:
+    worth = min(PIECES, max(1, 2 * M * N * K // PIECE_FLOPS))
+    pieces = 2 ** (worth.bit_length() - 1)  # most numbers of threads share a power of two evenly
+    with _setting_threads:
         threads = blas.get_threads()
-        blas.set_threads(1)
         try:
+            blas.set_threads(1)
             if pieces == 1:
                 np.matmul(a, b, out=out)
             else:
@@ -104,59 +109,67 @@ def _operand(matrix):
     down, across = matrix.strides
     if matrix.dtype != np.float32 or not matrix.flags.aligned:
         return None
+    if rows == 1:  # a step that is never taken may be of any length
+        down = FLOAT_BYTES * columns
+    if columns == 1:
+        across = FLOAT_BYTES
     address = matrix.__array_interface__["data"][0]
-    if across == SIZE and down >= SIZE * columns and down % SIZE == 0:
-        return _Operand(address, PLAIN, down // SIZE)
-    if down == SIZE and across >= SIZE * rows and across % SIZE == 0:
-        return _Operand(address, TRANSPOSED, across // SIZE)
+    if across == FLOAT_BYTES and down >= FLOAT_BYTES * columns and down % FLOAT_BYTES == 0:
+        return _Operand(address, PLAIN, down // FLOAT_BYTES)
+    if down == FLOAT_BYTES and across >= FLOAT_BYTES * rows and across % FLOAT_BYTES == 0:
+        return _Operand(address, TRANSPOSED, across // FLOAT_BYTES)
     return None
 
 
 @parallel()
 def _multiply(
-    sgemm, a, a_order, a_lead, b, b_order, b_lead, out, out_lead, M, N, K, pieces
+    sgemm, a, a_layout, a_lead, b, b_layout, b_lead, out, out_lead, M, N, K, pieces
 ):  # fmt: skip
     by_rows = M >= N
     longer = M if by_rows else N
-    step = (longer + pieces * EDGE - 1) // (pieces * EDGE) * EDGE
     for unsigned in prange(pieces):
-        begin = np.int64(unsigned) * step
-        size = min(longer, begin + step) - begin
-        if size > 0:
+        piece = np.int64(unsigned)
+        begin, end = _edge(longer, piece, pieces), _edge(longer, piece + 1, pieces)
+        length = end - begin
+        if length > 0:
             if by_rows:
-                a_at = a + SIZE * begin * (a_lead if a_order == PLAIN else 1)
-                at = out + SIZE * begin * out_lead
+                a_at = a + FLOAT_BYTES * begin * (a_lead if a_layout == PLAIN else 1)
+                at = out + FLOAT_BYTES * begin * out_lead
                 call_sgemm(
-                    sgemm, a_order, b_order, size, N, K, a_at, a_lead, b, b_lead, at, out_lead
+                    sgemm, a_layout, b_layout, length, N, K, a_at, a_lead, b, b_lead, at, out_lead
                 )
             else:
-                b_at = b + SIZE * begin * (1 if b_order == PLAIN else b_lead)
-                at = out + SIZE * begin
+                b_at = b + FLOAT_BYTES * begin * (1 if b_layout == PLAIN else b_lead)
+                at = out + FLOAT_BYTES * begin
                 call_sgemm(
-                    sgemm, a_order, b_order, M, size, K, a, a_lead, b_at, b_lead, at, out_lead
+                    sgemm, a_layout, b_layout, M, length, K, a, a_lead, b_at, b_lead, at, out_lead
                 )
+
+
+@serial()
+def _edge(length, piece, pieces):
+    """Where a piece begins."""
+    return length if piece == pieces else length * piece // pieces // EDGE * EDGE
 
 
 @intrinsic
 def call_sgemm(
-    typing_context, sgemm, a_order, b_order, M, N, K, a, a_lead, b, b_lead, out, out_lead
+    typing_context, sgemm, a_layout, b_layout, M, N, K, a, a_lead, b, b_lead, out, out_lead
 ):
     """cblas_sgemm of row-major matrices at their addresses: out = a @ b."""
-    size, word, number = ir.IntType(64), ir.IntType(32), ir.FloatType()
+    long, word, number = ir.IntType(64), ir.IntType(32), ir.FloatType()
     pointer = number.as_pointer()
+    parameters = [word, word, word, long, long, long, number, pointer, long, pointer, long]
+    signature = ir.FunctionType(ir.VoidType(), [*parameters, number, pointer, long])
 
-    def generate(context, builder, signature, arguments):
-        def at(address):
-            return builder.inttoptr(address, pointer)
-
-        sgemm, a_order, b_order, M, N, K, a, a_lead, b, b_lead, out, out_lead = arguments
-        order = [word] * 3
-        kinds = [*order, size, size, size, number, pointer, size, pointer, size, number]
-        kind = ir.FunctionType(ir.VoidType(), [*kinds, pointer, size])
-        function = builder.inttoptr(sgemm, kind.as_pointer())
-        orders = [word(ROW_MAJOR), builder.trunc(a_order, word), builder.trunc(b_order, word)]
-        left, right = [number(1.0), at(a), a_lead], [at(b), b_lead]
-        builder.call(function, [*orders, M, N, K, *left, *right, number(0.0), at(out), out_lead])
+    def generate(context, builder, _, arguments):
+        sgemm, a_layout, b_layout, M, N, K, a, a_lead, b, b_lead, out, out_lead = arguments
+        function = builder.inttoptr(sgemm, signature.as_pointer())
+        layouts = [builder.trunc(a_layout, word), builder.trunc(b_layout, word)]
+        a, b, out = (builder.inttoptr(address, pointer) for address in (a, b, out))
+        left, right = [number(1.0), a, a_lead], [b, b_lead]
+        target = [number(0.0), out, out_lead]
+        builder.call(function, [word(ROW_MAJOR), *layouts, M, N, K, *left, *right, *target])
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 12), generate

@@ -10,7 +10,7 @@ register of its own.
 
 Bytes: N C times the size of a stored weight. FLOPs: 2 B N C.
 
-Numerics. A sum is in float32, in an order that depends on C and on the places of its rows in x and in weight alone.
+Numerics. A sum is in float32, in an order that depends on C and on whether its row of x is multiplied with another.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ from xplm_numpy.jit import serial
 from xplm_numpy.narrow import narrow, widen
 
 STREAMS = 4
-"""Places of a matrix that a thread reads from at a time."""
+"""Places of a matrix that a thread reads from at a time; loops are written out for as many."""
 
 
 @serial()

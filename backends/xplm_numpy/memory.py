@@ -15,8 +15,12 @@ import sys
 import numpy as np
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-LARGEST_KEPT = 2**26
-"""Bytes of an array from which on it goes back to the system: weights, but not activations."""
+LARGEST_KEPT = (2**26, 2**25)
+"""Bytes of an array from which on it goes back to the system, as large as the C library takes: older ones stop earlier.
+"""
+
+MOST_KEPT = 2**31 - 1
+"""Bytes at the end of its memory that the C library gives back no more; it takes no larger number."""
 
 
 def keep_freed_memory() -> None:
@@ -24,13 +28,16 @@ def keep_freed_memory() -> None:
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    if mallopt is not None and any(mallopt(M_MMAP_THRESHOLD, largest) for largest in LARGEST_KEPT):
+        mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
 
 
 def reserve(n_bytes: int) -> None:
-    """Have huge pages ready for arrays of so many bytes together. No memory is taken before it is written to."""
-    size = LARGEST_KEPT // 2
-    blocks = [np.empty(size, np.uint8) for _ in range(-(-n_bytes // size))]
+    """Have huge pages ready for arrays of so many bytes together, as far as freed memory stays.
+
+    No memory is taken before it is written to.
+    """
+    size = min(LARGEST_KEPT) // 2
+    n_blocks = min(-(-n_bytes // size), MOST_KEPT // size - 1)
+    blocks = [np.empty(size, np.uint8) for _ in range(n_blocks)]
     blocks.clear()

@@ -39,6 +39,11 @@ def takes(*arrays):
     return all(array is None or array.dtype in STORED for array in arrays)
 
 
+def alike(arrays):
+    """Whether all have one dtype."""
+    return all(array.dtype == arrays[0].dtype for array in arrays)
+
+
 def bits(array):
     """The array as kernels are given it: dense, aligned, its narrow floats as integers."""
     if not array.flags.carray:

@@ -20,6 +20,7 @@ REPEATS = 3
 """The best of these: a limit is what is given when nothing interferes."""
 
 REST_SECONDS = 0.1
+"""OpenMP's and BLAS's threads spin for tens of milliseconds once they are done."""
 
 
 @numba.njit(parallel=True, fastmath=True)
@@ -29,8 +30,8 @@ def sum_blocks(blocks: np.ndarray, sums: np.ndarray) -> None:
     for i in numba.prange(quarter):
         total = np.float32(0.0)
         for j in range(blocks.shape[1]):
-            first = blocks[i, j] + blocks[i + quarter, j]
-            total += first + (blocks[i + 2 * quarter, j] + blocks[i + 3 * quarter, j])
+            half = blocks[i, j] + blocks[i + quarter, j]
+            total += half + (blocks[i + 2 * quarter, j] + blocks[i + 3 * quarter, j])
         sums[i] = total
 
 

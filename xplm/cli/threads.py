@@ -1,6 +1,6 @@
 """`--threads`: libraries read their number of threads from the environment, once, when they are first loaded.
 
-One number is given to all of them, for BLAS and the fused kernels take turns.
+One number is given to all of them: of BLAS and the fused kernels one works at a time.
 """
 
 import os

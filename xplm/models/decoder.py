@@ -145,7 +145,8 @@ def embed_fwd(
 def embed_bwd(rt: Runtime, dx: Array, saved: EmbedSaved) -> Params:
     """Gradients of both tables by name, from dx (B, T, C)."""
     if saved.padding is not None:
-        dx = cast(rt.backend.xp.where(saved.padding, rt.backend.xp.zeros_like(dx), dx), dx.dtype)
+        kept = rt.backend.xp.where(saved.padding, rt.backend.xp.zeros_like(dx), dx)
+        dx = cast(kept, dx.dtype)  # CuPy's `where` widens bfloat16
     _, dweight = rt.ops.embedding_bwd(dx, saved.ids)
     grads = {EMBEDDING: dweight}
     if saved.positions is not None:

@@ -1,9 +1,9 @@
 """Linear map, fused where memory is what limits it. Derivation and signatures: `xplm.kernels.linear`.
 
 Up to MAX_ROWS rows, weights are widened in registers on their way from memory (`xplm_numpy.gemv` has the bytes and
-FLOPs). Beyond, BLAS computes, in float32 (`xplm_numpy.blas`); backward it always does, 4 N C FLOPs a row. Narrow
-weights are widened a block of rows at a time, into a buffer that is still in cache when BLAS reads it: 2 N C bytes from
-memory, where a widened copy of the matrix would cost 10 N C.
+FLOPs). Beyond, BLAS computes, in float32 (`xplm_numpy.blas`); backward it always does, 4 N C FLOPs a row. Forward,
+narrow weights are widened a block of rows at a time, into a buffer that is still in cache when BLAS reads it: 2 N C
+bytes from memory, where a widened copy of the matrix would cost 10 N C.
 """
 
 import numpy as np
@@ -26,15 +26,18 @@ BLOCK_NUMBERS = 2**20
 
 def linear_fwd(x, weight, bias=None):
     N, C = weight.shape
-    if not _is_dense(weight) or not takes(x, weight, bias):
+    is_float32 = x.dtype == weight.dtype == FLOAT32 and bias is None
+    has_few_rows = x.size <= MAX_ROWS * C
+    is_for_blas = is_float32 and not has_few_rows
+    if not is_for_blas and not (_is_dense(weight) and takes(x, weight, bias)):
         return portable.linear_fwd(x, weight, bias)
 
     y = np.empty((*x.shape[:-1], N), x.dtype)
     rows, out = bits(x).reshape(-1, C), bits(y).reshape(-1, N)
-    if len(rows) <= MAX_ROWS:
+    if is_for_blas:
+        product(rows, weight.T, out)
+    elif has_few_rows:
         _multiply(rows, bits(weight), bias_bits(bias, weight), out)
-    elif x.dtype == FLOAT32 and bias is None:
-        _product(rows, bits(weight), out)
     else:
         sums = _product(rows, bits(weight), np.empty(out.shape, np.float32))
         _store(sums, bias_bits(bias, weight), out)

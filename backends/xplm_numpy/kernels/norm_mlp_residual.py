@@ -12,7 +12,7 @@ from xplm_numpy.exp import exp
 from xplm_numpy.gemv import count_blocks, count_rows, finish, multiply, row_of
 from xplm_numpy.jit import parallel, serial
 from xplm_numpy.kernels.norm_qkv_rope import normalise
-from xplm_numpy.narrow import FLOAT32, bias_bits, bits, narrow, takes, widen
+from xplm_numpy.narrow import FLOAT32, alike, bias_bits, bits, narrow, takes, widen
 
 STRETCH = 16
 """Blocks of one matrix that are read before those of the other: a processor foresees what is read in a row."""
@@ -23,7 +23,8 @@ def norm_mlp_residual(
 ):
     weights, biases = (gate_weight, up_weight, down_weight), (gate_bias, up_bias, down_bias)
     is_float32 = wide is None or wide == FLOAT32
-    if x.shape[1] != 1 or not is_float32 or not takes(x, norm, *weights, *biases):
+    is_taken = takes(x, norm, *weights, *biases) and alike(weights)
+    if x.shape[1] != 1 or not is_float32 or not is_taken:
         return portable(x, norm, *weights, *biases, eps=eps, wide=wide)
 
     y = np.empty(x.shape, x.dtype)

@@ -10,7 +10,7 @@ from numba import prange
 from xplm.kernels.fusions.norm_qkv_rope import norm_qkv_rope as portable
 from xplm_numpy.gemv import count_blocks, finish, multiply, with_bias
 from xplm_numpy.jit import parallel, serial
-from xplm_numpy.narrow import FLOAT32, bias_bits, bits, narrow, takes, widen
+from xplm_numpy.narrow import FLOAT32, alike, bias_bits, bits, narrow, takes, widen
 
 
 def norm_qkv_rope(
@@ -19,7 +19,8 @@ def norm_qkv_rope(
     B, T, _ = x.shape
     weights, biases = (q_weight, k_weight, v_weight), (q_bias, k_bias, v_bias)
     is_float32 = cos.dtype == FLOAT32 and (wide is None or wide == FLOAT32)
-    if T != 1 or not is_float32 or not takes(x, norm, *weights, *biases):
+    is_taken = takes(x, norm, *weights, *biases) and alike(weights)
+    if T != 1 or not is_float32 or not is_taken:
         return portable(x, norm, *weights, *biases, cos, sin, eps=eps, wide=wide)
 
     half = cos.shape[-1]

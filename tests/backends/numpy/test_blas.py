@@ -74,15 +74,44 @@ def test_threads_and_runs_change_no_bit(order):
     assert PIECES * PIECE_FLOPS < 2 * 300 * 290 * 280
     before = numba.get_num_threads()
     results = []
-    for n in (1, min(2, numba.config.NUMBA_NUM_THREADS), 1):
-        numba.set_num_threads(n)
-        results.append(product(a, np.asarray(b, order=order), np.empty((300, 290), np.float32)))
-    numba.set_num_threads(before)
+    try:
+        for n in (1, min(2, numba.config.NUMBA_NUM_THREADS), 1):
+            numba.set_num_threads(n)
+            results.append(product(a, np.asarray(b, order=order), np.empty((300, 290), np.float32)))
+    finally:
+        numba.set_num_threads(before)
     for other in results[1:]:
         np.testing.assert_array_equal(other, results[0])
 
 
-def test_blas_keeps_its_number_of_threads(in_pieces):
+def interrupt(*arguments):
+    assert blas._openblas().get_threads() == 1
+    raise InterruptedError
+
+
+def test_shapes_that_do_not_fit(in_pieces):
+    a, b = draw(20, 20, 20)
+    for out in (np.empty((20, 21), np.float32), np.empty((19, 20), np.float32)):
+        with pytest.raises(ValueError, match="mismatch"):
+            product(a, b, out)
+    with pytest.raises(ValueError, match="mismatch"):
+        product(a[:, :19], b, np.empty((20, 20), np.float32))
+
+
+def test_one_row_whatever_its_stride(in_pieces, monkeypatch):
+    a, b = draw(1, 40, 30)
+    row, column = np.broadcast_to(a[0], (1, 30)), b[:, :1]
+    assert row.strides == (0, 4)
+    out, one = np.empty((1, 40), np.float32), np.empty((1, 1), np.float32)
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "matmul", None)  # NumPy's own is not asked
+        product(row, b, out)
+        product(row, column, one)
+    assert_is_product(out, a, b)
+    assert_is_product(one, a, column)
+
+
+def test_blas_keeps_its_number_of_threads(in_pieces, monkeypatch):
     library = blas._openblas()
     before = library.get_threads()
     a, b = draw(20, 20, 20)
@@ -90,8 +119,11 @@ def test_blas_keeps_its_number_of_threads(in_pieces):
         for threads in (1, 2):
             library.set_threads(threads)
             product(a, b, np.empty((20, 20), np.float32))
-            with pytest.raises(ValueError, match="mismatch"):
-                product(a, b, np.empty((20, 21), np.float32))
+            assert library.get_threads() == threads
+            with monkeypatch.context() as patch:
+                patch.setattr(blas, "_multiply", interrupt)
+                with pytest.raises(InterruptedError):
+                    product(a, b, np.empty((20, 20), np.float32))
             assert library.get_threads() == threads
     finally:
         library.set_threads(before)

@@ -31,7 +31,7 @@ for line in open("/proc/self/smaps"):
 @pytest.mark.parametrize("case", ["reserved", "as it comes"])
 def test_reserved_memory_is_of_huge_pages(case):
     if not sys.platform.startswith("linux"):
-        return  # nothing is reserved there
+        pytest.skip("NumPy asks for huge pages on Linux alone")
     command = [sys.executable, "-c", PROGRAM, case]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     has_them = Path("/sys/kernel/mm/transparent_hugepage").exists()

@@ -59,6 +59,12 @@ def test_a_saturated_gate_stays_finite(fusions):
     np.testing.assert_array_equal(y, [[[2001.0, -1.0]]])
 
 
+def test_weights_of_several_dtypes(fusions):
+    arguments = make_arguments(("float32", "float32"), B=2, C=9, F=10, bias=False)
+    arguments[2] = arguments[2].astype("bfloat16")
+    assert_within(fusions["norm_mlp_residual"](*arguments, eps=EPS), expected(*arguments))
+
+
 def test_threads_and_runs_change_no_bit(fusions, dtypes, on_threads):
     arguments = make_arguments(dtypes, B=5, C=65, F=90, bias=True)
     fusion = fusions["norm_mlp_residual"]

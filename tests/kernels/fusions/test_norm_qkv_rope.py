@@ -48,6 +48,14 @@ def test_is_what_its_ops_are(fusions, dtypes, shape):
         assert_within(array, ball)
 
 
+def test_weights_of_several_dtypes(fusions):
+    arguments = make_arguments(("float32", "float32"), B=2, C=9, H=2, K=1, D=4, bias=False)
+    arguments[3] = arguments[3].astype("bfloat16")
+    actual = fusions["norm_qkv_rope"](*arguments, eps=EPS)
+    for array, ball in zip(actual, expected(*arguments), strict=True):
+        assert_within(array, ball)
+
+
 def test_threads_and_runs_change_no_bit(fusions, dtypes, on_threads):
     arguments = make_arguments(dtypes, B=5, C=65, H=4, K=2, D=8, bias=True)
     fusion = fusions["norm_qkv_rope"]
