@@ -60,7 +60,7 @@ def draw_bars(axes: Any, names: Sequence[str], speeds: Sequence[Spread]) -> None
 
 def draw_ratios(axes: Any, rows: Sequence[Row]) -> None:
     """Each figure as a multiple of its threshold, so that all share one line: above it, or below, as was asked."""
-    from matplotlib.ticker import LogLocator, StrMethodFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     notes = []
     for place, row in enumerate(rows):
@@ -72,7 +72,7 @@ def draw_ratios(axes: Any, rows: Sequence[Row]) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", which="both", labelsize=8)
     axes.set_yticks(range(len(rows)), notes, fontsize=8)
     for label, row in zip(axes.get_yticklabels(), rows, strict=True):
