@@ -25,6 +25,7 @@ def make_backend(device: str) -> Backend:
     if device != "cpu":
         raise BackendError(f'backend "numpy" computes on the CPU; got --device {device}; use cpu')
     keep_freed_memory()
+    spin_briefly()
     return Backend(
         name="numpy",
         device_name="cpu",
@@ -43,7 +44,6 @@ def make_backend(device: str) -> Backend:
 def load_fused() -> Mapping[str, Callable[..., Any]]:
     """The fused kernels by name; none, and one line that says so, where numba cannot be imported."""
     try:
-        spin_briefly()
         from xplm_numpy.kernels import FUSED
     except ImportError as error:
         logger.warning("numba cannot be imported (%s): the portable kernels run, slower", error)

@@ -33,13 +33,15 @@ def linear_fwd(x, weight, bias=None):
         return portable.linear_fwd(x, weight, bias)
 
     y = np.empty((*x.shape[:-1], N), x.dtype)
-    rows, out = bits(x).reshape(-1, C), bits(y).reshape(-1, N)
-    if is_for_blas:
-        product(rows, weight.T, out)
-    elif has_few_rows:
-        _multiply(rows, bits(weight), bias_bits(bias, weight), out)
+    out = bits(y).reshape(-1, N)
+    stored = bits(weight) if _is_dense(weight) else weight  # BLAS reads a transpose where it lies
+    if has_few_rows:
+        _multiply(bits(x).reshape(-1, C), stored, bias_bits(bias, weight), out)
+    elif is_for_blas:
+        _product(widened(x).reshape(-1, C), stored, out)
     else:
-        sums = _product(rows, bits(weight), np.empty(out.shape, np.float32))
+        sums = np.empty(out.shape, np.float32)
+        _product(widened(x).reshape(-1, C), stored, sums)
         _store(sums, bias_bits(bias, weight), out)
     return y, LinearSaved(x, weight, bias)
 
@@ -79,13 +81,10 @@ def _multiply(x, weight, bias, y):
 
 
 def _product(x, weight, y):
-    """y = x @ weight^T in float32, of rows (R, C) and a matrix (N, C) as stored; returns y."""
-    if x.dtype != FLOAT32:
-        rows = np.empty(x.shape, np.float32)
-        widen_into(x, rows)
-        x = rows
+    """y = x @ weight^T, of rows (R, C) in float32 and a matrix (N, C) as stored; y (R, N) float32."""
     if weight.dtype == FLOAT32:
-        return product(x, weight.T, y)
+        product(x, weight.T, y)
+        return
 
     N, C = weight.shape
     step = min(N, max(1, BLOCK_NUMBERS // C))
@@ -94,7 +93,6 @@ def _product(x, weight, y):
         block = buffer[: min(step, N - begin)]
         widen_into(weight[begin : begin + step], block)
         product(x, block.T, y[:, begin : begin + step])
-    return y
 
 
 @parallel()
