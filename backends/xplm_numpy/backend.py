@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from threading import Thread
 from typing import Any
 
 import array_api_compat.numpy as xp
@@ -44,8 +45,10 @@ def make_backend(device: str) -> Backend:
 def load_fused() -> Mapping[str, Callable[..., Any]]:
     """The fused kernels by name; none, and one line that says so, where numba cannot be imported."""
     try:
+        from xplm_numpy.jit import ready_numba
         from xplm_numpy.kernels import FUSED
     except ImportError as error:
         logger.warning("numba cannot be imported (%s): the portable kernels run, slower", error)
         return {}
+    Thread(target=ready_numba).start()  # weights are read in the meantime
     return FUSED

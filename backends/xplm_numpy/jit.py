@@ -20,6 +20,8 @@ from typing import Any
 
 import numba
 from numba.core import caching, event
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
 
 from xplm.backend import PROGRESS
 
@@ -27,6 +29,12 @@ FAST = {"reassoc", "contract", "nsz", "arcp"}
 """What may change about float arithmetic: everything but NaN, infinity and approximate functions."""
 
 PACKAGE = Path(__file__).parent
+
+
+def ready_numba() -> None:
+    """Have numba fill its tables of what it can compile, which it does for the first kernel: a third of a second."""
+    with global_compiler_lock:
+        cpu_target.target_context.refresh()
 
 
 def serial(**options: Any) -> Callable[..., Any]:

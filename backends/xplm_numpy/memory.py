@@ -14,7 +14,7 @@ import sys
 
 import numpy as np
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 LARGEST_KEPT = (2**26, 2**25)
 """Bytes of an array from which on it goes back to the system, as large as the C library takes: older ones stop earlier.
 """
@@ -30,6 +30,7 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and any(mallopt(M_MMAP_THRESHOLD, largest) for largest in LARGEST_KEPT):
         mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
+        mallopt(M_ARENA_MAX, 1)  # what one thread frees, all may use
 
 
 def reserve(n_bytes: int) -> None:

@@ -180,7 +180,7 @@ def test_progress_is_one_line():
 def test_a_bar_is_drawn_at_a_terminal(xplm, recipe, tmp_path, monkeypatch):
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=200)
-    monkeypatch.setattr(output, "Console", lambda **_: console)
+    monkeypatch.setattr(output.Output, "stderr", console)
     assert xplm("train", recipe, "--out", tmp_path / "run").code == 0
     assert HIDE_CURSOR in screen.getvalue()
 

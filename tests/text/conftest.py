@@ -6,7 +6,7 @@ import pytest
 
 from tests.paths import STORY, smollm2_gguf
 from tests.text.vocabularies import read_gguf
-from xplm.text import Tokenizer
+from xplm.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ import pytest
 
 from tests.text.vocabularies import byte_level_metadata
 from xplm.errors import TemplateError
-from xplm.text import ChatTemplate, Tokenizer
+from xplm.text.chat import ChatTemplate
+from xplm.text.tokenizer import Tokenizer
 
 TALK = [
     {"role": "system", "content": "Be brief."},

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from tests.text.corpus import CORPUS
 from tests.text.vocabularies import SPACE, byte_level_metadata, sentencepiece_metadata
 from xplm.errors import RequestError, TemplateError
-from xplm.text import ChatEncoder, Tokenizer
+from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.parts import TokenizerParts
+from xplm.text.tokenizer import Tokenizer
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}"

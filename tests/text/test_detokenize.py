@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tests.text.corpus import CORPUS
 from tests.text.vocabularies import SPACE, byte_level_metadata, sentencepiece_metadata
-from xplm.text import StreamDecoder, Tokenizer
+from xplm.text.detokenize import StreamDecoder
+from xplm.text.tokenizer import Tokenizer
 
 BYTE_LEVEL = Tokenizer.from_gguf(byte_level_metadata("gpt-2", ["a b", "Ã ©", "Ġ ð", "Ł ĳ", "© Ã"]))
 SENTENCEPIECE = Tokenizer.from_gguf(

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer as Pipeline
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from xplm.errors import TokenizerError
-from xplm.text import Tokenizer
 from xplm.text.faults import library_faults
 from xplm.text.parts import TokenizerParts
+from xplm.text.tokenizer import Tokenizer
 
 VOCAB = {"a": 0, "b": 1}
 WITHOUT_UNKNOWN = {

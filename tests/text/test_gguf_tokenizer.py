@@ -14,8 +14,8 @@ from tests.text.vocabularies import (
     write_gguf,
 )
 from xplm.errors import TokenizerError
-from xplm.text import Tokenizer
 from xplm.text.pre_tokenizers import PRE_TOKENIZERS
+from xplm.text.tokenizer import Tokenizer
 
 PIECES = {
     SPACE: -9.0,

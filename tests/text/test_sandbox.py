@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xplm.errors import TemplateError
-from xplm.text import ChatTemplate
+from xplm.text.chat import ChatTemplate
 from xplm.text.sandbox import FILTERS
 
 MESSAGES = [{"role": "user", "content": "hi"}]

@@ -14,7 +14,7 @@ from tests.paths import SHAKESPEARE, STORY, needs_shakespeare, needs_story, smol
 from tests.text.corpus import CORPUS
 from tests.text.vocabularies import byte_level_metadata, sentencepiece_metadata
 from xplm.errors import RequestError, TokenizerError
-from xplm.text import Tokenizer
+from xplm.text.tokenizer import Tokenizer
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 

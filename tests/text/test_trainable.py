@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from tests.paths import SHARED
 from tests.text.corpus import CORPUS
 from xplm.errors import TemplateError, TokenizerError
-from xplm.text import ChatEncoder, ChatTemplate, StreamDecoder, Tokenizer
+from xplm.text.chat import ChatTemplate
+from xplm.text.chat_encoder import ChatEncoder
+from xplm.text.detokenize import StreamDecoder
+from xplm.text.tokenizer import Tokenizer
 from xplm.text.trainable import CHAT_TEMPLATE, train_tokenizer, with_chat_template
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))

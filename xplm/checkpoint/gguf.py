@@ -137,19 +137,39 @@ def _unpack(path: Path, tensor: StoredTensor, dtype: np.dtype[Any], name: str) -
     if array.size == 0:
         return array
 
+    if PLAIN_DTYPES.get(tensor.kind) == dtype:
+        _read_into(array, path, tensor.offset, name)
+        return array
+
     rows = array.reshape(-1, tensor.shape[-1])
     try:
         packed = np.memmap(path, np.uint8, "r", tensor.offset, (len(rows), tensor.row_bytes))
     except (OSError, ValueError) as cause:  # gone, or shorter than when it was opened
-        raise CheckpointError(
-            f"tensor {name} must be readable from {path}; got: {cause}"
-        ) from cause
+        raise _unreadable(name, path, cause) from cause
 
     step = max(1, ELEMENTS_AT_ONCE // tensor.shape[-1])
     for start in range(0, len(rows), step):
         part = np.array(packed[start : start + step])
         rows[start : start + step] = cast(_widen(part, tensor.kind), dtype, name)
     return array
+
+
+def _read_into(array: np.ndarray, path: Path, offset: int, name: str) -> None:
+    """Fill an array with the bytes of a file, from an offset on."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            space = memoryview(array.reshape(-1).view(np.uint8))
+            while space and (taken := file.readinto(space)):
+                space = space[taken:]
+    except OSError as cause:
+        raise _unreadable(name, path, cause.strerror) from cause
+    if space:  # the file is shorter than when it was opened
+        raise _unreadable(name, path, f"the last {len(space)} bytes are missing")
+
+
+def _unreadable(name: str, path: Path, cause: object) -> CheckpointError:
+    return CheckpointError(f"tensor {name} must be readable from {path}; got: {cause}")
 
 
 def _widen(packed: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:

@@ -16,8 +16,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from xplm.checkpoint.files import Progress, sync
 from xplm.checkpoint.huggingface import CONFIG, INDEX, WEIGHTS, indexed_shards, shard_names
 from xplm.errors import CheckpointError, DownloadError
@@ -142,6 +140,7 @@ def _fetch(repo: str, name: str, cache: Path, endpoint: str | None, progress: Pr
 
 def _fetch_blob(repo: str, name: str, cache: Path, endpoint: str | None, bar: Any) -> None:
     """The bytes of a large file into its blob, from where the last attempt stopped."""
+    from filelock import FileLock
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get, repo_folder_name
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]

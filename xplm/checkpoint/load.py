@@ -7,6 +7,7 @@ one, the largest first, while little else is resident.
 
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from xplm.typing import Params
 
 HARMLESS = re.compile(r".*\.rotary_emb\.inv_freq")  # older files store what follows from the config
 MAX_LISTED = 5  # names in a message
+READERS = 2
+"""Tensors that are read at a time: for one, the others' unpacking waits; for more, memory."""
 
 
 def load_params(checkpoint: Checkpoint, rt: Runtime) -> Params:
@@ -53,11 +56,17 @@ def load_params(checkpoint: Checkpoint, rt: Runtime) -> Params:
     check_tied(checkpoint, specs)
     params: Params = {}
     rt.backend.reserve(needed)
-    for name in sorted(specs, key=lambda name: -specs[name].size):
-        host = checkpoint.read(stored[name], dtype)
-        if isinstance(rt.dtype.param, Format):  # what is not emulated was checked as it was read
-            _check_range(host, rt.dtype.param, name)
-        params[name] = cast(rt.backend.from_host(host), rt.dtype.param)
+    by_size = sorted(specs, key=lambda name: -specs[name].size)
+    with ThreadPoolExecutor(READERS) as pool:
+        for start in range(0, len(by_size), READERS):
+            names = by_size[start : start + READERS]
+            read = pool.map(lambda name: checkpoint.read(stored[name], dtype), names)
+            for name, host in zip(names, read, strict=True):
+                if isinstance(
+                    rt.dtype.param, Format
+                ):  # what is not emulated was checked as it was read
+                    _check_range(host, rt.dtype.param, name)
+                params[name] = cast(rt.backend.from_host(host), rt.dtype.param)
     return {name: params[name] for name in specs}
 
 

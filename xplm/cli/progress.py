@@ -3,15 +3,6 @@
 from contextlib import ExitStack
 from pathlib import Path
 
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TransferSpeedColumn,
-)
-
 from xplm.checkpoint.pull import pull
 from xplm.cli.output import Output
 
@@ -32,6 +23,15 @@ def pull_with_progress(name: str, home: Path, out: Output) -> Path:
     """
     if not out.shows_progress:
         return pull(name, home=home)
+
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TransferSpeedColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),

@@ -5,10 +5,12 @@ import os
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xplm.errors import RequestError
-from xplm.text.chat import Message
+
+if TYPE_CHECKING:
+    from xplm.text.chat import Message
 
 
 class Transcript(NamedTuple):
@@ -18,7 +20,7 @@ class Transcript(NamedTuple):
     turns: list[tuple[str, str]]  # (user, assistant)
 
 
-def write_transcript(path: str | PathLike[str], messages: Sequence[Message]) -> None:
+def write_transcript(path: str | PathLike[str], messages: "Sequence[Message]") -> None:
     """Write a conversation to a temporary file beside `path`, then rename it.
 
     Raises:

@@ -112,7 +112,7 @@ def _byte_level_pipeline(
     for merge in _get_list(metadata, "merges", str):
         cut = merge.find(" ", 1)  # a token may be a space itself
         left, right = merge[:cut], merge[cut + 1 :]
-        if cut < 0 or not {left, right, left + right} <= vocab.keys():
+        if cut < 0 or left not in vocab or right not in vocab or left + right not in vocab:
             raise TokenizerError(
                 f'tokenizer.ggml.merges must join two tokens into a third, got "{merge:.80}": '
                 "convert the model again"

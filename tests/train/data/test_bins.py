@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from xplm.errors import DataError
-from xplm.text import Tokenizer
+from xplm.text.tokenizer import Tokenizer
 from xplm.text.trainable import train_tokenizer
 from xplm.train.data import bins
 from xplm.train.data.bins import open_tokens

@@ -8,7 +8,8 @@ import pytest
 from tests.paths import SHARED
 from xplm.errors import DataError, TemplateError
 from xplm.models.training import IGNORE_INDEX
-from xplm.text import ChatEncoder, Tokenizer
+from xplm.text.chat_encoder import ChatEncoder
+from xplm.text.tokenizer import Tokenizer
 from xplm.text.trainable import train_tokenizer, with_chat_template
 from xplm.train.data.chat import encode_chat, encode_text, read_chats
 from xplm.train.data.examples import Example

@@ -9,7 +9,7 @@ import pytest
 
 from tests.paths import ROOT
 from xplm.errors import DataError, TemplateError
-from xplm.text import Tokenizer
+from xplm.text.tokenizer import Tokenizer
 from xplm.text.trainable import train_tokenizer, with_chat_template
 from xplm.train.data import Dataset, open_dataset, read_texts
 
