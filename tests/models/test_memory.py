@@ -114,9 +114,14 @@ def test_logits_are_those_of_a_chunk_of_rows(n, chunk, tables):
     scratch = head_scratch(numpy_runtime(), config, n)
     assert scratch.chunk == scratch.logits == chunk * 50_000 * 4
     assert scratch.gradients == tables * 50_000 * config.hidden_size * 4
+    # which are float32, whatever the policy computes in; x and dx are widened for them
     narrow = head_scratch(numpy_runtime("bf16"), config, n)
-    assert narrow.chunk == scratch.chunk  # which are float32, whatever the policy computes in
-    assert narrow.logits >= 2 * scratch.logits
+    assert narrow.chunk == scratch.chunk
+    assert narrow.logits == scratch.logits + 2 * n * config.hidden_size * 4
+    assert narrow.gradients == scratch.gradients
+    portable = head_scratch(numpy_runtime("bf16", "portable"), config, n)
+    assert portable.chunk == scratch.chunk
+    assert portable.logits >= 2 * scratch.logits
 
 
 def test_an_emulated_format_takes_what_float32_takes():

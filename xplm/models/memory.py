@@ -165,8 +165,9 @@ def head_scratch(rt: Runtime, config: DecoderConfig, n: int) -> HeadScratch:
     rows = min(n, max(1, LOGITS_PER_CHUNK // config.vocab_size))
     chunk = rows * config.vocab_size * w.wide
     has_more = rows < n  # then the gradient of a chunk lies beside the sum
-    if not w.is_narrow and not w.is_portable:
-        return HeadScratch(chunk, chunk, table * (2 if has_more else 1))
+    if not w.is_portable:  # narrow, x and dx widened too
+        whole = 2 * n * w.C * w.wide if w.is_narrow else 0
+        return HeadScratch(chunk, chunk + whole, table * (2 if has_more else 1))
 
     # logits, p, dlogits and three steps between, and what is left of the chunk before
     steps = HeadScratch(chunk, (7 if has_more else 6) * chunk, 2 * table if has_more else 0)

@@ -1,9 +1,9 @@
 """Linear map, fused where memory is what limits it. Derivation and signatures: `xplm.kernels.linear`.
 
 Up to MAX_ROWS rows, weights are widened in registers on their way from memory (`xplm_numpy.gemv` has the bytes and
-FLOPs). Beyond, BLAS computes, in float32 (`xplm_numpy.blas`); backward it always does, 4 N C FLOPs a row. Forward,
-narrow weights are widened a block of rows at a time, into a buffer that is still in cache when BLAS reads it: 2 N C
-bytes from memory, where a widened copy of the matrix would cost 10 N C.
+FLOPs). Beyond, BLAS computes, in float32 (`xplm_numpy.blas`); backward it always does, 4 N C FLOPs a row. Narrow
+weights are widened a block of rows at a time, into a buffer that is still in cache when BLAS reads it: 2 N C bytes from
+memory, where a widened copy of the matrix would cost 10 N C.
 """
 
 import numpy as np
@@ -38,10 +38,10 @@ def linear_fwd(x, weight, bias=None):
     if has_few_rows:
         _multiply(bits(x).reshape(-1, C), stored, bias_bits(bias, weight), out)
     elif is_for_blas:
-        _product(widened(x).reshape(-1, C), stored, out)
+        project(widened(x).reshape(-1, C), stored, out)
     else:
         sums = np.empty(out.shape, np.float32)
-        _product(widened(x).reshape(-1, C), stored, sums)
+        project(widened(x).reshape(-1, C), stored, sums)
         _store(sums, bias_bits(bias, weight), out)
     return y, LinearSaved(x, weight, bias)
 
@@ -55,7 +55,7 @@ def linear_bwd(dy, saved):
     rows, dy = widened(x).reshape(-1, C), widened(dy).reshape(-1, N)
 
     # y = x @ weight^T + bias
-    dx = product(dy, widened(weight), np.empty(rows.shape, np.float32))
+    dx = project_back(dy, bits(weight), np.empty(rows.shape, np.float32))
     dweight = product(dy.T, rows, np.empty((N, C), np.float32))
     dbias = None if bias is None else np.sum(dy, axis=0)
     return narrowed(dx.reshape(x.shape), x.dtype), dweight, dbias
@@ -80,19 +80,39 @@ def _multiply(x, weight, bias, y):
                 y[b, n] = narrow(with_bias(sums, bias, b, n), y)
 
 
-def _product(x, weight, y):
+def project(x, weight, y):
     """y = x @ weight^T, of rows (R, C) in float32 and a matrix (N, C) as stored; y (R, N) float32."""
+    for rows, block in _wide_blocks(weight):
+        product(x, block.T, y[:, rows])
+    return y
+
+
+def project_back(dy, weight, dx):
+    """dx = dy @ weight, of rows (R, N) in float32 and a matrix (N, C) as stored; dx (R, C) float32."""
+    part = None
+    for rows, block in _wide_blocks(weight):
+        if rows.start == 0:
+            product(dy[:, rows], block, dx)
+        else:
+            part = np.empty(dx.shape, np.float32) if part is None else part
+            dx += product(dy[:, rows], block, part)
+    return dx
+
+
+def _wide_blocks(weight):
+    """The rows of a matrix (N, C) in float32, as many at a time as a cache holds; whole, where they are that."""
+    N, C = weight.shape
     if weight.dtype == FLOAT32:
-        product(x, weight.T, y)
+        yield slice(0, N), weight
         return
 
-    N, C = weight.shape
     step = min(N, max(1, BLOCK_NUMBERS // C))
     buffer = np.empty((step, C), np.float32)
     for begin in range(0, N, step):
-        block = buffer[: min(step, N - begin)]
-        widen_into(weight[begin : begin + step], block)
-        product(x, block.T, y[:, begin : begin + step])
+        rows = slice(begin, min(begin + step, N))
+        block = buffer[: rows.stop - begin]
+        widen_into(weight[rows], block)
+        yield rows, block
 
 
 @parallel()

@@ -1,8 +1,8 @@
 """The head and its loss in one, fused. Derivation and signatures: `xplm.kernels.linear_cross_entropy`.
 
 A chunk of rows at a time as there; the chunk's logits lie in one array that all chunks reuse, and their gradient
-overwrites them. FLOPs in float32: 2 C V a row forward, 6 C V backward, all of them BLAS's; bytes beside its own: 4 V a
-row forward, 8 V backward.
+overwrites them. A narrow weight is widened a block of rows at a time, as in `xplm_numpy.kernels.linear`. FLOPs: 2 C V a
+row forward, 6 C V backward, all of them BLAS's, in float32; bytes beside its own: 4 V a row forward, 8 V backward.
 """
 
 import numpy as np
@@ -11,20 +11,24 @@ from xplm.kernels import linear_cross_entropy as portable
 from xplm.kernels.linear_cross_entropy import LOGITS_PER_CHUNK, LinearCrossEntropySaved
 from xplm_numpy.blas import product
 from xplm_numpy.kernels.cross_entropy import backward_rows, forward_rows
+from xplm_numpy.kernels.linear import project, project_back
+from xplm_numpy.narrow import bits, takes
+from xplm_numpy.whole import narrowed, widened
 
 
 def linear_cross_entropy_fwd(
     x, weight, targets, *, ignore_index, label_smoothing=0.0, z_loss=0.0, wide=None
 ):
     options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "z_loss": z_loss}
-    if not x.dtype == weight.dtype == np.float32 or wide not in (None, np.float32):
+    if not takes(x, weight) or wide not in (None, np.float32):
         return portable.linear_cross_entropy_fwd(x, weight, targets, **options, wide=wide)
 
     ids = np.ascontiguousarray(targets, np.int64)
     loss, lse = (np.empty(len(x), np.float32) for _ in range(2))
     shares = np.float32(label_smoothing), np.float32(z_loss)
+    wide_x, stored = widened(x), bits(weight)
     for rows, logits in _chunks(x, weight):
-        product(x[rows], weight.T, logits)
+        project(wide_x[rows], stored, logits)
         forward_rows(logits, ids[rows], ignore_index, *shares, loss[rows], lse[rows])
     saved = LinearCrossEntropySaved(
         x, weight, targets, lse, *options.values(), np.dtype(np.float32)
@@ -34,26 +38,28 @@ def linear_cross_entropy_fwd(
 
 def linear_cross_entropy_bwd(dloss, saved):
     x, weight, targets, lse, ignore_index, label_smoothing, z_loss, wide = saved
-    if not x.dtype == weight.dtype == dloss.dtype == wide == np.float32:
+    if not takes(x, weight) or not dloss.dtype == wide == np.float32:
         return portable.linear_cross_entropy_bwd(dloss, saved)
 
     ids = np.ascontiguousarray(targets, np.int64)
     dloss = np.ascontiguousarray(dloss)
     shares = np.float32(label_smoothing), np.float32(z_loss)
+    wide_x, stored = widened(x), bits(weight)
     dx = np.empty(x.shape, np.float32)
     dweight = None
     for rows, logits in _chunks(x, weight):
-        product(x[rows], weight.T, logits)
+        project(wide_x[rows], stored, logits)
 
         # loss = cross_entropy(logits)
         dlogits = logits
         backward_rows(dloss[rows], logits, ids[rows], lse[rows], ignore_index, *shares, dlogits)
 
         # logits = x @ weight^T
-        product(dlogits, weight, dx[rows])
-        part = product(dlogits.T, x[rows], np.empty(weight.shape, np.float32))
+        project_back(dlogits, stored, dx[rows])
+        part = product(dlogits.T, wide_x[rows], np.empty(weight.shape, np.float32))
         dweight = part if dweight is None else np.add(dweight, part, out=dweight)
-    return dx, np.zeros(weight.shape, np.float32) if dweight is None else dweight, None
+    dweight = np.zeros(weight.shape, np.float32) if dweight is None else dweight
+    return narrowed(dx, x.dtype), dweight, None
 
 
 def _chunks(x, weight):

@@ -43,8 +43,12 @@ def test_is_what_it_is_by_definition(dtypes, rows, N, C, bias):
 def test_narrow_weights_beyond_one_block(monkeypatch):
     x, weight, bias = make_arguments(("bfloat16", "bfloat16"), (20,), 50, 16)
     monkeypatch.setattr(fused, "BLOCK_NUMBERS", 7 * 16)
-    y, _ = FUSED["linear_fwd"](x, weight, bias)
+    y, saved = FUSED["linear_fwd"](x, weight, bias)
     assert_within(y, linear(stored(x), weight, bias))
+
+    dy = draw(np.random.default_rng(3), "bfloat16", 20, 50)
+    dx, _, _ = FUSED["linear_bwd"](dy, saved)
+    assert_within(dx, linear(stored(dy), weight.T, None))
 
 
 @pytest.mark.parametrize("dtypes", PAIRS, ids="-".join)
