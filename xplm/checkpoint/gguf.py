@@ -159,7 +159,7 @@ def _read_into(array: np.ndarray, path: Path, offset: int, name: str) -> None:
     try:
         with path.open("rb", buffering=0) as file:
             file.seek(offset)
-            space = memoryview(array.reshape(-1).view(np.uint8))
+            space = array.reshape(-1).view(np.uint8).data
             while space and (taken := file.readinto(space)):
                 space = space[taken:]
     except OSError as cause:
