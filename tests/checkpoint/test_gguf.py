@@ -139,12 +139,19 @@ def test_names(name, expected):
     assert hugging_face_name(name) == expected
 
 
-def test_a_file_that_shrank_after_opening(tmp_path):
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_a_file_that_shrank_or_went_after_opening(tmp_path, dtype):
     _, _, path = write_family(tmp_path, {})
     checkpoint = open_gguf(path)
+    unreadable = pytest.raises(
+        CheckpointError, match=r"model\.embed_tokens\.weight must be readable"
+    )
     path.write_bytes(path.read_bytes()[:4096])
-    with pytest.raises(CheckpointError, match=r"model\.embed_tokens\.weight must be readable"):
-        checkpoint.read("model.embed_tokens.weight", FLOAT32)
+    with unreadable:
+        checkpoint.read("model.embed_tokens.weight", np.dtype(dtype))
+    path.unlink()
+    with unreadable:
+        checkpoint.read("model.embed_tokens.weight", np.dtype(dtype))
 
 
 def test_smollm2_against_transformers():

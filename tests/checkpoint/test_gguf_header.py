@@ -140,6 +140,16 @@ WORD = entry("a", STRING, string("b"))
             id="endless strings",
         ),
         pytest.param(
+            gguf_file([entry("a", ARRAY, struct.pack("<IQ", STRING, 1) + string(b"\xff"))]),
+            "not UTF-8",
+            id="array in no encoding",
+        ),
+        pytest.param(
+            gguf_file([entry("a", ARRAY, struct.pack("<IQQ", STRING, 1, HUGE))]),
+            "bytes at",
+            id="endless string in an array",
+        ),
+        pytest.param(
             gguf_file([entry("a", ARRAY, struct.pack("<IQ", ARRAY, 1))]),
             "array of arrays",
             id="nested arrays",

@@ -42,6 +42,9 @@ STORED_KINDS = tuple(kind.name for kind in (*PLAIN_DTYPES, *QUANTISED_KINDS))
 
 ELEMENTS_AT_ONCE = 2**18  # 1 MiB of float32: fits a cache, and makes a call worth its cost
 
+READERS = 2
+"""Tensors that are unpacked at a time, each a few rows after the other."""
+
 TOP_NAMES = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
@@ -91,7 +94,7 @@ def open_gguf(path: Path) -> Checkpoint:
     tensors = {name: TensorInfo(tensor.shape, tensor.kind.name) for name, tensor in named.items()}
     interleaved = metadata["general.architecture"] == "llama"
     read = partial(_read_tensor, path, named, config if interleaved else None)
-    return Checkpoint(path, config, tensors, STORED_KINDS, read, metadata)
+    return Checkpoint(path, config, tensors, STORED_KINDS, read, metadata, READERS)
 
 
 def hugging_face_name(name: str) -> str:

@@ -1,8 +1,8 @@
 """Parameters from a checkpoint into a backend's memory.
 
 Everything that the headers can tell is checked before the first byte is allocated: that the model fits, then names,
-shapes and storage kinds, with all that is wrong in one message. Then tensors are read, cast and handed over one by
-one, the largest first, while little else is resident.
+shapes and storage kinds, with all that is wrong in one message. Then tensors are read, cast and handed over a few at a
+time, the largest first, while little else is resident.
 """
 
 import re
@@ -23,8 +23,6 @@ from xplm.typing import Params
 
 HARMLESS = re.compile(r".*\.rotary_emb\.inv_freq")  # older files store what follows from the config
 MAX_LISTED = 5  # names in a message
-READERS = 2
-"""Tensors that are read at a time: for one, the others' unpacking waits; for more, memory."""
 
 
 def load_params(checkpoint: Checkpoint, rt: Runtime) -> Params:
@@ -54,19 +52,18 @@ def load_params(checkpoint: Checkpoint, rt: Runtime) -> Params:
 
     stored = match_names(checkpoint, specs)
     check_tied(checkpoint, specs)
+    kept = rt.dtype.param
     params: Params = {}
     rt.backend.reserve(needed)
     by_size = sorted(specs, key=lambda name: -specs[name].size)
-    with ThreadPoolExecutor(READERS) as pool:
-        for start in range(0, len(by_size), READERS):
-            names = by_size[start : start + READERS]
+    with ThreadPoolExecutor(checkpoint.readers) as pool:
+        for start in range(0, len(by_size), checkpoint.readers):
+            names = by_size[start : start + checkpoint.readers]
             read = pool.map(lambda name: checkpoint.read(stored[name], dtype), names)
             for name, host in zip(names, read, strict=True):
-                if isinstance(
-                    rt.dtype.param, Format
-                ):  # what is not emulated was checked as it was read
-                    _check_range(host, rt.dtype.param, name)
-                params[name] = cast(rt.backend.from_host(host), rt.dtype.param)
+                if isinstance(kept, Format):  # what is not emulated was checked as it was read
+                    _check_range(host, kept, name)
+                params[name] = cast(rt.backend.from_host(host), kept)
     return {name: params[name] for name in specs}
 
 
