@@ -6,6 +6,7 @@ What a fused kernel does not take on (another dtype, an island given up) it hand
 from collections.abc import Callable
 from typing import Any
 
+from xplm_numpy.kernels.adafactor import adafactor_rule
 from xplm_numpy.kernels.adamw import adam_rule, adamw_rule
 from xplm_numpy.kernels.attention import attention_bwd, attention_fwd
 from xplm_numpy.kernels.attention_residual import attention_residual
@@ -58,6 +59,7 @@ FUSED: dict[str, Callable[..., Any]] = {
         norm_qkv_rope,
         attention_residual,
         norm_mlp_residual,
+        adafactor_rule,
         adam_rule,
         adamw_rule,
         lion_rule,
