@@ -20,7 +20,7 @@ from xplm_numpy.gemv import STREAMS, count_blocks, multiply
 from xplm_numpy.jit import parallel, serial
 from xplm_numpy.narrow import bits, widen
 
-KEYS = 128
+KEYS = 256
 """Slots a block."""
 
 NO_PADDING = np.empty((0, 0), np.int64)
