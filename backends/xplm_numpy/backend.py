@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from threading import Thread
 from typing import Any
 
 import array_api_compat.numpy as xp
@@ -50,5 +49,5 @@ def load_fused() -> Mapping[str, Callable[..., Any]]:
     except ImportError as error:
         logger.warning("numba cannot be imported (%s): the portable kernels run, slower", error)
         return {}
-    Thread(target=ready_numba).start()  # weights are read in the meantime
+    ready_numba()  # weights are read in the meantime
     return FUSED

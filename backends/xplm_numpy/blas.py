@@ -1,6 +1,6 @@
 """Large products on the kernels' own threads: each piece is BLAS's, computed by the thread that asks for it.
 
-    out = a @ b          a (M, K), b (K, N), out (M, N), float32
+    out = a @ b, or out += a @ b          a (M, K), b (K, N), out (M, N), float32
 
 NumPy's BLAS would start threads of its own. Those spin for milliseconds after a product, and numba's after a kernel, so
 on few cores either pool takes the processor from the other; with one pool, attention between two products finds its
@@ -75,17 +75,17 @@ def _openblas() -> _OpenBLAS | None:
     return _OpenBLAS(ctypes.cast(sgemm, ctypes.c_void_p).value or 0, get_threads, set_threads)
 
 
-def product(a, b, out):
-    """out = a @ b, for matrices of float32 that may be transposes or slices; returns out, which overlaps neither.
+def product(a, b, out, *, is_added=False):
+    """out = a @ b, or out += a @ b; returns out, which overlaps neither. Float32, and transposes or slices as they are.
 
     Raises:
         ValueError: the shapes do not fit.
     """
     (M, K), N = a.shape, b.shape[1]
     blas, operands = _openblas(), (_operand(a), _operand(b), _operand(out))
-    fits = len(b) == K and out.shape == (M, N)
+    fits = len(b) == K > 0 and out.shape == (M, N)
     if not fits or blas is None or None in operands or operands[2].layout != PLAIN:
-        return np.matmul(a, b, out=out)
+        return np.add(out, np.matmul(a, b), out=out) if is_added else np.matmul(a, b, out=out)
 
     worth = min(PIECES, max(1, 2 * M * N * K // PIECE_FLOPS))
     pieces = 2 ** (worth.bit_length() - 1)  # most numbers of threads share a power of two evenly
@@ -93,11 +93,12 @@ def product(a, b, out):
         threads = blas.get_threads()
         try:
             blas.set_threads(1)
-            if pieces == 1:
+            if pieces == 1 and not is_added:
                 np.matmul(a, b, out=out)
             else:
                 left, right, target = operands
-                _multiply(blas.sgemm, *left, *right, target.address, target.lead, M, N, K, pieces)
+                place, sizes = (target.address, target.lead), (M, N, K, pieces)
+                _multiply(blas.sgemm, *left, *right, *place, *sizes, np.float32(is_added))
         finally:
             blas.set_threads(threads)
     return out
@@ -123,7 +124,7 @@ def _operand(matrix):
 
 @parallel()
 def _multiply(
-    sgemm, a, a_layout, a_lead, b, b_layout, b_lead, out, out_lead, M, N, K, pieces
+    sgemm, a, a_layout, a_lead, b, b_layout, b_lead, out, out_lead, M, N, K, pieces, beta
 ):  # fmt: skip
     by_rows = M >= N
     longer = M if by_rows else N
@@ -136,13 +137,37 @@ def _multiply(
                 a_at = a + FLOAT_BYTES * begin * (a_lead if a_layout == PLAIN else 1)
                 at = out + FLOAT_BYTES * begin * out_lead
                 call_sgemm(
-                    sgemm, a_layout, b_layout, length, N, K, a_at, a_lead, b, b_lead, at, out_lead
+                    sgemm,
+                    a_layout,
+                    b_layout,
+                    length,
+                    N,
+                    K,
+                    a_at,
+                    a_lead,
+                    b,
+                    b_lead,
+                    at,
+                    out_lead,
+                    beta,
                 )
             else:
                 b_at = b + FLOAT_BYTES * begin * (1 if b_layout == PLAIN else b_lead)
                 at = out + FLOAT_BYTES * begin
                 call_sgemm(
-                    sgemm, a_layout, b_layout, M, length, K, a, a_lead, b_at, b_lead, at, out_lead
+                    sgemm,
+                    a_layout,
+                    b_layout,
+                    M,
+                    length,
+                    K,
+                    a,
+                    a_lead,
+                    b_at,
+                    b_lead,
+                    at,
+                    out_lead,
+                    beta,
                 )
 
 
@@ -154,22 +179,22 @@ def _edge(length, piece, pieces):
 
 @intrinsic
 def call_sgemm(
-    typing_context, sgemm, a_layout, b_layout, M, N, K, a, a_lead, b, b_lead, out, out_lead
+    typing_context, sgemm, a_layout, b_layout, M, N, K, a, a_lead, b, b_lead, out, out_lead, beta
 ):
-    """cblas_sgemm of row-major matrices at their addresses: out = a @ b."""
+    """cblas_sgemm of row-major matrices at their addresses: out = a @ b + beta out."""
     long, word, number = ir.IntType(64), ir.IntType(32), ir.FloatType()
     pointer = number.as_pointer()
     parameters = [word, word, word, long, long, long, number, pointer, long, pointer, long]
     signature = ir.FunctionType(ir.VoidType(), [*parameters, number, pointer, long])
 
     def generate(context, builder, _, arguments):
-        sgemm, a_layout, b_layout, M, N, K, a, a_lead, b, b_lead, out, out_lead = arguments
+        sgemm, a_layout, b_layout, M, N, K, a, a_lead, b, b_lead, out, out_lead, beta = arguments
         function = builder.inttoptr(sgemm, signature.as_pointer())
         layouts = [builder.trunc(a_layout, word), builder.trunc(b_layout, word)]
         a, b, out = (builder.inttoptr(address, pointer) for address in (a, b, out))
         left, right = [number(1.0), a, a_lead], [b, b_lead]
-        target = [number(0.0), out, out_lead]
+        target = [beta, out, out_lead]
         builder.call(function, [word(ROW_MAJOR), *layouts, M, N, K, *left, *right, *target])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 12), generate
+    return types.void(*[types.int64] * 12, types.float32), generate

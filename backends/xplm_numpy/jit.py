@@ -13,9 +13,11 @@ several files, so here all files of this package count.
 """
 
 import hashlib
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numba
@@ -31,8 +33,19 @@ FAST = {"reassoc", "contract", "nsz", "arcp"}
 PACKAGE = Path(__file__).parent
 
 
+@cache
 def ready_numba() -> None:
-    """Have numba fill its tables of what it can compile, which it does for the first kernel: a third of a second."""
+    """Have numba fill its tables of what it can compile, in the background, before a first kernel waits for them.
+
+    A process that forks waits until they are whole: its child would have the lock, and not the thread that holds it.
+    """
+    thread = Thread(target=_fill_tables)
+    thread.start()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=thread.join)
+
+
+def _fill_tables() -> None:
     with global_compiler_lock:
         cpu_target.target_context.refresh()
 

@@ -61,7 +61,7 @@ def test_rows_of_q_are_uninterleaved_by_hand(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [Kind.F16, Kind.BF16, *QUANTISABLE], ids=lambda kind: kind.name)
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
 def test_a_kind_is_dequantised_then_rounded_once(tmp_path, kind, dtype):
     config = hf_config()
     tensors = random_tensors(config)
@@ -114,8 +114,9 @@ def test_k_quants_of_random_blocks(tmp_path, monkeypatch, kind):
     assert expected.shape == (256, 512)
     for elements_at_once in (1, 1000, 2**18):
         monkeypatch.setattr(gguf_module, "ELEMENTS_AT_ONCE", elements_at_once)
-        read = open_gguf(path).read(name, FLOAT32)
-        np.testing.assert_array_equal(read, expected)
+        for dtype in (np.float32, np.float64):
+            read = open_gguf(path).read(name, np.dtype(dtype))
+            np.testing.assert_array_equal(read, expected)
 
 
 def test_every_promised_kind_is_tested():

@@ -119,9 +119,9 @@ def test_logits_are_those_of_a_chunk_of_rows(n, chunk, tables):
     assert narrow.chunk == scratch.chunk
     assert narrow.logits == scratch.logits + 2 * n * config.hidden_size * 4
     assert narrow.gradients == scratch.gradients
-    portable = head_scratch(numpy_runtime("bf16", "portable"), config, n)
-    assert portable.chunk == scratch.chunk
-    assert portable.logits >= 2 * scratch.logits
+    for policy, kernels in (("bf16", "portable"), ("bf16,loss=bf16", "fused")):
+        portable = head_scratch(numpy_runtime(policy, kernels), config, n)
+        assert portable.logits >= 2 * portable.chunk
 
 
 def test_an_emulated_format_takes_what_float32_takes():

@@ -2,7 +2,7 @@
 
 A Hugging Face directory and a GGUF file both open as this value, so that loading and converting know neither.
 Opening reads headers only. A tensor is read when it is asked for, into memory of its own, and no mapping of a file
-outlives that: what a load keeps resident is the parameters, and for a moment a tensor or two more.
+outlives that: what a load keeps resident is the parameters, and for a moment a few tensors more.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,9 +33,7 @@ class Checkpoint:
     kinds: tuple[str, ...]  # ways of storing that `read` can read
     read: Callable[[str, np.dtype[Any]], np.ndarray]  # (name, dtype) -> the tensor, caller's own
     gguf_metadata: Mapping[str, Any] | None = field(default=None, repr=False)  # None: a directory
-    readers: int = (
-        1  # tensors to read at a time: more where that takes arithmetic and little memory
-    )
+    readers: int = 1  # tensors to read at a time; more, where reading is arithmetic
 
 
 def cast(array: np.ndarray, dtype: np.dtype[Any], name: str) -> np.ndarray:

@@ -140,7 +140,7 @@ def _unpack(path: Path, tensor: StoredTensor, dtype: np.dtype[Any], name: str) -
     if array.size == 0:
         return array
 
-    if PLAIN_DTYPES.get(tensor.kind) == dtype:
+    if tensor.kind in PLAIN_DTYPES and PLAIN_DTYPES[tensor.kind] == dtype:
         _read_into(array, path, tensor.offset, name)
         return array
 

@@ -1,12 +1,14 @@
 """Where the `xplm` command begins: with nothing imported, so that Ctrl-C is heard from the first moment."""
 
 import gc
+import signal
 import sys
 
 INTERRUPTED = 130
 
 NEW_OBJECTS = 100_000
-"""So many, and Python looks for cycles among them. It would at 700, and a vocabulary alone is a hundred thousand."""
+"""So many, and Python looks for cycles among them. By itself it looks after some hundreds; opening a model makes many
+more, and drops few."""
 
 
 def run() -> None:
@@ -17,6 +19,7 @@ def run() -> None:
 
         run_main()
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends what is waited for
         sys.exit(INTERRUPTED)
     finally:
         gc.freeze()  # what is left goes with the process; searched for cycles, it would keep the user waiting

@@ -45,7 +45,7 @@ class Output:
 
     @cached_property
     def stderr(self) -> "Console":
-        """The terminal; rich is imported for whoever is told something."""
+        """The console; a quiet command has no need of rich, which is slow to import."""
         from rich.console import Console
 
         return Console(stderr=True, highlight=False, soft_wrap=True)

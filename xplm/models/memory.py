@@ -165,7 +165,7 @@ def head_scratch(rt: Runtime, config: DecoderConfig, n: int) -> HeadScratch:
     rows = min(n, max(1, LOGITS_PER_CHUNK // config.vocab_size))
     chunk = rows * config.vocab_size * w.wide
     has_more = rows < n  # then the gradient of a chunk lies beside the sum
-    if not w.is_portable:  # narrow, x and dx widened too
+    if not w.is_portable and rt.host_dtype.loss.itemsize == 4:  # narrow, x and dx widened too
         whole = 2 * n * w.C * w.wide if w.is_narrow else 0
         return HeadScratch(chunk, chunk + whole, table * (2 if has_more else 1))
 
@@ -184,7 +184,7 @@ def largest_activation(rt: Runtime, config: DecoderConfig, n: int) -> int:
 
 
 def _product_back(w: Widths, n: int, outputs: int, inputs: int) -> int:
-    """dy, x and dx widened, and the weight."""
+    """dy, x and dx widened, and the weight, of which a fused kernel widens a part at a time."""
     if not w.is_narrow:
         return 0
     return (n * (2 * max(inputs, outputs) + min(inputs, outputs)) + inputs * outputs) * w.wide

@@ -8,8 +8,8 @@ Each pass needs the last number of the one before it. u is computed twice, which
 
     u = g min(a_r b_c, 1 / eps1)        a = row^-1/2,    b = (col / mean(row))^-1/2
 
-there is a root for each row and each column, and none for each number. A vector is a matrix of one row: the sums of
-its columns are its squares, and a is 1.
+there is a root for each row and each column, and none for each number. A vector is a matrix of one row, and so one
+thread's: the sums of its columns are its squares, and a is 1.
 
 Bytes of a number in float32: 24 (parameter and gradient in, gradient in, both in and parameter out), and a sum for each
 column of a block. FLOPs: 14. Masters are float32 or float64, and the arithmetic is theirs. A block is so many rows, by
@@ -29,6 +29,8 @@ ROWS = 32
 
 
 def adafactor_rule(param, grad, moments, *, spec, step, lr, options):
+    if param.size == 0:
+        return param.copy(), moments
     number = param.dtype.type
     new_share = number(step**options.decay_rate)
     eps1 = np.finfo(param.dtype).eps

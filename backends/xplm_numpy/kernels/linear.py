@@ -34,7 +34,7 @@ def linear_fwd(x, weight, bias=None):
 
     y = np.empty((*x.shape[:-1], N), x.dtype)
     out = bits(y).reshape(-1, N)
-    stored = bits(weight) if _is_dense(weight) else weight  # BLAS reads a transpose where it lies
+    stored = as_stored(weight)
     if has_few_rows:
         _multiply(bits(x).reshape(-1, C), stored, bias_bits(bias, weight), out)
     elif is_for_blas:
@@ -55,10 +55,15 @@ def linear_bwd(dy, saved):
     rows, dy = widened(x).reshape(-1, C), widened(dy).reshape(-1, N)
 
     # y = x @ weight^T + bias
-    dx = project_back(dy, bits(weight), np.empty(rows.shape, np.float32))
+    dx = project_back(dy, as_stored(weight), np.empty(rows.shape, np.float32))
     dweight = product(dy.T, rows, np.empty((N, C), np.float32))
     dbias = None if bias is None else np.sum(dy, axis=0)
     return narrowed(dx.reshape(x.shape), x.dtype), dweight, dbias
+
+
+def as_stored(weight):
+    """A matrix for `project`: its bits, but a float32 transpose or slice as it lies, where BLAS reads it."""
+    return bits(weight) if _is_dense(weight) or weight.dtype != FLOAT32 else weight
 
 
 def _is_dense(weight):
@@ -89,13 +94,8 @@ def project(x, weight, y):
 
 def project_back(dy, weight, dx):
     """dx = dy @ weight, of rows (R, N) in float32 and a matrix (N, C) as stored; dx (R, C) float32."""
-    part = None
     for rows, block in _wide_blocks(weight):
-        if rows.start == 0:
-            product(dy[:, rows], block, dx)
-        else:
-            part = np.empty(dx.shape, np.float32) if part is None else part
-            dx += product(dy[:, rows], block, part)
+        product(dy[:, rows], block, dx, is_added=rows.start > 0)
     return dx
 
 
@@ -106,7 +106,7 @@ def _wide_blocks(weight):
         yield slice(0, N), weight
         return
 
-    step = min(N, max(1, BLOCK_NUMBERS // C))
+    step = max(1, min(N, BLOCK_NUMBERS // max(1, C)))
     buffer = np.empty((step, C), np.float32)
     for begin in range(0, N, step):
         rows = slice(begin, min(begin + step, N))

@@ -11,8 +11,8 @@ from xplm.kernels import linear_cross_entropy as portable
 from xplm.kernels.linear_cross_entropy import LOGITS_PER_CHUNK, LinearCrossEntropySaved
 from xplm_numpy.blas import product
 from xplm_numpy.kernels.cross_entropy import backward_rows, forward_rows
-from xplm_numpy.kernels.linear import project, project_back
-from xplm_numpy.narrow import bits, takes
+from xplm_numpy.kernels.linear import as_stored, project, project_back
+from xplm_numpy.narrow import takes
 from xplm_numpy.whole import narrowed, widened
 
 
@@ -26,7 +26,7 @@ def linear_cross_entropy_fwd(
     ids = np.ascontiguousarray(targets, np.int64)
     loss, lse = (np.empty(len(x), np.float32) for _ in range(2))
     shares = np.float32(label_smoothing), np.float32(z_loss)
-    wide_x, stored = widened(x), bits(weight)
+    wide_x, stored = widened(x), as_stored(weight)
     for rows, logits in _chunks(x, weight):
         project(wide_x[rows], stored, logits)
         forward_rows(logits, ids[rows], ignore_index, *shares, loss[rows], lse[rows])
@@ -44,7 +44,7 @@ def linear_cross_entropy_bwd(dloss, saved):
     ids = np.ascontiguousarray(targets, np.int64)
     dloss = np.ascontiguousarray(dloss)
     shares = np.float32(label_smoothing), np.float32(z_loss)
-    wide_x, stored = widened(x), bits(weight)
+    wide_x, stored = widened(x), as_stored(weight)
     dx = np.empty(x.shape, np.float32)
     dweight = None
     for rows, logits in _chunks(x, weight):

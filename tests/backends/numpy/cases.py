@@ -18,13 +18,26 @@ def _attention(rng):
         options = {"start": start, "scale": D**-0.5, "window": window}
         return OpCase(label, (q, k, v, first), options)
 
+    padded_blocks = np.array([[3], [270]])
     padded = np.broadcast_to(np.array([[0], [67]]), (2, 70)).copy()
     return [
         case("one row more than a block", 1, 2, 1, 65, 65, 16),
         case("a block to the row", 2, 2, 2, 64, 64, 32),
         case("three blocks, a window", 1, 2, 1, 150, 150, 8, window=40),
         case("a chunk after a cache", 1, 4, 2, 33, 130, 17, start=97),
-        case("one query, keys of two blocks", 1, 4, 2, 1, 100, 8, start=99),
+        case("one query, keys of two blocks", 1, 4, 2, 1, 300, 8, start=299),
+        case(
+            "three queries, keys of three, a window of two",
+            1,
+            4,
+            2,
+            3,
+            600,
+            8,
+            start=597,
+            window=300,
+        ),
+        case("one query, padding of a block", 2, 2, 1, 1, 300, 8, start=299, first=padded_blocks),
         case("padding longer than a block", 2, 2, 1, 70, 70, 8, first=padded),
         case("slots after the last query", 1, 2, 1, 5, 9, 4, start=2),
     ]

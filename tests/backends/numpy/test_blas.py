@@ -68,6 +68,19 @@ def test_what_is_empty(in_pieces, M, N, K):
     assert (product(a, b, np.ones((M, N), np.float32)) == 0.0).all()
 
 
+@pytest.mark.parametrize("flops", [1, PIECE_FLOPS])
+@pytest.mark.parametrize("is_found", [True, False])
+@pytest.mark.parametrize(("M", "N", "K"), [*SIZES, (3, 4, 0)], ids=str)
+def test_a_product_is_added_to_what_there_is(monkeypatch, flops, is_found, M, N, K):
+    monkeypatch.setattr(blas, "PIECE_FLOPS", flops)
+    if not is_found:
+        monkeypatch.setattr(blas, "_openblas", lambda: None)
+    a, b = (np.rint(x) for x in draw(M, N, K))  # small integers, whose sums are exact
+    out = np.full((M, N), 5.0, np.float32)
+    assert product(a, b, out, is_added=True) is out
+    np.testing.assert_array_equal(out, 5.0 + a.astype(np.float64) @ b)
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_threads_and_runs_change_no_bit(order):
     a, b = draw(300, 290, 280)

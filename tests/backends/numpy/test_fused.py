@@ -3,6 +3,8 @@
 import numba
 import numpy as np
 import pytest
+from xplm_numpy.kernels import linear as fused_linear
+from xplm_numpy.kernels import linear_cross_entropy as fused_head
 
 from tests.backends.numpy.cases import fused_cases
 from tests.helpers import frozen
@@ -62,6 +64,17 @@ def test_every_result_could_be_rounding(op, policy):
     for case in fused_cases(op):
         for verdict in (found.verdict for found in check_case(test, reference, op, case)):
             assert verdict.kind != BUG, (case.label, verdict.name, verdict.reason)
+
+
+@pytest.mark.parametrize("policy", ["fp32", "bf16", "fp16"])
+def test_the_head_takes_some_rows_and_some_of_its_weights_at_a_time(monkeypatch, policy):
+    op = "linear_cross_entropy"
+    (case,) = (case for case in fused_cases(op) if case.args[1].shape == (35, 9))
+    monkeypatch.setattr(fused_head, "LOGITS_PER_CHUNK", 17 * 35)
+    monkeypatch.setattr(fused_linear, "BLOCK_NUMBERS", 5 * 9)
+    test, reference = make_runtime(BACKEND, policy), make_runtime(BACKEND, "fp64", "portable")
+    for verdict in (found.verdict for found in check_case(test, reference, op, case)):
+        assert verdict.kind != BUG, (verdict.name, verdict.reason)
 
 
 @every_op
