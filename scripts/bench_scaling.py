@@ -36,11 +36,17 @@ def measure(plan: argparse.Namespace, log: Log, name: str, seed: int) -> None:
     n_turns = 2 * plan.cycles
     if len(log.turns(name)) >= n_turns:
         return
-    workers = {}
-    for size in SWEEPS[name].sizes:
+
+    def start(size: int) -> Worker:
         options = {"sweep": name, "size": size, "seed": seed}
         options |= {"model": plan.model, "kernels": plan.kernels}
-        workers[str(size)] = Worker([SCRIPT, "--serve", json.dumps(options)], plan.threads)
+        return Worker([SCRIPT, "--serve", json.dumps(options)], plan.threads)
+
+    sizes = SWEEPS[name].sizes
+    compiling = start(sizes[0])  # which takes memory too: in a process that does not count
+    compiling.ask(0)
+    compiling.stop()
+    workers = {str(size): start(size) for size in sizes}
     take_turns(log, name, {size: worker.ask for size, worker in workers.items()}, n_turns)
     for worker in workers.values():
         worker.stop()

@@ -1,5 +1,6 @@
 """The points of bench_scaling.py: one cost at one size, each in a process of its own."""
 
+import threading
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -71,7 +72,10 @@ def make_point(options: dict[str, Any]) -> tuple[str, Callable[[Any], dict[str, 
     """Its name, and how to measure it: any request gives seconds, and the most memory beyond the program's own."""
     sweep, size = options["sweep"], options["size"]
     make = {"decode": make_decode, "prefill": make_prefill}.get(sweep, make_training)
-    load_backend()  # and the libraries that it brings
+    load_backend()  # and the libraries that it brings, some of them in the background
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread():
+            thread.join()
     before = host_memory().peak
     run = make(options)
 
