@@ -1,7 +1,8 @@
 """The places that kernels, layers and models are tested on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numba
 import pytest
@@ -51,6 +52,19 @@ def has_float64(name: str) -> AbstractContextManager[None]:
 def one_thread() -> None:
     """Fused kernels take one thread unless a test asks for more: who waits for another spins on some worker's core."""
     numba.set_num_threads(1)
+
+
+@pytest.fixture
+def on_threads() -> Iterator[Callable[..., Any]]:
+    """on_threads(n, function, ...): a call under n threads, where there are as many."""
+    before = numba.get_num_threads()
+
+    def call(n: int, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
+        return function(*arguments, **options)
+
+    yield call
+    numba.set_num_threads(before)
 
 
 @pytest.fixture(params=[_parameter(location) for location in LOCATIONS])

@@ -131,44 +131,20 @@ def _multiply(
     for unsigned in prange(pieces):
         piece = np.int64(unsigned)
         begin, end = _edge(longer, piece, pieces), _edge(longer, piece + 1, pieces)
-        length = end - begin
-        if length > 0:
-            if by_rows:
-                a_at = a + FLOAT_BYTES * begin * (a_lead if a_layout == PLAIN else 1)
-                at = out + FLOAT_BYTES * begin * out_lead
-                call_sgemm(
-                    sgemm,
-                    a_layout,
-                    b_layout,
-                    length,
-                    N,
-                    K,
-                    a_at,
-                    a_lead,
-                    b,
-                    b_lead,
-                    at,
-                    out_lead,
-                    beta,
-                )
-            else:
-                b_at = b + FLOAT_BYTES * begin * (1 if b_layout == PLAIN else b_lead)
-                at = out + FLOAT_BYTES * begin
-                call_sgemm(
-                    sgemm,
-                    a_layout,
-                    b_layout,
-                    M,
-                    length,
-                    K,
-                    a,
-                    a_lead,
-                    b_at,
-                    b_lead,
-                    at,
-                    out_lead,
-                    beta,
-                )
+        rows, columns, a_at, b_at, at = M, N, a, b, out
+        if by_rows:
+            rows = end - begin
+            a_at += FLOAT_BYTES * begin * (a_lead if a_layout == PLAIN else 1)
+            at += FLOAT_BYTES * begin * out_lead
+        else:
+            columns = end - begin
+            b_at += FLOAT_BYTES * begin * (1 if b_layout == PLAIN else b_lead)
+            at += FLOAT_BYTES * begin
+        if end > begin:
+            call_sgemm(
+                sgemm, a_layout, b_layout, rows, columns, K,
+                a_at, a_lead, b_at, b_lead, at, out_lead, beta,
+            )  # fmt: skip
 
 
 @serial()

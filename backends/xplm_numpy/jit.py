@@ -34,7 +34,7 @@ PACKAGE = Path(__file__).parent
 
 
 @cache
-def ready_numba() -> None:
+def ready_numba() -> Thread:
     """Have numba fill its tables of what it can compile, in the background, before a first kernel waits for them.
 
     A process that forks waits until they are whole: its child would have the lock, and not the thread that holds it.
@@ -43,6 +43,7 @@ def ready_numba() -> None:
     thread.start()
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=thread.join)
+    return thread
 
 
 def _fill_tables() -> None:

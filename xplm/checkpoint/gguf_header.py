@@ -113,11 +113,8 @@ class _Cursor:
         return int(struct.unpack("<Q", self.take(8))[0])
 
     def string(self) -> str:
-        start = self.position
-        try:
-            return self.take(self.u64()).decode("utf-8")
-        except UnicodeDecodeError as cause:
-            raise _MalformedError(f"a string at {start} that is not UTF-8") from cause
+        (text,) = self.strings(1)
+        return text
 
     def strings(self, count: int) -> list[str]:
         """So many strings, in one loop: a vocabulary has a hundred thousand."""

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from xplm_numpy.kernels import FUSED
 
+from tests.backends.numpy.layouts import assert_same_bits, shifted, spread
 from tests.helpers import frozen
 from xplm.backend import load_backend
 from xplm.config import DecoderConfig
@@ -52,12 +53,6 @@ def run(options, shape, moved=frozen):
         given = {key: frozen(moment) for key, moment in moments.items()}
         param, moments = FUSED_RULE(frozen(param), moved(grad), given, step=step, **rest)
     return [param, *moments.values()]
-
-
-def assert_same_bits(found, expected):
-    for one, other in zip(found, expected, strict=True):
-        assert one.dtype == other.dtype
-        np.testing.assert_array_equal(one, other)
 
 
 def rounding(param, expected, moments, u):
@@ -113,19 +108,11 @@ def test_steps_of_a_model_could_be_rounding(hidden, inner):
 
 
 @pytest.mark.parametrize("shape", [(300, 170), (70, 700)], ids=str)
-def test_bits_are_the_same_for_any_number_of_threads(shape):
+def test_bits_are_the_same_for_any_number_of_threads(shape, on_threads):
     most = numba.config.NUMBA_NUM_THREADS
-    if most == 1:
-        pytest.skip("numba was started with one thread: set NUMBA_NUM_THREADS")
-    before, results = numba.get_num_threads(), []
-    try:
-        for threads in (1, 2, most, 1):
-            numba.set_num_threads(threads)
-            results.append(run({}, shape))
-    finally:
-        numba.set_num_threads(before)
-    for result in results[1:]:
-        assert_same_bits(result, results[0])
+    once, *others = (on_threads(n, run, {}, shape) for n in (1, 2, most, 1))
+    for other in others:
+        assert_same_bits(other, once)
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0,)], ids=str)
@@ -137,16 +124,7 @@ def test_what_is_empty_stays_empty(shape):
     assert kept.keys() == moments.keys()
 
 
-def every_other(array):
-    return np.repeat(array, 2, axis=-1)[..., ::2]
-
-
-def misaligned(array):
-    store = np.frombuffer(b" " + array.tobytes(), np.uint8)
-    return store[1:].view(array.dtype).reshape(array.shape)
-
-
-@pytest.mark.parametrize("moved", [every_other, misaligned, np.asfortranarray])
+@pytest.mark.parametrize("moved", [spread, shifted, np.asfortranarray])
 @pytest.mark.parametrize("shape", [(120, 150), (15,)], ids=str)
 def test_gradients_lie_as_they_like(shape, moved):
     assert_same_bits(run({}, shape, moved), run({}, shape))

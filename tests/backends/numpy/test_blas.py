@@ -1,6 +1,5 @@
 """Products in pieces, on the kernels' threads, against their definition."""
 
-import numba
 import numpy as np
 import pytest
 from xplm_numpy import blas
@@ -82,19 +81,15 @@ def test_a_product_is_added_to_what_there_is(monkeypatch, flops, is_found, M, N,
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_threads_and_runs_change_no_bit(order):
+def test_threads_and_runs_change_no_bit(order, on_threads):
     a, b = draw(300, 290, 280)
     assert PIECES * PIECE_FLOPS < 2 * 300 * 290 * 280
-    before = numba.get_num_threads()
-    results = []
-    try:
-        for n in (1, min(2, numba.config.NUMBA_NUM_THREADS), 1):
-            numba.set_num_threads(n)
-            results.append(product(a, np.asarray(b, order=order), np.empty((300, 290), np.float32)))
-    finally:
-        numba.set_num_threads(before)
-    for other in results[1:]:
-        np.testing.assert_array_equal(other, results[0])
+    right = np.asarray(b, order=order)
+    once, *others = (
+        on_threads(n, product, a, right, np.empty((300, 290), np.float32)) for n in (1, 2, 1)
+    )
+    for other in others:
+        np.testing.assert_array_equal(other, once)
 
 
 def interrupt(*arguments):

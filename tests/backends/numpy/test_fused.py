@@ -7,6 +7,7 @@ from xplm_numpy.kernels import linear as fused_linear
 from xplm_numpy.kernels import linear_cross_entropy as fused_head
 
 from tests.backends.numpy.cases import fused_cases
+from tests.backends.numpy.layouts import assert_same_bits, shifted, spread
 from tests.helpers import frozen
 from xplm.backend import load_backend
 from xplm.kernels import PORTABLE
@@ -45,12 +46,6 @@ def rounded(op, case, dtype="float32"):
         else array.astype(HOST_DTYPES["float32" if name in tables else dtype])
         for name, array in zip(OPS[op].arguments, case.args, strict=False)
     ]  # fmt: skip
-
-
-def assert_same_bits(found, expected):
-    for one, other in zip(found, expected, strict=True):
-        assert one.dtype == other.dtype
-        np.testing.assert_array_equal(one.astype(np.float64), other.astype(np.float64))
 
 
 def test_there_are_fused_kernels_here():
@@ -104,38 +99,15 @@ def test_arguments_may_be_read_only_strided_and_misaligned(op):
         assert_same_bits(run(op, given, case.options), expected)
 
 
-def spread(array):
-    """The same numbers, every other of a larger array's, along its last axis."""
-    wider = np.zeros((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
-    wider[..., ::2] = array
-    return wider[..., ::2]
-
-
-def shifted(array):
-    """The same numbers, one byte off their alignment."""
-    store = np.zeros(array.nbytes + 1, np.uint8)[1:]
-    moved = store.view(array.dtype).reshape(array.shape) if array.nbytes else array
-    moved[...] = array
-    return moved
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @every_op
-def test_bits_are_the_same_for_any_number_of_threads(op, dtype):
+def test_bits_are_the_same_for_any_number_of_threads(op, dtype, on_threads):
     most = numba.config.NUMBA_NUM_THREADS
-    if most == 1:
-        pytest.skip("numba was started with one thread: set NUMBA_NUM_THREADS")
     for case in fused_cases(op):
         arrays = rounded(op, case, dtype)
-        results = []
-        try:
-            for threads in (1, most, most, 1):
-                numba.set_num_threads(threads)
-                results.append(run(op, arrays, case.options))
-        finally:
-            numba.set_num_threads(most)
-        for result in results[1:]:
-            assert_same_bits(result, results[0])
+        once, *others = (on_threads(n, run, op, arrays, case.options) for n in (1, most, most, 1))
+        for other in others:
+            assert_same_bits(other, once)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -1,6 +1,5 @@
 """The fused linear map, by registers and by BLAS, against its definition."""
 
-import numba
 import numpy as np
 import pytest
 from xplm_numpy.kernels import FUSED
@@ -52,16 +51,11 @@ def test_narrow_weights_beyond_one_block(monkeypatch):
 
 
 @pytest.mark.parametrize("dtypes", PAIRS, ids="-".join)
-def test_threads_and_runs_change_no_bit(dtypes):
-    before = numba.get_num_threads()
-    x, weight, bias = make_arguments(dtypes, (6,), 100, 130)
-    results = []
-    for n in (1, min(2, numba.config.NUMBA_NUM_THREADS), before):
-        numba.set_num_threads(n)
-        results.append(FUSED["linear_fwd"](x, weight, bias)[0])
-    numba.set_num_threads(before)
-    for other in results[1:]:
-        np.testing.assert_array_equal(other, results[0])
+def test_threads_and_runs_change_no_bit(dtypes, on_threads):
+    arguments = make_arguments(dtypes, (6,), 100, 130)
+    once, *others = (on_threads(n, FUSED["linear_fwd"], *arguments)[0] for n in (1, 2, 1))
+    for other in others:
+        np.testing.assert_array_equal(other, once)
 
 
 def test_what_is_not_taken_on_is_the_portable_kernels():

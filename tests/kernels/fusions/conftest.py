@@ -1,6 +1,5 @@
 """The fusions, as compositions and as NumPy's backend replaces them."""
 
-import numba
 import pytest
 from xplm_numpy.kernels import FUSED
 
@@ -24,16 +23,3 @@ def fusions(request):
 def dtypes(request):
     """(activations, weights)"""
     return request.param
-
-
-@pytest.fixture
-def on_threads():
-    """on_threads(n, function, ...): a call under n threads, where there are as many."""
-    before = numba.get_num_threads()
-
-    def call(n, function, *arguments, **options):
-        numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
-        return function(*arguments, **options)
-
-    yield call
-    numba.set_num_threads(before)
