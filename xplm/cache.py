@@ -6,13 +6,14 @@ attention never looks at.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from xplm.config import DecoderConfig
 from xplm.precision import cast
 from xplm.runtime import Runtime
-from xplm.typing import Array
+from xplm.typing import Array, LayerCache
 
 
 class KVCache:
@@ -67,6 +68,10 @@ class KVCache:
         """Bytes of all layers together."""
         B, K, S, D = self._keys[0].shape
         return 2 * len(self._keys) * B * K * S * D * self._rt.host_dtype.cache.itemsize
+
+    def of_layer(self, layer: int) -> LayerCache:
+        """One layer's part, for an op that attends to it and writes to it."""
+        return LayerCache(self._keys[layer], self._values[layer], partial(self.write, layer))
 
     def write(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
         """Store a layer's k, v (B, K, T, D) in the slots after `length`.

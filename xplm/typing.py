@@ -5,7 +5,8 @@ H query heads      K key/value heads      G = H / K              D head width
 F MLP width        V vocabulary           L layers
 """
 
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 Array: TypeAlias = Any
 """An array of any library that the Python array API standard covers."""
@@ -18,3 +19,12 @@ Namespace: TypeAlias = Any
 
 Params: TypeAlias = dict[str, Array]
 """Parameters, or their gradients or moments, under Hugging Face names."""
+
+
+class LayerCache(NamedTuple):
+    """What a cache holds of one layer, and how more is added."""
+
+    keys: Array  # (B, K, capacity, D)
+    values: Array  # (B, K, capacity, D)
+    write: Callable[[Array, Array], tuple[Array, Array]]
+    """Stores k, v (B, K, T, D) behind what is there; gives the keys and the values (B, K, filled + T, D)."""

@@ -1,7 +1,7 @@
 """Attention of a few queries over a long cache: decoding. Derivation: `xplm.kernels.attention`.
 
-The cache is read once, as it is stored, by blocks of KEYS slots of one key/value head; a block serves the G query heads
-that read the head, and leaves for each its maximum m, its sum of exponentials l, and its weighted sum of values a. Over
+The cache is read once, as it is stored, by blocks of slots of one key/value head; a block serves the G query heads that
+read the head, and leaves for each its maximum m, its sum of exponentials l, and its weighted sum of values a. Over
 the blocks of a query, in order,
 
     M = max m,   y = sum(exp(m - M) a) / sum(exp(m - M) l),   lse = M + log(sum(exp(m - M) l))
@@ -20,8 +20,11 @@ from xplm_numpy.gemv import STREAMS, count_blocks, multiply
 from xplm_numpy.jit import parallel, serial
 from xplm_numpy.narrow import bits, widen
 
-KEYS = 256
-"""Slots a block."""
+MOST_KEYS = 256
+"""Slots of a block in a long cache."""
+
+FEWEST_BLOCKS = 4
+"""Blocks of a short cache, so that threads have as much to do as one another."""
 
 NO_PADDING = np.empty((0, 0), np.int64)
 """What `attend` is given as `first` where every query sees from slot 0 on."""
@@ -55,8 +58,9 @@ def attend(q, k, v, first, start, scale, window):
     K = k.shape[1]
     R = H // K * T  # rows that read a key/value head
     low = max(0, start - window + 1) if window > 0 else 0
-    first_block = low // KEYS
-    blocks = (start + T + KEYS - 1) // KEYS - first_block
+    slots = start + T - low
+    length = min(MOST_KEYS, (slots + FEWEST_BLOCKS - 1) // FEWEST_BLOCKS)
+    blocks = (slots + length - 1) // length
 
     m = np.empty((B, K, blocks, R), np.float32)
     total = np.empty((B, K, blocks, R), np.float32)
@@ -67,7 +71,7 @@ def attend(q, k, v, first, start, scale, window):
         head = unit // blocks % K
         b = unit // blocks // K
         _attend_block(
-            q, k, v, first, start, scale, window, b, head, (first_block + block) * KEYS,
+            q, k, v, first, start, scale, window, b, head, low + block * length, length,
             m[b, head, block], total[b, head, block], a[b, head, block],
         )  # fmt: skip
 
@@ -82,12 +86,12 @@ def attend(q, k, v, first, start, scale, window):
 
 
 @serial()
-def _attend_block(q, k, v, first, start, scale, window, b, head, begin, m, total, a):
-    """The rows that read one head over the slots begin .. begin + KEYS. The heads of one query see the same slots."""
+def _attend_block(q, k, v, first, start, scale, window, b, head, begin, length, m, total, a):
+    """The rows that read one head over `length` slots from `begin` on. The heads of one query see the same slots."""
     T, D = q.shape[2:]
     G = q.shape[1] // k.shape[1]
     rows = np.empty((G, D), np.float32)
-    probs = np.empty((G, KEYS), np.float32)
+    probs = np.empty((G, length), np.float32)
     sums = np.empty((G, D), np.float32)
     for t in range(T):
         low = begin
@@ -95,7 +99,7 @@ def _attend_block(q, k, v, first, start, scale, window, b, head, begin, m, total
             low = max(low, start + t - window + 1)
         if len(first) > 0:
             low = max(low, first[b, t])
-        high = min(begin + KEYS, start + t + 1)
+        high = min(begin + length, start + t + 1)
         n = max(0, high - low)
         keys, values = k[b, head, low : low + n], v[b, head, low : low + n]
 

@@ -188,7 +188,7 @@ def test_killed_at_random_moments(tmp_path):
     seconds = time.monotonic() - began
 
     chance = random.Random(0)
-    for _ in range(10):
+    for _ in range(6):
         process = xplm_train(tmp_path, "broken", "--resume")
         time.sleep(chance.uniform(0.3, 1.0) * seconds)
         process.send_signal(signal.SIGKILL)

@@ -1,7 +1,6 @@
-"""A decoder block for one token a row, as decoding takes it: `block_fwd` in three calls and a write to the cache.
+"""A decoder block for one token a row, as decoding takes it: `block_fwd` in two calls, one for each half.
 
-q, k, v = rope(norm(x) Wqkv^T)          v is not turned
-x = x + attention(q, cached k, cached v) Wo^T
+x = x + attention(norm(x))          writes to the cache
 x = x + mlp(norm(x))
 """
 
@@ -19,7 +18,7 @@ def takes_steps(rt: Runtime, config: DecoderConfig, params: Params, context: Con
     """
     islands = (rt.dtype.norm, rt.dtype.rope, rt.dtype.softmax)
     return (
-        "norm_qkv_rope" in rt.kernels
+        "norm_attention_residual" in rt.kernels
         and context.cache is not None
         and context.cos is not None
         and context.cos.shape[2] == 1
@@ -37,26 +36,18 @@ def block_step(
     name = f"model.layers.{layer}"
     norm = {"eps": config.norm_eps, "wide": rt.dtype.norm}
 
-    q, k, v = rt.ops.norm_qkv_rope(
+    x = rt.ops.norm_attention_residual(
         x,
         params[f"{name}.input_layernorm.weight"],
-        *_linears(params, f"{name}.self_attn", ("q_proj", "k_proj", "v_proj")),
+        *_linears(params, f"{name}.self_attn", ("q_proj", "k_proj", "v_proj", "o_proj")),
         context.cos,
         context.sin,
-        **norm,
-    )  # (B, H or K, 1, D)
-    k, v = context.cache.write(layer, k, v)  # (B, K, S, D)
-    x = rt.ops.attention_residual(
-        x,
-        q,
-        k,
-        v,
-        *_linears(params, f"{name}.self_attn", ("o_proj",)),
+        context.cache.of_layer(layer),
         context.first,
         start=context.start,
         scale=config.head_dim**-0.5,
         window=config.windows[layer],
-        wide=rt.dtype.softmax,
+        **norm,
     )
     return rt.ops.norm_mlp_residual(
         x,

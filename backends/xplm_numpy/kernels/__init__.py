@@ -9,7 +9,6 @@ from typing import Any
 from xplm_numpy.kernels.adafactor import adafactor_rule
 from xplm_numpy.kernels.adamw import adam_rule, adamw_rule
 from xplm_numpy.kernels.attention import attention_bwd, attention_fwd
-from xplm_numpy.kernels.attention_residual import attention_residual
 from xplm_numpy.kernels.clip import clip_by_global_norm
 from xplm_numpy.kernels.cross_entropy import cross_entropy_bwd, cross_entropy_fwd
 from xplm_numpy.kernels.dropout import dropout_bwd, dropout_fwd
@@ -22,8 +21,8 @@ from xplm_numpy.kernels.linear_cross_entropy import (
     linear_cross_entropy_fwd,
 )
 from xplm_numpy.kernels.lion import lion_rule
+from xplm_numpy.kernels.norm_attention_residual import norm_attention_residual
 from xplm_numpy.kernels.norm_mlp_residual import norm_mlp_residual
-from xplm_numpy.kernels.norm_qkv_rope import norm_qkv_rope
 from xplm_numpy.kernels.rms_norm import rms_norm_bwd, rms_norm_fwd
 from xplm_numpy.kernels.rope import rope_bwd, rope_fwd
 from xplm_numpy.kernels.sgd import sgd_rule
@@ -56,8 +55,7 @@ FUSED: dict[str, Callable[..., Any]] = {
         softmax_bwd,
         swiglu_fwd,
         swiglu_bwd,
-        norm_qkv_rope,
-        attention_residual,
+        norm_attention_residual,
         norm_mlp_residual,
         adafactor_rule,
         adam_rule,

@@ -11,7 +11,6 @@ from xplm.kernels.swiglu import SATURATED
 from xplm_numpy.exp import exp
 from xplm_numpy.gemv import count_blocks, count_rows, finish, multiply, row_of
 from xplm_numpy.jit import parallel, serial
-from xplm_numpy.kernels.norm_qkv_rope import normalise
 from xplm_numpy.narrow import FLOAT32, alike, bias_bits, bits, narrow, takes, widen
 
 STRETCH = 16
@@ -36,6 +35,23 @@ def norm_mlp_residual(
         np.float32(eps),
         bits(y),
     )
+    return y
+
+
+@serial()
+def normalise(x, weight, eps):
+    """float32 rows x / rms(x) * weight of x (B, C), rounded where the portable kernel rounds."""
+    B, C = x.shape
+    y = np.empty((B, C), np.float32)
+    for b in range(B):
+        total = np.float32(0.0)
+        for c in range(C):
+            total += widen(x[b, c]) * widen(x[b, c])
+        rstd = np.float32(1.0) / np.sqrt(total / np.float32(C) + eps)
+
+        for c in range(C):
+            n = widen(narrow(widen(x[b, c]) * rstd, x))
+            y[b, c] = widen(narrow(n * widen(narrow(widen(weight[c]), x)), x))
     return y
 
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xplm.numerics.parity.attention_bounds import attend_balls
 from xplm.numerics.parity.bounds import Arithmetic, Ball, exact, may_round
 from xplm.precision import HOST_DTYPES
 
@@ -48,6 +49,18 @@ def rope(x, cos, sin):
     y1 = WIDE.minus(WIDE.times(x1, c), WIDE.times(x2, s))
     y2 = WIDE.plus(WIDE.times(x2, c), WIDE.times(x1, s))
     return rounded(Ball(*[np.concatenate(pair, -1) for pair in zip(y1, y2, strict=True)]), x.dtype)
+
+
+def attention(q, keys, values, first, *, start, **options):
+    """Heads (B, H, T, D), and what is written of keys and of values: pairs of a whole cache and of what comes anew."""
+    read, written = [], []
+    for cache, new in (keys, values):
+        written.append(rounded(new.ball, cache.dtype))
+        old = exact(cache[:, :, :start])
+        balls = zip(old, written[-1].ball, strict=True)
+        read.append(Ball(*[np.concatenate(pair, axis=2) for pair in balls]))
+    options = {"start": start, "wide": WIDE.dtype, **options}
+    return rounded(attend_balls(q.ball, *read, first, options), q.dtype), written
 
 
 def swiglu(gate, up):

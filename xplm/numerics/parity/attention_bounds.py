@@ -32,9 +32,15 @@ def visible_keys(
 def _read(args: Args, options: Options) -> _Read:
     q, k, v, first = (*args, None)[:4]
     w = Arithmetic(wide_of(q.dtype))
-    (B, H, T, D), (_, K, S, _) = q.shape, k.shape
-    qs = exact(q).map(lambda a: np.reshape(a, (B, K, H // K, T, D)))
-    ks, vs = (w.stored(exact(a)).map(lambda b: b[:, :, None]) for a in (k, v))
+    return _read_balls(w, exact(q), w.stored(exact(k)), w.stored(exact(v)), first, options)
+
+
+def _read_balls(
+    w: Arithmetic, q: Ball, k: Ball, v: Ball, first: np.ndarray | None, options: Options
+) -> _Read:
+    (B, H, T, D), (_, K, S, _) = q.mid.shape, k.mid.shape
+    qs = q.map(lambda a: np.reshape(a, (B, K, H // K, T, D)))
+    ks, vs = (ball.map(lambda b: b[:, :, None]) for ball in (k, v))
     visible = visible_keys(T, S, options["start"], options.get("window"), first)[:, None, None]
     scaled = w.times(qs, w.scalar(options["scale"]))
     scores = w.matmul(scaled, ks.map(_transposed))
@@ -44,9 +50,19 @@ def _read(args: Args, options: Options) -> _Read:
 def attention_fwd(args: Args, options: Options) -> Expected:
     """y (B, H, T, D)."""
     read = _read(args, options)
-    probs, _ = softmax(Arithmetic(island(options, args[0])), read.scores, read.visible)
-    y = read.w.matmul(probs, read.v)
-    return Expected(y.map(lambda a: np.reshape(a, args[0].shape)), args[0].dtype)
+    return Expected(_attend(read, Arithmetic(island(options, args[0]))), args[0].dtype)
+
+
+def attend_balls(q: Ball, k: Ball, v: Ball, first: np.ndarray | None, options: Options) -> Ball:
+    """y (B, H, T, D) of operands that are themselves off, all in the dtype of the softmax, `options["wide"]`."""
+    w = Arithmetic(options["wide"])
+    return _attend(_read_balls(w, q, k, v, first, options), w)
+
+
+def _attend(read: _Read, narrow: Arithmetic) -> Ball:
+    probs, _ = softmax(narrow, read.scores, read.visible)
+    B, K, G, T, D = read.q.mid.shape
+    return read.w.matmul(probs, read.v).map(lambda a: np.reshape(a, (B, K * G, T, D)))
 
 
 def attention_bwd(dy: np.ndarray, args: Args, options: Options) -> list[Expected | None]:

@@ -1,0 +1,159 @@
+import numpy as np
+import pytest
+
+from tests.backends.numpy.layouts import shifted, spread
+from tests.kernels.fusions.bounds import (
+    assert_within,
+    attention,
+    draw,
+    heads,
+    joined,
+    linear,
+    plus,
+    rms_norm,
+    rope,
+    stored,
+)
+from xplm.precision import HOST_DTYPES
+from xplm.typing import LayerCache
+
+EPS = 1e-5
+FLOAT32 = np.dtype(np.float32)
+
+CASES = {
+    "empty cache": {"start": 0},
+    "one number": {"start": 0, "C": 1, "H": 1, "K": 1, "D": 2},
+    "few slots": {"start": 2, "B": 7, "C": 64, "H": 3, "K": 1, "D": 10},
+    "blocks of one length": {"start": 127, "bias": True},
+    "a last block of one slot": {"start": 128, "B": 2},
+    "the longest blocks": {"start": 1030, "H": 6, "K": 2},
+    "window": {"start": 300, "window": 70, "bias": True},
+    "window of one": {"start": 200, "window": 1, "B": 2},
+    "padding": {"start": 140, "B": 3, "first": [0, 139, 130]},
+    "padding and window": {"start": 300, "B": 2, "first": [280, 3], "window": 150},
+    "a row that sees nothing": {"start": 5, "B": 2, "first": [0, 6], "bias": True},
+    "tables of one row": {"start": 4, "B": 4, "C": 17, "K": 4, "tables": 1},
+    "wide heads": {"start": 20, "D": 80, "H": 1, "K": 1},
+    "several queries": {"start": 4, "T": 3},
+}
+
+
+def make_cache(keys, values, start):
+    """A copy of what a cache holds, to be written to."""
+    keys, values = keys.copy(), values.copy()
+
+    def write(k, v):
+        end = start + k.shape[2]
+        keys[:, :, start:end], values[:, :, start:end] = k, v
+        return keys[:, :, :end], values[:, :, :end]
+
+    return LayerCache(keys, values, write)
+
+
+def make_case(
+    dtypes, cache, *, start, B=1, C=33, H=4, K=2, D=6, T=1, bias=False, first=None, window=None, tables=None
+):  # fmt: skip
+    """A fusion's arrays, keys and values among them in place of a cache, and its options."""
+    rng = np.random.default_rng(50)
+    activation, weight = dtypes
+    outputs = (H * D, K * D, K * D)
+    angles = rng.uniform(0, 6, (tables or B, 1, T, D // 2))
+    arrays = [
+        draw(rng, activation, B, T, C),
+        draw(rng, weight, C),
+        *[draw(rng, weight, n, C, scale=C**-0.5) for n in outputs],
+        draw(rng, weight, C, H * D, scale=(H * D) ** -0.5),
+        *[draw(rng, weight, n) if bias else None for n in (*outputs, C)],
+        np.cos(angles).astype(np.float32),
+        np.sin(angles).astype(np.float32),
+        *[draw(rng, cache, B, K, start + T + 30, D) for _ in range(2)],
+        None if first is None else np.broadcast_to(np.array(first)[:, None], (B, T)).copy(),
+    ]
+    return arrays, {"start": start, "scale": D**-0.5, "window": window}
+
+
+def run(fusion, arrays, options):
+    """(y, LayerCache) of a case."""
+    *before, keys, values, first = arrays
+    cache = make_cache(keys, values, options["start"])
+    return fusion(*before, cache, first, **options, eps=EPS, wide=FLOAT32), cache
+
+
+def assert_is_composition(found, arrays, options):
+    """y, what is in the slots that were written, and that no other slot has changed."""
+    x, norm, *weights = arrays[:6]
+    biases, (cos, sin, keys, values, first) = arrays[6:10], arrays[10:]
+    y, cache = found
+    start, T = options["start"], x.shape[1]
+
+    n = rms_norm(stored(x), norm, EPS)
+    q, k, v = (
+        heads(linear(n, w, b), 2 * cos.shape[-1])
+        for w, b in zip(weights[:3], biases[:3], strict=True)
+    )
+    q, k = rope(q, cos, sin), rope(k, cos, sin)
+    y_heads, written = attention(q, (keys, k), (values, v), first, **options)
+    for array, before, new in zip(cache[:2], (keys, values), written, strict=True):
+        assert_within(array[:, :, start : start + T], new)
+        for others in (slice(0, start), slice(start + T, None)):
+            np.testing.assert_array_equal(array[:, :, others], before[:, :, others])
+    assert_within(y, plus(stored(x), linear(joined(y_heads), weights[3], biases[3])))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("is_narrow", [True, False], ids=["compute dtype", "float32"])
+def test_is_what_its_ops_are(fusions, dtypes, is_narrow, case):
+    cache = dtypes[0] if is_narrow else "float32"
+    arrays, options = make_case(dtypes, cache, **CASES[case])
+    found = run(fusions["norm_attention_residual"], arrays, options)
+    assert_is_composition(found, arrays, options)
+
+
+@pytest.mark.parametrize("case", ["the longest blocks", "padding and window"])
+def test_threads_and_runs_change_no_bit(fusions, dtypes, on_threads, case):
+    arrays, options = make_case(dtypes, dtypes[0], **CASES[case])
+    fusion = fusions["norm_attention_residual"]
+    once, *others = (on_threads(n, run, fusion, arrays, options) for n in (1, 2, 2))
+    for other in others:
+        np.testing.assert_array_equal(once[0], other[0])
+        for one, two in zip(once[1][:2], other[1][:2], strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_weights_and_caches_of_several_dtypes(fusions):
+    arrays, options = make_case(("float32", "float32"), "float32", start=9, B=2)
+    arrays[3] = arrays[3].astype("bfloat16")
+    arrays[13] = arrays[13].astype("float16")
+    assert_is_composition(run(fusions["norm_attention_residual"], arrays, options), arrays, options)
+
+
+def test_strided_and_misaligned_input(fusions):
+    arrays, options = make_case(("bfloat16", "bfloat16"), "bfloat16", start=6, B=2)
+    x, norm, q, k, *rest = arrays
+    odd = [spread(x), spread(norm), shifted(q), np.asfortranarray(k), *rest]
+    assert_is_composition(run(fusions["norm_attention_residual"], odd, options), arrays, options)
+
+
+def test_a_cache_that_is_part_of_an_array(fusions):
+    arrays, options = make_case(("float32", "float32"), "float32", start=9, B=2)
+    *before, keys, values, first = arrays
+    whole = make_cache(*[np.concatenate([a, a], axis=1) for a in (keys, values)], 9)
+    part = LayerCache(
+        whole.keys[:, :2], whole.values[:, :2], lambda k, v: [a[:, :2] for a in both(k, v)]
+    )
+
+    def both(k, v):
+        return whole.write(*[np.concatenate([a, b], axis=1) for a, b in ((k, k), (v, v))])
+
+    y = fusions["norm_attention_residual"](*before, part, first, **options, eps=EPS)
+    assert_is_composition((y, part), arrays, options)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_slots_after_the_last_are_not_read(fusions, dtype):
+    arrays, options = make_case((dtype, dtype), dtype, start=9)
+    for i in (12, 13):
+        arrays[i] = arrays[i].copy()
+        arrays[i][:, :, 10:] = np.array(np.nan, HOST_DTYPES[dtype])
+    y, _ = run(fusions["norm_attention_residual"], arrays, options)
+    assert np.isfinite(y.astype(np.float32)).all()
