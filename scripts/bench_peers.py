@@ -9,7 +9,7 @@
     context    decoding after 4096 tokens, beside decoding after 256
     batch      8 sequences at once, beside one
     process    `xplm generate` as a whole process up to its first token: time and peak memory; importing xplm
-    compile    the same in each format and a training step, with no kernel compiled yet
+    compile    generation in each format and a training step, with no kernel compiled yet
 
 Every system runs in a process of its own; they take turns, A B C C B A, the machine's own limits among them. Prompts
 are pieces of a text that a seed draws anew each turn. The directory gets turns.jsonl (every measurement; a run that was

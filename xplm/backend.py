@@ -51,6 +51,10 @@ def ignore(n_bytes: int) -> None:
     """What libraries do that need not know beforehand how much memory they will be asked for."""
 
 
+def never(call: Callable[[], None]) -> None:
+    """What libraries do that compile nothing that takes time."""
+
+
 def host_memory() -> DeviceMemory:
     """The memory of this process on the host."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -82,6 +86,9 @@ class Backend:
         assign  # (array, key, value) -> the array written
     )
     reserve: Callable[[int], None] = ignore  # (bytes) is told before weights are loaded
+    before_compiling: Callable[[Callable[[], None]], None] = (
+        never  # (call) has it called once, as soon as a kernel has to be compiled
+    )
     kernels: Mapping[str, Callable[..., Any]] = field(
         default_factory=dict
     )  # what replaces PORTABLE

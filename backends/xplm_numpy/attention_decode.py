@@ -54,54 +54,53 @@ def attend(q, k, v, first, start, scale, window):
     q (B, H, T, D), k and v (B, K, slots, D) as stored; first (B, T) int64, or NO_PADDING; window: 0 for none.
     Slots from start + T on are not read.
     """
-    B, H, T, D = q.shape
-    K = k.shape[1]
-    R = H // K * T  # rows that read a key/value head
-    low = max(0, start - window + 1) if window > 0 else 0
-    slots = start + T - low
-    length = min(MOST_KEYS, (slots + FEWEST_BLOCKS - 1) // FEWEST_BLOCKS)
-    blocks = (slots + length - 1) // length
-
-    m = np.empty((B, K, blocks, R), np.float32)
-    total = np.empty((B, K, blocks, R), np.float32)
-    a = np.empty((B, K, blocks, R, D), np.float32)
-    for unsigned in prange(B * K * blocks):
-        unit = np.int64(unsigned)
-        block = unit % blocks
-        head = unit // blocks % K
-        b = unit // blocks // K
-        _attend_block(
-            q, k, v, first, start, scale, window, b, head, low + block * length, length,
-            m[b, head, block], total[b, head, block], a[b, head, block],
-        )  # fmt: skip
-
-    y = np.empty((B, H, T, D), np.float32)
-    lse = np.empty((B, H, T), np.float32)
-    for b in range(B):
-        for head in range(K):
-            for r in range(R):
-                h, t = head * (R // T) + r // T, r % T
-                lse[b, h, t] = _join(m[b, head], total[b, head], a[b, head], r, y[b, h, t])
-    return y, lse
+    low, length, blocks = cut(start, q.shape[2], window)
+    parts = make_parts(q, k, blocks)
+    for unit in prange(q.shape[0] * k.shape[1] * blocks):
+        attend_block(np.int64(unit), q, k, v, first, start, scale, window, low, length, parts)
+    return join(parts, q)
 
 
 @serial()
-def _attend_block(q, k, v, first, start, scale, window, b, head, begin, length, m, total, a):
-    """The rows that read one head over `length` slots from `begin` on. The heads of one query see the same slots."""
+def cut(start, T, window):
+    """The first slot that T queries see, the slots of a block, and how many blocks there are."""
+    low = max(0, start - window + 1) if window > 0 else 0
+    slots = start + T - low
+    length = min(MOST_KEYS, (slots + FEWEST_BLOCKS - 1) // FEWEST_BLOCKS)
+    return low, length, (slots + length - 1) // length
+
+
+@serial()
+def make_parts(q, k, blocks):
+    """m and l (B, K, blocks, R) and a (B, K, blocks, R, D), of the R rows that read a key/value head."""
+    B, H, T, D = q.shape
+    K = k.shape[1]
+    R = H // K * T
+    m, total = np.empty((B, K, blocks, R), np.float32), np.empty((B, K, blocks, R), np.float32)
+    return m, total, np.empty((B, K, blocks, R, D), np.float32)
+
+
+@serial()
+def attend_block(unit, q, k, v, first, start, scale, window, low, length, parts):
+    """The unit-th block of all heads: its part. The heads of one query see the same slots."""
     T, D = q.shape[2:]
-    G = q.shape[1] // k.shape[1]
+    K = k.shape[1]
+    G = q.shape[1] // K
+    blocks = parts[0].shape[2]
+    b, head, block = unit // blocks // K, unit // blocks % K, unit % blocks
+    m, total, a = parts[0][b, head, block], parts[1][b, head, block], parts[2][b, head, block]
+    begin = low + block * length
     rows = np.empty((G, D), np.float32)
     probs = np.empty((G, length), np.float32)
     sums = np.empty((G, D), np.float32)
     for t in range(T):
-        low = begin
+        lowest = begin
         if window > 0:
-            low = max(low, start + t - window + 1)
+            lowest = max(lowest, start + t - window + 1)
         if len(first) > 0:
-            low = max(low, first[b, t])
-        high = min(begin + length, start + t + 1)
-        n = max(0, high - low)
-        keys, values = k[b, head, low : low + n], v[b, head, low : low + n]
+            lowest = max(lowest, first[b, t])
+        n = max(0, min(begin + length, start + t + 1) - lowest)
+        keys, values = k[b, head, lowest : lowest + n], v[b, head, lowest : lowest + n]
 
         for g in range(G):
             for d in range(D):
@@ -162,7 +161,23 @@ def _weigh(probs, values, sums):
 
 
 @serial()
-def _join(m, total, a, r, y):
+def join(parts, q):
+    """y (B, H, T, D) and lse (B, H, T) from the parts of all blocks."""
+    B, H, T, D = q.shape
+    m, total, a = parts
+    R = m.shape[3]
+    y = np.empty((B, H, T, D), np.float32)
+    lse = np.empty((B, H, T), np.float32)
+    for b in range(B):
+        for head in range(m.shape[1]):
+            for r in range(R):
+                h, t = head * (R // T) + r // T, r % T
+                lse[b, h, t] = _join_row(m[b, head], total[b, head], a[b, head], r, y[b, h, t])
+    return y, lse
+
+
+@serial()
+def _join_row(m, total, a, r, y):
     """One row's blocks put together in y (D,); returns its log-sum-exp. A row that sees nothing is zeros, -inf."""
     highest = HIDDEN
     for block in range(len(m)):

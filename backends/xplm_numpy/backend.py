@@ -1,7 +1,6 @@
 """NumPy's adapter, with fused kernels where numba can be imported."""
 
 import logging
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import array_api_compat.numpy as xp
@@ -37,17 +36,17 @@ def make_backend(device: str) -> Backend:
         synchronize=lambda: None,
         memory=host_memory,
         reserve=reserve,
-        kernels=load_fused(),
+        **load_fused(),
     )
 
 
-def load_fused() -> Mapping[str, Callable[..., Any]]:
-    """The fused kernels by name; none, and one line that says so, where numba cannot be imported."""
+def load_fused() -> dict[str, Any]:
+    """The fused kernels, as a Backend's fields; none, and one line that says so, where numba cannot be imported."""
     try:
-        from xplm_numpy.jit import ready_numba
+        from xplm_numpy.jit import before_compiling, ready_numba
         from xplm_numpy.kernels import FUSED
     except ImportError as error:
         logger.warning("numba cannot be imported (%s): the portable kernels run, slower", error)
         return {}
     ready_numba()  # weights are read in the meantime
-    return FUSED
+    return {"kernels": FUSED, "before_compiling": before_compiling}

@@ -58,7 +58,17 @@ def serial(**options: Any) -> Callable[..., Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         dispatcher: Any = compiled(function)
-        dispatcher._cache = KernelCache(function)  # what numba.njit(cache=True) does with its own
+        cache = KernelCache(function, is_kernel="parallel" in options)
+        compile_or_load = dispatcher.compile
+
+        def in_turn(signature: Any) -> Any:
+            try:
+                return compile_or_load(signature)
+            finally:
+                cache.let_go()
+
+        dispatcher._cache = cache  # as numba.njit(cache=True) does with its own
+        dispatcher.compile = in_turn
         return dispatcher
 
     return decorate
@@ -120,24 +130,63 @@ class _KernelCacheImpl(caching.CompileResultCacheImpl):
 
 
 class KernelCache(caching.FunctionCache):
-    """numba's cache of one function, on disk."""
+    """numba's cache of one function, on disk.
+
+    Of processes that lack the same kernel one compiles it, behind a lock, and the others wait for what it writes. An
+    inner function is compiled in less time than it takes to ask.
+    """
 
     _impl_class = _KernelCacheImpl
 
+    def __init__(self, function: Callable[..., Any], is_kernel: bool) -> None:
+        """Of a kernel, or of an inner function."""
+        super().__init__(function)
+        self._is_kernel = is_kernel
+        self._lock: Any = None
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """What is on disk for a signature; None if this process is to compile it, and has the lock."""
+        found = super().load_overload(sig, target_context)
+        if found is None and self._is_kernel:
+            from filelock import FileLock  # asyncio comes with it; what is on disk needs no lock
+
+            self._lock = FileLock(f"{self.cache_path}/{self._impl.filename_base}.lock")
+            self._lock.acquire()
+            found = super().load_overload(sig, target_context)
+        return found
+
+    def let_go(self) -> None:
+        """Give the lock back, if there is one."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
 
 class _Announcer(event.Listener):
-    """Says once that kernels are being compiled, for that takes seconds the first time."""
+    """Says once that kernels are being compiled, for that takes seconds the first time, and calls who wants to know."""
 
-    is_said = False
+    def __init__(self) -> None:
+        self.is_said = False
+        self.calls: list[Callable[[], None]] = []
 
     def on_start(self, compiling: event.Event) -> None:
         function = compiling.data["dispatcher"].py_func
-        if not self.is_said and function.__module__.startswith(__package__):
+        if not function.__module__.startswith(__package__):
+            return
+        if not self.is_said:
             self.is_said = True
             PROGRESS.info("compiling kernels for this machine, once; it takes half a minute")
+        while self.calls:
+            self.calls.pop()()
 
     def on_end(self, compiling: event.Event) -> None:
         pass
 
 
-event.register("numba:compile", _Announcer())
+_ANNOUNCER = _Announcer()
+event.register("numba:compile", _ANNOUNCER)
+
+
+def before_compiling(call: Callable[[], None]) -> None:
+    """Have something called once, as soon as a kernel has to be compiled."""
+    _ANNOUNCER.calls.append(call)

@@ -44,7 +44,7 @@ def measure_processes(bench: Bench) -> None:
 
 def measure_compilation(bench: Bench) -> None:
     """Generation in every format and a training step, with no kernel compiled before, and with all of them."""
-    commands = [generate(bench, weights, policy) for weights, policy in COMPILED]
+    commands = [generate(bench, *files, new_tokens=2) for files in COMPILED]  # a second is decoded
     commands.append([*TRAIN, "--threads", str(bench.threads)])
     measures: dict[str, Measure] = {
         NOT_COMPILED: partial(run_uncompiled, bench, commands),
@@ -54,9 +54,10 @@ def measure_compilation(bench: Bench) -> None:
     take_turns(bench.log, "compile", measures, n_turns, warm_up=False)
 
 
-def generate(bench: Bench, weights: str, policy: str) -> list[str]:
-    """`xplm generate` up to its first token."""
-    flags = ["--model", bench.paths[weights], "--policy", policy, "--max-new-tokens", "1"]
+def generate(bench: Bench, weights: str, policy: str, new_tokens: int = 1) -> list[str]:
+    """`xplm generate` up to its first token, or a later one."""
+    flags = ["--model", bench.paths[weights], "--policy", policy]
+    flags += ["--max-new-tokens", str(new_tokens)]
     flags += ["--threads", str(bench.threads), "--quiet"]
     return ["-m", "xplm", "generate", *flags, "--prompt", bench.text["excerpt"]]
 

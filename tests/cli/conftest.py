@@ -17,6 +17,12 @@ from xplm.cli.main import main
 SEED = 2  # of a model whose greedy replies do not end with their first token
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_compiled_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No second process beside those of the tests."""
+    monkeypatch.setattr("xplm.cli.ahead._start", lambda arguments: None)
+
+
 class Terminal(io.TextIOWrapper):
     """A stdin that somebody types at."""
 

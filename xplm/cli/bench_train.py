@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from xplm.cli.ahead import compile_ahead
 from xplm.cli.flags import ModelFlags
 from xplm.cli.output import Output
 from xplm.cli.peak import peak_json, peak_line
@@ -60,6 +61,7 @@ def bench_train(
     recipe = trial_recipe(arch, settings, seed)
     data = recipe.data
     rt = model.where.runtime(training_policy(Policy.parse(model.policy)))
+    compile_ahead(rt, "train", arch)
     vocab_size = data.vocab_size or 0
     config = make_config(recipe.model, data.context, RandomVocabulary(vocab_size))
     if data.context > config.context_length:

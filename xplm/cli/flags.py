@@ -20,6 +20,7 @@ import typer
 
 from xplm.backend import load_backend
 from xplm.checkpoint.pull import default_home
+from xplm.cli.ahead import compile_ahead
 from xplm.cli.output import Output
 from xplm.cli.progress import pull_with_progress
 from xplm.cli.threads import use_threads
@@ -133,7 +134,7 @@ class ModelFlags:
 
     def load(self, out: Output) -> LanguageModel:
         """Load the model; fetch it first if it is not on this machine."""
-        return load(
+        lm = load(
             self.fetch(out),
             device=self.device,
             policy=self.policy,
@@ -141,6 +142,8 @@ class ModelFlags:
             kernels=self.kernels,
             adapter=self.adapter,
         )
+        compile_ahead(lm.rt, "generate", lm.config.model_type)
+        return lm
 
 
 @dataclass(frozen=True)

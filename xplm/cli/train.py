@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
+from xplm.cli.ahead import compile_ahead
 from xplm.cli.dry_run import show_dry_run
 from xplm.cli.flags import WhereFlags, home, takes_flags
 from xplm.cli.output import Output, OutputFlags
@@ -131,6 +132,7 @@ def train(
             progress=reading.report,
             tokenizer_of=tokenizer_of,
         )
+    compile_ahead(rt, "train", plan.model.arch)
     n_params = count_params(trainer.job.task.specs)
     show.note(f"{n_params:,} parameters, {trainer.job.steps:,} steps, into {directory.path}")
     _note_what_is_read(plan, trainer.job.dataset, show)

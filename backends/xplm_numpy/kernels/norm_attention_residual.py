@@ -9,7 +9,7 @@ import numpy as np
 from numba import prange
 
 from xplm.kernels.fusions.norm_attention_residual import norm_attention_residual as portable
-from xplm_numpy.attention_decode import NO_PADDING, attend
+from xplm_numpy.attention_decode import NO_PADDING, attend_block, cut, join, make_parts
 from xplm_numpy.gemv import count_blocks, finish, multiply
 from xplm_numpy.jit import parallel, serial
 from xplm_numpy.kernels.norm_mlp_residual import add_residual, normalise
@@ -84,8 +84,13 @@ def _compute(
                 keys[b, h, start, d] = narrow(k_sums[b, h * D + d], keys)
                 values[b, h, start, d] = narrow(finish(v_sums, v_bias, b, h * D + d, x), values)
 
-    heads, _ = attend(q, keys, values, first, start, scale, window)
-    joined = heads.reshape(B, len(q_weight))
+    low, length, blocks = cut(start, 1, window)
+    parts = make_parts(q, keys, blocks)
+    for unit in prange(B * keys.shape[1] * blocks):
+        attend_block(
+            np.int64(unit), q, keys, values, first, start, scale, window, low, length, parts
+        )
+    joined = join(parts, q)[0].reshape(B, len(q_weight))
     for b in range(B):
         for i in range(len(q_weight)):
             joined[b, i] = widen(narrow(joined[b, i], x))

@@ -3,11 +3,15 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numba.core.errors import TypingError
+from numba.core.event import trigger_event
 from xplm_numpy.exp import exp
-from xplm_numpy.jit import KernelCache, serial, source_stamp
+from xplm_numpy.jit import KernelCache, before_compiling, serial, source_stamp
+from xplm_numpy.whole import narrow_into
 
 WITH_A_HELPER = """
 import logging, sys
@@ -75,6 +79,36 @@ def test_bits_are_the_same_from_the_compiler_and_from_the_disk(tmp_path):
     (compiled, no_hits), (loaded, hits) = run(), run()
     assert (no_hits, hits) == ("0", "1")
     assert compiled == loaded
+
+
+KERNEL = """
+import numpy as np
+from xplm_numpy.whole import narrow_into
+narrow_into(np.ones((2, 3), np.float32), np.ones((2, 3), np.uint16))
+print(sum(narrow_into._cache_hits.values()))
+"""
+
+
+def test_two_processes_compile_a_kernel_once(tmp_path):
+    command = [sys.executable, "-c", KERNEL]
+    options = {"env": os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}, "text": True}
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, **options) for _ in range(2)]
+    assert sorted(process.communicate()[0] for process in both) == ["0\n", "1\n"]
+
+
+def test_what_does_not_compile_leaves_no_lock():
+    with pytest.raises(TypingError):
+        narrow_into(np.ones(3, np.float32), np.ones(3, np.uint16))
+    assert narrow_into._cache._lock is None
+
+
+def test_who_wants_to_know_is_called_once():
+    calls = []
+    before_compiling(lambda: calls.append("called"))
+    for function in (lambda: None, narrow_into.py_func, narrow_into.py_func):
+        told = SimpleNamespace(py_func=function)
+        with trigger_event("numba:compile", data={"dispatcher": told}):
+            assert calls == ([] if function is not narrow_into.py_func else ["called"])
 
 
 def test_every_kernel_is_kept_on_disk():

@@ -1,0 +1,54 @@
+"""What `xplm.cli.ahead` starts: it compiles the kernels that a command comes to last.
+
+python -m xplm.cli.compile_ahead generate MODEL_TYPE POLICY
+python -m xplm.cli.compile_ahead train ARCH POLICY
+"""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+
+from xplm.backend import load_backend
+from xplm.cli.bench_train import trial_recipe
+from xplm.generate.engine import Engine
+from xplm.kernels import PORTABLE
+from xplm.models.decoder import param_specs
+from xplm.models.miniature import POSITIONS, miniature
+from xplm.numerics.tiny_models import tiny_config
+from xplm.params import init_params
+from xplm.runtime import Runtime, make_runtime
+from xplm.train.architecture import make_config
+from xplm.train.trial import RandomVocabulary, draw_batches, make_step
+
+LAST = ("attention_bwd", "embedding_bwd")
+"""What a step comes to last of the kernels of layers. It compiles the first as long as all that come before."""
+
+
+def generate(rt: Runtime, model_type: str) -> None:
+    """A token is decoded, as if there were one before it; then a prompt is read."""
+    config = miniature(tiny_config({"model_type": model_type}))
+    engine = Engine(rt, config, init_params(rt, param_specs(config), seed=0))
+    for start, length in ((1, 1), (0, POSITIONS)):
+        cache = engine.allocate(1, POSITIONS)
+        cache.length = start
+        engine.feed(cache, np.zeros((1, length), np.int64))
+
+
+def train(rt: Runtime, arch: str) -> None:
+    """A step by portable kernels, but for those that come last; then one by fused kernels alone."""
+    recipe = trial_recipe(arch, (), seed=0)
+    vocab_size = recipe.data.vocab_size or 0
+    config = make_config(recipe.model, recipe.data.context, RandomVocabulary(vocab_size))
+    before_last = {name: kernel for name, kernel in PORTABLE.items() if name not in LAST}
+    for kernels in ({**rt.kernels, **before_last}, rt.kernels):
+        batches = draw_batches(recipe, vocab_size)
+        make_step(recipe, replace(rt, kernels=kernels), config, batches)()
+
+
+TASKS = {"generate": generate, "train": train}
+
+
+if __name__ == "__main__":
+    task, kind, policy = sys.argv[1:]
+    TASKS[task](make_runtime(load_backend("numpy"), policy), kind)
