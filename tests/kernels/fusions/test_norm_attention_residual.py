@@ -20,6 +20,15 @@ from xplm.typing import LayerCache
 EPS = 1e-5
 FLOAT32 = np.dtype(np.float32)
 
+KINDS = [
+    ("float32", "float32", "float32"),
+    ("float16", "float16", "float16"),
+    ("bfloat16", "bfloat16", "bfloat16"),
+    ("float32", "bfloat16", "float32"),
+    ("bfloat16", "bfloat16", "float32"),
+]
+"""Activations, weights, cache."""
+
 CASES = {
     "empty cache": {"start": 0},
     "one number": {"start": 0, "C": 1, "H": 1, "K": 1, "D": 2},
@@ -38,6 +47,12 @@ CASES = {
 }
 
 
+@pytest.fixture(params=KINDS, ids="-".join)
+def kind(request):
+    """Three dtypes."""
+    return request.param
+
+
 def make_cache(keys, values, start):
     """A copy of what a cache holds, to be written to."""
     keys, values = keys.copy(), values.copy()
@@ -51,11 +66,11 @@ def make_cache(keys, values, start):
 
 
 def make_case(
-    dtypes, cache, *, start, B=1, C=33, H=4, K=2, D=6, T=1, bias=False, first=None, window=None, tables=None
+    kind, *, start, B=1, C=33, H=4, K=2, D=6, T=1, bias=False, first=None, window=None, tables=None
 ):  # fmt: skip
     """A fusion's arrays, keys and values among them in place of a cache, and its options."""
     rng = np.random.default_rng(50)
-    activation, weight = dtypes
+    activation, weight, cache = kind
     outputs = (H * D, K * D, K * D)
     angles = rng.uniform(0, 6, (tables or B, 1, T, D // 2))
     arrays = [
@@ -101,17 +116,15 @@ def assert_is_composition(found, arrays, options):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("is_narrow", [True, False], ids=["compute dtype", "float32"])
-def test_is_what_its_ops_are(fusions, dtypes, is_narrow, case):
-    cache = dtypes[0] if is_narrow else "float32"
-    arrays, options = make_case(dtypes, cache, **CASES[case])
+def test_is_what_its_ops_are(fusions, kind, case):
+    arrays, options = make_case(kind, **CASES[case])
     found = run(fusions["norm_attention_residual"], arrays, options)
     assert_is_composition(found, arrays, options)
 
 
 @pytest.mark.parametrize("case", ["the longest blocks", "padding and window"])
-def test_threads_and_runs_change_no_bit(fusions, dtypes, on_threads, case):
-    arrays, options = make_case(dtypes, dtypes[0], **CASES[case])
+def test_threads_and_runs_change_no_bit(fusions, kind, on_threads, case):
+    arrays, options = make_case(kind, **CASES[case])
     fusion = fusions["norm_attention_residual"]
     once, *others = (on_threads(n, run, fusion, arrays, options) for n in (1, 2, 2))
     for other in others:
@@ -121,21 +134,21 @@ def test_threads_and_runs_change_no_bit(fusions, dtypes, on_threads, case):
 
 
 def test_weights_and_caches_of_several_dtypes(fusions):
-    arrays, options = make_case(("float32", "float32"), "float32", start=9, B=2)
+    arrays, options = make_case(KINDS[0], start=9, B=2)
     arrays[3] = arrays[3].astype("bfloat16")
     arrays[13] = arrays[13].astype("float16")
     assert_is_composition(run(fusions["norm_attention_residual"], arrays, options), arrays, options)
 
 
 def test_strided_and_misaligned_input(fusions):
-    arrays, options = make_case(("bfloat16", "bfloat16"), "bfloat16", start=6, B=2)
+    arrays, options = make_case(KINDS[2], start=6, B=2)
     x, norm, q, k, *rest = arrays
     odd = [spread(x), spread(norm), shifted(q), np.asfortranarray(k), *rest]
     assert_is_composition(run(fusions["norm_attention_residual"], odd, options), arrays, options)
 
 
 def test_a_cache_that_is_part_of_an_array(fusions):
-    arrays, options = make_case(("float32", "float32"), "float32", start=9, B=2)
+    arrays, options = make_case(KINDS[0], start=9, B=2)
     *before, keys, values, first = arrays
     whole = make_cache(*[np.concatenate([a, a], axis=1) for a in (keys, values)], 9)
     part = LayerCache(
@@ -151,7 +164,7 @@ def test_a_cache_that_is_part_of_an_array(fusions):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_slots_after_the_last_are_not_read(fusions, dtype):
-    arrays, options = make_case((dtype, dtype), dtype, start=9)
+    arrays, options = make_case((dtype, dtype, dtype), start=9)
     for i in (12, 13):
         arrays[i] = arrays[i].copy()
         arrays[i][:, :, 10:] = np.array(np.nan, HOST_DTYPES[dtype])
