@@ -43,10 +43,9 @@ def make_backend(device: str) -> Backend:
 def load_fused() -> dict[str, Any]:
     """The fused kernels, as a Backend's fields; none, and one line that says so, where numba cannot be imported."""
     try:
-        from xplm_numpy.jit import before_compiling, ready_numba
+        from xplm_numpy.jit import before_compiling
         from xplm_numpy.kernels import FUSED
     except ImportError as error:
         logger.warning("numba cannot be imported (%s): the portable kernels run, slower", error)
         return {}
-    ready_numba()  # weights are read in the meantime
     return {"kernels": FUSED, "before_compiling": before_compiling}

@@ -13,17 +13,14 @@ several files, so here all files of this package count.
 """
 
 import hashlib
-import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numba
 from numba.core import caching, event
-from numba.core.compiler_lock import global_compiler_lock
-from numba.core.registry import cpu_target
+from numba.core.runtime.nrt import rtsys
 
 from xplm.backend import PROGRESS
 
@@ -33,24 +30,6 @@ FAST = {"reassoc", "contract", "nsz", "arcp"}
 PACKAGE = Path(__file__).parent
 
 
-@cache
-def ready_numba() -> Thread:
-    """Have numba fill its tables of what it can compile, in the background, before a first kernel waits for them.
-
-    A process that forks waits until they are whole: its child would have the lock, and not the thread that holds it.
-    """
-    thread = Thread(target=_fill_tables)
-    thread.start()
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=thread.join)
-    return thread
-
-
-def _fill_tables() -> None:
-    with global_compiler_lock:
-        cpu_target.target_context.refresh()
-
-
 def serial(**options: Any) -> Callable[..., Any]:
     """A loop for one thread: what is small, or called from inside another."""
     usual: dict[str, Any] = {"fastmath": FAST, "error_model": "numpy", "forceinline": True}
@@ -58,16 +37,18 @@ def serial(**options: Any) -> Callable[..., Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         dispatcher: Any = compiled(function)
-        cache = KernelCache(function, is_kernel="parallel" in options)
         compile_or_load = dispatcher.compile
 
         def in_turn(signature: Any) -> Any:
+            if not isinstance(
+                dispatcher._cache, KernelCache
+            ):  # what numba.njit(cache=True) makes of its own at once
+                dispatcher._cache = KernelCache(function, is_kernel="parallel" in options)
             try:
                 return compile_or_load(signature)
             finally:
-                cache.let_go()
+                dispatcher._cache.let_go()
 
-        dispatcher._cache = cache  # as numba.njit(cache=True) does with its own
         dispatcher.compile = in_turn
         return dispatcher
 
@@ -146,14 +127,20 @@ class KernelCache(caching.FunctionCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """What is on disk for a signature; None if this process is to compile it, and has the lock."""
-        found = super().load_overload(sig, target_context)
+        found = self._load(sig, target_context)
         if found is None and self._is_kernel:
             from filelock import FileLock  # asyncio comes with it; what is on disk needs no lock
 
             self._lock = FileLock(f"{self.cache_path}/{self._impl.filename_base}.lock")
             self._lock.acquire()
-            found = super().load_overload(sig, target_context)
+            found = self._load(sig, target_context)
         return found
+
+    def _load(self, sig: Any, target_context: Any) -> Any:
+        """As numba's `load_overload`, without its tables of all that it can compile: a third of a second, 30 MB."""
+        rtsys.initialize(target_context)  # what compiled code calls
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
 
     def let_go(self) -> None:
         """Give the lock back, if there is one."""

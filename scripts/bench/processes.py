@@ -14,7 +14,13 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple, TextIO
 
-MACHINE_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # BLAS is to choose its own kernel
+MACHINE_VARIABLES = (
+    "OPENBLAS_CORETYPE",  # BLAS is to choose its own kernel
+    "OPENBLAS_L2_SIZE",
+    "PYTHONDONTWRITEBYTECODE",  # modules are to be compiled once, as installing a package does
+)
+"""What a machine may set that a user's shell does not."""
+
 THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "OMP_NUM_THREADS",
@@ -46,7 +52,7 @@ class Finished(NamedTuple):
 
 
 def environment(threads: int) -> dict[str, str]:
-    """The variables of this process, with a number of threads, and without what would choose a BLAS kernel."""
+    """The variables of this process, with a number of threads, and without those of the machine."""
     kept = {k: v for k, v in os.environ.items() if k not in MACHINE_VARIABLES}
     return kept | dict.fromkeys(THREAD_VARIABLES, str(threads))
 

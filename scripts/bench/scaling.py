@@ -5,7 +5,6 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
-from xplm_numpy.jit import ready_numba
 
 from bench.steps import Shape, make_xplm_step
 from xplm.backend import host_memory, load_backend
@@ -72,8 +71,7 @@ def make_point(options: dict[str, Any]) -> tuple[str, Callable[[Any], dict[str, 
     """Its name, and how to measure it: any request gives seconds, and the most memory beyond the program's own."""
     sweep, size = options["sweep"], options["size"]
     make = {"decode": make_decode, "prefill": make_prefill}.get(sweep, make_training)
-    load_backend()  # and the libraries that it brings, numba's tables among them
-    ready_numba().join()
+    load_backend()  # and the libraries that it brings
     before = host_memory().peak
     run = make(options)
 

@@ -178,14 +178,12 @@ from xplm.backend import load_backend
 from xplm.checkpoint.load import load_params
 from xplm.checkpoint.opening import open_checkpoint
 from xplm.runtime import make_runtime
-from xplm_numpy.jit import ready_numba
 
 def status(key):
     return 1024 * int(re.search(key + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 
 rt = make_runtime(load_backend("numpy"), "bf16")
 checkpoint = open_checkpoint(Path(sys.argv[1]))
-ready_numba().join()  # its tables are not the load's
 before = status("VmRSS")
 params = load_params(checkpoint, rt)
 print((status("VmHWM") - before) / sum(array.nbytes for array in params.values()))
