@@ -23,8 +23,8 @@ from xplm_numpy.narrow import bits, widen
 MOST_KEYS = 256
 """Slots of a block in a long cache."""
 
-FEWEST_BLOCKS = 4
-"""Blocks of a short cache, so that threads have as much to do as one another."""
+SHORT_BLOCKS = 4
+"""Blocks that a shorter cache is cut into, or one less, so that threads have as much to do as one another."""
 
 NO_PADDING = np.empty((0, 0), np.int64)
 """What `attend` is given as `first` where every query sees from slot 0 on."""
@@ -47,6 +47,11 @@ def cache_bits(array):
     return bits(whole if is_front else array)
 
 
+def first_slots(first):
+    """`first` (B, T) for a kernel: int64 of its own, or NO_PADDING."""
+    return NO_PADDING if first is None else np.array(first, np.int64, order="C")
+
+
 @parallel()
 def attend(q, k, v, first, start, scale, window):
     """y (B, H, T, D) and lse (B, H, T), float32, not rounded.
@@ -63,10 +68,10 @@ def attend(q, k, v, first, start, scale, window):
 
 @serial()
 def cut(start, T, window):
-    """The first slot that T queries see, the slots of a block, and how many blocks there are."""
+    """The first slot that T queries see, from slot `start` on; the slots of a block; how many blocks there are."""
     low = max(0, start - window + 1) if window > 0 else 0
     slots = start + T - low
-    length = min(MOST_KEYS, (slots + FEWEST_BLOCKS - 1) // FEWEST_BLOCKS)
+    length = min(MOST_KEYS, (slots + SHORT_BLOCKS - 1) // SHORT_BLOCKS)
     return low, length, (slots + length - 1) // length
 
 
@@ -82,7 +87,10 @@ def make_parts(q, k, blocks):
 
 @serial()
 def attend_block(unit, q, k, v, first, start, scale, window, low, length, parts):
-    """The unit-th block of all heads: its part. The heads of one query see the same slots."""
+    """The part of one of the B K blocks, of q (B, H, T, D) and k, v (B, K, slots, D); the others as `cut` gives them.
+
+    The heads of one query see the same slots.
+    """
     T, D = q.shape[2:]
     K = k.shape[1]
     G = q.shape[1] // K
@@ -106,8 +114,8 @@ def attend_block(unit, q, k, v, first, start, scale, window, low, length, parts)
             for d in range(D):
                 rows[g, d] = widen(q[b, head * G + g, t, d]) * scale
         scores = probs[:, :n]
-        for block in range(count_blocks(keys)):
-            multiply(rows, keys, block, scores)
+        for four in range(count_blocks(keys)):
+            multiply(rows, keys, four, scores)
         for g in range(G):
             r = g * T + t
             m[r] = _highest(scores, g)
@@ -179,12 +187,13 @@ def join(parts, q):
 @serial()
 def _join_row(m, total, a, r, y):
     """One row's blocks put together in y (D,); returns its log-sum-exp. A row that sees nothing is zeros, -inf."""
-    highest = HIDDEN
+    highest, seen = HIDDEN, np.float32(0.0)
     for block in range(len(m)):
         highest = max(highest, m[block, r])
+        seen += total[block, r]  # 1 and more of each block that it sees, or NaN
     for d in range(len(y)):
         y[d] = np.float32(0.0)
-    if highest == HIDDEN:
+    if seen == np.float32(0.0):
         return HIDDEN
 
     whole = np.float32(0.0)

@@ -41,11 +41,17 @@ def make_backend(device: str) -> Backend:
 
 
 def load_fused() -> dict[str, Any]:
-    """The fused kernels, as a Backend's fields; none, and one line that says so, where numba cannot be imported."""
+    """The fused kernels, as a Backend's fields; none, and one line that says so, where numba cannot be used."""
     try:
-        from xplm_numpy.jit import before_compiling
-        from xplm_numpy.kernels import FUSED
+        from numba.core import config
     except ImportError as error:
         logger.warning("numba cannot be imported (%s): the portable kernels run, slower", error)
         return {}
+    if vars(config)["DISABLE_JIT"]:
+        logger.warning("numba is told to compile nothing: the portable kernels run, slower")
+        return {}
+
+    from xplm_numpy.announce import before_compiling
+    from xplm_numpy.kernels import FUSED
+
     return {"kernels": FUSED, "before_compiling": before_compiling}

@@ -44,7 +44,7 @@ def measure_processes(bench: Bench) -> None:
 
 def measure_compilation(bench: Bench) -> None:
     """Generation in every format and a training step, with no kernel compiled before, and with all of them."""
-    commands = [generate(bench, *files, new_tokens=2) for files in COMPILED]  # a second is decoded
+    commands = [generate(bench, *how, new_tokens=2) for how in COMPILED]  # a second is decoded
     commands.append([*TRAIN, "--threads", str(bench.threads)])
     measures: dict[str, Measure] = {
         NOT_COMPILED: partial(run_uncompiled, bench, commands),

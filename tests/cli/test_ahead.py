@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,7 +24,7 @@ from xplm.cli.flags import ModelFlags
 from xplm.cli.output import Output, OutputFlags
 from xplm.generate.engine import Engine
 from xplm.runtime import make_runtime
-from xplm_numpy.jit import KernelCache
+from xplm_numpy.kernel_cache import KernelCache
 
 task, kind, policy = sys.argv[1:]
 compile_ahead.TASKS[task](make_runtime(load_backend("numpy"), policy), kind)
@@ -51,30 +52,42 @@ print(*missing, sep="\\n")
 """
 
 
-def test_it_starts_when_something_is_to_be_compiled_and_not_before(monkeypatch):
-    calls, commands, at_exit = [], [], []
+@pytest.fixture
+def call(monkeypatch):
+    """What a backend calls before it compiles."""
+    monkeypatch.setattr(ahead, "_start", START)
+    calls = []
+    backend = replace(load_backend("numpy"), before_compiling=calls.append)
+    compile_ahead(make_runtime(backend, "bf16,softmax=fp32"), "generate", "llama")
+    return calls.pop()
+
+
+def test_it_runs_the_program_until_this_process_ends(monkeypatch, call):
+    commands, at_exit = [], []
 
     class Process:
         def __init__(self, command, **options):
             commands.append((command, options["env"]["NUMBA_NUM_THREADS"]))
+            self.stdin = SimpleNamespace(close="its end")
 
-        def kill(self):
-            commands.append("killed")
-
-    monkeypatch.setattr(ahead, "_start", START)
     monkeypatch.setattr(subprocess, "Popen", Process)
     monkeypatch.setattr("atexit.register", at_exit.append)
-    backend = replace(load_backend("numpy"), before_compiling=calls.append)
-    compile_ahead(make_runtime(backend, "bf16,softmax=fp32"), "generate", "llama")
-    assert commands == []
-
-    (call,) = calls
     call()
-    program = [sys.executable, "-m", "xplm.cli.compile_ahead", "generate", "llama", "bf16"]
-    assert commands == [(program, "1")]
-    (leave,) = at_exit
-    leave()
-    assert commands[1:] == ["killed"]
+    program = [sys.executable, "-P", "-m", "xplm.cli.compile_ahead", "generate", "llama", "bf16"]
+    assert (commands, at_exit) == ([(program, "1")], ["its end"])
+
+
+def test_a_command_goes_on_alone_where_no_second_process_can_start(monkeypatch, caplog, call):
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    call()
+    assert "no second can be started" in caplog.text
+
+
+def test_it_ends_with_its_stdin():
+    program = [sys.executable, "-P", "-m", "xplm.cli.compile_ahead", "train", "llama", "fp32"]
+    process = subprocess.Popen(program, stdin=subprocess.PIPE)
+    process.stdin.close()
+    assert process.wait(timeout=60) == 0
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,15 @@ def test_step_is_the_block_on_every_backend_and_with_padding(backend):
     np.testing.assert_array_equal(to_numpy(backend, y), to_numpy(backend, expected))
 
 
+@pytest.mark.parametrize("kernels", ["fused", "portable"])
+def test_a_full_cache_is_not_written_to(numpy_backend, kernels):
+    rt, config, params, x, context = start(numpy_backend, "fp32", kernels=kernels)
+    full = context()
+    full.cache.advance(1)
+    with pytest.raises(AssertionError, match="as large as its capacity"):
+        block_step(rt, config, params, 0, x, full._replace(start=full.cache.length))
+
+
 def test_who_takes_steps(numpy_backend):
     rt, config, params, _, context = start(numpy_backend, "fp32")
     assert takes_steps(rt, config, params, context())

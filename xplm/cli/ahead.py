@@ -5,12 +5,15 @@ comes after the prompt, and the way back after the way forward. What one process
 """
 
 import atexit
+import logging
 import os
 import subprocess
 import sys
 from functools import partial
 
 from xplm.runtime import Runtime
+
+logger = logging.getLogger(__name__)
 
 
 def compile_ahead(rt: Runtime, task: str, kind: str) -> None:
@@ -21,17 +24,30 @@ def compile_ahead(rt: Runtime, task: str, kind: str) -> None:
         task: "generate" or "train".
         kind: of model, as `xplm.cli.compile_ahead` takes it.
     """
-    program = ("-m", "xplm.cli.compile_ahead")
-    rt.backend.before_compiling(partial(_start, [*program, task, kind, str(rt.policy)]))
+    if (os.cpu_count() or 1) > 1:
+        program = [
+            "-P",
+            "-m",
+            "xplm.cli.compile_ahead",
+        ]  # -P: not from where the user happens to be
+        rt.backend.before_compiling(partial(_start, [*program, task, kind, str(rt.policy)]))
 
 
 def _start(arguments: list[str]) -> None:
+    """Its stdin is a pipe that nothing comes through: it ends when this process does, whatever ends that."""
     one_thread = {"NUMBA_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | one_thread,
-    )
-    atexit.register(process.kill)  # each kernel is whole on disk, or not there
+    try:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | one_thread,
+        )
+    except OSError as error:
+        logger.warning(
+            "kernels are compiled by one process, for no second can be started: %s", error
+        )
+        return
+    assert process.stdin is not None
+    atexit.register(process.stdin.close)

@@ -1,11 +1,13 @@
-"""What `xplm.cli.ahead` starts: it compiles the kernels that a command comes to last.
+"""What `xplm.cli.ahead` starts: it compiles the kernels that a command comes to last, and ends when its stdin does.
 
 python -m xplm.cli.compile_ahead generate MODEL_TYPE POLICY
 python -m xplm.cli.compile_ahead train ARCH POLICY
 """
 
+import os
 import sys
 from dataclasses import replace
+from threading import Thread
 
 import numpy as np
 
@@ -49,6 +51,13 @@ def train(rt: Runtime, arch: str) -> None:
 TASKS = {"generate": generate, "train": train}
 
 
+def leave_at_end_of_stdin() -> None:
+    """Whoever started this is gone."""
+    sys.stdin.read()
+    os._exit(0)
+
+
 if __name__ == "__main__":
+    Thread(target=leave_at_end_of_stdin, daemon=True).start()
     task, kind, policy = sys.argv[1:]
     TASKS[task](make_runtime(load_backend("numpy"), policy), kind)

@@ -30,6 +30,6 @@ def perplexity(
     """
     content = read_text(text)
     out = Output(output)
-    result = model.load(out).perplexity(content, window=window)
+    result = model.load(out, decodes=False).perplexity(content, window=window)
     out.line(f"perplexity {result.perplexity:.4f} over {result.tokens} tokens")
     out.result({"perplexity": result.perplexity, "tokens": result.tokens})

@@ -132,8 +132,13 @@ class ModelFlags:
         self.where.runtime(self.policy)
         return pull_with_progress(self.model, home(), out)
 
-    def load(self, out: Output) -> LanguageModel:
-        """Load the model; fetch it first if it is not on this machine."""
+    def load(self, out: Output, *, decodes: bool = True) -> LanguageModel:
+        """Load the model; fetch it first if it is not on this machine.
+
+        Args:
+            out: where to print.
+            decodes: whether the command generates tokens.
+        """
         lm = load(
             self.fetch(out),
             device=self.device,
@@ -142,7 +147,8 @@ class ModelFlags:
             kernels=self.kernels,
             adapter=self.adapter,
         )
-        compile_ahead(lm.rt, "generate", lm.config.model_type)
+        if decodes and self.adapter is None:  # beside adapters no step is fused
+            compile_ahead(lm.rt, "generate", lm.config.model_type)
         return lm
 
 

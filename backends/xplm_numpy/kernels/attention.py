@@ -22,7 +22,7 @@ from numba import prange
 
 from xplm.kernels import attention as portable
 from xplm.kernels.attention import AttentionSaved
-from xplm_numpy.attention_decode import NO_PADDING, attend, cache_bits
+from xplm_numpy.attention_decode import attend, cache_bits, first_slots
 from xplm_numpy.exp import exp
 from xplm_numpy.jit import parallel, serial
 from xplm_numpy.narrow import bits, takes
@@ -45,9 +45,8 @@ def attention_fwd(q, k, v, first=None, *, start, scale, window=None, wide=None):
         )
     B, H, T, _ = q.shape
     if start > 0 and T <= FEW_QUERIES:  # decoding: the cache is read once, and nothing is copied
-        padding = NO_PADDING if first is None else first
-        keys, values = cache_bits(k), cache_bits(v)
-        sums, lse = attend(bits(q), keys, values, padding, start, np.float32(scale), window or 0)
+        arrays = bits(q), cache_bits(k), cache_bits(v), first_slots(first)
+        sums, lse = attend(*arrays, start, np.float32(scale), window or 0)
         y = sums.astype(q.dtype, copy=False)
         return y, AttentionSaved(q, k, v, first, y, lse, start, scale, window)
 

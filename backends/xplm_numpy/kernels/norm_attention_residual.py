@@ -9,7 +9,7 @@ import numpy as np
 from numba import prange
 
 from xplm.kernels.fusions.norm_attention_residual import norm_attention_residual as portable
-from xplm_numpy.attention_decode import NO_PADDING, attend_block, cut, join, make_parts
+from xplm_numpy.attention_decode import attend_block, cut, first_slots, join, make_parts
 from xplm_numpy.gemv import count_blocks, finish, multiply
 from xplm_numpy.jit import parallel, serial
 from xplm_numpy.kernels.norm_mlp_residual import add_residual, normalise
@@ -22,13 +22,14 @@ def norm_attention_residual(
 ):  # fmt: skip
     weights, biases = (q_weight, k_weight, v_weight, o_weight), (q_bias, k_bias, v_bias, o_bias)
     keys, values, _ = cache
-    is_float32 = cos.dtype == FLOAT32 and (wide is None or wide == FLOAT32)
-    is_taken = takes(x, norm, *weights, *biases, keys) and alike(weights)
+    is_float32 = cos.dtype == sin.dtype == FLOAT32 and (wide is None or wide == FLOAT32)
+    is_taken = takes(x, norm, *weights, *biases, keys, values) and alike(weights[:3])
     is_writable = keys.flags.carray and values.flags.carray
     if x.shape[1] != 1 or not is_float32 or not is_taken or not is_writable:
         options = {"start": start, "scale": scale, "window": window, "eps": eps, "wide": wide}
         return portable(x, norm, *weights, *biases, cos, sin, cache, first, **options)
 
+    assert 0 <= start < keys.shape[2], "a cache is as large as its capacity; grow it"
     y = np.empty(x.shape, x.dtype)
     _compute(
         bits(x),
@@ -39,7 +40,7 @@ def norm_attention_residual(
         bits(sin),
         bits(keys),
         bits(values),
-        NO_PADDING if first is None else first,
+        first_slots(first),
         start,
         np.float32(scale),
         window or 0,
@@ -104,7 +105,7 @@ def _compute(
 
 @serial()
 def _rotate(sums, bias, b, head, cos, sin, like, y):
-    """y (D,): a head of a projection, turned, and rounded as the array `like` stores it. It may be where it lies.
+    """y (D,): a head of a projection, turned, and rounded as the array `like` stores it. y may be a part of sums.
 
     sums (B, heads D); cos, sin (B or 1, 1, 1, D/2).
     """

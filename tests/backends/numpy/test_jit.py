@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 from numba.core.errors import TypingError
 from numba.core.event import trigger_event
+from xplm_numpy.announce import before_compiling
 from xplm_numpy.exp import exp
-from xplm_numpy.jit import KernelCache, before_compiling, source_stamp
+from xplm_numpy.kernel_cache import KernelCache, _IndexLast, source_stamp
 from xplm_numpy.whole import narrow_into
 
 WITH_A_HELPER = """
 import logging, sys
 sys.path.insert(0, {folder!r})
-import xplm_numpy.jit as jit
-jit._own_stamp = lambda: jit.source_stamp(jit.Path({folder!r}))
+import numba
+import xplm_numpy.kernel_cache as disk
+disk._own_stamp = lambda: disk.source_stamp(disk.Path({folder!r}))
 import kernel
-print(kernel.run(1), kernel.run._cache_hits[(jit.numba.int64,)] if kernel.run._cache_hits else 0)
+print(kernel.run(1), kernel.run._cache_hits[(numba.int64,)] if kernel.run._cache_hits else 0)
 """
 
 FORWARD_AND_BACKWARD = """
@@ -82,24 +84,52 @@ def test_bits_are_the_same_from_the_compiler_and_from_the_disk(tmp_path):
 
 
 KERNEL = """
+import logging, os, sys, time
+from pathlib import Path
 import numpy as np
 from xplm_numpy.whole import narrow_into
+logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
+folder = Path(sys.argv[1])
+(folder / f"ready-{os.getpid()}").touch()
+while len(list(folder.glob("ready-*"))) < 2:
+    time.sleep(0.001)
 narrow_into(np.ones((2, 3), np.float32), np.ones((2, 3), np.uint16))
 print(sum(narrow_into._cache_hits.values()))
 """
 
 
-def test_two_processes_compile_a_kernel_once(tmp_path):
-    command = [sys.executable, "-c", KERNEL]
+def test_two_processes_compile_a_kernel_once_and_both_say_so(tmp_path):
+    command = [sys.executable, "-c", KERNEL, str(tmp_path)]
     options = {"env": os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}, "text": True}
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, **options) for _ in range(2)]
-    assert sorted(process.communicate()[0] for process in both) == ["0\n", "1\n"]
+    said, hits = zip(*[process.communicate()[0].splitlines() for process in both], strict=True)
+    assert set(said) == {"compiling kernels for this machine, once; it takes half a minute"}
+    assert sorted(hits) == ["0", "1"]
+
+
+def test_an_index_never_names_what_is_not_written_yet(tmp_path, monkeypatch):
+    """A process may be killed at any moment."""
+    old, new = (_IndexLast(str(tmp_path), "function", stamp) for stamp in (b"old", b"new"))
+    old.save("key", b"old code")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    for method in ("_save_data", "_save_index"):
+        with monkeypatch.context() as moment:
+            moment.setattr(new, method, killed)
+            with pytest.raises(KeyboardInterrupt):
+                new.save("key", b"new code")
+        assert new.load("key") is None
+    new.save("key", b"new code")
+    new.save("another", b"other code")
+    assert (new.load("key"), new.load("another")) == (b"new code", b"other code")
 
 
 def test_what_does_not_compile_leaves_no_lock():
     with pytest.raises(TypingError):
         narrow_into(np.ones(3, np.float32), np.ones(3, np.uint16))
-    assert narrow_into._cache._lock is None
+    assert not narrow_into._cache._lock.is_locked
 
 
 def test_who_wants_to_know_is_called_once():

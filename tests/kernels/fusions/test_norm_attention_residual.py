@@ -133,11 +133,29 @@ def test_threads_and_runs_change_no_bit(fusions, kind, on_threads, case):
             np.testing.assert_array_equal(one, two)
 
 
-def test_weights_and_caches_of_several_dtypes(fusions):
+@pytest.mark.parametrize(
+    "odd", [{3: "bfloat16", 13: "float16"}, {12: "float64", 13: "float64"}, {13: "float64"}]
+)
+def test_weights_and_caches_of_several_dtypes(fusions, odd):
     arrays, options = make_case(KINDS[0], start=9, B=2)
-    arrays[3] = arrays[3].astype("bfloat16")
-    arrays[13] = arrays[13].astype("float16")
+    for i, dtype in odd.items():
+        arrays[i] = arrays[i].astype(dtype)
     assert_is_composition(run(fusions["norm_attention_residual"], arrays, options), arrays, options)
+
+
+def test_first_slots_of_any_integers(fusions):
+    arrays, options = make_case(KINDS[0], start=9, B=2, first=[3, 0])
+    for dtype in (np.int32, np.uint64):
+        arrays[14] = np.broadcast_to(arrays[14].astype(dtype)[:, :1], (2, 1))
+        found = run(fusions["norm_attention_residual"], arrays, options)
+        assert_is_composition(found, arrays, options)
+
+
+def test_nan_stays_nan(fusions):
+    arrays, options = make_case(KINDS[0], start=9)
+    arrays[2] = np.full_like(arrays[2], np.nan)
+    y, _ = run(fusions["norm_attention_residual"], arrays, options)
+    assert np.isnan(y).all()
 
 
 def test_strided_and_misaligned_input(fusions):

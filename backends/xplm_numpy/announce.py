@@ -1,0 +1,44 @@
+"""What is said, and who is called, when kernels have to be compiled: that takes seconds, the first time."""
+
+from collections.abc import Callable
+
+from numba.core import event
+
+from xplm.backend import PROGRESS
+
+
+class _Announcer(event.Listener):
+    """Hears numba begin to compile a function of this package."""
+
+    def __init__(self) -> None:
+        self.is_said = False
+        self.calls: list[Callable[[], None]] = []
+
+    def say(self) -> None:
+        if not self.is_said:
+            self.is_said = True
+            PROGRESS.info("compiling kernels for this machine, once; it takes half a minute")
+
+    def on_start(self, compiling: event.Event) -> None:
+        function = compiling.data["dispatcher"].py_func
+        if function.__module__.startswith(__package__):
+            self.say()
+            while self.calls:
+                self.calls.pop()()
+
+    def on_end(self, compiling: event.Event) -> None:
+        pass
+
+
+_ANNOUNCER = _Announcer()
+event.register("numba:compile", _ANNOUNCER)
+
+
+def say_compiling() -> None:
+    """Say, once a process, that kernels are being compiled."""
+    _ANNOUNCER.say()
+
+
+def before_compiling(call: Callable[[], None]) -> None:
+    """Have something called once, as soon as a kernel has to be compiled."""
+    _ANNOUNCER.calls.append(call)
