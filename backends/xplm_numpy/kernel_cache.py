@@ -55,7 +55,7 @@ class _UserWide(_OfPackage, caching.UserWideCacheLocator):
 
 
 class _KernelCacheImpl(caching.CompileResultCacheImpl):
-    _locator_classes = [_UserProvided, _InTree, _UserWide]  # noqa: RUF012
+    _locator_classes = [_UserProvided, _InTree, _UserWide]  # noqa: RUF012, as numba declares it
 
 
 class _IndexLast(caching.IndexDataCacheFile):

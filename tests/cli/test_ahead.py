@@ -23,6 +23,9 @@ from xplm.cli.bench_train import bench_train
 from xplm.cli.flags import ModelFlags
 from xplm.cli.output import Output, OutputFlags
 from xplm.generate.engine import Engine
+from xplm.models.decoder import param_specs
+from xplm.numerics.tiny_models import tiny_config
+from xplm.params import init_params
 from xplm.runtime import make_runtime
 from xplm_numpy.kernel_cache import KernelCache
 
@@ -35,14 +38,10 @@ def count(self, signature, context):
     return load(self, signature, context)
 KernelCache.load_overload = count
 
-from tests.tiny import make_config, make_params
 if task == "generate":
     rt = make_runtime(load_backend("numpy"), policy)
-    changes = {} if kind == "llama" else {
-        "model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64, "n_inner": 24
-    }
-    config = make_config(**changes)
-    engine = Engine(rt, config, make_params(rt, config))
+    config = tiny_config({"model_type": kind, "max_position_embeddings": 64})
+    engine = Engine(rt, config, init_params(rt, param_specs(config), seed=1))
     cache = engine.allocate(1, 40)
     for ids in (np.zeros((1, 30), np.int64), [[1]], [[2]]):
         engine.feed(cache, np.asarray(ids))

@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct, from its GGUF file, against transformers in float32 on the same dequantised weights.
 
-The expected perplexity is transformers' own.
+The expected perplexity is transformers' own: 41.8086 in float32, 41.802 in float16, 41.823 in bfloat16.
 """
 
 import numpy as np
@@ -94,24 +94,21 @@ def test_one_prompt_alone_as_transformers_generates_it(lm, oracle):
     assert result.text.startswith(" Paris.")
 
 
-def shakespeare(characters):
+def shakespeare():
     with SHAKESPEARE.open(encoding="utf-8", newline="") as file:
-        return file.read(characters)
+        return file.read(20_000)
 
 
 @needs_shakespeare
 def test_perplexity_is_transformers(lm):
-    result = lm.perplexity(shakespeare(20_000), window=512)
+    result = lm.perplexity(shakespeare(), window=512)
     assert result.tokens == 6075
     assert result.perplexity == pytest.approx(PERPLEXITY, abs=0.01)
 
 
 @needs_shakespeare
 @pytest.mark.parametrize("policy", ["fp16", "bf16"])
-def test_perplexity_in_half_precision_is_within_3_in_1000(path, lm, policy):
-    text = shakespeare(6_000)
-    result, exact = (
-        model.perplexity(text, window=512) for model in (xplm.load(path, policy=policy), lm)
-    )
-    assert result.tokens == exact.tokens > 1000
-    assert result.perplexity == pytest.approx(exact.perplexity, rel=3e-3)
+def test_perplexity_in_half_precision_is_within_3_in_1000(path, policy):
+    result = xplm.load(path, policy=policy).perplexity(shakespeare(), window=512)
+    assert result.tokens == 6075
+    assert result.perplexity == pytest.approx(PERPLEXITY, rel=3e-3)

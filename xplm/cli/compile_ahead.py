@@ -43,8 +43,8 @@ def train(rt: Runtime, arch: str) -> None:
     vocab_size = recipe.data.vocab_size or 0
     config = make_config(recipe.model, recipe.data.context, RandomVocabulary(vocab_size))
     before_last = {name: kernel for name, kernel in PORTABLE.items() if name not in LAST}
+    batches = draw_batches(recipe, vocab_size)
     for kernels in ({**rt.kernels, **before_last}, rt.kernels):
-        batches = draw_batches(recipe, vocab_size)
         make_step(recipe, replace(rt, kernels=kernels), config, batches)()
 
 
