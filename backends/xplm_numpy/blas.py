@@ -29,12 +29,16 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from xplm_numpy.jit import parallel, serial
+from xplm_numpy.narrow import FLOAT32
 
-PIECES = 8
-"""The most that a product is cut into."""
+PIECES = 4
+"""The most of a product, mostly: for each piece of one operand BLAS copies the other anew."""
 
 PIECE_FLOPS = 2**21
 """What a piece must have to be worth a thread's waking up: about 30 microseconds."""
+
+MORE_PIECES, MORE_FLOPS = 8, 2**30
+"""Of a product that keeps even four threads busy for milliseconds, so that more of them find something to do."""
 
 EDGE = 16
 """Pieces begin at multiples of it, so that BLAS's own tiles stay whole."""
@@ -51,12 +55,6 @@ class _OpenBLAS(NamedTuple):
     sgemm: int  # address of cblas_sgemm, with 64-bit sizes
     get_threads: Callable[[], int]
     set_threads: Callable[[int], None]
-
-
-class _Operand(NamedTuple):
-    address: int
-    layout: int  # PLAIN or TRANSPOSED
-    lead: int  # numbers from one row to the next, or from one column to the next
 
 
 @cache
@@ -82,13 +80,12 @@ def product(a, b, out, *, is_added=False):
         ValueError: the shapes do not fit.
     """
     (M, K), N = a.shape, b.shape[1]
-    blas, operands = _openblas(), (_operand(a), _operand(b), _operand(out))
+    blas, lies = _openblas(), (_layout(a), _layout(b), _layout(out))
     fits = len(b) == K > 0 and out.shape == (M, N)
-    if not fits or blas is None or None in operands or operands[2].layout != PLAIN:
+    if not fits or blas is None or None in lies or lies[2][0] != PLAIN:
         return np.add(out, np.matmul(a, b), out=out) if is_added else np.matmul(a, b, out=out)
 
-    worth = min(PIECES, max(1, 2 * M * N * K // PIECE_FLOPS))
-    pieces = 2 ** (worth.bit_length() - 1)  # most numbers of threads share a power of two evenly
+    pieces = count_pieces(2 * M * N * K)
     with _setting_threads:
         threads = blas.get_threads()
         try:
@@ -96,42 +93,58 @@ def product(a, b, out, *, is_added=False):
             if pieces == 1 and not is_added:
                 np.matmul(a, b, out=out)
             else:
-                left, right, target = operands
-                place, sizes = (target.address, target.lead), (M, N, K, pieces)
-                _multiply(blas.sgemm, *left, *right, *place, *sizes, np.float32(is_added))
+                left, right, (_, lead) = lies
+                sizes = M, N, K, pieces
+                _multiply(
+                    blas.sgemm, _corner(a), *left, _corner(b), *right, _corner(out), lead, *sizes,
+                    np.float32(is_added),
+                )  # fmt: skip
         finally:
             blas.set_threads(threads)
     return out
 
 
-def _operand(matrix):
-    """A matrix as BLAS takes it; None if it cannot."""
+def count_pieces(flops):
+    """Pieces of a product: a power of two, which most numbers of threads share evenly."""
+    if flops >= MORE_FLOPS:
+        return MORE_PIECES
+    return 2 ** (max(1, min(PIECES, flops // PIECE_FLOPS)).bit_length() - 1)
+
+
+def _layout(matrix):
+    """How BLAS reads a matrix: its layout, and numbers from one row, or column, to the next; None if it cannot."""
     rows, columns = matrix.shape
     down, across = matrix.strides
-    if matrix.dtype != np.float32 or not matrix.flags.aligned:
+    if matrix.dtype != FLOAT32 or not matrix.flags.aligned:
         return None
     if rows == 1:  # a step that is never taken may be of any length
         down = FLOAT_BYTES * columns
     if columns == 1:
         across = FLOAT_BYTES
-    address = matrix.__array_interface__["data"][0]
     if across == FLOAT_BYTES and down >= FLOAT_BYTES * columns and down % FLOAT_BYTES == 0:
-        return _Operand(address, PLAIN, down // FLOAT_BYTES)
+        return PLAIN, down // FLOAT_BYTES
     if down == FLOAT_BYTES and across >= FLOAT_BYTES * rows and across % FLOAT_BYTES == 0:
-        return _Operand(address, TRANSPOSED, across // FLOAT_BYTES)
+        return TRANSPOSED, across // FLOAT_BYTES
     return None
+
+
+def _corner(matrix):
+    """The number in its corner: dense, however the matrix lies, so that one compiled kernel serves all."""
+    return matrix[:1, :1]
 
 
 @parallel()
 def _multiply(
     sgemm, a, a_layout, a_lead, b, b_layout, b_lead, out, out_lead, M, N, K, pieces, beta
 ):  # fmt: skip
+    """a, b and out: their corners."""
     by_rows = M >= N
     longer = M if by_rows else N
     for unsigned in prange(pieces):
         piece = np.int64(unsigned)
         begin, end = _edge(longer, piece, pieces), _edge(longer, piece + 1, pieces)
-        rows, columns, a_at, b_at, at = M, N, a, b, out
+        rows, columns = M, N
+        a_at, b_at, at = a.ctypes.data, b.ctypes.data, out.ctypes.data
         if by_rows:
             rows = end - begin
             a_at += FLOAT_BYTES * begin * (a_lead if a_layout == PLAIN else 1)

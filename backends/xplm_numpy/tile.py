@@ -1,6 +1,6 @@
 """Products of blocks that fit the nearest caches, for kernels whose operands never leave them.
 
-    c (rows, columns) += a (rows, depth) @ b (depth, columns)
+    c (rows, columns) = a (rows, depth) @ b (depth, columns)        or c += a @ b
 
 BLAS is at its best on large matrices; between the two products of attention a block of scores is used once and
 forgotten. A tile of 4 x 16 sums stays in registers while the depth is walked: of each step 16 numbers of b and 4 of a
@@ -20,8 +20,8 @@ FUSED = ("contract",)  # a product and a sum may be one instruction
 
 
 @serial()
-def add_product(a, a_at, a_row, a_step, b, b_at, c, c_at, rows, depth, columns):
-    """c += a @ b for a block of each array, which begins at the place `at`, counted in numbers.
+def put_product(a, a_at, a_row, a_step, b, b_at, c, c_at, rows, depth, columns, is_added):
+    """c = a @ b or c += a @ b for a block of each array, which begins at the place `at`, counted in numbers.
 
     a is read at a_at + r a_row + d a_step, so that a transposed array is one with its strides exchanged. b and c are
     2-D and dense; rows and columns are multiples of the tile's.
@@ -30,12 +30,16 @@ def add_product(a, a_at, a_row, a_step, b, b_at, c, c_at, rows, depth, columns):
     for j in range(0, columns, COLUMNS):
         for i in range(0, rows, ROWS):
             here = c_at + i * c_row + j
-            add_tile(a, a_at + i * a_row, a_row, a_step, b, b_at + j, b_row, c, here, c_row, depth)
+            put_tile(
+                a, a_at + i * a_row, a_row, a_step, b, b_at + j, b_row, c, here, c_row, depth, is_added
+            )  # fmt: skip
 
 
 @intrinsic
-def add_tile(typing_context, a, a_at, a_row, a_step, b, b_at, b_row, c, c_at, c_row, depth):
-    """One tile of `add_product`."""
+def put_tile(
+    typing_context, a, a_at, a_row, a_step, b, b_at, b_row, c, c_at, c_row, depth, is_added
+):
+    """One tile of `put_product`."""
     if not all(isinstance(x, types.Array) and x.dtype == types.float32 for x in (a, b, c)):
         return None
 
@@ -45,27 +49,27 @@ def add_tile(typing_context, a, a_at, a_row, a_step, b, b_at, b_row, c, c_at, c_
             return builder.gep(data.data, [arguments[at]])
 
         function = _tile_function(builder.module)
-        rest = (arguments[i] for i in (2, 3, 6, 9, 10))
+        rest = (arguments[i] for i in (2, 3, 6, 9, 10, 11))
         builder.call(function, [place(0, 1), place(4, 5), place(7, 8), *rest])
         return context.get_dummy_value()
 
     n = types.intp
-    return types.void(a, n, n, n, b, n, n, c, n, n, n), generate
+    return types.void(a, n, n, n, b, n, n, c, n, n, n, types.boolean), generate
 
 
 def _tile_function(module):
     """The tile as a function of its own, not copied into each place that calls it: half of the time to compile."""
-    name = f"xplm_add_tile_{ROWS}x{COLUMNS}"
+    name = f"xplm_put_tile_{ROWS}x{COLUMNS}"
     if name in module.globals:
         return module.globals[name]
     pointer = FLOAT.as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [pointer] * 3 + [PLACE] * 5)
+    kind = ir.FunctionType(ir.VoidType(), [pointer] * 3 + [PLACE] * 5 + [ir.IntType(1)])
     function = ir.Function(module, kind, name)
     function.linkage = "linkonce_odr"
     function.attributes.add("noinline")
 
     builder = ir.IRBuilder(function.append_basic_block())
-    a, b, c, a_row, a_step, b_row, c_row, depth = function.args
+    a, b, c, a_row, a_step, b_row, c_row, depth, is_added = function.args
 
     def vector_at(base, index):
         return builder.bitcast(builder.gep(base, [index]), VECTOR.as_pointer())
@@ -73,8 +77,10 @@ def _tile_function(module):
     rows = [PLACE(row) for row in range(ROWS)]
     targets = [vector_at(c, builder.mul(c_row, row)) for row in rows]
     sums = [builder.alloca(VECTOR) for _ in rows]
+    nothing = ir.Constant(VECTOR, [0.0] * COLUMNS)
     for total, target in zip(sums, targets, strict=True):
-        builder.store(builder.load(target, align=4), total)
+        before = builder.load(target, align=4)
+        builder.store(builder.select(is_added, before, nothing), total)
     with cgutils.for_range(builder, depth, intp=PLACE) as loop:
         columns = builder.load(vector_at(b, builder.mul(b_row, loop.index)), align=4)
         step = builder.mul(a_step, loop.index)

@@ -24,25 +24,27 @@ def adam_rule(param, grad, moments, *, spec, step, lr, options):
 
 
 def _updated(param, grad, moments, step, lr, options, shrink, penalty):
-    number = param.dtype.type
     new = [np.empty(param.shape, param.dtype) for _ in range(3)]
     numbers = (
-        number(shrink),
-        number(penalty),
-        number(1.0 - options.beta1),
-        number(options.beta2),
-        number(1.0 - options.beta2),
-        number(lr / (1.0 - options.beta1**step)),
-        number(1.0 / sqrt(1.0 - options.beta2**step)),
-        number(options.eps),
+        shrink,
+        penalty,
+        1.0 - options.beta1,
+        options.beta2,
+        1.0 - options.beta2,
+        lr / (1.0 - options.beta1**step),
+        1.0 / sqrt(1.0 - options.beta2**step),
+        float(options.eps),
     )
     arrays = (param, grad, moments["exp_avg"], moments["exp_avg_sq"])
-    _update(*(np.ascontiguousarray(x).reshape(-1) for x in (*arrays, *new)), *numbers)
+    _update(*(x.ravel() for x in (*arrays, *new)), *numbers)
     return new[0], {"exp_avg": new[1], "exp_avg_sq": new[2]}
 
 
 @parallel()
 def _update(p, g, m, v, new_p, new_m, new_v, shrink, penalty, mix1, keep2, mix2, rate, root, eps):
+    dtype = p.dtype.type
+    shrink, penalty, mix1, keep2 = dtype(shrink), dtype(penalty), dtype(mix1), dtype(keep2)
+    mix2, rate, root, eps = dtype(mix2), dtype(rate), dtype(root), dtype(eps)
     n = len(p)
     if n <= BLOCK:
         _update_block(p, g, m, v, new_p, new_m, new_v, shrink, penalty, mix1, keep2, mix2, rate, root, eps)  # fmt: skip

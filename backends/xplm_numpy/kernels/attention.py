@@ -26,11 +26,14 @@ from xplm_numpy.attention_decode import attend, cache_bits, first_slots
 from xplm_numpy.exp import exp
 from xplm_numpy.jit import parallel, serial
 from xplm_numpy.narrow import bits, takes
-from xplm_numpy.tile import COLUMNS, ROWS, add_product
+from xplm_numpy.tile import COLUMNS, ROWS, put_product
 from xplm_numpy.whole import narrowed, widened
 
 BLOCK = 64
 """Queries, and keys, of a block of scores: 16 KiB of float32."""
+
+HEADS = 8
+"""Key/value heads that are copied at a time, so that their copies are still in cache when they are read."""
 
 FEW_QUERIES = 4
 """Queries up to which a cache is attended to as in decoding."""
@@ -101,33 +104,38 @@ def _forward(q, k, v, lowest, start, scale, y, lse):
     width = _whole(D, COLUMNS)
     n_rows, n_keys = _whole(T, BLOCK) // BLOCK, _whole(S, BLOCK) // BLOCK
 
-    columns = np.empty((B * K, n_keys, width, BLOCK), np.float32)  # k^T, a block at a time
-    values = np.empty((B * K, n_keys, BLOCK, width), np.float32)
-    for unit in prange(B * K * n_keys):
-        _copy_block(np.int64(unit), k, v, S, columns, values)
-    for unit in prange(B * H * n_rows):
-        _attend(np.int64(unit), q, columns, values, lowest, start, scale, y, lse)
+    columns = np.empty((HEADS, n_keys, width, BLOCK), np.float32)  # k^T, a block at a time
+    values = np.empty((HEADS, n_keys, BLOCK, width), np.float32)
+    for begin in range(0, B * K, HEADS):
+        heads = min(HEADS, B * K - begin)
+        for unit in prange(heads * n_keys):
+            _copy_block(np.int64(unit), begin, k, v, S, columns, values)
+        for unit in prange(heads * H // K * n_rows):
+            _attend(np.int64(unit), begin, K, q, columns, values, lowest, start, scale, y, lse)
 
 
 @serial()
-def _copy_block(unit, k, v, S, columns, values):
+def _copy_block(unit, first_head, k, v, S, columns, values):
     """A block of one key/value head."""
     n_keys = columns.shape[1]
-    head, j = unit // n_keys, unit % n_keys
-    b, kv = head // k.shape[2], head % k.shape[2]
-    _copy_columns(k[b, :, kv], j * BLOCK, S, columns[head, j])
-    _copy_rows(v[b, :, kv], j * BLOCK, S, np.float32(1.0), values[head, j])
+    place, j = unit // n_keys, unit % n_keys
+    b, kv = (first_head + place) // k.shape[2], (first_head + place) % k.shape[2]
+    _copy_columns(k[b, :, kv], j * BLOCK, S, columns[place, j])
+    _copy_rows(v[b, :, kv], j * BLOCK, S, np.float32(1.0), values[place, j])
 
 
 @serial()
-def _attend(unit, all_q, all_columns, all_values, all_lowest, start, scale, all_y, all_lse):
+def _attend(
+    unit, first_head, K, all_q, all_columns, all_values, all_lowest, start, scale, all_y, all_lse
+):
     """A block of one head's queries against all keys that they see."""
-    B, T, H, D = all_q.shape
+    T, H, D = all_q.shape[1:]
+    G = H // K
     n_rows = _whole(T, BLOCK) // BLOCK
-    b, h, begin = unit // n_rows // H, unit // n_rows % H, unit % n_rows * BLOCK
-    head = (b * H + h) * (len(all_columns) // B) // H
+    row, begin = unit // n_rows, unit % n_rows * BLOCK
+    b, h = (first_head * G + row) // H, (first_head * G + row) % H
     q, y, lse, lowest = all_q[b, :, h], all_y[b, :, h], all_lse[b, h], all_lowest[b]
-    columns, values = all_columns[head], all_values[head]
+    columns, values = all_columns[row // G], all_values[row // G]
 
     width = values.shape[2]
     n = min(BLOCK, len(q) - begin)
@@ -141,12 +149,10 @@ def _attend(unit, all_q, all_columns, all_values, all_lowest, start, scale, all_
 
     for j in range(_lowest_block(lowest, begin, n), (start + begin + n - 1) // BLOCK + 1):
         reach = start + begin - j * BLOCK  # row r sees columns up to reach + r
-        seen = min(BLOCK, _whole(reach + n, COLUMNS))
-        _fill(scores, 0.0)
-        _add_visible(queries, columns[j], scores, rows, width, reach)
+        _put_scores(queries, columns[j], scores, rows, width, reach)
         _hide(scores, lowest, begin, n, j * BLOCK, reach)
-        _exponentiate(scores, n, seen, highest, totals, sums)
-        _add_seen(scores, values[j], sums, rows, seen, reach)
+        _exponentiate(scores, n, reach, highest, totals, sums)
+        _add_seen(scores, values[j], sums, rows, reach)
 
     for r in range(n):
         total = totals[r]
@@ -200,29 +206,26 @@ def _attend_back(
             _copy_rows(q, begin, T, scale, queries)
             _copy_rows(dy, begin, T, np.float32(1.0), dys)
             _row_products(dy, y, begin, n, delta)
-            _fill(dqueries, 0.0)
+            dqueries[:] = np.float32(0.0)
 
             for j in range(_lowest_block(lowest, begin, n), (start + begin + n - 1) // BLOCK + 1):
                 reach = start + begin - j * BLOCK
-                seen = min(BLOCK, _whole(reach + n, COLUMNS))
 
                 # P = exp(scale q k^T - lse)
-                _fill(probs, 0.0)
-                _add_visible(queries, key_columns[j], probs, rows, width, reach)
+                _put_scores(queries, key_columns[j], probs, rows, width, reach)
                 _hide(probs, lowest, begin, n, j * BLOCK, reach)
-                _exponentiate_back(probs, lse, begin, n, seen)
+                _exponentiate_back(probs, lse, begin, n, reach)
 
                 # y = P v
-                _add_transposed(probs, dys, dvalues[j], n, seen, reach)
-                _fill(dscores, 0.0)
-                _add_visible(dys, value_columns[j], dscores, rows, width, reach)
+                _add_transposed(probs, dys, dvalues[j], n, reach)
+                _put_scores(dys, value_columns[j], dscores, rows, width, reach)
 
                 # P = softmax(S),  S = (scale q) k^T
                 for r in range(n):
-                    for c in range(seen):
+                    for c in range(_extent(reach, r)):
                         dscores[r, c] = probs[r, c] * (dscores[r, c] - delta[r])
-                _add_seen(dscores, keys[j], dqueries, rows, seen, reach)
-                _add_transposed(dscores, queries, dkeys[j], n, seen, reach)
+                _add_seen(dscores, keys[j], dqueries, rows, reach)
+                _add_transposed(dscores, queries, dkeys[j], n, reach)
 
             for r in range(n):
                 for d in range(D):
@@ -241,10 +244,9 @@ def _whole(n, size):
 
 
 @serial()
-def _fill(block, number):
-    for r in range(block.shape[0]):
-        for c in range(block.shape[1]):
-            block[r, c] = np.float32(number)
+def _extent(reach, r):
+    """How many columns of row r hold scores: all that it sees, up to the end of its tile."""
+    return max(0, min(BLOCK, _whole(reach + r // ROWS * ROWS + ROWS, COLUMNS)))
 
 
 @serial()
@@ -260,81 +262,85 @@ def _lowest_block(lowest, begin, n):
 def _copy_rows(x, begin, end, scale, block):
     """Rows from `begin` on, before `end`, scaled; zeros where there are none."""
     D = x.shape[1]
-    _fill(block, 0.0)
-    for r in range(min(len(block), end - begin)):
+    n = min(len(block), end - begin)
+    for r in range(n):
         for d in range(D):
             block[r, d] = x[begin + r, d] * scale
+        for d in range(D, block.shape[1]):
+            block[r, d] = np.float32(0.0)
+    for r in range(n, len(block)):
+        for d in range(block.shape[1]):
+            block[r, d] = np.float32(0.0)
 
 
 @serial()
 def _copy_columns(x, begin, end, block):
     """The same rows as columns."""
     D = x.shape[1]
-    _fill(block, 0.0)
-    for r in range(min(block.shape[1], end - begin)):
-        for d in range(D):
+    n = min(block.shape[1], end - begin)
+    for d in range(D):
+        for r in range(n):
             block[d, r] = x[begin + r, d]
+        for r in range(n, block.shape[1]):
+            block[d, r] = np.float32(0.0)
+    for d in range(D, len(block)):
+        for r in range(block.shape[1]):
+            block[d, r] = np.float32(0.0)
 
 
 @serial()
-def _add_visible(a, columns, scores, rows, depth, reach):
-    """scores += a @ columns, where a query sees a key."""
+def _put_scores(a, columns, scores, rows, depth, reach):
+    """scores = a @ columns, as far as each row extends."""
     row = a.shape[1]
     for r in range(0, rows, ROWS):
-        visible = min(BLOCK, _whole(max(0, reach + r + ROWS), COLUMNS))
-        add_product(a, r * row, row, 1, columns, 0, scores, r * BLOCK, ROWS, depth, visible)
+        extent = _extent(reach, r)
+        put_product(a, r * row, row, 1, columns, 0, scores, r * BLOCK, ROWS, depth, extent, False)
 
 
 @serial()
-def _add_seen(scores, values, sums, rows, seen, reach):
+def _add_seen(scores, values, sums, rows, reach):
     """sums += scores @ values, over the keys that a query sees."""
     width = values.shape[1]
     for r in range(0, rows, ROWS):
-        depth = max(0, min(seen, reach + r + ROWS))
-        add_product(scores, r * BLOCK, BLOCK, 1, values, 0, sums, r * width, ROWS, depth, width)
+        depth = max(0, min(BLOCK, reach + r + ROWS))
+        put_product(scores, r * BLOCK, BLOCK, 1, values, 0, sums, r * width, ROWS, depth, width, True)  # fmt: skip
 
 
 @serial()
-def _add_transposed(scores, a, sums, n, seen, reach):
+def _add_transposed(scores, a, sums, n, reach):
     """sums += scores^T @ a, over the queries that see a key."""
     width = a.shape[1]
-    for c in range(0, seen, ROWS):
+    for c in range(0, min(BLOCK, reach + n), ROWS):
         r = max(0, c - reach)
-        if r < n:
-            at = r * BLOCK + c
-            add_product(scores, at, 1, BLOCK, a, r * width, sums, c * width, ROWS, n - r, width)
+        at = r * BLOCK + c
+        put_product(scores, at, 1, BLOCK, a, r * width, sums, c * width, ROWS, n - r, width, True)
 
 
 @serial()
 def _hide(scores, lowest, begin, n, slot, reach):
     """-inf where row r does not see the slot of a column."""
     for r in range(n):
-        for c in range(max(0, reach + r + 1), BLOCK):
+        extent = _extent(reach, r)
+        for c in range(max(0, reach + r + 1), extent):
             scores[r, c] = LOWEST
-        for c in range(min(BLOCK, lowest[begin + r] - slot)):
+        for c in range(min(extent, lowest[begin + r] - slot)):
             scores[r, c] = LOWEST
 
 
 @serial()
-def _exponentiate(scores, n, seen, highest, totals, sums):
+def _exponentiate(scores, n, reach, highest, totals, sums):
     """Scores become exp(score - m); m, l and the sums of each row follow it."""
-    lanes = np.empty(COLUMNS, np.float32)
     for r in range(n):
+        extent = _extent(reach, r)
         before = highest[r]
-        for lane in range(COLUMNS):
-            lanes[lane] = before
-        for c in range(0, seen, COLUMNS):
-            for lane in range(COLUMNS):  # a maximum by lane is one of vectors
-                s = scores[r, c + lane]
-                lanes[lane] = s if s > lanes[lane] else lanes[lane]
         m = before
-        for lane in range(COLUMNS):
-            m = max(m, lanes[lane])
+        for c in range(extent):
+            m = max(m, scores[r, c])
         highest[r] = m
 
         m = m if m > LOWEST else np.float32(0.0)
         total = np.float32(0.0)
-        for c in range(seen):
+        for c in range(extent):
             e = exp(scores[r, c] - m)
             scores[r, c] = e
             total += e
@@ -347,12 +353,12 @@ def _exponentiate(scores, n, seen, highest, totals, sums):
 
 
 @serial()
-def _exponentiate_back(scores, lse, begin, n, seen):
+def _exponentiate_back(scores, lse, begin, n, reach):
     """Scores become exp(score - lse); a row that sees nothing holds only hidden ones."""
     for r in range(n):
         shift = lse[begin + r]
         shift = shift if shift > LOWEST else np.float32(0.0)
-        for c in range(seen):
+        for c in range(_extent(reach, r)):
             scores[r, c] = exp(scores[r, c] - shift)
 
 

@@ -21,7 +21,7 @@ def clip_by_global_norm(grads, max_norm):
 
 def _square(grad):
     """The sum of its squares, in its dtype."""
-    rows = np.ascontiguousarray(grad).reshape(-1)
+    rows = grad.ravel()
     partial = np.empty(-(-rows.size // BLOCK), grad.dtype)
     _sum_squares(rows, partial)
     return partial.sum()
@@ -29,7 +29,7 @@ def _square(grad):
 
 def _scaled(grad, scale):
     out = np.empty(grad.shape, grad.dtype)
-    _scale(np.ascontiguousarray(grad).reshape(-1), scale, out.reshape(-1))
+    _scale(grad.ravel(), scale, out.reshape(-1))
     return out
 
 

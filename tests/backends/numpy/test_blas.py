@@ -50,15 +50,21 @@ def test_operands_lie_as_they_like(in_pieces, left, right):
 
 
 @pytest.mark.parametrize(("M", "N", "K"), SIZES, ids=str)
-@pytest.mark.parametrize("flops", [1, PIECE_FLOPS])
-def test_every_size_is_covered_and_nothing_beside_it(monkeypatch, M, N, K, flops):
-    monkeypatch.setattr(blas, "PIECE_FLOPS", flops)
+@pytest.mark.parametrize("limit", ["PIECE_FLOPS", "MORE_FLOPS", None])
+def test_every_size_is_covered_and_nothing_beside_it(monkeypatch, M, N, K, limit):
+    if limit is not None:
+        monkeypatch.setattr(blas, limit, 1)
     a, b = draw(M, N, K)
     whole = np.full((M + 2, N + 2), 7.0, np.float32)
     product(a, b, whole[1:-1, 1:-1])
     assert_is_product(whole[1:-1, 1:-1], a, b)
     whole[1:-1, 1:-1] = 7.0
     assert (whole == 7.0).all()
+
+
+def test_the_number_of_pieces():
+    assert [blas.count_pieces(n * PIECE_FLOPS) for n in (0, 1, 2, 3, 4, 100)] == [1, 1, 2, 2, 4, 4]
+    assert blas.count_pieces(blas.MORE_FLOPS) == blas.MORE_PIECES
 
 
 @pytest.mark.parametrize(("M", "N", "K"), [(0, 3, 4), (3, 0, 4), (3, 4, 0)], ids=str)
