@@ -14,8 +14,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from llvmlite import binding
 from numba.core import caching
-from numba.core.runtime.nrt import rtsys
+from numba.core.runtime._nrt_python import c_helpers
 
 from xplm_numpy.announce import say_compiling
 
@@ -33,6 +34,13 @@ def source_stamp(package: Path) -> bytes:
 @cache
 def _own_stamp() -> bytes:
     return source_stamp(PACKAGE)
+
+
+@cache
+def _export_runtime() -> None:
+    """Let kernels find what of numba's runtime is written in C, under the names that they call it by."""
+    for name, address in c_helpers.items():
+        binding.add_symbol(name if name.startswith("_") else f"NRT_{name}", address)
 
 
 class _OfPackage:
@@ -123,7 +131,11 @@ class KernelCache(caching.FunctionCache):
         self._has_lock = True
 
     def _load(self, sig: Any, target_context: Any) -> Any:
-        """As numba's `load_overload`, without its tables of all that it can compile: a third of a second, 30 MB."""
-        rtsys.initialize(target_context)  # what compiled code calls
+        """As numba's `load_overload`, without what only a compiler needs.
+
+        Its tables of all that it can compile are a third of a second and 30 MB; its runtime's own functions, which are
+        compiled in each process and are part of each kernel on disk, a twentieth and 20 MB.
+        """
+        _export_runtime()
         with self._guard_against_spurious_io_errors():
             return self._load_overload(sig, target_context)

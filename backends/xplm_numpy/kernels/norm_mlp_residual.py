@@ -9,7 +9,7 @@ from numba import prange
 from xplm.kernels.fusions.norm_mlp_residual import norm_mlp_residual as portable
 from xplm.kernels.swiglu import SATURATED
 from xplm_numpy.exp import exp
-from xplm_numpy.gemv import count_blocks, count_rows, finish, multiply, row_of
+from xplm_numpy.gemv import STREAMS, count_blocks, count_rows, finish, multiply, row_of
 from xplm_numpy.jit import parallel, serial
 from xplm_numpy.narrow import FLOAT32, alike, bias_bits, bits, narrow, takes, widen
 
@@ -73,19 +73,35 @@ def _compute(x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, d
             weight, sums = (up_weight, up) if is_up else (gate_weight, gate)
             for block in stretch:
                 multiply(rows, weight, block, sums)
-        for block in stretch:
-            for i in range(count_rows(F, block)):
-                n = row_of(F, block, i)
-                for b in range(B):
-                    g, u = finish(gate, gate_bias, b, n, x), finish(up, up_bias, b, n, x)
-                    e = exp(min(g, np.float32(SATURATED)))
-                    hidden[b, n] = widen(narrow(g * (e / (np.float32(1.0) + e)) * u, x))
+        activate(gate, up, gate_bias, up_bias, begin, stretch.stop, x, hidden)
 
     down = np.empty((B, len(down_weight)), np.float32)
     for unsigned in prange(count_blocks(down_weight)):
         block = np.int64(unsigned)
         multiply(hidden, down_weight, block, down)
         add_residual(down, down_bias, block, x, y)
+
+
+@serial()
+def activate(gate, up, gate_bias, up_bias, begin, end, like, hidden):
+    """hidden = silu(gate) * up, in the columns of blocks from `begin` on, before `end`.   gate, up, hidden (B, F)"""
+    B, F = hidden.shape
+    whole = min(end, F // STREAMS)
+    for b in range(B):
+        for i in range(STREAMS):
+            for n in range(row_of(F, begin, i), row_of(F, begin, i) + whole - begin):
+                hidden[b, n] = _gated(gate, up, gate_bias, up_bias, b, n, like)
+        if end > whole:
+            for n in range(STREAMS * whole, F):
+                hidden[b, n] = _gated(gate, up, gate_bias, up_bias, b, n, like)
+
+
+@serial()
+def _gated(gate, up, gate_bias, up_bias, b, n, like):
+    """silu(gate) * up, rounded as the array `like` stores it."""
+    g, u = finish(gate, gate_bias, b, n, like), finish(up, up_bias, b, n, like)
+    e = exp(min(g, np.float32(SATURATED)))
+    return widen(narrow(g * (e / (np.float32(1.0) + e)) * u, like))
 
 
 @serial()

@@ -83,6 +83,32 @@ def test_bits_are_the_same_from_the_compiler_and_from_the_disk(tmp_path):
     assert compiled == loaded
 
 
+FROM_THE_DISK = """
+import numba
+import numpy as np
+from numba.core.runtime.nrt import rtsys
+from xplm_numpy.kernels.swiglu import swiglu_fwd
+x = np.ones((3, 40), np.float32)
+first = swiglu_fwd(x, x)[0]
+print(rtsys._init)
+assert numba.njit(lambda n: np.ones(n).sum())(3) == 3.0
+assert (swiglu_fwd(x, x)[0] == first).all()
+print(rtsys._init)
+"""
+
+
+def test_what_is_on_disk_needs_no_compiler_and_another_kernel_finds_one(tmp_path):
+    def run():
+        return subprocess.run(
+            [sys.executable, "-c", FROM_THE_DISK],
+            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
+            capture_output=True, text=True, check=True,
+        ).stdout.split()  # fmt: skip
+
+    assert run() == ["True", "True"]
+    assert run() == ["False", "True"]
+
+
 KERNEL = """
 import logging, os, sys, time
 from pathlib import Path
