@@ -17,6 +17,7 @@ import numba
 from numba.core.compiler_lock import global_compiler_lock
 
 from xplm_numpy.kernel_cache import KernelCache
+from xplm_numpy.whole_kernel import adopt
 
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 """What may change about float arithmetic: everything but NaN, infinity and approximate functions."""
@@ -29,6 +30,7 @@ def serial(**options: Any) -> Callable[..., Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         dispatcher: Any = compiled(function)
+        adopt(dispatcher)
         compile_or_load = dispatcher.compile
 
         def in_turn(signature: Any) -> Any:

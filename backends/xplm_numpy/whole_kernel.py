@@ -1,0 +1,143 @@
+"""A kernel becomes machine code as a whole, once.
+
+numba optimises every function that it compiles, turns it into machine code, and does both again inside each function
+that it is linked into: five times for the body of a `prange`. Only a kernel is ever called from Python. So what another
+function asks for stays LLVM's representation, as it was lowered; a kernel and all that it is made of are optimised and
+turned into machine code together, when the kernel is about to be called. That is what halves the time to compile.
+
+Other users of numba in the same process notice nothing: the functions of this package have a target of their own.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from llvmlite import binding
+from numba.core.codegen import JITCodeLibrary, JITCPUCodegen
+from numba.core.cpu import CPUContext
+from numba.core.descriptors import TargetDescriptor
+from numba.core.registry import cpu_target
+from numba.core.sigutils import normalize_signature
+
+AS_BITCODE = "bitcode"
+"""How numba marks a library on disk that is no machine code yet."""
+
+
+class _Library(JITCodeLibrary):
+    """A function and what it calls: linked when it is finalized, machine code when its address is asked for."""
+
+    is_machine_code = False
+
+    def _optimize_final_module(self) -> None:
+        """Not now: numba calls this when all is linked."""
+
+    def _finalize_final_module(self) -> None:
+        """Not now either."""
+        self._finalized = True
+
+    def get_pointer_to_function(self, name: str) -> int:
+        self._ensure_finalized()
+        if not self.is_machine_code:
+            self.is_machine_code = True
+            super()._optimize_final_module()
+            self._final_module.verify()
+            super()._finalize_final_module()
+        return super().get_pointer_to_function(name)
+
+    def serialize_using_object_code(self) -> tuple[str, str, Any]:
+        self._ensure_finalized()
+        if self.is_machine_code:
+            return super().serialize_using_object_code()
+        return self.name, AS_BITCODE, self._final_module.as_bitcode()
+
+    @classmethod
+    def _unserialize(cls, codegen: Any, state: tuple[str, str, Any]) -> "_Library":
+        name, kind, data = state
+        library = codegen.create_library(name)
+        library.enable_object_caching()
+        if kind == AS_BITCODE:
+            library._final_module = binding.parse_bitcode(data)
+            library._finalized = True
+            return library
+        code, shared = data
+        library.is_machine_code = True
+        library._set_compiled_object(code)
+        library._shared_module = binding.parse_bitcode(shared)
+        JITCodeLibrary._finalize_final_module(library)
+        codegen._engine._load_defined_symbols(library._shared_module)
+        return library
+
+
+class _Codegen(JITCPUCodegen):
+    _library_class = _Library
+
+    def set_env(self, env_name: str, env: Any) -> None:
+        if self._engine.is_symbol_defined(env_name):  # not of what is no machine code
+            super().set_env(env_name, env)
+
+
+class _Context(CPUContext):
+    """numba's, with machine code of its own."""
+
+    kernel: tuple[str, str] | None = (
+        None  # module and name of what is being made for Python to call
+    )
+
+    @classmethod
+    def like(cls, context: CPUContext) -> "_Context":
+        """A context that knows what another does, and what that is yet to learn."""
+        own = context.subtarget(_internal_codegen=_Codegen("xplm_numpy"))
+        own.__class__ = cls
+        return own
+
+    def get_executable(self, library: Any, fndesc: Any, env: Any) -> Any:
+        if library.is_machine_code or (fndesc.modname, fndesc.qualname) == self.kernel:
+            return super().get_executable(library, fndesc, env)
+        return object()  # nobody calls it; numba tells by it what to link
+
+
+class _Target(TargetDescriptor):
+    options = cpu_target.options
+    typing_context = cpu_target.typing_context
+    target_context = _Context.like(cpu_target.target_context)
+
+
+@cache
+def _target() -> _Target:
+    return _Target("cpu")
+
+
+def adopt(dispatcher: Any) -> None:
+    """Have a function of numba's compiled as a part of kernels, and as a kernel where Python calls it."""
+    target = dispatcher.targetdescr = dispatcher._compiler.targetdescr = _target()
+    dispatcher.targetctx = target.target_context
+    compile_or_load = dispatcher.compile
+
+    def add_overload(result: Any) -> None:
+        arguments = tuple(result.signature.args)
+        dispatcher.overloads[arguments] = result
+        if result.library.is_machine_code:
+            dispatcher._insert([a._code for a in arguments], result.entry_point, result.objectmode)
+
+    dispatcher.add_overload = add_overload
+    dispatcher.compile = lambda signature: _compile(dispatcher, compile_or_load, signature)
+
+
+def _compile(dispatcher: Any, compile_or_load: Callable[..., Any], signature: Any) -> Any:
+    """What Python, or a caller that is being compiled, is to call. The compiler's lock is held."""
+    context, function = dispatcher.targetctx, dispatcher.py_func
+    if context.kernel is not None:  # a part of it
+        return compile_or_load(signature)
+
+    context.kernel = function.__module__, function.__qualname__
+    try:
+        compile_or_load(signature)
+        result = dispatcher.overloads[tuple(normalize_signature(signature)[0])]
+        if not result.library.is_machine_code:  # it was a part before
+            entry = context.get_executable(result.library, result.fndesc, result.environment)
+            context.insert_user_function(entry, result.fndesc, [result.library])
+            result = result._replace(entry_point=entry)
+            dispatcher.add_overload(result)
+        return result.entry_point
+    finally:
+        context.kernel = None
