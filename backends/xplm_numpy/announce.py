@@ -17,7 +17,7 @@ class _Announcer(event.Listener):
     def say(self) -> None:
         if not self.is_said:
             self.is_said = True
-            PROGRESS.info("compiling kernels for this machine, once; it takes half a minute")
+            PROGRESS.info("compiling kernels for this machine, once; it takes about 15 seconds")
 
     def on_start(self, compiling: event.Event) -> None:
         function = compiling.data["dispatcher"].py_func

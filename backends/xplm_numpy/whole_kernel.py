@@ -44,6 +44,12 @@ class _Library(JITCodeLibrary):
             super()._finalize_final_module()
         return super().get_pointer_to_function(name)
 
+    def is_callable(self, fndesc: Any) -> bool:
+        """Whether Python can call it, once it is machine code."""
+        self._ensure_finalized()
+        name = fndesc.llvm_cpython_wrapper_name
+        return any(function.name == name for function in self.get_defined_functions())
+
     def serialize_using_object_code(self) -> tuple[str, str, Any]:
         self._ensure_finalized()
         if self.is_machine_code:
@@ -90,8 +96,18 @@ class _Context(CPUContext):
         own.__class__ = cls
         return own
 
+    def _is_asked_for(self, fndesc: Any) -> bool:
+        return (fndesc.modname, fndesc.qualname) == self.kernel
+
+    def create_cpython_wrapper(self, library: Any, fndesc: Any, *rest: Any, **options: Any) -> None:
+        if self._is_asked_for(fndesc):
+            super().create_cpython_wrapper(library, fndesc, *rest, **options)
+
+    def create_cfunc_wrapper(self, *_: Any) -> None:
+        """Functions of this package are not passed to others as arguments."""
+
     def get_executable(self, library: Any, fndesc: Any, env: Any) -> Any:
-        if library.is_machine_code or (fndesc.modname, fndesc.qualname) == self.kernel:
+        if library.is_machine_code or (self._is_asked_for(fndesc) and library.is_callable(fndesc)):
             return super().get_executable(library, fndesc, env)
         return object()  # nobody calls it; numba tells by it what to link
 
@@ -132,12 +148,10 @@ def _compile(dispatcher: Any, compile_or_load: Callable[..., Any], signature: An
     context.kernel = function.__module__, function.__qualname__
     try:
         compile_or_load(signature)
-        result = dispatcher.overloads[tuple(normalize_signature(signature)[0])]
-        if not result.library.is_machine_code:  # it was a part before
-            entry = context.get_executable(result.library, result.fndesc, result.environment)
-            context.insert_user_function(entry, result.fndesc, [result.library])
-            result = result._replace(entry_point=entry)
-            dispatcher.add_overload(result)
-        return result.entry_point
+        arguments = tuple(normalize_signature(signature)[0])
+        if not dispatcher.overloads[arguments].library.is_machine_code:  # it was made as a part
+            del dispatcher.overloads[arguments]
+            dispatcher.add_overload(dispatcher._compiler.compile(arguments, None))
+        return dispatcher.overloads[arguments].entry_point
     finally:
         context.kernel = None
