@@ -29,10 +29,10 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from xplm_numpy.jit import parallel, serial
-from xplm_numpy.narrow import FLOAT32
+from xplm_numpy.narrow import FLOAT32, bits
 
 PIECES = 4
-"""The most of a product, mostly: for each piece of one operand BLAS copies the other anew."""
+"""At most, of most products: for each piece of one operand BLAS copies the other anew."""
 
 PIECE_FLOPS = 2**21
 """What a piece must have to be worth a thread's waking up: about 30 microseconds."""
@@ -77,11 +77,11 @@ def product(a, b, out, *, is_added=False):
     """out = a @ b, or out += a @ b; returns out, which overlaps neither. Float32, and transposes or slices as they are.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not fit, or out is read-only.
     """
     (M, K), N = a.shape, b.shape[1]
     blas, lies = _openblas(), (_layout(a), _layout(b), _layout(out))
-    fits = len(b) == K > 0 and out.shape == (M, N)
+    fits = len(b) == K > 0 and out.shape == (M, N) and out.flags.writeable
     if not fits or blas is None or None in lies or lies[2][0] != PLAIN:
         return np.add(out, np.matmul(a, b), out=out) if is_added else np.matmul(a, b, out=out)
 
@@ -130,7 +130,7 @@ def _layout(matrix):
 
 def _corner(matrix):
     """The number in its corner: dense, however the matrix lies, so that one compiled kernel serves all."""
-    return matrix[:1, :1]
+    return bits(matrix[:1, :1])
 
 
 @parallel()

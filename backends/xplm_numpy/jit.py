@@ -7,7 +7,7 @@ threads, so a result is the same, bit for bit, from run to run and for any numbe
 
 What a kernel calls is compiled into it, always. Left to itself, LLVM calls what is large, and then the kernel runs that
 function as another process compiled it or as this one did, whichever was loaded first: sums in another order.
-
+Kernel and parts become machine code together (`xplm_numpy.whole_kernel`).
 """
 
 from collections.abc import Callable

@@ -58,7 +58,7 @@ def put_tile(
 
 
 def _tile_function(module):
-    """The tile as a function of its own, not copied into each place that calls it: half of the time to compile."""
+    """The tile as a function of its own: copied into each place that calls it, it would be compiled as often."""
     name = f"xplm_put_tile_{ROWS}x{COLUMNS}"
     if name in module.globals:
         return module.globals[name]

@@ -2,14 +2,15 @@
 
 numba optimises every function that it compiles, turns it into machine code, and does both again inside each function
 that it is linked into: five times for the body of a `prange`. Only a kernel is ever called from Python. So what another
-function asks for stays LLVM's representation, as it was lowered; a kernel and all that it is made of are optimised and
-turned into machine code together, when the kernel is about to be called. That is what halves the time to compile.
+function asks for stays LLVM's representation; a kernel and all that it is made of are optimised and turned into machine
+code together, when the kernel is about to be called.
 
-Other users of numba in the same process notice nothing: the functions of this package have a target of their own.
+The functions of this package have a target of their own for that; others' are compiled as ever, and may call these. A
+part cannot do what takes machine code of its own, or its environment: call itself, print, raise with arguments, stand
+in a tuple of functions. What was made as a part is made again when Python calls it.
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from llvmlite import binding
@@ -78,7 +79,7 @@ class _Codegen(JITCPUCodegen):
     _library_class = _Library
 
     def set_env(self, env_name: str, env: Any) -> None:
-        if self._engine.is_symbol_defined(env_name):  # not of what is no machine code
+        if self._engine.is_symbol_defined(env_name):  # of machine code alone
             super().set_env(env_name, env)
 
 
@@ -118,15 +119,13 @@ class _Target(TargetDescriptor):
     target_context = _Context.like(cpu_target.target_context)
 
 
-@cache
-def _target() -> _Target:
-    return _Target("cpu")
+_TARGET = _Target("cpu")
 
 
 def adopt(dispatcher: Any) -> None:
     """Have a function of numba's compiled as a part of kernels, and as a kernel where Python calls it."""
-    target = dispatcher.targetdescr = dispatcher._compiler.targetdescr = _target()
-    dispatcher.targetctx = target.target_context
+    dispatcher.targetdescr = dispatcher._compiler.targetdescr = _TARGET
+    dispatcher.targetctx = _TARGET.target_context
     compile_or_load = dispatcher.compile
 
     def add_overload(result: Any) -> None:

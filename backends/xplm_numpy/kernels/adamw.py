@@ -33,10 +33,10 @@ def _updated(param, grad, moments, step, lr, options, shrink, penalty):
         1.0 - options.beta2,
         lr / (1.0 - options.beta1**step),
         1.0 / sqrt(1.0 - options.beta2**step),
-        float(options.eps),
+        options.eps,
     )
     arrays = (param, grad, moments["exp_avg"], moments["exp_avg_sq"])
-    _update(*(x.ravel() for x in (*arrays, *new)), *numbers)
+    _update(*(x.ravel() for x in (*arrays, *new)), *map(float, numbers))
     return new[0], {"exp_avg": new[1], "exp_avg_sq": new[2]}
 
 

@@ -22,7 +22,7 @@ def clip_by_global_norm(grads, max_norm):
 def _square(grad):
     """The sum of its squares, in its dtype."""
     rows = grad.ravel()
-    partial = np.empty(-(-rows.size // BLOCK), grad.dtype)
+    partial = np.empty(max(1, -(-rows.size // BLOCK)), grad.dtype)
     _sum_squares(rows, partial)
     return partial.sum()
 

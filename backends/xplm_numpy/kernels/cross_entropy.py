@@ -86,9 +86,8 @@ def _forward_block(x, targets, ignore_index, smoothing, z_loss, loss, lse, begin
 @serial()
 def _backward_block(dloss, x, targets, lse, ignore_index, smoothing, z_loss, dx, begin, end):
     V = x.shape[1]
-    some = np.empty(
-        PART, np.float32
-    )  # x and dx may be one array; a loop over vectors writes where it does not read
+    # Vectors are read and written apart, for x and dx may be one array.
+    part = np.empty(PART, np.float32)
     for n in range(begin, end):
         if targets[n] == ignore_index:
             for j in range(V):
@@ -103,9 +102,9 @@ def _backward_block(dloss, x, targets, lse, ignore_index, smoothing, z_loss, dx,
         for first in range(0, V, PART):
             count = min(PART, V - first)
             for j in range(count):
-                some[j] = exp(widen(x[n, first + j]) - shift) * p_scale - everywhere
+                part[j] = exp(widen(x[n, first + j]) - shift) * p_scale - everywhere
             for j in range(count):
-                dx[n, first + j] = narrow(some[j], dx)
+                dx[n, first + j] = narrow(part[j], dx)
         dx[n, target] = narrow(at_target - d * (np.float32(1.0) - smoothing), dx)
 
 

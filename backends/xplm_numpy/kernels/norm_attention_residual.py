@@ -85,7 +85,7 @@ def _compute(
                 keys[b, h, start, d] = narrow(k_sums[b, h * D + d], keys)
                 values[b, h, start, d] = narrow(finish(v_sums, v_bias, b, h * D + d, x), values)
 
-    # as `attend`, which would first be compiled by itself: a quarter more time to compile this
+    # as `attend`, which is a kernel of its own
     low, length, blocks = cut(start, 1, window)
     parts = make_parts(q, keys, blocks)
     for unit in prange(B * keys.shape[1] * blocks):

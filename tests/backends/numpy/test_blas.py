@@ -112,6 +112,17 @@ def test_shapes_that_do_not_fit(in_pieces):
         product(a[:, :19], b, np.empty((20, 20), np.float32))
 
 
+def test_what_is_read_only_is_read_by_the_same_kernel_and_never_written(in_pieces):
+    a, b = draw(20, 20, 20)
+    product(a, b, np.empty((20, 20), np.float32))
+    compiled = len(blas._multiply.signatures)
+    a.flags.writeable = b.flags.writeable = False
+    assert_is_product(product(a, b, np.empty((20, 20), np.float32)), a, b)
+    assert len(blas._multiply.signatures) == compiled
+    with pytest.raises(ValueError, match="read-only"):
+        product(a, a, b)
+
+
 def test_one_row_whatever_its_stride(in_pieces, monkeypatch):
     a, b = draw(1, 40, 30)
     row, column = np.broadcast_to(a[0], (1, 30)), b[:, :1]
