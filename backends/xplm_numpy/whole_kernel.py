@@ -13,15 +13,11 @@ in a tuple of functions. What was made as a part is made again when Python calls
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import binding
 from numba.core.codegen import JITCodeLibrary, JITCPUCodegen
 from numba.core.cpu import CPUContext
 from numba.core.descriptors import TargetDescriptor
 from numba.core.registry import cpu_target
 from numba.core.sigutils import normalize_signature
-
-AS_BITCODE = "bitcode"
-"""How numba marks a library on disk that is no machine code yet."""
 
 
 class _Library(JITCodeLibrary):
@@ -33,8 +29,11 @@ class _Library(JITCodeLibrary):
         """Not now: numba calls this when all is linked."""
 
     def _finalize_final_module(self) -> None:
-        """Not now either."""
+        """Not now either, but for machine code from the disk."""
         self._finalized = True
+        if self._object_caching_enabled and self._compiled_object is not None:
+            self.is_machine_code = True
+            super()._finalize_final_module()
 
     def get_pointer_to_function(self, name: str) -> int:
         self._ensure_finalized()
@@ -55,24 +54,7 @@ class _Library(JITCodeLibrary):
         self._ensure_finalized()
         if self.is_machine_code:
             return super().serialize_using_object_code()
-        return self.name, AS_BITCODE, self._final_module.as_bitcode()
-
-    @classmethod
-    def _unserialize(cls, codegen: Any, state: tuple[str, str, Any]) -> "_Library":
-        name, kind, data = state
-        library = codegen.create_library(name)
-        library.enable_object_caching()
-        if kind == AS_BITCODE:
-            library._final_module = binding.parse_bitcode(data)
-            library._finalized = True
-            return library
-        code, shared = data
-        library.is_machine_code = True
-        library._set_compiled_object(code)
-        library._shared_module = binding.parse_bitcode(shared)
-        JITCodeLibrary._finalize_final_module(library)
-        codegen._engine._load_defined_symbols(library._shared_module)
-        return library
+        return self.serialize_using_bitcode()
 
 
 class _Codegen(JITCPUCodegen):
@@ -84,11 +66,9 @@ class _Codegen(JITCPUCodegen):
 
 
 class _Context(CPUContext):
-    """numba's, with machine code of its own."""
+    """numba's, with machine code of its own. `kernel`: module and name of what is made for Python to call."""
 
-    kernel: tuple[str, str] | None = (
-        None  # module and name of what is being made for Python to call
-    )
+    kernel: tuple[str, str] | None = None
 
     @classmethod
     def like(cls, context: CPUContext) -> "_Context":

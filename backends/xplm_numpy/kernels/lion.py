@@ -23,7 +23,7 @@ def lion_rule(param, grad, moments, *, spec, step, lr, options):
         number(1.0 - options.beta2),
     )
     arrays = (param, grad, moments["exp_avg"], *new)
-    _update(*(np.ascontiguousarray(x).reshape(-1) for x in arrays), *numbers)
+    _update(*(x.ravel() for x in arrays), *numbers)
     return new[0], {"exp_avg": new[1]}
 
 

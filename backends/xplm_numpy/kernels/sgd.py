@@ -22,7 +22,7 @@ def sgd_rule(param, grad, moments, *, spec, step, lr, options):
     now, ahead = (1.0, options.momentum) if options.nesterov else (0.0, 1.0)
     arrays = (param, grad, buffer, new_param, new_buffer)
     numbers = (number(x) for x in (decay, lr, options.momentum, now, ahead))
-    _update(*(np.ascontiguousarray(x).reshape(-1) for x in arrays), *numbers)
+    _update(*(x.ravel() for x in arrays), *numbers)
     return new_param, {"momentum_buffer": new_buffer} if kept else {}
 
 

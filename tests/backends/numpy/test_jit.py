@@ -14,6 +14,8 @@ from xplm_numpy.exp import exp
 from xplm_numpy.kernel_cache import KernelCache, _IndexLast, source_stamp
 from xplm_numpy.whole import narrow_into
 
+from tests.backends.numpy.fresh import run_with_kernels_in
+
 WITH_A_HELPER = """
 import logging, sys
 sys.path.insert(0, {folder!r})
@@ -70,15 +72,9 @@ def test_a_kernel_is_compiled_anew_when_a_function_of_another_file_has_changed(t
 def test_bits_are_the_same_from_the_compiler_and_from_the_disk(tmp_path):
     """`_backward` calls a function that LLVM would not compile into it by itself."""
 
-    def run():
-        done = subprocess.run(
-            [sys.executable, "-c", FORWARD_AND_BACKWARD],
-            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        return done.stdout.splitlines()
-
-    (compiled, no_hits), (loaded, hits) = run(), run()
+    (compiled, no_hits), (loaded, hits) = (
+        run_with_kernels_in(tmp_path, FORWARD_AND_BACKWARD) for _ in range(2)
+    )
     assert (no_hits, hits) == ("0", "1")
     assert compiled == loaded
 
@@ -98,15 +94,8 @@ print(rtsys._init)
 
 
 def test_what_is_on_disk_needs_no_compiler_and_another_kernel_finds_one(tmp_path):
-    def run():
-        return subprocess.run(
-            [sys.executable, "-c", FROM_THE_DISK],
-            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
-            capture_output=True, text=True, check=True,
-        ).stdout.split()  # fmt: skip
-
-    assert run() == ["True", "True"]
-    assert run() == ["False", "True"]
+    assert run_with_kernels_in(tmp_path, FROM_THE_DISK) == ["True", "True"]
+    assert run_with_kernels_in(tmp_path, FROM_THE_DISK) == ["False", "True"]
 
 
 KERNEL = """

@@ -1,8 +1,5 @@
 """Kernels that become machine code as wholes, beside functions that do not."""
 
-import os
-import subprocess
-import sys
 from math import e
 
 import numba
@@ -10,6 +7,8 @@ import numpy as np
 from numba.core.codegen import JITCodeLibrary
 from xplm_numpy.exp import exp
 from xplm_numpy.kernels.swiglu import swiglu_fwd
+
+from tests.backends.numpy.fresh import run_with_kernels_in
 
 PART_THEN_KERNEL = """
 import numpy as np
@@ -25,19 +24,9 @@ print(*(part.library.is_machine_code for part in exp.overloads.values()))
 
 
 def test_a_part_of_a_kernel_is_no_machine_code_until_python_calls_it(tmp_path):
-    def run():
-        return subprocess.run(
-            [sys.executable, "-c", PART_THEN_KERNEL],
-            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
-            capture_output=True, text=True, check=True,
-        ).stdout.splitlines()  # fmt: skip
-
-    assert run() == ["False", "2.71828 1.0", "True"]
-    assert run() == [
-        "",
-        "2.71828 1.0",
-        "True",
-    ]  # the kernel comes from the disk, without its parts
+    first, then = (run_with_kernels_in(tmp_path, PART_THEN_KERNEL) for _ in range(2))
+    assert first == ["False", "2.71828 1.0", "True"]
+    assert then == ["", "2.71828 1.0", "True"]  # the kernel comes from the disk, without its parts
 
 
 def test_functions_of_others_are_compiled_as_ever_and_may_call_ours():
