@@ -1,8 +1,9 @@
 """The head and its loss in one, fused. Derivation and signatures: `xplm.kernels.linear_cross_entropy`.
 
-A chunk of rows at a time as there; the chunk's logits lie in one array that all chunks reuse, and their gradient
-overwrites them. A narrow weight is widened a block of rows at a time, as in `xplm_numpy.kernels.linear`. FLOPs: 2 C V a
-row forward, 6 C V backward, all of them BLAS's, in float32; bytes beside its own: 4 V a row forward, 8 V backward.
+Rows whose target is ignored, such as the questions of a chat, cost nothing. The others are taken a chunk at a time, as
+there; the chunk's logits lie in one array that all chunks reuse, and their gradient overwrites them. A narrow weight is
+widened a block of rows at a time, as in `xplm_numpy.kernels.linear`. FLOPs: 2 C V a row forward, 6 C V backward, all of
+them BLAS's, in float32; bytes beside its own: 4 V a row forward, 8 V backward.
 """
 
 import numpy as np
@@ -23,13 +24,14 @@ def linear_cross_entropy_fwd(
     if not takes(x, weight) or wide not in (None, np.float32):
         return portable.linear_cross_entropy_fwd(x, weight, targets, **options, wide=wide)
 
-    ids = np.ascontiguousarray(targets, np.int64)
-    loss, lse = (np.empty(len(x), np.float32) for _ in range(2))
+    scored, rows_x, ids = _scored(x, targets, ignore_index)
+    losses, lses = (np.empty(len(ids), np.float32) for _ in range(2))
     shares = np.float32(label_smoothing), np.float32(z_loss)
-    wide_x, stored = widened(x), as_stored(weight)
-    for rows, logits in _chunks(x, weight):
-        project(wide_x[rows], stored, logits)
-        forward_rows(logits, ids[rows], ignore_index, *shares, loss[rows], lse[rows])
+    stored = as_stored(weight)
+    for rows, logits in _chunks(rows_x, weight):
+        project(rows_x[rows], stored, logits)
+        forward_rows(logits, ids[rows], ignore_index, *shares, losses[rows], lses[rows])
+    loss, lse = (_spread(rows, scored, len(x)) for rows in (losses, lses))
     saved = LinearCrossEntropySaved(
         x, weight, targets, lse, *options.values(), np.dtype(np.float32)
     )
@@ -41,14 +43,14 @@ def linear_cross_entropy_bwd(dloss, saved):
     if not takes(x, weight) or not dloss.dtype == wide == np.float32:
         return portable.linear_cross_entropy_bwd(dloss, saved)
 
-    ids = np.ascontiguousarray(targets, np.int64)
-    dloss = np.ascontiguousarray(dloss)
+    scored, rows_x, ids = _scored(x, targets, ignore_index)
+    dloss, lse = dloss[scored], lse[scored]
     shares = np.float32(label_smoothing), np.float32(z_loss)
-    wide_x, stored = widened(x), as_stored(weight)
-    dx = np.empty(x.shape, np.float32)
+    stored = as_stored(weight)
+    dx = np.empty(rows_x.shape, np.float32)
     dweight = None
-    for rows, logits in _chunks(x, weight):
-        project(wide_x[rows], stored, logits)
+    for rows, logits in _chunks(rows_x, weight):
+        project(rows_x[rows], stored, logits)
 
         # loss = cross_entropy(logits)
         dlogits = logits
@@ -56,10 +58,26 @@ def linear_cross_entropy_bwd(dloss, saved):
 
         # logits = x @ weight^T
         project_back(dlogits, stored, dx[rows])
-        part = product(dlogits.T, wide_x[rows], np.empty(weight.shape, np.float32))
+        part = product(dlogits.T, rows_x[rows], np.empty(weight.shape, np.float32))
         dweight = part if dweight is None else np.add(dweight, part, out=dweight)
     dweight = np.zeros(weight.shape, np.float32) if dweight is None else dweight
-    return narrowed(dx, x.dtype), dweight, None
+    return narrowed(_spread(dx, scored, len(x)), x.dtype), dweight, None
+
+
+def _scored(x, targets, ignore_index):
+    """The rows whose target is not ignored: which they are, they in float32, and their targets."""
+    scored = np.flatnonzero(targets != ignore_index)
+    ids = np.asarray(targets, np.int64)[scored]
+    return scored, widened(x if len(scored) == len(x) else x[scored]), ids
+
+
+def _spread(rows, scored, n):
+    """An array of n rows that has these where they were, and zeros elsewhere."""
+    if len(rows) == n:
+        return rows
+    whole = np.zeros((n, *rows.shape[1:]), rows.dtype)
+    whole[scored] = rows
+    return whole
 
 
 def _chunks(x, weight):
