@@ -34,6 +34,8 @@ MOST_POLICY_DIFFERENCE = 0.01  # between bf16 or fp16 and fp32, same seed
 LEAST_RECALLED = 52  # of 53 answers
 MOST_GIB = 6.0  # fine-tuning SmolLM2
 PARTS = ("shakespeare", "facts", "finetune")
+EVALUATIONS = ("--set", "train.eval_every=500", "--set", "train.eval_batches=1000000")
+"""Few, and each over all that is held out."""
 
 Record = Mapping[str, Any]
 """What a run came to: its part, what tells it from the others, and its figures."""
@@ -86,7 +88,7 @@ def measure_shakespeare(plan: argparse.Namespace, key: Record, out: Path) -> dic
     """One run of the recipe."""
     flags = ("--set", f"model.arch={key['arch']}", "--policy", key["policy"])
     seed = ("--seed", str(key["seed"]))
-    child = train(plan, "shakespeare-char", plan.data, out / "run", *flags, *seed)
+    child = train(plan, "shakespeare-char", plan.data, out / "run", *flags, *seed, *EVALUATIONS)
     return {"loss": child.result["val_loss"], "seconds": child.seconds}
 
 
@@ -96,7 +98,7 @@ def measure_torch(plan: argparse.Namespace, key: Record, out: Path) -> dict[str,
     flags = ("--set", f"model.arch={key['arch']}", "--set", f"train.seed={key['seed']}")
     steps = 0 if plan.full_torch else plan.torch_steps
     where = ("--data", str(plan.data), "--threads", str(plan.threads), "--steps", str(steps))
-    return run_to_end([*command, *flags, *where], plan.threads).result
+    return run_to_end([*command, *flags, *EVALUATIONS, *where], plan.threads).result
 
 
 def measure_facts(plan: argparse.Namespace, key: Record, out: Path) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import argparse
 import json
 import statistics
 import tempfile
-from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -89,7 +88,7 @@ def take_step(job: Job, model: Any, optimizer: torch.optim.Optimizer, step: int)
 @torch.no_grad()
 def evaluate(job: Job, model: Any) -> float:
     """Mean loss over what is held out."""
-    batches = list(islice(job.dataset.validation(), job.recipe.train.eval_batches))
+    batches = list(job.dataset.validation(job.recipe.train.eval_batches))
     total = sum(float(loss_of(model, batch)) * batch.n_targets for batch in batches)
     return total / sum(batch.n_targets for batch in batches)
 

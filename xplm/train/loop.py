@@ -8,7 +8,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
@@ -140,7 +139,7 @@ class Trainer:
         """Score the held-out data, write samples, save. The state remembers the best score."""
         task, train = self.job.task, self.job.recipe.train
         params = pass_params(task, self.state.weights)
-        batches = islice(self.job.dataset.validation(), train.eval_batches)
+        batches = self.job.dataset.validation(train.eval_batches)
         evaluation = evaluate(task.rt, task.config, params, batches)
         if evaluation.n_targets and not isfinite(evaluation.loss):
             raise RequestError(

@@ -103,7 +103,7 @@ class TrainRecipe:
     ema: float = 0.0  # share of the averaged weights that a step keeps; 0: do not average
     recompute: bool = False  # keep a block's input only: less memory, a forward pass more
     eval_every: int = 250  # steps between evaluations, each of which saves a checkpoint
-    eval_batches: int | None = None  # at most; None: all that is held out
+    eval_batches: int | None = None  # at most, spread over what is held out; None: all of it
     log_every: int = 10  # steps to a line of metrics.jsonl
     keep: int = 2  # checkpoints, besides the best
     sample_prompts: tuple[str, ...] = ()  # gone on from at each evaluation

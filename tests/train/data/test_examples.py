@@ -85,6 +85,15 @@ def test_the_end_is_held_out(packed: bool) -> None:
     assert trained == {100 * i + 1 for i in range(1, 8)}
 
 
+def test_some_batches_are_spread_over_all_that_is_held_out() -> None:
+    data = dataset([1] * 20, held_out=0.5, packed=False)
+    whole = [batch.ids.tolist() for batch in data.validation()]
+    assert [batch.ids.tolist() for batch in data.validation(2)] == [
+        whole[0],
+        whole[len(whole) // 2],
+    ]
+
+
 def test_an_epoch_shows_every_row_once() -> None:
     data = dataset([1, 2, 3, 4, 5, 6], n_micro=3)
     for step in range(5):

@@ -79,8 +79,23 @@ def test_validation_scores_every_token_but_the_first_once(held_out: int) -> None
     assert max(len(batch.ids) for batch in batches) <= 3
 
 
+@pytest.mark.parametrize(
+    ("at_most", "expected"),
+    [(0, []), (1, [0]), (3, [0, 3, 6]), (4, [0, 2, 5, 7]), (99, [*range(10)])],
+)
+def test_some_batches_are_spread_over_all_that_is_held_out(
+    at_most: int, expected: list[int]
+) -> None:
+    data = windows(10, 10 * 12 + 1)
+    whole = [batch.ids.tolist() for batch in data.validation()]
+    assert len(whole) == 10
+    some = [batch.ids.tolist() for batch in data.validation(at_most)]
+    assert some == [whole[i] for i in expected]
+
+
 def test_nothing_held_out_is_nothing_to_validate() -> None:
     assert list(windows(10).validation()) == []
+    assert list(windows(10).validation(5)) == []
 
 
 def test_too_little_data_is_refused() -> None:

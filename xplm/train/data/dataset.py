@@ -1,6 +1,6 @@
 """What the training loop asks of data: the batch of any step, as a function of the step alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -52,6 +52,16 @@ class Dataset(Protocol):
         """
         ...
 
-    def validation(self) -> Iterator[Batch]:
-        """All of what is held out, in order; the same on every call."""
+    def validation(self, at_most: int | None = None) -> Iterator[Batch]:
+        """What is held out, in order; the same on every call.
+
+        Args:
+            at_most: so many batches, spread evenly over it; None: all.
+        """
         ...
+
+
+def spread_evenly(places: Sequence[int], at_most: int | None) -> list[int]:
+    """At most so many of the places, the first among them."""
+    n = len(places) if at_most is None else min(at_most, len(places))
+    return [places[i * len(places) // n] for i in range(n)]

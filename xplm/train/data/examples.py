@@ -14,7 +14,7 @@ import numpy as np
 
 from xplm.errors import DataError
 from xplm.models.training import IGNORE_INDEX
-from xplm.train.data.dataset import Batch
+from xplm.train.data.dataset import Batch, spread_evenly
 from xplm.train.data.order import draw
 
 
@@ -76,9 +76,9 @@ class Examples:
         drawn = draw(self.seed, start, self.batch_size, len(self.rows))
         return _pad([self.rows[index] for _, index in drawn], self.width)
 
-    def validation(self) -> Iterator[Batch]:
+    def validation(self, at_most: int | None = None) -> Iterator[Batch]:
         """The held-out rows, in order."""
-        for start in range(0, len(self.held_out), self.batch_size):
+        for start in spread_evenly(range(0, len(self.held_out), self.batch_size), at_most):
             yield _pad(self.held_out[start : start + self.batch_size], self.width)
 
 

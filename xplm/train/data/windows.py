@@ -15,7 +15,7 @@ import numpy as np
 
 from xplm.errors import DataError
 from xplm.models.training import IGNORE_INDEX
-from xplm.train.data.dataset import Batch
+from xplm.train.data.dataset import Batch, spread_evenly
 from xplm.train.data.order import draw, epoch_generator
 
 
@@ -74,10 +74,10 @@ class Windows:
         rows = np.stack([self.tokens[s : s + self.context + 1] for s in starts]).astype(np.int64)
         return Batch(rows[:, :-1], rows[:, 1:])
 
-    def validation(self) -> Iterator[Batch]:
-        """All windows of the held-out tokens, in order; the last is padded."""
+    def validation(self, at_most: int | None = None) -> Iterator[Batch]:
+        """Windows of the held-out tokens, in order; the last of all is padded."""
         per_batch = self.batch_size * self.context
-        for start in range(0, len(self.held_out) - 1, per_batch):
+        for start in spread_evenly(range(0, len(self.held_out) - 1, per_batch), at_most):
             row = self.held_out[start : start + per_batch + 1].astype(np.int64)
             n_windows = -(-(len(row) - 1) // self.context)
             ids = np.zeros(n_windows * self.context, np.int64)
