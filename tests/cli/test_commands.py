@@ -20,7 +20,7 @@ from xplm.cli import progress
 from xplm.cli.bench import measure_bandwidth, weight_bytes_per_token
 from xplm.cli.flags import home
 from xplm.cli.output import Output, OutputFlags
-from xplm.cli.threads import VARIABLES, use_threads
+from xplm.cli.threads import VARIABLES, set_threads, use_threads
 
 
 def test_version(xplm):
@@ -154,7 +154,7 @@ def test_threads_are_set_before_numpy_is_imported():
     program = """
 import os, sys
 was_imported_before = "numpy" in sys.modules
-from xplm.cli.threads import VARIABLES, use_threads, use_threads
+from xplm.cli.threads import VARIABLES, use_threads
 use_threads(int(sys.argv[1]))
 print(was_imported_before, *[os.environ[name] for name in VARIABLES])
 """
@@ -169,6 +169,35 @@ def test_threads_that_are_set_already_start_nothing_anew(monkeypatch):
         monkeypatch.setenv(name, "2")
     monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("started anew"))
     assert (use_threads(2), use_threads(None)) == (2, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["generate", "hi", "--threads", "3"], "3"),
+        (["generate", "--threads=3", "hi"], "3"),
+        (["generate", "--threads", "1", "--threads", "3"], "3"),
+        (["generate", "hi"], "7"),
+        (["generate", "--", "--threads", "3"], "7"),
+        *((["generate", "hi", "--threads", *words], "7") for words in ([], ["0"], ["-1"], ["x"])),
+    ],
+    ids=str,
+)
+def test_the_flag_is_heard_before_anything_is_imported(monkeypatch, arguments, expected):
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "7")
+    set_threads(arguments)
+    assert [os.environ[name] for name in VARIABLES] == [expected] * len(VARIABLES)
+
+
+def test_a_command_with_the_flag_starts_once(monkeypatch):
+    program = "import os; os.execve = None; from xplm.cli.entry import run; run()"
+    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    command = [sys.executable, "-c", program, "doctor", "--threads", "2", "--help"]
+    subprocess.run(command, capture_output=True, env=environment, check=True)
+    command = [*command[:-1], "--backend", "none"]  # which is refused after the flag was read
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr[:6]) == (2, "error:"), done.stderr
 
 
 def test_the_flag_starts_the_command_anew_under_so_many_threads(xplm, monkeypatch):

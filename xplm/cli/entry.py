@@ -15,6 +15,9 @@ def run() -> None:
     """Run what the command line says, and exit."""
     gc.set_threshold(NEW_OBJECTS)
     try:
+        from xplm.cli.threads import set_threads
+
+        set_threads(sys.argv[1:])
         from xplm.cli.main import run as run_main
 
         run_main()

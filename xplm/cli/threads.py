@@ -5,6 +5,8 @@ One number is given to all of them: of BLAS and the fused kernels one works at a
 
 import os
 import sys
+from collections.abc import Sequence
+from itertools import pairwise, takewhile
 
 VARIABLES = (
     "OPENBLAS_NUM_THREADS",
@@ -15,11 +17,25 @@ VARIABLES = (
 )
 
 
+def set_threads(arguments: Sequence[str]) -> None:
+    """Set the number before NumPy is imported, so that `use_threads` finds it there.
+
+    Args:
+        arguments: the command line, of which other faults are found later.
+    """
+    words = takewhile(lambda word: word != "--", arguments)
+    for word, following in pairwise([*words, ""]):
+        name, equals, value = word.partition("=")
+        number = value if equals else following
+        if name == "--threads" and number.isdecimal() and int(number) > 0:
+            os.environ.update(dict.fromkeys(VARIABLES, str(int(number))))
+
+
 def use_threads(threads: int | None) -> int | None:
     """Have this very command run under a number of threads.
 
-    By the time that the flag is read NumPy has been imported, so where the environment says otherwise it is set, and
-    the process starts itself again in its own place.
+    Where the environment says otherwise, NumPy may have been imported already: the variables are set, and the process
+    starts itself again in its own place.
     """
     if threads is None or all(os.environ.get(name) == str(threads) for name in VARIABLES):
         return threads
