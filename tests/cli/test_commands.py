@@ -179,25 +179,51 @@ def test_threads_that_are_set_already_start_nothing_anew(monkeypatch):
         (["generate", "--threads", "1", "--threads", "3"], "3"),
         (["generate", "hi"], "7"),
         (["generate", "--", "--threads", "3"], "7"),
-        *((["generate", "hi", "--threads", *words], "7") for words in ([], ["0"], ["-1"], ["x"])),
+        *((["generate", "--threads", *words], "7") for words in ([], ["0"], ["-1"], ["x"], ["+3"])),
+        (["generate", "--threads", "9" * 5000], "7"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
-def test_the_flag_is_heard_before_anything_is_imported(monkeypatch, arguments, expected):
+def test_the_flag_is_heard_before_numpy_is_imported(monkeypatch, arguments, expected):
     for name in VARIABLES:
         monkeypatch.setenv(name, "7")
-    set_threads(arguments)
+    with monkeypatch.context() as patch:
+        patch.delitem(sys.modules, "numpy")
+        set_threads(arguments)
     assert [os.environ[name] for name in VARIABLES] == [expected] * len(VARIABLES)
 
 
-def test_a_command_with_the_flag_starts_once(monkeypatch):
-    program = "import os; os.execve = None; from xplm.cli.entry import run; run()"
+def test_the_flag_is_not_heard_where_numpy_has_read_its_variables(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "7")
+    set_threads(["generate", "--threads", "3"])
+    assert [os.environ[name] for name in VARIABLES] == ["7"] * len(VARIABLES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "starts"),
+    [
+        (["--threads", "2"], 1),
+        (["--threads", "1", "--threads", "+2"], 2),
+        (["--threads", "2", "--device", "--threads=1"], 2),  # which is no device, and refused
+    ],
+    ids=str,
+)
+def test_a_command_starts_once_and_once_more_where_it_took_another_value_for_the_flag(
+    arguments, starts
+):
+    program = """
+print("start", flush=True)
+from xplm.cli.entry import run
+run()
+"""
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    command = [sys.executable, "-c", program, "doctor", "--threads", "2", "--help"]
-    subprocess.run(command, capture_output=True, env=environment, check=True)
-    command = [*command[:-1], "--backend", "none"]  # which is refused after the flag was read
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    command = [sys.executable, "-c", program, "doctor", "--backend", "none", *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=False, timeout=60
+    )
     assert (done.returncode, done.stderr[:6]) == (2, "error:"), done.stderr
+    assert done.stdout.split() == ["start"] * starts
 
 
 def test_the_flag_starts_the_command_anew_under_so_many_threads(xplm, monkeypatch):

@@ -248,22 +248,19 @@ def test_a_model_that_has_diverged_is_not_saved(tmp_path):
     assert not trainer.directory.checkpoints
 
 
-def test_curves_show_every_metric(tmp_path):
-    pytest.importorskip("matplotlib", reason=f"curves need matplotlib; {curves.INSTALL}")
-    lines = [
-        dict(zip(KEYS, (step, 3.0, None, None, None, 0.1, 1.0, 9.0, 1.0), strict=True))
-        for step in (1, 2, 3)
-    ]
-    lines[1] |= {"val_loss": 2.5, "val_accuracy": 0.5, "perplexity": 12.0}
-    curves.draw_curves(tmp_path / "curves.png", lines)
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    shown = {name for names in curves.PANELS.values() for name in names}
-    assert shown == set(KEYS) - {"step", "tokens_per_s", "loss_scale"}
-    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
-
-
 def test_a_directory_without_checkpoints_has_no_state(tmp_path, run):
     assert RunDirectory(tmp_path / "none").load_newest(run.job.task.rt) is None
+
+
+def test_an_evaluation_takes_as_many_batches_as_the_recipe_says(tmp_path):
+    trainer = start(tiny_recipe(tmp_path, train__eval_batches=1), tmp_path / "run")
+    job, params = trainer.job, pass_params(trainer.job.task, trainer.state.weights)
+    found = next(trainer.run()).evaluation
+    trainer.close()
+    one, every = (
+        evaluate(job.task.rt, job.task.config, params, job.dataset.validation(n)) for n in (1, None)
+    )
+    assert found == one != every
 
 
 def test_curves_that_cannot_be_written_are_a_warning_and_training_goes_on(tmp_path, caplog):

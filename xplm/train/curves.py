@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from math import inf, log10
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ PANELS = {
 COLUMNS = 3
 LOGARITHMIC = ("perplexity", "gradient norm")
 FROM_ZERO = ("accuracy", "learning rate")
+FEW_DECADES, MANY_DECADES = 0.7, 3.5
 INSTALL = "pip install matplotlib"
 
 
@@ -37,8 +39,16 @@ def draw_curves(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         CheckpointError: the disk refuses.
     """
+    figure = make_figure(lines)
+    partial = path.with_name(path.name + ".partial")
+    with writing(path):
+        figure.savefig(partial, format="png", dpi=80)
+        partial.replace(path)
+
+
+def make_figure(lines: Sequence[Mapping[str, Any]]) -> Any:
+    """The picture, as matplotlib has it."""
     from matplotlib.figure import Figure  # an optional extra, and slow to import
-    from matplotlib.ticker import LogLocator
 
     panels = {
         title: drawn
@@ -53,9 +63,7 @@ def draw_curves(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
             # A point alone would not show as a line.
             axis.plot(*zip(*points, strict=True), label=name, marker="." * (len(points) < 50))
         if title in LOGARITHMIC:
-            axis.set_yscale("log")
-            axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axis.yaxis.set_minor_formatter("")
+            _make_logarithmic(axis, [value for _, points in drawn for _, value in points])
         if title in FROM_ZERO:
             axis.set_ylim(bottom=0.0)
         axis.yaxis.set_major_formatter("{x:g}")
@@ -67,13 +75,23 @@ def draw_curves(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     figure.subplots_adjust(
         left=0.05, right=0.98, bottom=0.14 / n_rows, top=1 - 0.1 / n_rows, wspace=0.18, hspace=0.28
     )
-
-    partial = path.with_name(path.name + ".partial")
-    with writing(path):
-        figure.savefig(partial, format="png", dpi=80)
-        partial.replace(path)
+    return figure
 
 
 def _points(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
     """A metric's steps and values."""
     return [(line["step"], line[name]) for line in lines if line[name] is not None]
+
+
+def _make_logarithmic(axis: Any, values: Sequence[float]) -> None:
+    """Numbers as they are read beside an axis: even steps, or 1, 2 and 5 of each decade, or decades alone."""
+    from matplotlib.ticker import AutoLocator, LogLocator
+
+    axis.set_yscale("log")
+    axis.yaxis.set_minor_formatter("")
+    sizes = [value for value in values if 0.0 < value < inf]
+    decades = log10(max(sizes) / min(sizes)) if sizes else 0.0
+    if decades < FEW_DECADES:
+        axis.yaxis.set_major_locator(AutoLocator())
+    elif decades < MANY_DECADES:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

@@ -32,7 +32,7 @@ RECENT_STEPS = 20
 """Steps that the speed is taken from."""
 
 SECONDS_BETWEEN_DRAWINGS = 20.0
-"""A drawing takes most of a second, which may be many steps."""
+"""A drawing takes up to a second, which may be many steps."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """The head and its loss in one, fused. Derivation and signatures: `xplm.kernels.linear_cross_entropy`.
 
-Rows whose target is ignored, such as the questions of a chat, cost nothing. The others are taken a chunk at a time, as
-there; the chunk's logits lie in one array that all chunks reuse, and their gradient overwrites them. A narrow weight is
-widened a block of rows at a time, as in `xplm_numpy.kernels.linear`. FLOPs: 2 C V a row forward, 6 C V backward, all of
-them BLAS's, in float32; bytes beside its own: 4 V a row forward, 8 V backward.
+Rows whose target is ignored, such as the questions of a chat, are left out: they cost nothing, and what is not finite
+in them is not seen. The others are taken a chunk at a time, as there; the chunk's logits lie in one array that all
+chunks reuse, and their gradient overwrites them. A narrow weight is widened a block of rows at a time, as in
+`xplm_numpy.kernels.linear`. FLOPs: 2 C V a row forward, 6 C V backward, all of them BLAS's, in float32; bytes beside
+its own: 4 V a row forward, 8 V backward.
 """
 
 import numpy as np
@@ -24,14 +25,14 @@ def linear_cross_entropy_fwd(
     if not takes(x, weight) or wide not in (None, np.float32):
         return portable.linear_cross_entropy_fwd(x, weight, targets, **options, wide=wide)
 
-    scored, rows_x, ids = _scored(x, targets, ignore_index)
+    scored, x_rows, ids = _scored(x, targets, ignore_index)
     losses, lses = (np.empty(len(ids), np.float32) for _ in range(2))
     shares = np.float32(label_smoothing), np.float32(z_loss)
     stored = as_stored(weight)
-    for rows, logits in _chunks(rows_x, weight):
-        project(rows_x[rows], stored, logits)
+    for rows, logits in _chunks(x_rows, weight):
+        project(x_rows[rows], stored, logits)
         forward_rows(logits, ids[rows], ignore_index, *shares, losses[rows], lses[rows])
-    loss, lse = (_spread(rows, scored, len(x)) for rows in (losses, lses))
+    loss, lse = (_spread(part, scored, len(x)) for part in (losses, lses))
     saved = LinearCrossEntropySaved(
         x, weight, targets, lse, *options.values(), np.dtype(np.float32)
     )
@@ -43,25 +44,27 @@ def linear_cross_entropy_bwd(dloss, saved):
     if not takes(x, weight) or not dloss.dtype == wide == np.float32:
         return portable.linear_cross_entropy_bwd(dloss, saved)
 
-    scored, rows_x, ids = _scored(x, targets, ignore_index)
-    dloss, lse = dloss[scored], lse[scored]
+    scored, x_rows, ids = _scored(x, targets, ignore_index)
+    dloss_rows, lse_rows = dloss[scored], lse[scored]
     shares = np.float32(label_smoothing), np.float32(z_loss)
     stored = as_stored(weight)
-    dx = np.empty(rows_x.shape, np.float32)
+    dx_rows = np.empty(x_rows.shape, np.float32)
     dweight = None
-    for rows, logits in _chunks(rows_x, weight):
-        project(rows_x[rows], stored, logits)
+    for rows, logits in _chunks(x_rows, weight):
+        project(x_rows[rows], stored, logits)
 
         # loss = cross_entropy(logits)
         dlogits = logits
-        backward_rows(dloss[rows], logits, ids[rows], lse[rows], ignore_index, *shares, dlogits)
+        backward_rows(
+            dloss_rows[rows], logits, ids[rows], lse_rows[rows], ignore_index, *shares, dlogits
+        )
 
         # logits = x @ weight^T
-        project_back(dlogits, stored, dx[rows])
-        part = product(dlogits.T, rows_x[rows], np.empty(weight.shape, np.float32))
+        project_back(dlogits, stored, dx_rows[rows])
+        part = product(dlogits.T, x_rows[rows], np.empty(weight.shape, np.float32))
         dweight = part if dweight is None else np.add(dweight, part, out=dweight)
     dweight = np.zeros(weight.shape, np.float32) if dweight is None else dweight
-    return narrowed(_spread(dx, scored, len(x)), x.dtype), dweight, None
+    return _spread(narrowed(dx_rows, x.dtype), scored, len(x)), dweight, None
 
 
 def _scored(x, targets, ignore_index):
@@ -71,12 +74,12 @@ def _scored(x, targets, ignore_index):
     return scored, widened(x if len(scored) == len(x) else x[scored]), ids
 
 
-def _spread(rows, scored, n):
-    """An array of n rows that has these where they were, and zeros elsewhere."""
-    if len(rows) == n:
-        return rows
-    whole = np.zeros((n, *rows.shape[1:]), rows.dtype)
-    whole[scored] = rows
+def _spread(part, scored, n):
+    """An array of n rows that has the scored ones where they were, and zeros elsewhere."""
+    if len(part) == n:
+        return part
+    whole = np.zeros((n, *part.shape[1:]), part.dtype)
+    whole[scored] = part
     return whole
 
 

@@ -72,6 +72,15 @@ def test_the_head_takes_some_rows_and_some_of_its_weights_at_a_time(monkeypatch,
         assert verdict.kind != BUG, (verdict.name, verdict.reason)
 
 
+def test_the_head_does_not_read_rows_whose_target_is_ignored():
+    x, weight, targets = np.ones((4, 3), np.float32), np.ones((5, 3), np.float32), np.arange(4)
+    x[1], targets[1] = np.nan, -100
+    loss, saved = fused_head.linear_cross_entropy_fwd(x, weight, targets, ignore_index=-100)
+    dx, dweight, _ = fused_head.linear_cross_entropy_bwd(np.ones(4, np.float32), saved)
+    assert (loss[1], *dx[1]) == (0.0, 0.0, 0.0, 0.0)
+    assert np.isfinite(dweight).all()
+
+
 @every_op
 def test_float64_is_the_portable_kernels(op):
     for case in fused_cases(op):
