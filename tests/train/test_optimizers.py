@@ -13,7 +13,7 @@ from xplm.errors import RequestError
 from xplm.models.decoder import param_specs
 from xplm.params import ParamSpec
 from xplm.train.optimizers import OPTIMIZERS, OptimizerState, find_optimizer
-from xplm.train.optimizers.muon import COEFFICIENTS, newton_schulz
+from xplm.train.optimizers.muon import MuonOptions, newton_schulz
 
 MATRIX = "model.layers.0.mlp.up_proj.weight"
 VECTOR = "model.norm.weight"
@@ -90,7 +90,7 @@ def test_adafactor_takes_less_of_a_gradient_that_grows():
 
 def muon_length(s=1.0):
     """What the iteration makes of a matrix of one singular value."""
-    a, b, c = COEFFICIENTS
+    a, b, c = MuonOptions.COEFFICIENTS
     for _ in range(5):
         s = a * s + b * s**3 + c * s**5
     return s

@@ -161,9 +161,10 @@ def _beside(standing: Standing, moment: Moment) -> Moment:
 
 
 def _update(rt: Runtime, recipe: Recipe, standing: Standing) -> Moment:
-    """All masters, moments and averages twice."""
-    rule = find_optimizer(recipe.optimizer.name).rule
-    scratch = standing.update if rt.fused(rule) is rule else 0
+    """All masters, moments and averages twice; and what a rule makes that is not fused, or is made of products."""
+    name = recipe.optimizer.name
+    rule = find_optimizer(name).rule
+    scratch = standing.update if rt.fused(rule) is rule or name == "muon" else 0
     parts = {
         "parameters": 2 * standing.masters + standing.frozen + 2 * standing.average,
         "gradients": standing.gradients,

@@ -21,6 +21,7 @@ from xplm_numpy.kernels.linear_cross_entropy import (
     linear_cross_entropy_fwd,
 )
 from xplm_numpy.kernels.lion import lion_rule
+from xplm_numpy.kernels.muon import muon_rule
 from xplm_numpy.kernels.norm_attention_residual import norm_attention_residual
 from xplm_numpy.kernels.norm_mlp_residual import norm_mlp_residual
 from xplm_numpy.kernels.rms_norm import rms_norm_bwd, rms_norm_fwd
@@ -61,6 +62,7 @@ FUSED: dict[str, Callable[..., Any]] = {
         adam_rule,
         adamw_rule,
         lion_rule,
+        muon_rule,
         sgd_rule,
         clip_by_global_norm,
     )

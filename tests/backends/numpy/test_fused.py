@@ -170,6 +170,43 @@ def test_a_fused_rule_is_the_rule(name, options, size):
             assert np.all(abs(found_moments[key] - moment) <= bound)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"nesterov": False, "weight_decay": 0.0, "adjust_lr": "original"}], ids=str
+)
+@pytest.mark.parametrize("shape", [(1, 5), (7, 7), (40, 500), (500, 40)], ids=str)
+def test_the_fused_muon_is_muon(shape, options):
+    optimizer = find_optimizer("muon")
+    kept = optimizer.make_options(options)
+    spec = ParamSpec("model.layers.0.mlp.up_proj.weight", shape, "normal")
+    param, grad, buffer = np.random.default_rng(5).standard_normal((3, *shape))
+    rest = {"spec": spec, "step": 3, "lr": 0.1, "options": kept}
+    expected, moments = optimizer.rule(param, grad, {"momentum_buffer": buffer}, **rest)
+    # A round multiplies an error by its slope, at most the first coefficient, and adds that of sums of n terms.
+    rounds = 1.5 * kept.COEFFICIENTS[0] ** kept.ns_steps * (2 * min(shape) + 10)
+    size = 0.1 * kept.adjustment(shape)
+    for dtype, u in ((np.float64, 2.0**-53), (np.float32, 2.0**-24)):
+        arrays = [x.astype(dtype) for x in (param, grad, buffer)]
+        found, new = BACKEND.kernels["muon_rule"](
+            *arrays[:2], {"momentum_buffer": arrays[2]}, **rest
+        )
+        assert found.dtype == new["momentum_buffer"].dtype == dtype
+        assert np.all(abs(found - expected) <= u * (4 * abs(param) + size * rounds))
+        bound = 4 * u * (abs(grad) + abs(buffer))
+        assert np.all(abs(new["momentum_buffer"] - moments["momentum_buffer"]) <= bound)
+
+
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.norm.weight"])
+def test_what_is_not_muons_is_adamws(name):
+    optimizer = find_optimizer("muon")
+    options = optimizer.make_options({"adamw_lr_ratio": 0.5})
+    param, grad, m = np.random.default_rng(5).standard_normal((3, 6, 4))
+    moments = {"exp_avg": m, "exp_avg_sq": m * m}
+    rest = {"spec": ParamSpec(name, (6, 4), "normal"), "step": 3, "options": options}
+    found = BACKEND.kernels["muon_rule"](param, grad, moments, lr=0.1, **rest)
+    expected = BACKEND.kernels["adamw_rule"](param, grad, moments, lr=0.05, **rest)
+    assert_same_bits([found[0], *found[1].values()], [expected[0], *expected[1].values()])
+
+
 @pytest.mark.parametrize("max_norm", [None, 1e3, 1.0])
 def test_clipping_is_clip_by_global_norm(max_norm):
     rng = np.random.default_rng(6)

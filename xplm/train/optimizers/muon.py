@@ -28,7 +28,7 @@ Numerics. The iteration runs in the gradient's dtype, float32 or wider; torch.op
 
 from dataclasses import dataclass
 from math import inf, sqrt
-from typing import Any
+from typing import Any, ClassVar
 
 from xplm.errors import RequestError
 from xplm.namespace import array_namespace
@@ -37,12 +37,6 @@ from xplm.train.optimizers import adam
 from xplm.train.optimizers.adamw import adamw_rule
 from xplm.train.optimizers.optimizer import Optimizer, require_between, weight_decay
 from xplm.typing import Array, Params
-
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""a, b and c, as published."""
-
-NORM_EPS = 1e-7
-"""The least norm that a matrix is divided by."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +51,9 @@ class MuonOptions:
     beta2: float = 0.95  # AdamW's
     eps: float = 1e-8  # AdamW's
 
+    COEFFICIENTS: ClassVar = (3.4445, -4.7750, 2.0315)  # a, b and c, as published
+    NORM_EPS: ClassVar = 1e-7  # the least norm that a matrix is divided by
+
     def __post_init__(self) -> None:
         """Check the ranges."""
         if not isinstance(self.nesterov, bool):
@@ -70,6 +67,13 @@ class MuonOptions:
                 f'adjust_lr must be "match_rms_adamw" or "original"; got {self.adjust_lr!r}'
             )
 
+    def adjustment(self, shape: tuple[int, int]) -> float:
+        """The factor s of a matrix."""
+        rows, columns = shape
+        if self.adjust_lr == "original":
+            return sqrt(max(1.0, rows / columns))
+        return 0.2 * sqrt(max(rows, columns))
+
 
 def make_moments(param: Array, spec: ParamSpec, options: MuonOptions) -> Params:
     """A momentum buffer for a block's matrix, AdamW's two moments for the rest."""
@@ -81,11 +85,13 @@ def make_moments(param: Array, spec: ParamSpec, options: MuonOptions) -> Params:
 def newton_schulz(x: Array, *, steps: int) -> Array:
     """U S' V^T with S' near 1, for x = U S V^T.   x (rows, columns) wide  ->  the same shape and dtype"""
     xp = array_namespace(x)
-    a, b, c = COEFFICIENTS
+    a, b, c = MuonOptions.COEFFICIENTS
     is_tall = x.shape[0] > x.shape[1]
     x = x.T if is_tall else x  # the smaller of X X^T and X^T X
 
-    x = x / xp.maximum(xp.sqrt(xp.sum(x * x)), NORM_EPS)  # spectral norm <= Frobenius norm = 1
+    x = x / xp.maximum(
+        xp.sqrt(xp.sum(x * x)), MuonOptions.NORM_EPS
+    )  # spectral norm <= Frobenius norm = 1
     for _ in range(steps):
         A = x @ x.T
         x = a * x + (b * A + c * (A @ A)) @ x
@@ -109,7 +115,7 @@ def muon_rule(
 
     buffer = _mix(moments["momentum_buffer"], grad, options.momentum)
     direction = _mix(buffer, grad, options.momentum) if options.nesterov else buffer
-    size = lr * _adjustment(param.shape, options.adjust_lr)
+    size = lr * options.adjustment(param.shape)
 
     taken = size * newton_schulz(direction, steps=options.ns_steps)
     param = (1.0 - lr * weight_decay(spec, options)) * param - taken
@@ -118,13 +124,6 @@ def muon_rule(
 
 def _mix(old: Array, new: Array, old_share: float) -> Array:
     return old_share * old + (1.0 - old_share) * new
-
-
-def _adjustment(shape: tuple[int, int], kind: str) -> float:
-    rows, columns = shape
-    if kind == "original":
-        return sqrt(max(1.0, rows / columns))
-    return 0.2 * sqrt(max(rows, columns))
 
 
 MUON = Optimizer(MuonOptions, make_moments, muon_rule)
