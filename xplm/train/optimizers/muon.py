@@ -89,9 +89,8 @@ def newton_schulz(x: Array, *, steps: int) -> Array:
     is_tall = x.shape[0] > x.shape[1]
     x = x.T if is_tall else x  # the smaller of X X^T and X^T X
 
-    x = x / xp.maximum(
-        xp.sqrt(xp.sum(x * x)), MuonOptions.NORM_EPS
-    )  # spectral norm <= Frobenius norm = 1
+    norm = xp.sqrt(xp.sum(x * x))  # Frobenius: the spectral norm is at most as large
+    x = x / xp.maximum(norm, MuonOptions.NORM_EPS)
     for _ in range(steps):
         A = x @ x.T
         x = a * x + (b * A + c * (A @ A)) @ x
