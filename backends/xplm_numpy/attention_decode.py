@@ -15,6 +15,7 @@ Source: the split over keys is that of Dao et al., "Flash-Decoding" (2023).
 import numpy as np
 from numba import prange
 
+from xplm_numpy.arrays import empty
 from xplm_numpy.exp import exp
 from xplm_numpy.gemv import STREAMS, count_blocks, multiply
 from xplm_numpy.jit import parallel, serial
@@ -81,8 +82,8 @@ def make_parts(q, k, blocks):
     B, H, T, D = q.shape
     K = k.shape[1]
     R = H // K * T
-    m, total = np.empty((B, K, blocks, R), np.float32), np.empty((B, K, blocks, R), np.float32)
-    return m, total, np.empty((B, K, blocks, R, D), np.float32)
+    m, total = empty((B, K, blocks, R)), empty((B, K, blocks, R))
+    return m, total, empty((B, K, blocks, R, D))
 
 
 @serial()
@@ -98,9 +99,9 @@ def attend_block(unit, q, k, v, first, start, scale, window, low, length, parts)
     b, head, block = unit // blocks // K, unit // blocks % K, unit % blocks
     m, total, a = parts[0][b, head, block], parts[1][b, head, block], parts[2][b, head, block]
     begin = low + block * length
-    rows = np.empty((G, D), np.float32)
-    probs = np.empty((G, length), np.float32)
-    sums = np.empty((G, D), np.float32)
+    rows = empty((G, D))
+    probs = empty((G, length))
+    sums = empty((G, D))
     for t in range(T):
         lowest = begin
         if window > 0:
@@ -174,8 +175,8 @@ def join(parts, q):
     B, H, T, D = q.shape
     m, total, a = parts
     R = m.shape[3]
-    y = np.empty((B, H, T, D), np.float32)
-    lse = np.empty((B, H, T), np.float32)
+    y = empty((B, H, T, D))
+    lse = empty((B, H, T))
     for b in range(B):
         for head in range(m.shape[1]):
             for r in range(R):

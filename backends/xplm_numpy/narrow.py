@@ -18,6 +18,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from xplm_numpy.arrays import empty
 from xplm_numpy.jit import serial
 
 STORED = {
@@ -139,7 +140,7 @@ def from_bits(typing_context, value):
 def widen_rows(x):
     """float32 (R, C) from rows (R, C) as stored."""
     R, C = x.shape
-    wide = np.empty((R, C), np.float32)
+    wide = empty((R, C))
     for r in range(R):
         for c in range(C):
             wide[r, c] = widen(x[r, c])

@@ -12,7 +12,6 @@ from threading import Thread
 import numpy as np
 
 from xplm.backend import load_backend
-from xplm.cli.bench_train import trial_recipe
 from xplm.generate.engine import Engine
 from xplm.kernels import PORTABLE
 from xplm.models.decoder import param_specs
@@ -20,8 +19,6 @@ from xplm.models.miniature import POSITIONS, miniature
 from xplm.numerics.tiny_models import tiny_config
 from xplm.params import init_params
 from xplm.runtime import Runtime, make_runtime
-from xplm.train.architecture import make_config
-from xplm.train.trial import RandomVocabulary, draw_batches, make_step
 
 LAST = ("rms_norm_bwd", "swiglu_bwd", "attention_bwd", "embedding_bwd")
 """What a step comes to last of the kernels of layers: with the optimizer's, about half of what there is to compile."""
@@ -39,6 +36,10 @@ def generate(rt: Runtime, model_type: str) -> None:
 
 def train(rt: Runtime, arch: str) -> None:
     """A step by portable kernels, but for those that come last; then one by fused kernels alone."""
+    from xplm.cli.bench_train import trial_recipe  # a third of a second, which `generate` saves
+    from xplm.train.architecture import make_config
+    from xplm.train.trial import RandomVocabulary, draw_batches, make_step
+
     recipe = trial_recipe(arch, (), seed=0)
     vocab_size = recipe.data.vocab_size or 0
     config = make_config(recipe.model, recipe.data.context, RandomVocabulary(vocab_size))

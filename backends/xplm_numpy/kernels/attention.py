@@ -22,6 +22,7 @@ from numba import prange
 
 from xplm.kernels import attention as portable
 from xplm.kernels.attention import AttentionSaved
+from xplm_numpy.arrays import empty, zeros
 from xplm_numpy.attention_decode import attend, cache_bits, first_slots
 from xplm_numpy.exp import exp
 from xplm_numpy.jit import parallel, serial
@@ -104,8 +105,8 @@ def _forward(q, k, v, lowest, start, scale, y, lse):
     width = _whole(D, COLUMNS)
     n_rows, n_keys = _whole(T, BLOCK) // BLOCK, _whole(S, BLOCK) // BLOCK
 
-    columns = np.empty((HEADS, n_keys, width, BLOCK), np.float32)  # k^T, a block at a time
-    values = np.empty((HEADS, n_keys, BLOCK, width), np.float32)
+    columns = empty((HEADS, n_keys, width, BLOCK))  # k^T, a block at a time
+    values = empty((HEADS, n_keys, BLOCK, width))
     for begin in range(0, B * K, HEADS):
         heads = min(HEADS, B * K - begin)
         for unit in prange(heads * n_keys):
@@ -140,12 +141,14 @@ def _attend(
     width = values.shape[2]
     n = min(BLOCK, len(q) - begin)
     rows = _whole(n, ROWS)
-    queries = np.empty((BLOCK, width), np.float32)
+    queries = empty((BLOCK, width))
     _copy_rows(q, begin, len(q), scale, queries)
-    scores = np.empty((BLOCK, BLOCK), np.float32)
-    sums = np.zeros((BLOCK, width), np.float32)
-    highest = np.full(BLOCK, LOWEST, np.float32)
-    totals = np.zeros(BLOCK, np.float32)
+    scores = empty((BLOCK, BLOCK))
+    sums = zeros((BLOCK, width))
+    highest = empty((BLOCK,))
+    for r in range(BLOCK):
+        highest[r] = LOWEST
+    totals = zeros((BLOCK,))
 
     for j in range(_lowest_block(lowest, begin, n), (start + begin + n - 1) // BLOCK + 1):
         reach = start + begin - j * BLOCK  # row r sees columns up to reach + r
@@ -182,21 +185,21 @@ def _attend_back(
     lowest = all_lowest[b]
     width = _whole(D, COLUMNS)
     n_keys = _whole(S, BLOCK) // BLOCK
-    key_columns = np.empty((n_keys, width, BLOCK), np.float32)  # k^T and v^T, a block at a time
-    value_columns = np.empty((n_keys, width, BLOCK), np.float32)
-    keys = np.empty((n_keys, BLOCK, width), np.float32)
+    key_columns = empty((n_keys, width, BLOCK))  # k^T and v^T, a block at a time
+    value_columns = empty((n_keys, width, BLOCK))
+    keys = empty((n_keys, BLOCK, width))
     for j in range(n_keys):
         _copy_columns(k, j * BLOCK, S, key_columns[j])
         _copy_columns(v, j * BLOCK, S, value_columns[j])
         _copy_rows(k, j * BLOCK, S, np.float32(1.0), keys[j])
 
-    queries = np.empty((BLOCK, width), np.float32)
-    dys = np.empty((BLOCK, width), np.float32)
-    dqueries = np.empty((BLOCK, width), np.float32)
-    probs, dscores = np.empty((BLOCK, BLOCK), np.float32), np.empty((BLOCK, BLOCK), np.float32)
-    delta = np.empty(BLOCK, np.float32)
-    dkeys = np.zeros((n_keys, BLOCK, width), np.float32)
-    dvalues = np.zeros((n_keys, BLOCK, width), np.float32)
+    queries = empty((BLOCK, width))
+    dys = empty((BLOCK, width))
+    dqueries = empty((BLOCK, width))
+    probs, dscores = empty((BLOCK, BLOCK)), empty((BLOCK, BLOCK))
+    delta = empty((BLOCK,))
+    dkeys = zeros((n_keys, BLOCK, width))
+    dvalues = zeros((n_keys, BLOCK, width))
     for h in range(kv * G, (kv + 1) * G):
         q, dy, y, dq = all_q[b, :, h], all_dy[b, :, h], all_y[b, :, h], all_dq[b, :, h]
         lse = all_lse[b, h]

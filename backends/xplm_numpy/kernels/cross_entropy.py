@@ -9,6 +9,7 @@ from numba import prange
 
 from xplm.kernels import cross_entropy as portable
 from xplm.kernels.cross_entropy import CrossEntropySaved
+from xplm_numpy.arrays import empty
 from xplm_numpy.exp import exp
 from xplm_numpy.jit import parallel, serial
 from xplm_numpy.narrow import bits, narrow, takes, widen
@@ -87,7 +88,7 @@ def _forward_block(x, targets, ignore_index, smoothing, z_loss, loss, lse, begin
 def _backward_block(dloss, x, targets, lse, ignore_index, smoothing, z_loss, dx, begin, end):
     V = x.shape[1]
     # Vectors are read and written apart, for x and dx may be one array.
-    part = np.empty(PART, np.float32)
+    part = empty((PART,))
     for n in range(begin, end):
         if targets[n] == ignore_index:
             for j in range(V):
@@ -112,7 +113,9 @@ def _backward_block(dloss, x, targets, lse, ignore_index, smoothing, z_loss, dx,
 def _highest(x, n):
     """The maximum of row n, by lanes, which are a vector's."""
     V = x.shape[1]
-    lanes = np.full(LANES, -np.inf, np.float32)
+    lanes = empty((LANES,))
+    for lane in range(LANES):
+        lanes[lane] = np.float32(-np.inf)
     for j in range(0, V - LANES + 1, LANES):
         for lane in range(LANES):
             v = widen(x[n, j + lane])

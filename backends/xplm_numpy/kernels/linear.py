@@ -11,6 +11,7 @@ from numba import prange
 
 from xplm.kernels import linear as portable
 from xplm.kernels.linear import LinearSaved
+from xplm_numpy.arrays import empty
 from xplm_numpy.blas import product
 from xplm_numpy.gemv import count_blocks, count_rows, multiply, row_of, with_bias
 from xplm_numpy.jit import parallel
@@ -75,7 +76,7 @@ def _is_dense(weight):
 def _multiply(x, weight, bias, y):
     B, N = y.shape
     rows = widen_rows(x)
-    sums = np.empty((B, N), np.float32)
+    sums = empty((B, N))
     for unsigned in prange(count_blocks(weight)):
         block = np.int64(unsigned)
         multiply(rows, weight, block, sums)

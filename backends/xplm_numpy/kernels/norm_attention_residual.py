@@ -9,6 +9,7 @@ import numpy as np
 from numba import prange
 
 from xplm.kernels.fusions.norm_attention_residual import norm_attention_residual as portable
+from xplm_numpy.arrays import empty
 from xplm_numpy.attention_decode import attend_block, cut, first_slots, join, make_parts
 from xplm_numpy.gemv import count_blocks, finish, multiply
 from xplm_numpy.jit import parallel, serial
@@ -58,9 +59,9 @@ def _compute(
     B, _, C = x.shape
     D = 2 * cos.shape[3]
     rows = normalise(x.reshape(B, C), norm, eps)
-    q_sums = np.empty((B, len(q_weight)), np.float32)
-    k_sums = np.empty((B, len(k_weight)), np.float32)
-    v_sums = np.empty((B, len(v_weight)), np.float32)
+    q_sums = empty((B, len(q_weight)))
+    k_sums = empty((B, len(k_weight)))
+    v_sums = empty((B, len(v_weight)))
 
     q_end = count_blocks(q_weight)
     k_end = q_end + count_blocks(k_weight)
@@ -75,7 +76,7 @@ def _compute(
             weight, sums, begin = v_weight, v_sums, k_end
         multiply(rows, weight, block - begin, sums)
 
-    q = np.empty((B, len(q_weight) // D, 1, D), np.float32)
+    q = empty((B, len(q_weight) // D, 1, D))
     for b in range(B):
         for h in range(q.shape[1]):
             _rotate(q_sums, q_bias, b, h, cos, sin, x, q[b, h, 0])
@@ -97,7 +98,7 @@ def _compute(
         for i in range(len(q_weight)):
             joined[b, i] = widen(narrow(joined[b, i], x))
 
-    sums = np.empty((B, C), np.float32)
+    sums = empty((B, C))
     for unsigned in prange(count_blocks(o_weight)):
         block = np.int64(unsigned)
         multiply(joined, o_weight, block, sums)

@@ -8,6 +8,7 @@ from numba import prange
 
 from xplm.kernels.fusions.norm_mlp_residual import norm_mlp_residual as portable
 from xplm.kernels.swiglu import SATURATED
+from xplm_numpy.arrays import empty
 from xplm_numpy.exp import exp
 from xplm_numpy.gemv import STREAMS, count_blocks, count_rows, finish, multiply, row_of
 from xplm_numpy.jit import parallel, serial
@@ -42,7 +43,7 @@ def norm_mlp_residual(
 def normalise(x, weight, eps):
     """float32 rows x / rms(x) * weight of x (B, C), rounded where the portable kernel rounds."""
     B, C = x.shape
-    y = np.empty((B, C), np.float32)
+    y = empty((B, C))
     for b in range(B):
         total = np.float32(0.0)
         for c in range(C):
@@ -61,9 +62,9 @@ def _compute(x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, d
     F = len(gate_weight)
     rows = normalise(x.reshape(B, C), norm, eps)
     gate, up, hidden = (
-        np.empty((B, F), np.float32),
-        np.empty((B, F), np.float32),
-        np.empty((B, F), np.float32),
+        empty((B, F)),
+        empty((B, F)),
+        empty((B, F)),
     )
     blocks = count_blocks(gate_weight)
     for unsigned in prange((blocks + STRETCH - 1) // STRETCH):
@@ -75,7 +76,7 @@ def _compute(x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, d
                 multiply(rows, weight, block, sums)
         activate(gate, up, gate_bias, up_bias, begin, stretch.stop, x, hidden)
 
-    down = np.empty((B, len(down_weight)), np.float32)
+    down = empty((B, len(down_weight)))
     for unsigned in prange(count_blocks(down_weight)):
         block = np.int64(unsigned)
         multiply(hidden, down_weight, block, down)
