@@ -1,4 +1,4 @@
-"""Arrays that a kernel makes for itself.
+"""Arrays that a kernel makes for itself, or finds at an address.
 
 numba compiles `np.empty` anew for each number of dimensions, and `np.zeros` on top of it, as functions of their own
 that check their arguments: a tenth of the time that the kernels of a command take.
@@ -36,6 +36,31 @@ def zeros(typing_context, shape):
         return _allocate(context, builder, array, arguments[0], is_zero=True)
 
     return array(shape), generate
+
+
+@intrinsic
+def moved(typing_context, arrays, places):
+    """A tuple of arrays of the same dtypes and shapes as these, dense ones, at the addresses in an array (N,) int64.
+
+    Somebody else keeps what lies there.
+    """
+
+    def generate(context, builder, signature, arguments):
+        known, places = arguments[0], make_array(signature.args[1])(context, builder, arguments[1])
+        elements = []
+        for i, array in enumerate(arrays):
+            make = make_array(array)
+            old, new = (
+                make(context, builder, builder.extract_value(known, i)),
+                make(context, builder),
+            )
+            place = builder.load(builder.gep(places.data, [context.get_constant(types.intp, i)]))
+            data = builder.inttoptr(place, old.data.type)
+            populate_array(new, data, old.shape, old.strides, old.itemsize, meminfo=None)
+            elements.append(new._getvalue())
+        return context.make_tuple(builder, arrays, elements)
+
+    return arrays(arrays, places), generate
 
 
 def _allocate(context, builder, array, shape, is_zero):

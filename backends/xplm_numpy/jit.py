@@ -23,8 +23,8 @@ FAST = {"reassoc", "contract", "nsz", "arcp"}
 """What may change about float arithmetic: everything but NaN, infinity and approximate functions."""
 
 
-def serial(**options: Any) -> Callable[..., Any]:
-    """A loop for one thread: what is small, or called from inside another."""
+def serial(*, is_kernel: bool = False, **options: Any) -> Callable[..., Any]:
+    """A loop for one thread: what is small, or called from inside another; a kernel, if Python calls it."""
     usual: dict[str, Any] = {"fastmath": FAST, "error_model": "numpy", "forceinline": True}
     compiled = numba.njit(**usual | options)
 
@@ -38,7 +38,7 @@ def serial(**options: Any) -> Callable[..., Any]:
                 if not isinstance(
                     dispatcher._cache, KernelCache
                 ):  # as numba.njit(cache=True) makes one at once
-                    dispatcher._cache = KernelCache(function, is_kernel="parallel" in options)
+                    dispatcher._cache = KernelCache(function, is_kernel=is_kernel)
                 try:
                     return compile_or_load(signature)
                 finally:
@@ -66,4 +66,4 @@ def parallel() -> Callable[..., Any]:
         "stencil",
         "fusion",
     )
-    return serial(parallel={"prange": True} | dict.fromkeys(others, False))
+    return serial(is_kernel=True, parallel={"prange": True} | dict.fromkeys(others, False))

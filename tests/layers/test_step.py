@@ -1,4 +1,4 @@
-"""A step against the block that it stands for."""
+"""A step against the blocks that it stands for."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from tests.tiny import VARIANTS, draw_ids, make_config, make_params
 from xplm.cache import KVCache
 from xplm.kernels import PORTABLE
 from xplm.layers.block import block_fwd
-from xplm.layers.step import block_step, takes_steps
+from xplm.layers.step import Steps
 from xplm.models.decoder import embed_fwd, forward, make_context
 from xplm.runtime import make_runtime
 
@@ -18,7 +18,7 @@ POLICIES = ["fp32", "bf16", "fp16", "bf16,cache=fp32", "fp32,param=bf16", "fp8",
 
 
 def start(backend, policy, *, kernels="portable", first=None, **changes):
-    """A model that has read three tokens of two rows: what its next block needs, given twice."""
+    """A model that has read three tokens of two rows: what its next blocks need, given anew each time."""
     rt = make_runtime(backend, policy, kernels)
     config = make_config(**changes)
     params = make_params(rt, config)
@@ -37,28 +37,49 @@ def backend_ids(rt, ids):
     return rt.backend.from_host(np.ascontiguousarray(ids))
 
 
+def block_by_block(rt, config, params, x, context):
+    for layer in range(config.num_hidden_layers):
+        x, _ = block_fwd(rt, config, params, layer, x, context)
+    return to_numpy(rt.backend, x)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize(
     "name", ["gqa", "head_dim", "attention_bias", "mlp_bias", "mistral", "yarn"]
 )
-def test_step_is_the_block_to_the_last_bit(numpy_backend, policy, name):
+def test_a_step_is_its_blocks_to_the_last_bit(numpy_backend, policy, name):
     rt, config, params, x, context = start(numpy_backend, policy, **VARIANTS[name])
     step, block = context(), context()
-    for layer in range(config.num_hidden_layers):
-        y = block_step(rt, config, params, layer, x, step)
-        x, _ = block_fwd(rt, config, params, layer, x, block)
-        np.testing.assert_array_equal(to_numpy(rt.backend, y), to_numpy(rt.backend, x))
+    y = Steps(rt, config, params)(x, step)
+    expected = block_by_block(rt, config, params, x, block)
+    np.testing.assert_array_equal(to_numpy(rt.backend, y), expected)
     for layer in range(config.num_hidden_layers):
         none = rt.backend.xp.zeros((2, config.num_key_value_heads, 0, config.head_dim))
         for a, b in zip(*[c.cache.write(layer, none, none) for c in (step, block)], strict=True):
             np.testing.assert_array_equal(to_numpy(rt.backend, a), to_numpy(rt.backend, b))
 
 
-def test_step_is_the_block_on_every_backend_and_with_padding(backend):
+def test_a_step_is_its_blocks_on_every_backend_and_with_padding(backend):
     rt, config, params, x, context = start(backend, "fp32", first=np.array([0, 2]))
-    y = block_step(rt, config, params, 0, x, context())
-    expected, _ = block_fwd(rt, config, params, 0, x, context())
-    np.testing.assert_array_equal(to_numpy(backend, y), to_numpy(backend, expected))
+    y = Steps(rt, config, params)(x, context())
+    expected = block_by_block(rt, config, params, x, context())
+    np.testing.assert_array_equal(to_numpy(backend, y), expected)
+
+
+@pytest.mark.parametrize("kernels", ["fused", "portable"])
+def test_a_parameter_that_is_replaced_counts_from_the_next_step(numpy_backend, kernels):
+    rt, config, params, x, context = start(numpy_backend, "fp32", kernels=kernels)
+    steps = Steps(rt, config, params)
+    before = steps(x, context())
+    name = "model.layers.1.mlp.up_proj.weight"
+    whole, params[name] = params[name], 2 * params[name]
+    doubled = steps(x, context())
+    assert np.any(doubled != before)
+    np.testing.assert_array_equal(doubled, Steps(rt, config, params)(x, context()))
+    params[name] = whole
+    np.testing.assert_array_equal(before, steps(x, context()))
+    params["model.layers.1.mlp.up_proj.lora_A.weight"] = whole
+    assert not steps.take(context())
 
 
 @pytest.mark.parametrize("kernels", ["fused", "portable"])
@@ -67,20 +88,20 @@ def test_a_full_cache_is_not_written_to(numpy_backend, kernels):
     full = context()
     full.cache.advance(1)
     with pytest.raises(AssertionError, match="as large as its capacity"):
-        block_step(rt, config, params, 0, x, full._replace(start=full.cache.length))
+        Steps(rt, config, params)(x, full._replace(start=full.cache.length))
 
 
 def test_who_takes_steps(numpy_backend):
     rt, config, params, _, context = start(numpy_backend, "fp32")
-    assert takes_steps(rt, config, params, context())
+    assert Steps(rt, config, params).take(context())
     two = make_context(rt, config, 2, context().cache)
-    assert not takes_steps(rt, config, params, two)
-    assert not takes_steps(rt, config, params, make_context(rt, config, 1))
+    assert not Steps(rt, config, params).take(two)
+    assert not Steps(rt, config, params).take(make_context(rt, config, 1))
     adapted = params | {
         "model.layers.0.self_attn.q_proj.lora_A.weight": params["model.norm.weight"]
     }
-    assert not takes_steps(rt, config, adapted, context())
-    assert not takes_steps(replace(rt, kernels=PORTABLE), config, params, context())
+    assert not Steps(rt, config, adapted).take(context())
+    assert not Steps(replace(rt, kernels=PORTABLE), config, params).take(context())
     for policy in (
         "fp64",
         "bf16,norm=bf16",
@@ -88,9 +109,10 @@ def test_who_takes_steps(numpy_backend):
         "bf16,softmax=bf16",
         "fp32,norm=fp8",
     ):
-        assert not takes_steps(make_runtime(numpy_backend, policy), config, params, context())
+        other = make_runtime(numpy_backend, policy)
+        assert not Steps(other, config, params).take(context())
     for kind in ("gpt2", "starcoder2"):
-        assert not takes_steps(rt, other_family(kind), params, context())
+        assert not Steps(rt, other_family(kind), params).take(context())
 
 
 def other_family(kind):

@@ -7,6 +7,7 @@ the decoder masks the padding away and counts each row's positions from its own 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from xplm.cache import KVCache
 from xplm.config import DecoderConfig
 from xplm.errors import RequestError
 from xplm.generate.options import is_integer
+from xplm.layers.step import Steps
 from xplm.models import decoder
 from xplm.runtime import Runtime
 from xplm.typing import Array, Params
@@ -27,6 +29,11 @@ class Engine:
     config: DecoderConfig
     params: Params
     chunk_tokens: int = 512  # prompt tokens to a forward pass
+
+    @cached_property
+    def steps(self) -> Steps:
+        """What takes single tokens through the decoder's blocks."""
+        return Steps(self.rt, self.config, self.params)
 
     @property
     def context(self) -> int:
@@ -122,6 +129,7 @@ class Engine:
                 first=first,
                 end=end,
                 last_only=True,
+                steps=self.steps,
             )
         return self._to_host(logits)[:, -1]
 

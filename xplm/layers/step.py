@@ -1,63 +1,74 @@
-"""A decoder block for one token a row, as decoding takes it: `block_fwd` in two calls, one for each half.
+"""A decoder's blocks for one token a row, as decoding takes them: what `block_fwd` gives, in one call for all layers.
 
-x = x + attention(norm(x))          writes to the cache
+x = x + attention(norm(x))          writes to the cache          L times
 x = x + mlp(norm(x))
 """
 
+from operator import is_not
+
 from xplm.config import DecoderConfig
+from xplm.kernels.fusions.bind_blocks import BlockWeights, BoundBlocks
 from xplm.layers.attention import Context
 from xplm.runtime import Runtime
 from xplm.typing import Array, Params
 
 
-def takes_steps(rt: Runtime, config: DecoderConfig, params: Params, context: Context) -> bool:
-    """Whether `block_step` gives, for one token a row, what `block_fwd` gives.
+class Steps:
+    """All blocks, bound to a model's parameters; bound anew when one of those is replaced."""
 
-    It does for blocks like Llama's, without adapters, on a runtime that has the fusions: one that judges single ops
-    has not. Islands that are given up are for the single ops too.
-    """
-    islands = (rt.dtype.norm, rt.dtype.rope, rt.dtype.softmax)
-    return (
-        "norm_attention_residual" in rt.kernels
-        and context.cache is not None
-        and context.cos is not None
-        and context.cos.shape[2] == 1
-        and (config.norm, config.activation) == ("rms_norm", "swiglu")
-        and all(dtype == rt.backend.xp.float32 for dtype in islands)
-        and not any("lora_A" in name for name in params)
-    )
+    def __init__(self, rt: Runtime, config: DecoderConfig, params: Params) -> None:
+        """Nothing is bound before the first step."""
+        self._rt, self._config, self._params = rt, config, params
+        self._bound_to: list[Array] = []
+        self._blocks: BoundBlocks | None = None
 
+    def take(self, context: Context) -> bool:
+        """Whether a step gives what `block_fwd` gives.
 
-def block_step(
-    rt: Runtime, config: DecoderConfig, params: Params, layer: int, x: Array, context: Context
-) -> Array:
-    """One block.   x (B, 1, C)  ->  y (B, 1, C).   Arguments as `block_fwd`'s, the context's cache among them."""
-    assert context.cache is not None
-    name = f"model.layers.{layer}"
-    norm = {"eps": config.norm_eps, "wide": rt.dtype.norm}
+        It does for one token a row, blocks like Llama's, without adapters, on a runtime that has the fusions: one that
+        judges single ops has not. Islands that are given up are for the single ops too.
+        """
+        is_one_token = context.cos is not None and context.cos.shape[2] == 1
+        return is_one_token and context.cache is not None and self._bound() is not None
 
-    x = rt.ops.norm_attention_residual(
-        x,
-        params[f"{name}.input_layernorm.weight"],
-        *_linears(params, f"{name}.self_attn", ("q_proj", "k_proj", "v_proj", "o_proj")),
-        context.cos,
-        context.sin,
-        context.cache.of_layer(layer),
-        context.first,
-        start=context.start,
-        scale=config.head_dim**-0.5,
-        window=config.windows[layer],
-        **norm,
-    )
-    return rt.ops.norm_mlp_residual(
-        x,
-        params[f"{name}.post_attention_layernorm.weight"],
-        *_linears(params, f"{name}.mlp", ("gate_proj", "up_proj", "down_proj")),
-        **norm,
-    )
+    def __call__(self, x: Array, context: Context) -> Array:
+        """All blocks.   x (B, 1, C)  ->  y (B, 1, C).   The context's cache is written to."""
+        cache, blocks = context.cache, self._bound()
+        assert cache is not None, "a step reads what came before it"
+        assert blocks is not None, "a step takes blocks like Llama's; ask `take`"
+        caches = [cache.of_layer(layer) for layer in range(self._config.num_hidden_layers)]
+        return blocks(x, context.cos, context.sin, caches, context.first, context.start)
 
+    def _bound(self) -> BoundBlocks | None:
+        """The blocks with the parameters as they are now; None if they take no steps."""
+        params = list(self._params.values())
+        if len(params) != len(self._bound_to) or any(map(is_not, params, self._bound_to)):
+            self._blocks, self._bound_to = self._bind(), params
+        return self._blocks
 
-def _linears(params: Params, name: str, parts: tuple[str, ...]) -> list[Array | None]:
-    """The weights of these layers, then their biases, None where there is none."""
-    weights = [params[f"{name}.{part}.weight"] for part in parts]
-    return weights + [params.get(f"{name}.{part}.bias") for part in parts]
+    def _bind(self) -> BoundBlocks | None:
+        rt, config = self._rt, self._config
+        islands = (rt.dtype.norm, rt.dtype.rope, rt.dtype.softmax)
+        if (
+            "bind_blocks" not in rt.kernels
+            or (config.norm, config.activation) != ("rms_norm", "swiglu")
+            or any(dtype != rt.backend.xp.float32 for dtype in islands)
+            or any("lora_A" in name for name in self._params)
+        ):
+            return None
+
+        blocks = []
+        for layer, window in enumerate(config.windows):
+            name = f"model.layers.{layer}"
+            heads = [f"{name}.self_attn.{part}_proj" for part in "qkvo"]
+            attention = self._gather(f"{name}.input_layernorm", heads)
+            linears = [f"{name}.mlp.{part}_proj" for part in ("gate", "up", "down")]
+            mlp = self._gather(f"{name}.post_attention_layernorm", linears)
+            blocks.append(BlockWeights(attention, mlp, window))
+        scale = config.head_dim**-0.5
+        return rt.ops.bind_blocks(blocks, scale=scale, eps=config.norm_eps, wide=rt.dtype.norm)
+
+    def _gather(self, norm: str, linears: list[str]) -> list[Array | None]:
+        """The weights of a norm and of linear layers, then the biases of these, None where there is none."""
+        weights = [self._params[f"{name}.weight"] for name in (norm, *linears)]
+        return weights + [self._params.get(f"{name}.bias") for name in linears]

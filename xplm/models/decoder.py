@@ -18,7 +18,7 @@ from xplm.kernels.rope import rope_tables
 from xplm.layers.attention import Context
 from xplm.layers.block import block_fwd
 from xplm.layers.norm import norm_layer_fwd
-from xplm.layers.step import block_step, takes_steps
+from xplm.layers.step import Steps
 from xplm.params import ParamSpec
 from xplm.precision import cast
 from xplm.rope_scaling import inverse_frequencies
@@ -90,6 +90,7 @@ def forward(
     first: np.ndarray | None = None,
     end: int | None = None,
     last_only: bool = False,
+    steps: Steps | None = None,
 ) -> Array:
     """Logits of the token after each position.
 
@@ -104,18 +105,18 @@ def forward(
         end: the slot after the last of the whole prompt, where this pass reads one chunk of it. Dynamic RoPE turns
             all of a prompt by the same frequencies. None: this pass reads the rest.
         last_only: give the logits of the last position alone.
+        steps: takes single tokens through all blocks in one call. None: they go from block to block.
 
     Returns:
         Logits (B, T, V), or (B, 1, V), in the policy's loss dtype.
     """
     context = make_context(rt, config, ids.shape[1], cache, first, end)
     x, _ = embed_fwd(rt, params, ids, context)
-    is_step = takes_steps(rt, config, params, context)
-    for layer in range(config.num_hidden_layers):
-        if is_step:
-            x = block_step(rt, config, params, layer, x, context)
-        else:
-            x = block_fwd(rt, config, params, layer, x, context)[0]
+    if steps is not None and steps.take(context):
+        x = steps(x, context)
+    else:
+        for layer in range(config.num_hidden_layers):
+            x, _ = block_fwd(rt, config, params, layer, x, context)
     if cache is not None:
         cache.advance(ids.shape[1])
 

@@ -9,6 +9,7 @@ from typing import Any
 from xplm_numpy.kernels.adafactor import adafactor_rule
 from xplm_numpy.kernels.adamw import adam_rule, adamw_rule
 from xplm_numpy.kernels.attention import attention_bwd, attention_fwd
+from xplm_numpy.kernels.bind_blocks import bind_blocks
 from xplm_numpy.kernels.clip import clip_by_global_norm
 from xplm_numpy.kernels.cross_entropy import cross_entropy_bwd, cross_entropy_fwd
 from xplm_numpy.kernels.dropout import dropout_bwd, dropout_fwd
@@ -58,6 +59,7 @@ FUSED: dict[str, Callable[..., Any]] = {
         swiglu_bwd,
         norm_attention_residual,
         norm_mlp_residual,
+        bind_blocks,
         adafactor_rule,
         adam_rule,
         adamw_rule,

@@ -32,7 +32,7 @@ def norm_attention_residual(
 
     assert 0 <= start < keys.shape[2], "a cache is as large as its capacity; grow it"
     y = np.empty(x.shape, x.dtype)
-    _compute(
+    attention_half(
         bits(x),
         bits(norm),
         *map(bits, weights),
@@ -52,7 +52,7 @@ def norm_attention_residual(
 
 
 @parallel()
-def _compute(
+def attention_half(
     x, norm, q_weight, k_weight, v_weight, o_weight, q_bias, k_bias, v_bias, o_bias, cos, sin, keys, values, first,
     start, scale, window, eps, y,
 ):  # fmt: skip

@@ -28,7 +28,7 @@ def norm_mlp_residual(
         return portable(x, norm, *weights, *biases, eps=eps, wide=wide)
 
     y = np.empty(x.shape, x.dtype)
-    _compute(
+    mlp_half(
         bits(x),
         bits(norm),
         *map(bits, weights),
@@ -57,7 +57,7 @@ def normalise(x, weight, eps):
 
 
 @parallel()
-def _compute(x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, eps, y):
+def mlp_half(x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, eps, y):
     B, _, C = x.shape
     F = len(gate_weight)
     rows = normalise(x.reshape(B, C), norm, eps)

@@ -9,6 +9,8 @@ from xplm.numerics.parity.bounds import Arithmetic, Ball, exact, may_round
 from xplm.precision import HOST_DTYPES
 
 WIDE = Arithmetic(np.dtype(np.float32))
+EPS = 1e-5
+"""Of the norms."""
 
 
 class Stored(NamedTuple):
@@ -85,6 +87,36 @@ def joined(x):
     """(B, N, T, D) as (B, T, N D)."""
     B, _, T, _ = x.ball.mid.shape
     return Stored(x.ball.map(lambda a: a.transpose(0, 2, 1, 3).reshape(B, T, -1)), x.dtype)
+
+
+def attention_half(x, norm, *linears, cos, sin, keys, values, first, **options):
+    """What `norm_attention_residual` gives, and pairs of what it writes, of keys and of values."""
+    weights, biases = linears[:4], linears[4:]
+    n = rms_norm(x, norm, EPS)
+    q, k, v = (
+        heads(linear(n, w, b), 2 * cos.shape[-1])
+        for w, b in zip(weights[:3], biases[:3], strict=True)
+    )
+    q, k = rope(q, cos, sin), rope(k, cos, sin)
+    y, written = attention(q, (keys, k), (values, v), first, **options)
+    return plus(x, linear(joined(y), weights[3], biases[3])), written
+
+
+def mlp_half(x, norm, *linears):
+    """What `norm_mlp_residual` gives."""
+    weights, biases = linears[:3], linears[3:]
+    n = rms_norm(x, norm, EPS)
+    gate, up = (linear(n, w, b) for w, b in zip(weights[:2], biases[:2], strict=True))
+    return plus(x, linear(swiglu(gate, up), weights[2], biases[2]))
+
+
+def assert_written(cache, before, written, start):
+    """A cache (keys, values) holds in the slots from `start` on what was written, and all others as before."""
+    for array, old, new in zip(cache, before, written, strict=True):
+        end = start + new.ball.mid.shape[2]
+        assert_within(array[:, :, start:end], new)
+        for others in (slice(0, start), slice(end, None)):
+            np.testing.assert_array_equal(array[:, :, others], old[:, :, others])
 
 
 def assert_within(array, expected):

@@ -3,21 +3,16 @@ import pytest
 
 from tests.backends.numpy.layouts import shifted, spread
 from tests.kernels.fusions.bounds import (
+    EPS,
     assert_within,
-    attention,
+    assert_written,
+    attention_half,
     draw,
-    heads,
-    joined,
-    linear,
-    plus,
-    rms_norm,
-    rope,
     stored,
 )
 from xplm.precision import HOST_DTYPES
 from xplm.typing import LayerCache
 
-EPS = 1e-5
 FLOAT32 = np.dtype(np.float32)
 
 KINDS = [
@@ -96,23 +91,12 @@ def run(fusion, arrays, options):
 
 def assert_is_composition(found, arrays, options):
     """y, what is in the slots that were written, and that no other slot has changed."""
-    x, norm, *weights = arrays[:6]
-    biases, (cos, sin, keys, values, first) = arrays[6:10], arrays[10:]
+    x, *weights = arrays[:10]
+    named = dict(zip(("cos", "sin", "keys", "values", "first"), arrays[10:], strict=True))
+    expected, written = attention_half(stored(x), *weights, **named, **options)
     y, cache = found
-    start, T = options["start"], x.shape[1]
-
-    n = rms_norm(stored(x), norm, EPS)
-    q, k, v = (
-        heads(linear(n, w, b), 2 * cos.shape[-1])
-        for w, b in zip(weights[:3], biases[:3], strict=True)
-    )
-    q, k = rope(q, cos, sin), rope(k, cos, sin)
-    y_heads, written = attention(q, (keys, k), (values, v), first, **options)
-    for array, before, new in zip(cache[:2], (keys, values), written, strict=True):
-        assert_within(array[:, :, start : start + T], new)
-        for others in (slice(0, start), slice(start + T, None)):
-            np.testing.assert_array_equal(array[:, :, others], before[:, :, others])
-    assert_within(y, plus(stored(x), linear(joined(y_heads), weights[3], biases[3])))
+    assert_within(y, expected)
+    assert_written(cache[:2], (named["keys"], named["values"]), written, options["start"])
 
 
 @pytest.mark.parametrize("case", CASES)

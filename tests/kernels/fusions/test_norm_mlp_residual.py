@@ -1,17 +1,7 @@
 import numpy as np
 import pytest
 
-from tests.kernels.fusions.bounds import (
-    assert_within,
-    draw,
-    linear,
-    plus,
-    rms_norm,
-    stored,
-    swiglu,
-)
-
-EPS = 1e-5
+from tests.kernels.fusions.bounds import EPS, assert_within, draw, mlp_half, stored
 
 
 def make_arguments(dtypes, *, B, C, F, bias, T=1):
@@ -26,11 +16,8 @@ def make_arguments(dtypes, *, B, C, F, bias, T=1):
     ]
 
 
-def expected(x, norm, *rest):
-    weights, biases = rest[:3], rest[3:]
-    n = rms_norm(stored(x), norm, EPS)
-    gate, up = (linear(n, w, b) for w, b in zip(weights[:2], biases[:2], strict=True))
-    return plus(stored(x), linear(swiglu(gate, up), weights[2], biases[2]))
+def expected(x, *weights):
+    return mlp_half(stored(x), *weights)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,109 @@
+"""All blocks for one token a row in one call: `xplm.kernels.fusions.bind_blocks`.
+
+Where each layer's arrays lie is written down once, for layers differ by nothing else; a token then takes one call into
+compiled code where it took two a layer, and the checks of arguments before each. Bytes and FLOPs: those of the halves.
+"""
+
+import numpy as np
+
+from xplm.kernels.fusions.bind_blocks import bind_blocks as portable
+from xplm_numpy.arrays import moved
+from xplm_numpy.attention_decode import first_slots
+from xplm_numpy.jit import serial
+from xplm_numpy.kernels.norm_attention_residual import attention_half, norm_attention_residual
+from xplm_numpy.kernels.norm_mlp_residual import mlp_half, norm_mlp_residual
+from xplm_numpy.narrow import FLOAT32, alike, bias_bits, bits, takes
+
+
+def bind_blocks(blocks, *, scale, eps, wide=None):
+    halves = {"attention_half": norm_attention_residual, "mlp_half": norm_mlp_residual}
+    by_halves = portable(blocks, scale=scale, eps=eps, wide=wide, **halves)
+    layers = [_laid_out(block) for block in blocks]
+    if None in layers or wide not in (None, FLOAT32):
+        return by_halves
+    if not all(map(_differ_by_place, zip(*layers, strict=True))):
+        return by_halves
+
+    attention, mlp = layers[0]
+    places = [_places(half) for half in zip(*layers, strict=True)]
+    windows = np.array([block.window or 0 for block in blocks], np.int64)
+    scale, eps = np.float32(scale), np.float32(eps)
+
+    def step(x, cos, sin, caches, first, start):
+        stored = [(cache.keys, cache.values) for cache in caches]
+        is_taken = (
+            x.shape[1] == 1
+            and cos.dtype == sin.dtype == FLOAT32
+            and all(array.flags.carray for pair in stored for array in pair)
+            and takes(x, *stored[0])
+            and _differ_by_place(stored)
+        )
+        if not is_taken:
+            return by_halves(x, cos, sin, caches, first, start)
+
+        cache = tuple(map(bits, stored[0]))
+        assert 0 <= start < cache[0].shape[2], "a cache is as large as its capacity; grow it"
+        y, between = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
+        _step(
+            bits(x),
+            attention,
+            mlp,
+            cache,
+            *places,
+            _places(stored),
+            bits(cos),
+            bits(sin),
+            first_slots(first),
+            start,
+            scale,
+            windows,
+            eps,
+            bits(between),
+            bits(y),
+        )
+        return y
+
+    return step
+
+
+def _laid_out(block):
+    """The arrays of both halves, as these take them; None if they would have to be copied, or are not for kernels."""
+    halves = [(block.attention, 4), (block.mlp, 3)]
+    found = []
+    for (norm, *linears), n in halves:
+        weights, biases = linears[:n], linears[n:]
+        there = [array for array in (norm, *linears) if array is not None]
+        if not takes(*there) or not alike(weights):
+            return None
+        if not all(array.flags.c_contiguous and array.flags.aligned for array in there):
+            return None
+        found.append((bits(norm), *map(bits, weights), *map(bias_bits, biases, weights)))
+    return found
+
+
+def _differ_by_place(layers):
+    """Whether nothing but their addresses tells the arrays of one layer from those of another."""
+    first, *others = ([(array.shape, array.dtype) for array in arrays] for arrays in layers)
+    return all(other == first for other in others)
+
+
+def _places(layers):
+    """The addresses of all arrays (L, arrays of a layer)."""
+    return np.array([[a.__array_interface__["data"][0] for a in arrays] for arrays in layers])
+
+
+@serial(is_kernel=True)
+def _step(
+    x, attention, mlp, cache, attention_places, mlp_places, cache_places,
+    cos, sin, first, start, scale, windows, eps, between, y,
+):  # fmt: skip
+    """attention, mlp, cache: the first layer's arrays; places: where those of each layer lie."""
+    rows = x
+    for layer in range(len(windows)):
+        keys, values = moved(cache, cache_places[layer])
+        attention_half(
+            rows, *moved(attention, attention_places[layer]), cos, sin, keys, values,
+            first, start, scale, windows[layer], eps, between,
+        )  # fmt: skip
+        mlp_half(between, *moved(mlp, mlp_places[layer]), eps, y)
+        rows = y

@@ -1,0 +1,218 @@
+import numpy as np
+import pytest
+from xplm_numpy.kernels import FUSED
+
+from tests.backends.numpy.layouts import shifted, spread
+from tests.kernels.fusions.bounds import (
+    EPS,
+    assert_within,
+    assert_written,
+    attention_half,
+    draw,
+    mlp_half,
+    stored,
+)
+from xplm.kernels.fusions.bind_blocks import BlockWeights
+from xplm.typing import LayerCache
+
+CASES = {
+    "few slots": {},
+    "empty cache": {"start": 0, "bias": True},
+    "several rows": {"B": 3, "C": 17, "K": 4, "F": 9},
+    "window": {"start": 150, "windows": (70,), "bias": True},
+    "padding": {"start": 40, "B": 2, "first": [0, 39]},
+    "several queries": {"T": 3},
+}
+
+
+class Case:
+    """Blocks, what they are given, and what they may give."""
+
+    def __init__(
+        self, activation, weight, *, start=5, L=1, B=1, C=33, H=4, K=2, D=6, F=20, T=1, bias=False,
+        first=None, windows=None, cache=None,
+    ):  # fmt: skip
+        """Random numbers, the same for the same arguments; a cache is stored like activations if not said otherwise."""
+        rng = np.random.default_rng(52)
+
+        def linears(*shapes):
+            weights = [draw(rng, weight, *shape, scale=shape[1] ** -0.5) for shape in shapes]
+            return weights + [draw(rng, weight, n) if bias else None for n, _ in shapes]
+
+        def block(window):
+            heads = linears((H * D, C), (K * D, C), (K * D, C), (C, H * D))
+            mlp = linears((F, C), (F, C), (C, F))
+            return BlockWeights(
+                [draw(rng, weight, C), *heads], [draw(rng, weight, C), *mlp], window
+            )
+
+        angles = rng.uniform(0, 6, (B, 1, T, D // 2))
+        self.blocks = [block(window) for window in windows or L * (None,)]
+        self.x = draw(rng, activation, B, T, C)
+        self.cos, self.sin = (f(angles).astype(np.float32) for f in (np.cos, np.sin))
+        self.first = None if first is None else np.broadcast_to(np.array(first)[:, None], (B, T))
+        self.start, self.scale = start, D**-0.5
+        shape = (B, K, start + T + 30, D)
+        self.before = [
+            [draw(rng, cache or activation, *shape) for _ in range(2)] for _ in self.blocks
+        ]
+
+    def bind(self, fusions, blocks=slice(None)):
+        """The blocks, or some of them, bound."""
+        options = {"scale": self.scale, "eps": EPS, "wide": np.dtype(np.float32)}
+        return fusions["bind_blocks"](self.blocks[blocks], **options)
+
+    def by_halves(self, fusions):
+        """The same without `bind_blocks`."""
+        norm = {"eps": EPS, "wide": np.dtype(np.float32)}
+
+        def step(x, cos, sin, caches, first, start):
+            for block, cache in zip(self.blocks, caches, strict=True):
+                seen = {"start": start, "scale": self.scale, "window": block.window}
+                half = fusions["norm_attention_residual"]
+                x = half(x, *block.attention, cos, sin, cache, first, **seen, **norm)
+                x = fusions["norm_mlp_residual"](x, *block.mlp, **norm)
+            return x
+
+        return step
+
+    def make_caches(self):
+        """Copies of what the caches hold, to be written to."""
+        return [self._make_cache(*[a.copy(order="K") for a in pair]) for pair in self.before]
+
+    def _make_cache(self, keys, values):
+        def write(k, v):
+            end = self.start + k.shape[2]
+            keys[:, :, self.start : end], values[:, :, self.start : end] = k, v
+            return keys[:, :, :end], values[:, :, :end]
+
+        return LayerCache(keys, values, write)
+
+    def run(self, step, caches):
+        """y; caches are written to."""
+        return step(self.x, self.cos, self.sin, caches, self.first, self.start)
+
+    def assert_right(self, step):
+        """What a step gives and writes is within what the ops of its one block may be off by."""
+        (block,), (before,), caches = self.blocks, self.before, self.make_caches()
+        y = self.run(step, caches)
+        expected, written = attention_half(
+            stored(self.x), *block.attention, cos=self.cos, sin=self.sin, keys=before[0], values=before[1],
+            first=self.first, start=self.start, scale=self.scale, window=block.window,
+        )  # fmt: skip
+        assert_written(caches[0][:2], before, written, self.start)
+        assert_within(y, mlp_half(expected, *block.mlp))
+
+    def assert_same(self, step, other):
+        """Two steps give and write the same, to the last bit."""
+        results = [
+            (self.run(each, own), own) for each in (step, other) for own in [self.make_caches()]
+        ]
+        (y, caches), (other_y, other_caches) = results
+        np.testing.assert_array_equal(y, other_y)
+        assert y.dtype == other_y.dtype
+        for cache, other_cache in zip(caches, other_caches, strict=True):
+            np.testing.assert_array_equal(cache.keys, other_cache.keys)
+            np.testing.assert_array_equal(cache.values, other_cache.values)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_block_is_what_its_ops_are(fusions, dtypes, name):
+    case = Case(*dtypes, **CASES[name])
+    case.assert_right(case.bind(fusions))
+
+
+def test_a_cache_of_another_dtype(fusions):
+    case = Case("bfloat16", "bfloat16", cache="float32")
+    case.assert_right(case.bind(fusions))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"windows": (None, 70, 1), "start": 150, "bias": True}, {"B": 2, "first": [0, 4]}],
+    ids=str,
+)
+def test_blocks_follow_one_another(fusions, dtypes, changes):
+    case = Case(*dtypes, **{"L": 3} | changes)
+    alone = [case.bind(fusions, slice(i, i + 1)) for i in range(3)]
+
+    def one_by_one(x, cos, sin, caches, first, start):
+        for step, cache in zip(alone, caches, strict=True):
+            x = step(x, cos, sin, [cache], first, start)
+        return x
+
+    case.assert_same(case.bind(fusions), one_by_one)
+
+
+def test_threads_and_runs_change_no_bit(fusions, dtypes, on_threads):
+    case = Case(*dtypes, L=2, start=300, B=2, C=65)
+    step = case.bind(fusions)
+    for n in (1, 2):
+
+        def on_other_threads(*arguments, n=n):
+            return on_threads(n, step, *arguments)
+
+        case.assert_same(step, on_other_threads)
+
+
+def test_weights_are_read_where_they_lie(fusions):
+    case = Case("float32", "float32")
+    mlp = case.blocks[0].mlp
+    mlp[3] = mlp[3].copy()
+    step = case.bind(fusions)
+    case.assert_right(step)
+    mlp[3] *= 2
+    case.assert_right(step)
+
+
+@pytest.mark.parametrize(
+    ("half", "i", "change"),
+    [
+        ("mlp", 1, spread),
+        ("attention", 1, shifted),
+        ("mlp", 3, np.asfortranarray),
+        ("mlp", 2, lambda array: array.astype(np.float16)),
+        ("attention", 0, lambda array: array.astype(np.float16)),
+        ("mlp", 4, lambda _: np.ones(20, np.float32)),
+        ("mlp", 2, lambda array: array.astype(np.float64)),
+    ],
+    ids=["strided", "misaligned", "by columns", "a dtype", "a norm's dtype", "a bias", "float64"],
+)
+def test_blocks_that_differ_go_by_halves(fusions, half, i, change):
+    case = Case("float32", "float32", L=3)
+    arrays = getattr(case.blocks[1], half)
+    arrays[i] = change(arrays[i])
+    case.assert_same(case.bind(fusions), case.by_halves(fusions))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda a: a.astype(np.float16), lambda a: a[:, :, :20].copy(), np.asfortranarray],
+    ids=["a dtype", "a capacity", "by columns"],
+)
+def test_caches_that_differ_go_by_halves(fusions, change):
+    case = Case("float32", "float32", L=3)
+    step = case.bind(fusions)
+    case.before[2][0] = change(case.before[2][0])
+    case.assert_same(step, case.by_halves(fusions))
+
+
+def test_tables_of_another_dtype_go_by_halves(fusions):
+    case = Case("float32", "float32", L=2)
+    case.sin = case.sin.astype(np.float64)
+    case.assert_same(case.bind(fusions), case.by_halves(fusions))
+
+
+def test_several_queries_go_by_halves(fusions):
+    case = Case("float32", "float32", L=2, T=3)
+    case.assert_same(case.bind(fusions), case.by_halves(fusions))
+
+
+def test_a_full_cache_is_not_written_to():
+    case = Case("float32", "float32")
+    step, caches = case.bind(FUSED), case.make_caches()
+    case.start = 36
+    with pytest.raises(AssertionError, match="as large as its capacity"):
+        case.run(step, caches)
+    for array, before in zip(caches[0][:2], case.before[0], strict=True):
+        np.testing.assert_array_equal(array, before)
