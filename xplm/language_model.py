@@ -9,6 +9,7 @@ import numpy as np
 
 from xplm.backend import load_backend
 from xplm.checkpoint.adapter import merge_adapter, read_adapter
+from xplm.checkpoint.checkpoint import Checkpoint
 from xplm.checkpoint.load import load_params
 from xplm.checkpoint.opening import open_checkpoint
 from xplm.checkpoint.pull import pull
@@ -228,7 +229,13 @@ def load(
     if not isinstance(policy, str):
         raise RequestError(f'a policy must be a text such as "bf16"; got {policy!r}')
     rt = make_runtime(load_backend(backend, device), policy, kernels)
-    checkpoint = open_checkpoint(pull(str(name_or_path), home=home))
+    return load_checkpoint(rt, open_checkpoint(pull(str(name_or_path), home=home)), adapter)
+
+
+def load_checkpoint(
+    rt: Runtime, checkpoint: Checkpoint, adapter: str | Path | None = None
+) -> LanguageModel:
+    """The model of an open checkpoint; arguments and errors as `load`'s."""
     if checkpoint.gguf_metadata is None:
         tokenizer = Tokenizer.from_directory(checkpoint.path)
     else:

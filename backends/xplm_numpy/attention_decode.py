@@ -100,7 +100,6 @@ def attend_block(unit, q, k, v, first, start, scale, window, low, length, parts)
     m, total, a = parts[0][b, head, block], parts[1][b, head, block], parts[2][b, head, block]
     begin = low + block * length
     rows = empty((G, D))
-    probs = empty((G, length))
     sums = empty((G, D))
     for t in range(T):
         lowest = begin
@@ -114,7 +113,7 @@ def attend_block(unit, q, k, v, first, start, scale, window, low, length, parts)
         for g in range(G):
             for d in range(D):
                 rows[g, d] = widen(q[b, head * G + g, t, d]) * scale
-        scores = probs[:, :n]
+        scores = empty((G, n))
         for four in range(count_blocks(keys)):
             multiply(rows, keys, four, scores)
         for g in range(G):

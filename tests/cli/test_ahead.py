@@ -5,11 +5,18 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import xplm.cli.ahead as ahead
 from xplm.backend import load_backend
-from xplm.cli.ahead import compile_ahead
+from xplm.cli.ahead import compile_ahead, start_early
+from xplm.cli.flags import ModelFlags
+from xplm.cli.output import Output, OutputFlags
+from xplm.generate.engine import Engine
+from xplm.models.decoder import param_specs
+from xplm.numerics.tiny_models import tiny_config
+from xplm.params import init_params
 from xplm.runtime import make_runtime
 
 START = ahead._start  # before the tests' conftest replaces it
@@ -80,6 +87,37 @@ def test_a_command_goes_on_alone_where_no_second_process_can_start(monkeypatch, 
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     call()
     assert "no second can be started" in caplog.text
+
+
+@pytest.mark.parametrize("policy", ["fp32", "bf16", "fp16,loss=fp16", "fp8"])
+def test_what_starts_it_early_is_what_makes_logits(policy):
+    dtypes = []
+    rt = make_runtime(load_backend("numpy"), policy)
+
+    def linear_fwd(x, weight, bias=None):
+        dtypes.append((x.dtype, weight.dtype))
+        return linear(x, weight, bias)
+
+    linear = rt.ops.linear_fwd
+    rt = replace(rt, kernels={**rt.kernels, "linear_fwd": linear_fwd})
+    start_early(rt)
+    (early,) = dtypes
+    config = tiny_config({"model_type": "llama"})
+    engine = Engine(rt, config, init_params(rt, param_specs(config), seed=1))
+    engine.feed(engine.allocate(1, 4), np.array([[1, 2, 3]]))
+    assert dtypes[-1] == early
+
+
+def test_it_starts_before_weights_are_read(monkeypatch, tmp_path):
+    done = []
+    checkpoint = SimpleNamespace(config=SimpleNamespace(model_type="llama"))
+    monkeypatch.setattr("xplm.cli.flags.open_checkpoint", lambda path: checkpoint)
+    monkeypatch.setattr("xplm.cli.flags.start_early", lambda rt: done.append("kernel"))
+    monkeypatch.setattr(
+        "xplm.cli.flags.load_checkpoint", lambda rt, checkpoint, adapter: done.append("weights")
+    )
+    ModelFlags(model=str(tmp_path)).load(Output(OutputFlags()))
+    assert done == ["kernel", "weights"]
 
 
 def test_it_ends_with_its_stdin():

@@ -11,6 +11,9 @@ import subprocess
 import sys
 from functools import partial
 
+import numpy as np
+
+from xplm.precision import cast
 from xplm.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -31,6 +34,15 @@ def compile_ahead(rt: Runtime, task: str, kind: str) -> None:
             "xplm.cli.compile_ahead",
         ]  # -P: not from where the user happens to be
         rt.backend.before_compiling(partial(_start, [*program, task, kind, str(rt.policy)]))
+
+
+def start_early(rt: Runtime) -> None:
+    """Make logits of nothing: the kernel that every token needs, and if it has to be compiled, the second process now.
+
+    That one has imported what it needs, then, when the first has read its weights.
+    """
+    nothing = rt.backend.from_host(np.zeros((1, 1), np.float32))
+    rt.ops.linear_fwd(cast(nothing, rt.dtype.loss), cast(nothing, rt.dtype.param))
 
 
 def _start(arguments: list[str]) -> None:

@@ -19,13 +19,14 @@ from typing import Annotated, Any
 import typer
 
 from xplm.backend import load_backend
+from xplm.checkpoint.opening import open_checkpoint
 from xplm.checkpoint.pull import default_home
-from xplm.cli.ahead import compile_ahead
+from xplm.cli.ahead import compile_ahead, start_early
 from xplm.cli.output import Output
 from xplm.cli.progress import pull_with_progress
 from xplm.cli.threads import use_threads
 from xplm.generate.options import SamplingOptions
-from xplm.language_model import LanguageModel, load
+from xplm.language_model import LanguageModel, load_checkpoint
 from xplm.precision import Policy
 from xplm.runtime import Runtime, make_runtime
 
@@ -139,17 +140,13 @@ class ModelFlags:
             out: where to print.
             decodes: whether the command generates tokens.
         """
-        lm = load(
-            self.fetch(out),
-            device=self.device,
-            policy=self.policy,
-            backend=self.backend,
-            kernels=self.kernels,
-            adapter=self.adapter,
-        )
+        path = self.fetch(out)
+        rt = self.where.runtime(self.policy)
+        checkpoint = open_checkpoint(path)
         if decodes and self.adapter is None:  # beside adapters no step is fused
-            compile_ahead(lm.rt, "generate", lm.config.model_type)
-        return lm
+            compile_ahead(rt, "generate", checkpoint.config.model_type)
+            start_early(rt)
+        return load_checkpoint(rt, checkpoint, self.adapter)
 
 
 @dataclass(frozen=True)
