@@ -235,7 +235,16 @@ def load(
 def load_checkpoint(
     rt: Runtime, checkpoint: Checkpoint, adapter: str | Path | None = None
 ) -> LanguageModel:
-    """The model of an open checkpoint; arguments and errors as `load`'s."""
+    """The model of an open checkpoint.
+
+    Args:
+        rt: where its parameters go, and their dtypes.
+        checkpoint: the open checkpoint.
+        adapter: as `load` takes it.
+
+    Raises:
+        CheckpointError, TokenizerError: weights, tokenizer or adapter are missing, malformed or not supported.
+    """
     if checkpoint.gguf_metadata is None:
         tokenizer = Tokenizer.from_directory(checkpoint.path)
     else:

@@ -45,6 +45,11 @@ def alike(arrays):
     return all(array.dtype == arrays[0].dtype for array in arrays)
 
 
+def in_float32(wide):
+    """Whether an island computes in float32, as it does if nothing is asked for. (float64 == None, as NumPy has it.)"""
+    return wide is None or wide == FLOAT32
+
+
 def bits(array):
     """The array as kernels are given it: dense, aligned, its narrow floats as integers."""
     if not array.flags.carray:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -108,16 +109,28 @@ def test_what_starts_it_early_is_what_makes_logits(policy):
     assert dtypes[-1] == early
 
 
-def test_it_starts_before_weights_are_read(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("flags", "decodes", "expected"),
+    [
+        ({}, True, ["helper", "kernel", "weights"]),
+        ({}, False, ["weights"]),
+        ({"adapter": Path("adapter")}, True, ["weights"]),
+    ],
+)
+def test_it_starts_before_weights_are_read(monkeypatch, tmp_path, flags, decodes, expected):
     done = []
+
+    def note(name, result=None):
+        return lambda *_: done.append(name) or result
+
     checkpoint = SimpleNamespace(config=SimpleNamespace(model_type="llama"))
     monkeypatch.setattr("xplm.cli.flags.open_checkpoint", lambda path: checkpoint)
-    monkeypatch.setattr("xplm.cli.flags.start_early", lambda rt: done.append("kernel"))
-    monkeypatch.setattr(
-        "xplm.cli.flags.load_checkpoint", lambda rt, checkpoint, adapter: done.append("weights")
-    )
-    ModelFlags(model=str(tmp_path)).load(Output(OutputFlags()))
-    assert done == ["kernel", "weights"]
+    monkeypatch.setattr("xplm.cli.flags.compile_ahead", note("helper"))
+    monkeypatch.setattr("xplm.cli.flags.start_early", note("kernel"))
+    monkeypatch.setattr("xplm.cli.flags.load_checkpoint", note("weights", "a model"))
+    model = ModelFlags(model=str(tmp_path), **flags)
+    assert model.load(Output(OutputFlags()), decodes=decodes) == "a model"
+    assert done == expected
 
 
 def test_it_ends_with_its_stdin():

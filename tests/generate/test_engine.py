@@ -54,6 +54,22 @@ def test_whole_prompt_token_by_token_and_chunks_of_7_agree(ids, window):
     np.testing.assert_allclose(by_chunk[0], expected[-1], atol=ATOL)
 
 
+def test_single_tokens_take_steps_that_are_bound_once(ids, engine):
+    calls = []
+
+    def bind_blocks(*arguments, **options):
+        calls.append("bind")
+        step = engine.rt.ops.bind_blocks(*arguments, **options)
+        return lambda *given: calls.append("step") or step(*given)
+
+    rt = replace(engine.rt, kernels={**engine.rt.kernels, "bind_blocks": bind_blocks})
+    counted = replace(engine, rt=rt)
+    cache = counted.allocate(1, 6)
+    for part in (ids[None, :3], ids[None, 3:4], ids[None, 4:5]):
+        counted.feed(cache, part)
+    assert calls == ["bind", "step", "step"]
+
+
 @pytest.mark.parametrize("window", [None, 5])
 def test_left_padding_makes_no_difference(ids, window):
     changes = {"model_type": "mistral", "sliding_window": window} if window else {}

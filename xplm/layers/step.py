@@ -5,6 +5,7 @@ x = x + mlp(norm(x))
 """
 
 from operator import is_not
+from typing import NamedTuple
 
 from xplm.config import DecoderConfig
 from xplm.kernels.fusions.bind_blocks import BlockWeights, BoundBlocks
@@ -13,14 +14,22 @@ from xplm.runtime import Runtime
 from xplm.typing import Array, Params
 
 
+class _Bound(NamedTuple):
+    names: list[str]
+    arrays: list[Array]
+    blocks: BoundBlocks | None  # None if they take no steps
+
+
 class Steps:
-    """All blocks, bound to a model's parameters; bound anew when one of those is replaced."""
+    """All blocks, bound to a model's parameters; bound anew at the first step after one of those was replaced.
+
+    Until then what was replaced stays in memory.
+    """
 
     def __init__(self, rt: Runtime, config: DecoderConfig, params: Params) -> None:
         """Nothing is bound before the first step."""
         self._rt, self._config, self._params = rt, config, params
-        self._bound_to: list[Array] = []
-        self._blocks: BoundBlocks | None = None
+        self._last = _Bound([], [], None)
 
     def take(self, context: Context) -> bool:
         """Whether a step gives what `block_fwd` gives.
@@ -29,22 +38,23 @@ class Steps:
         judges single ops has not. Islands that are given up are for the single ops too.
         """
         is_one_token = context.cos is not None and context.cos.shape[2] == 1
-        return is_one_token and context.cache is not None and self._bound() is not None
+        return is_one_token and context.cache is not None and self._blocks() is not None
 
     def __call__(self, x: Array, context: Context) -> Array:
         """All blocks.   x (B, 1, C)  ->  y (B, 1, C).   The context's cache is written to."""
-        cache, blocks = context.cache, self._bound()
+        cache, blocks = context.cache, self._blocks()
         assert cache is not None, "a step reads what came before it"
         assert blocks is not None, "a step takes blocks like Llama's; ask `take`"
         caches = [cache.of_layer(layer) for layer in range(self._config.num_hidden_layers)]
         return blocks(x, context.cos, context.sin, caches, context.first, context.start)
 
-    def _bound(self) -> BoundBlocks | None:
-        """The blocks with the parameters as they are now; None if they take no steps."""
-        params = list(self._params.values())
-        if len(params) != len(self._bound_to) or any(map(is_not, params, self._bound_to)):
-            self._blocks, self._bound_to = self._bind(), params
-        return self._blocks
+    def _blocks(self) -> BoundBlocks | None:
+        """The blocks with the parameters as they are now."""
+        names, arrays = list(self._params), list(self._params.values())
+        last = self._last
+        if names != last.names or any(map(is_not, arrays, last.arrays)):
+            last = self._last = _Bound(names, arrays, self._bind())
+        return last.blocks
 
     def _bind(self) -> BoundBlocks | None:
         rt, config = self._rt, self._config
@@ -65,10 +75,16 @@ class Steps:
             linears = [f"{name}.mlp.{part}_proj" for part in ("gate", "up", "down")]
             mlp = self._gather(f"{name}.post_attention_layernorm", linears)
             blocks.append(BlockWeights(attention, mlp, window))
-        scale = config.head_dim**-0.5
-        return rt.ops.bind_blocks(blocks, scale=scale, eps=config.norm_eps, wide=rt.dtype.norm)
+        return rt.ops.bind_blocks(
+            tuple(blocks),
+            attention_half=rt.ops.norm_attention_residual,
+            mlp_half=rt.ops.norm_mlp_residual,
+            scale=config.head_dim**-0.5,
+            eps=config.norm_eps,
+            wide=rt.dtype.norm,
+        )
 
-    def _gather(self, norm: str, linears: list[str]) -> list[Array | None]:
+    def _gather(self, norm: str, linears: list[str]) -> tuple[Array | None, ...]:
         """The weights of a norm and of linear layers, then the biases of these, None where there is none."""
         weights = [self._params[f"{name}.weight"] for name in (norm, *linears)]
-        return weights + [self._params.get(f"{name}.bias") for name in linears]
+        return (*weights, *[self._params.get(f"{name}.bias") for name in linears])

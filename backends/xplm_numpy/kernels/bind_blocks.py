@@ -2,6 +2,9 @@
 
 Where each layer's arrays lie is written down once, for layers differ by nothing else; a token then takes one call into
 compiled code where it took two a layer, and the checks of arguments before each. Bytes and FLOPs: those of the halves.
+
+Numerics. As the halves', which are compiled again here: a product and a sum may be contracted in other places, so what
+is not rounded in between may differ in its last bits from what the halves give on their own.
 """
 
 import numpy as np
@@ -10,21 +13,20 @@ from xplm.kernels.fusions.bind_blocks import bind_blocks as portable
 from xplm_numpy.arrays import moved
 from xplm_numpy.attention_decode import first_slots
 from xplm_numpy.jit import serial
-from xplm_numpy.kernels.norm_attention_residual import attention_half, norm_attention_residual
-from xplm_numpy.kernels.norm_mlp_residual import mlp_half, norm_mlp_residual
-from xplm_numpy.narrow import FLOAT32, alike, bias_bits, bits, takes
+from xplm_numpy.kernels.norm_attention_residual import compute as compute_attention_half
+from xplm_numpy.kernels.norm_mlp_residual import compute as compute_mlp_half
+from xplm_numpy.narrow import FLOAT32, alike, bias_bits, bits, in_float32, takes
 
 
-def bind_blocks(blocks, *, scale, eps, wide=None):
-    halves = {"attention_half": norm_attention_residual, "mlp_half": norm_mlp_residual}
+def bind_blocks(blocks, *, attention_half, mlp_half, scale, eps, wide=None):
+    halves = {"attention_half": attention_half, "mlp_half": mlp_half}
     by_halves = portable(blocks, scale=scale, eps=eps, wide=wide, **halves)
     layers = [_laid_out(block) for block in blocks]
-    if None in layers or wide not in (None, FLOAT32):
+    if not layers or None in layers or not in_float32(wide):
         return by_halves
     if not all(map(_differ_by_place, zip(*layers, strict=True))):
         return by_halves
 
-    attention, mlp = layers[0]
     places = [_places(half) for half in zip(*layers, strict=True)]
     windows = np.array([block.window or 0 for block in blocks], np.int64)
     scale, eps = np.float32(scale), np.float32(eps)
@@ -32,7 +34,8 @@ def bind_blocks(blocks, *, scale, eps, wide=None):
     def step(x, cos, sin, caches, first, start):
         stored = [(cache.keys, cache.values) for cache in caches]
         is_taken = (
-            x.shape[1] == 1
+            len(stored) == len(layers)  # which must live as long as their places are known
+            and x.shape[1] == 1
             and cos.dtype == sin.dtype == FLOAT32
             and all(array.flags.carray for pair in stored for array in pair)
             and takes(x, *stored[0])
@@ -46,8 +49,7 @@ def bind_blocks(blocks, *, scale, eps, wide=None):
         y, between = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
         _step(
             bits(x),
-            attention,
-            mlp,
+            *layers[0],
             cache,
             *places,
             _places(stored),
@@ -101,9 +103,9 @@ def _step(
     rows = x
     for layer in range(len(windows)):
         keys, values = moved(cache, cache_places[layer])
-        attention_half(
+        compute_attention_half(
             rows, *moved(attention, attention_places[layer]), cos, sin, keys, values,
             first, start, scale, windows[layer], eps, between,
         )  # fmt: skip
-        mlp_half(between, *moved(mlp, mlp_places[layer]), eps, y)
+        compute_mlp_half(between, *moved(mlp, mlp_places[layer]), eps, y)
         rows = y

@@ -14,7 +14,7 @@ from xplm_numpy.attention_decode import attend_block, cut, first_slots, join, ma
 from xplm_numpy.gemv import count_blocks, finish, multiply
 from xplm_numpy.jit import parallel, serial
 from xplm_numpy.kernels.norm_mlp_residual import add_residual, normalise
-from xplm_numpy.narrow import FLOAT32, alike, bias_bits, bits, narrow, takes, widen
+from xplm_numpy.narrow import FLOAT32, alike, bias_bits, bits, in_float32, narrow, takes, widen
 
 
 def norm_attention_residual(
@@ -23,7 +23,7 @@ def norm_attention_residual(
 ):  # fmt: skip
     weights, biases = (q_weight, k_weight, v_weight, o_weight), (q_bias, k_bias, v_bias, o_bias)
     keys, values, _ = cache
-    is_float32 = cos.dtype == sin.dtype == FLOAT32 and (wide is None or wide == FLOAT32)
+    is_float32 = cos.dtype == sin.dtype == FLOAT32 and in_float32(wide)
     is_taken = takes(x, norm, *weights, *biases, keys, values) and alike(weights[:3])
     is_writable = keys.flags.carray and values.flags.carray
     if x.shape[1] != 1 or not is_float32 or not is_taken or not is_writable:
@@ -32,7 +32,7 @@ def norm_attention_residual(
 
     assert 0 <= start < keys.shape[2], "a cache is as large as its capacity; grow it"
     y = np.empty(x.shape, x.dtype)
-    attention_half(
+    compute(
         bits(x),
         bits(norm),
         *map(bits, weights),
@@ -52,7 +52,7 @@ def norm_attention_residual(
 
 
 @parallel()
-def attention_half(
+def compute(
     x, norm, q_weight, k_weight, v_weight, o_weight, q_bias, k_bias, v_bias, o_bias, cos, sin, keys, values, first,
     start, scale, window, eps, y,
 ):  # fmt: skip

@@ -12,7 +12,7 @@ from xplm_numpy.arrays import empty
 from xplm_numpy.exp import exp
 from xplm_numpy.gemv import STREAMS, count_blocks, count_rows, finish, multiply, row_of
 from xplm_numpy.jit import parallel, serial
-from xplm_numpy.narrow import FLOAT32, alike, bias_bits, bits, narrow, takes, widen
+from xplm_numpy.narrow import alike, bias_bits, bits, in_float32, narrow, takes, widen
 
 STRETCH = 16
 """Blocks of one matrix that are read before those of the other: a processor foresees what is read in a row."""
@@ -22,13 +22,12 @@ def norm_mlp_residual(
     x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, *, eps, wide=None
 ):
     weights, biases = (gate_weight, up_weight, down_weight), (gate_bias, up_bias, down_bias)
-    is_float32 = wide is None or wide == FLOAT32
     is_taken = takes(x, norm, *weights, *biases) and alike(weights)
-    if x.shape[1] != 1 or not is_float32 or not is_taken:
+    if x.shape[1] != 1 or not in_float32(wide) or not is_taken:
         return portable(x, norm, *weights, *biases, eps=eps, wide=wide)
 
     y = np.empty(x.shape, x.dtype)
-    mlp_half(
+    compute(
         bits(x),
         bits(norm),
         *map(bits, weights),
@@ -57,15 +56,11 @@ def normalise(x, weight, eps):
 
 
 @parallel()
-def mlp_half(x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, eps, y):
+def compute(x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, eps, y):
     B, _, C = x.shape
     F = len(gate_weight)
     rows = normalise(x.reshape(B, C), norm, eps)
-    gate, up, hidden = (
-        empty((B, F)),
-        empty((B, F)),
-        empty((B, F)),
-    )
+    gate, up, hidden = empty((B, F)), empty((B, F)), empty((B, F))
     blocks = count_blocks(gate_weight)
     for unsigned in prange((blocks + STRETCH - 1) // STRETCH):
         begin = np.int64(unsigned) * STRETCH

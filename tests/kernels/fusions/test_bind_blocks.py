@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from xplm_numpy.kernels import FUSED
@@ -37,13 +40,13 @@ class Case:
 
         def linears(*shapes):
             weights = [draw(rng, weight, *shape, scale=shape[1] ** -0.5) for shape in shapes]
-            return weights + [draw(rng, weight, n) if bias else None for n, _ in shapes]
+            return *weights, *[draw(rng, weight, n) if bias else None for n, _ in shapes]
 
         def block(window):
             heads = linears((H * D, C), (K * D, C), (K * D, C), (C, H * D))
             mlp = linears((F, C), (F, C), (C, F))
             return BlockWeights(
-                [draw(rng, weight, C), *heads], [draw(rng, weight, C), *mlp], window
+                (draw(rng, weight, C), *heads), (draw(rng, weight, C), *mlp), window
             )
 
         angles = rng.uniform(0, 6, (B, 1, T, D // 2))
@@ -51,7 +54,7 @@ class Case:
         self.x = draw(rng, activation, B, T, C)
         self.cos, self.sin = (f(angles).astype(np.float32) for f in (np.cos, np.sin))
         self.first = None if first is None else np.broadcast_to(np.array(first)[:, None], (B, T))
-        self.start, self.scale = start, D**-0.5
+        self.start, self.scale, self.wide = start, D**-0.5, np.dtype(np.float32)
         shape = (B, K, start + T + 30, D)
         self.before = [
             [draw(rng, cache or activation, *shape) for _ in range(2)] for _ in self.blocks
@@ -59,12 +62,23 @@ class Case:
 
     def bind(self, fusions, blocks=slice(None)):
         """The blocks, or some of them, bound."""
-        options = {"scale": self.scale, "eps": EPS, "wide": np.dtype(np.float32)}
-        return fusions["bind_blocks"](self.blocks[blocks], **options)
+        options = {"scale": self.scale, "eps": EPS, "wide": self.wide}
+        halves = {
+            "attention_half": fusions["norm_attention_residual"],
+            "mlp_half": fusions["norm_mlp_residual"],
+        }
+        return fusions["bind_blocks"](tuple(self.blocks[blocks]), **halves, **options)
+
+    def change(self, layers, half, i, change):
+        """One array of some layers becomes another."""
+        for layer in layers:
+            arrays = list(getattr(self.blocks[layer], half))
+            arrays[i] = change(arrays[i])
+            self.blocks[layer] = self.blocks[layer]._replace(**{half: tuple(arrays)})
 
     def by_halves(self, fusions):
         """The same without `bind_blocks`."""
-        norm = {"eps": EPS, "wide": np.dtype(np.float32)}
+        norm = {"eps": EPS, "wide": self.wide}
 
         def step(x, cos, sin, caches, first, start):
             for block, cache in zip(self.blocks, caches, strict=True):
@@ -157,31 +171,56 @@ def test_threads_and_runs_change_no_bit(fusions, dtypes, on_threads):
 
 def test_weights_are_read_where_they_lie(fusions):
     case = Case("float32", "float32")
-    mlp = case.blocks[0].mlp
-    mlp[3] = mlp[3].copy()
+    case.change([0], "mlp", 3, np.copy)
     step = case.bind(fusions)
     case.assert_right(step)
-    mlp[3] *= 2
+    case.blocks[0].mlp[3][:] *= 2
     case.assert_right(step)
 
 
+def test_weights_live_as_long_as_what_is_bound_to_them(fusions):
+    case = Case("float32", "float32", L=3)
+    step = case.bind(fusions)
+    weights = [weakref.ref(block.mlp[1]) for block in case.blocks]
+    case.blocks = None
+    gc.collect()
+    assert all(weight() is not None for weight in weights)
+    del step
+    gc.collect()
+    assert all(weight() is None for weight in weights)
+
+
+def to(dtype):
+    return lambda array: array.astype(dtype)
+
+
+@pytest.mark.parametrize("layers", [[1], [0, 1, 2]], ids=["one of them", "all"])
 @pytest.mark.parametrize(
     ("half", "i", "change"),
     [
         ("mlp", 1, spread),
         ("attention", 1, shifted),
         ("mlp", 3, np.asfortranarray),
-        ("mlp", 2, lambda array: array.astype(np.float16)),
-        ("attention", 0, lambda array: array.astype(np.float16)),
-        ("mlp", 4, lambda _: np.ones(20, np.float32)),
-        ("mlp", 2, lambda array: array.astype(np.float64)),
+        ("mlp", 2, to(np.float16)),
+        ("attention", 4, to("bfloat16")),
+        ("mlp", 2, to(np.float64)),
     ],
-    ids=["strided", "misaligned", "by columns", "a dtype", "a norm's dtype", "a bias", "float64"],
+    ids=["strided", "misaligned", "by columns", "float16", "bfloat16", "float64"],
+)
+def test_weights_that_kernels_do_not_take_go_by_halves(fusions, half, i, change, layers):
+    case = Case("float32", "float32", L=3)
+    case.change(layers, half, i, change)
+    case.assert_same(case.bind(fusions), case.by_halves(fusions))
+
+
+@pytest.mark.parametrize(
+    ("half", "i", "change"),
+    [("attention", 0, to(np.float16)), ("mlp", 4, lambda _: np.ones(20, np.float32))],
+    ids=["a norm's dtype", "a bias"],
 )
 def test_blocks_that_differ_go_by_halves(fusions, half, i, change):
     case = Case("float32", "float32", L=3)
-    arrays = getattr(case.blocks[1], half)
-    arrays[i] = change(arrays[i])
+    case.change([1], half, i, change)
     case.assert_same(case.bind(fusions), case.by_halves(fusions))
 
 
@@ -197,10 +236,31 @@ def test_caches_that_differ_go_by_halves(fusions, change):
     case.assert_same(step, case.by_halves(fusions))
 
 
-def test_tables_of_another_dtype_go_by_halves(fusions):
+def test_float64_goes_by_halves(fusions):
+    for name in ("x", "sin", "cos"):
+        case = Case("float32", "float32", L=2)
+        setattr(case, name, getattr(case, name).astype(np.float64))
+        case.assert_same(case.bind(fusions), case.by_halves(fusions))
+
     case = Case("float32", "float32", L=2)
-    case.sin = case.sin.astype(np.float64)
+    case.before = [[array.astype(np.float64) for array in pair] for pair in case.before]
     case.assert_same(case.bind(fusions), case.by_halves(fusions))
+    case = Case("float32", "float32", L=2)
+    case.wide = np.dtype(np.float64)
+    case.assert_same(case.bind(fusions), case.by_halves(fusions))
+
+
+def test_a_block_has_a_cache(fusions):
+    case = Case("float32", "float32", L=3)
+    step, caches = case.bind(fusions), case.make_caches()
+    for wrong in (caches[:2], [*caches, caches[0]]):
+        with pytest.raises(ValueError, match="zip"):
+            case.run(step, wrong)
+
+
+def test_no_block_is_nothing(fusions):
+    case = Case("float32", "float32")
+    assert case.run(case.bind(fusions, slice(0)), []) is case.x
 
 
 def test_several_queries_go_by_halves(fusions):

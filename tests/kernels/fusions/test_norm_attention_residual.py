@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from xplm_numpy.kernels import FUSED
 
 from tests.backends.numpy.layouts import shifted, spread
 from tests.kernels.fusions.bounds import (
@@ -10,6 +11,7 @@ from tests.kernels.fusions.bounds import (
     draw,
     stored,
 )
+from xplm.kernels.fusions import FUSIONS
 from xplm.precision import HOST_DTYPES
 from xplm.typing import LayerCache
 
@@ -104,6 +106,20 @@ def test_is_what_its_ops_are(fusions, kind, case):
     arrays, options = make_case(kind, **CASES[case])
     found = run(fusions["norm_attention_residual"], arrays, options)
     assert_is_composition(found, arrays, options)
+
+
+def test_an_island_in_float64_is_the_compositions(kind):
+    arrays, options = make_case(kind, start=9, B=2)
+    results = []
+    for table in (FUSED, FUSIONS):
+        *before, keys, values, first = arrays
+        cache = make_cache(keys, values, options["start"])
+        wide = np.dtype(np.float64)
+        fusion = table["norm_attention_residual"]
+        y = fusion(*before, cache, first, **options, eps=EPS, wide=wide)
+        results.append((y, *cache[:2]))
+    for array, expected in zip(*results, strict=True):
+        np.testing.assert_array_equal(array, expected)
 
 
 @pytest.mark.parametrize("case", ["the longest blocks", "padding and window"])

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from xplm_numpy.kernels import FUSED
 
 from tests.kernels.fusions.bounds import EPS, assert_within, draw, mlp_half, stored
+from xplm.kernels.fusions import FUSIONS
 
 
 def make_arguments(dtypes, *, B, C, F, bias, T=1):
@@ -50,6 +52,15 @@ def test_weights_of_several_dtypes(fusions):
     arguments = make_arguments(("float32", "float32"), B=2, C=9, F=10, bias=False)
     arguments[2] = arguments[2].astype("bfloat16")
     assert_within(fusions["norm_mlp_residual"](*arguments, eps=EPS), expected(*arguments))
+
+
+def test_an_island_in_float64_is_the_compositions(dtypes):
+    arguments = make_arguments(dtypes, B=2, C=9, F=10, bias=True)
+    y, expected = (
+        table["norm_mlp_residual"](*arguments, eps=EPS, wide=np.dtype(np.float64))
+        for table in (FUSED, FUSIONS)
+    )
+    np.testing.assert_array_equal(y, expected)
 
 
 def test_threads_and_runs_change_no_bit(fusions, dtypes, on_threads):

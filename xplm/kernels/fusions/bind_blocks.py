@@ -7,16 +7,14 @@ x = norm_mlp_residual(x)
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from xplm.kernels.fusions.norm_attention_residual import norm_attention_residual
-from xplm.kernels.fusions.norm_mlp_residual import norm_mlp_residual
 from xplm.typing import Array, DType, LayerCache
 
 
 class BlockWeights(NamedTuple):
     """A block's weights and biases as the two fusions take them, and how far back its attention sees."""
 
-    attention: Sequence[Array | None]  # norm; weights of q, k, v, o; their biases
-    mlp: Sequence[Array | None]  # norm; weights of gate, up, down; their biases
+    attention: tuple[Array | None, ...]  # norm; weights of q, k, v, o; their biases
+    mlp: tuple[Array | None, ...]  # norm; weights of gate, up, down; their biases
     window: int | None
 
 
@@ -27,15 +25,18 @@ BoundBlocks: TypeAlias = Callable[
 
 
 def bind_blocks(
-    blocks: Sequence[BlockWeights],
+    blocks: tuple[BlockWeights, ...],
     *,
+    attention_half: Callable[..., Array],
+    mlp_half: Callable[..., Array],
     scale: float,
     eps: float,
     wide: DType | None = None,
-    attention_half: Callable[..., Array] = norm_attention_residual,
-    mlp_half: Callable[..., Array] = norm_mlp_residual,
 ) -> BoundBlocks:
-    """What takes x (B, T, C) through all blocks, and writes to their caches; options as the two fusions'."""
+    """What takes x (B, T, C) through all blocks, and writes to their caches; options as the two fusions'.
+
+    The halves are `norm_attention_residual` and `norm_mlp_residual`, as a backend has them.
+    """
     norm: dict[str, Any] = {"eps": eps, "wide": wide}
 
     def step(
