@@ -26,7 +26,7 @@ from xplm_numpy.arrays import empty, zeros
 from xplm_numpy.attention_decode import attend, cache_bits, first_slots
 from xplm_numpy.exp import exp
 from xplm_numpy.jit import parallel, serial
-from xplm_numpy.narrow import bits, takes
+from xplm_numpy.narrow import bits, in_float32, takes
 from xplm_numpy.tile import COLUMNS, ROWS, put_product
 from xplm_numpy.whole import narrowed, widened
 
@@ -43,7 +43,7 @@ LOWEST = np.float32(-np.inf)
 
 
 def attention_fwd(q, k, v, first=None, *, start, scale, window=None, wide=None):
-    if not takes(q, k, v) or wide not in (None, np.float32):
+    if not takes(q, k, v) or not in_float32(wide):
         return portable.attention_fwd(
             q, k, v, first, start=start, scale=scale, window=window, wide=wide
         )

@@ -12,7 +12,7 @@ from xplm.kernels.cross_entropy import CrossEntropySaved
 from xplm_numpy.arrays import empty
 from xplm_numpy.exp import exp
 from xplm_numpy.jit import parallel, serial
-from xplm_numpy.narrow import bits, narrow, takes, widen
+from xplm_numpy.narrow import bits, in_float32, narrow, takes, widen
 
 ROWS_PER_BLOCK = 16
 LANES = 16
@@ -23,7 +23,7 @@ PART = 512
 
 def cross_entropy_fwd(x, targets, *, ignore_index, label_smoothing=0.0, z_loss=0.0, wide=None):
     options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "z_loss": z_loss}
-    if not takes(x) or wide not in (None, np.float32):
+    if not takes(x) or not in_float32(wide):
         return portable.cross_entropy_fwd(x, targets, **options, wide=wide)
     loss, lse = (np.empty(len(x), np.float32) for _ in range(2))
     shares = np.float32(label_smoothing), np.float32(z_loss)

@@ -12,13 +12,13 @@ from xplm.kernels import layer_norm as portable
 from xplm.kernels.layer_norm import LayerNormSaved
 from xplm_numpy.jit import parallel, serial
 from xplm_numpy.kernels.rms_norm import inverse_root
-from xplm_numpy.narrow import bits, narrow, takes, widen
+from xplm_numpy.narrow import bits, in_float32, narrow, takes, widen
 
 ROWS_PER_BLOCK = 64
 
 
 def layer_norm_fwd(x, weight, bias, *, eps, wide=None):
-    if not takes(x, weight, bias) or wide not in (None, np.float32):
+    if not takes(x, weight, bias) or not in_float32(wide):
         return portable.layer_norm_fwd(x, weight, bias, eps=eps, wide=wide)
 
     C = x.shape[-1]

@@ -14,7 +14,7 @@ from xplm.kernels.linear_cross_entropy import LOGITS_PER_CHUNK, LinearCrossEntro
 from xplm_numpy.blas import product
 from xplm_numpy.kernels.cross_entropy import backward_rows, forward_rows
 from xplm_numpy.kernels.linear import as_stored, project, project_back
-from xplm_numpy.narrow import takes
+from xplm_numpy.narrow import in_float32, takes
 from xplm_numpy.whole import narrowed, widened
 
 
@@ -22,7 +22,7 @@ def linear_cross_entropy_fwd(
     x, weight, targets, *, ignore_index, label_smoothing=0.0, z_loss=0.0, wide=None
 ):
     options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "z_loss": z_loss}
-    if not takes(x, weight) or wide not in (None, np.float32):
+    if not takes(x, weight) or not in_float32(wide):
         return portable.linear_cross_entropy_fwd(x, weight, targets, **options, wide=wide)
 
     scored, x_rows, ids = _scored(x, targets, ignore_index)

@@ -11,13 +11,13 @@ from numba import prange
 from xplm.kernels import rms_norm as portable
 from xplm.kernels.rms_norm import RMSNormSaved
 from xplm_numpy.jit import exact, parallel, serial
-from xplm_numpy.narrow import bits, narrow, takes, widen
+from xplm_numpy.narrow import bits, in_float32, narrow, takes, widen
 
 ROWS_PER_BLOCK = 64
 
 
 def rms_norm_fwd(x, weight, *, eps, wide=None):
-    if not takes(x, weight) or wide not in (None, np.float32):
+    if not takes(x, weight) or not in_float32(wide):
         return portable.rms_norm_fwd(x, weight, eps=eps, wide=wide)
 
     C = x.shape[-1]

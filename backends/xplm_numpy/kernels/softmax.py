@@ -12,14 +12,14 @@ from xplm.kernels import softmax as portable
 from xplm.kernels.softmax import SoftmaxSaved
 from xplm_numpy.exp import exp
 from xplm_numpy.jit import parallel, serial
-from xplm_numpy.narrow import bits, narrow, takes, widen
+from xplm_numpy.narrow import bits, in_float32, narrow, takes, widen
 
 ROWS_PER_BLOCK = 16
 ALL_VISIBLE = np.empty((0, 0), np.uint8)
 
 
 def softmax_fwd(x, visible=None, *, wide=None):
-    if not takes(x) or wide not in (None, np.float32):
+    if not takes(x) or not in_float32(wide):
         return portable.softmax_fwd(x, visible, wide=wide)
 
     S = x.shape[-1]

@@ -1,5 +1,7 @@
 """Fused kernels beside their portable twins: within what rounding can explain, and the same bits every time."""
 
+from inspect import signature
+
 import numba
 import numpy as np
 import pytest
@@ -50,6 +52,22 @@ def rounded(op, case, dtype="float32"):
 
 def test_there_are_fused_kernels_here():
     assert {"attention", "rms_norm", "swiglu"} <= set(PAIRS)
+
+
+@pytest.mark.parametrize(
+    "op", [op for op in PAIRS if "wide" in signature(PORTABLE[f"{op}_fwd"]).parameters]
+)
+def test_an_island_in_float64_is_the_portable_kernels(op):
+    for case in fused_cases(op):
+        arrays, options = rounded(op, case), {**case.options, "wide": np.dtype(np.float64)}
+        y, saved = BACKEND.kernels[f"{op}_fwd"](*arrays, **options)
+        expected, expected_saved = PORTABLE[f"{op}_fwd"](*arrays, **options)
+        dy = np.random.default_rng(3).standard_normal(y.shape).astype(y.dtype)
+        gradients = BACKEND.kernels[f"{op}_bwd"](dy, saved)
+        expected_gradients = PORTABLE[f"{op}_bwd"](dy, expected_saved)
+        found = [array for array in (y, *gradients) if array is not None]
+        portable = [array for array in (expected, *expected_gradients) if array is not None]
+        assert_same_bits(found, portable)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
