@@ -9,12 +9,26 @@ from xplm.backend import load_backend
 from xplm.precision import Policy
 from xplm.runtime import Runtime, make_runtime
 from xplm.train.loop import Trainer
+from xplm.train.metrics import read_lines
 from xplm.train.prepare import prepare
 from xplm.train.recipe import Recipe, make_recipe
 from xplm.train.run_directory import RunDirectory
 from xplm.train.task import training_policy
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "to", "red", "house", "sea")
+
+
+TIMED = {"tokens_per_s"}
+"""What depends on the clock, of a line of metrics."""
+
+HARD: dict[str, Any] = {
+    "train__dropout": 0.1,
+    "train__ema": 0.9,
+    "data__accumulation": 2,
+    "train__sample_prompts": ["the "],
+    "train__sample_tokens": 4,
+}
+"""Settings of all that a resumed run has to find again."""
 
 
 def write_text(path: Path, n_words: int = 400) -> Path:
@@ -86,3 +100,9 @@ def assert_bitwise_equal(actual: dict[str, np.ndarray], expected: dict[str, np.n
     for name, array in expected.items():
         assert actual[name].dtype == array.dtype
         assert actual[name].tobytes() == array.tobytes(), name
+
+
+def untimed(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics, without what depends on the clock."""
+    lines = read_lines(path / "metrics.jsonl")
+    return [{key: v for key, v in line.items() if key not in TIMED} for line in lines]
