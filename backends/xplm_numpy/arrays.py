@@ -16,51 +16,17 @@ ALIGNMENT = 64
 FLOAT = ir.FloatType()
 
 
-@intrinsic
-def empty(typing_context, shape):
-    """A dense float32 array of sizes in a tuple, with whatever lies in that memory."""
-    array = types.Array(types.float32, len(shape), "C")
+def _allocator(*, is_zero):
+    @intrinsic
+    def allocate(typing_context, shape):
+        array = types.Array(types.float32, len(shape), "C")
 
-    def generate(context, builder, signature, arguments):
-        return _allocate(context, builder, array, arguments[0], is_zero=False)
+        def generate(context, builder, signature, arguments):
+            return _allocate(context, builder, array, arguments[0], is_zero)
 
-    return array(shape), generate
+        return array(shape), generate
 
-
-@intrinsic
-def zeros(typing_context, shape):
-    """The same, of zeros."""
-    array = types.Array(types.float32, len(shape), "C")
-
-    def generate(context, builder, signature, arguments):
-        return _allocate(context, builder, array, arguments[0], is_zero=True)
-
-    return array(shape), generate
-
-
-@intrinsic
-def moved(typing_context, arrays, places):
-    """A tuple of arrays of the same dtypes and shapes as these, dense ones, at the addresses in an array (N,) int64.
-
-    Somebody else keeps what lies there.
-    """
-
-    def generate(context, builder, signature, arguments):
-        known, places = arguments[0], make_array(signature.args[1])(context, builder, arguments[1])
-        elements = []
-        for i, array in enumerate(arrays):
-            make = make_array(array)
-            old, new = (
-                make(context, builder, builder.extract_value(known, i)),
-                make(context, builder),
-            )
-            place = builder.load(builder.gep(places.data, [context.get_constant(types.intp, i)]))
-            data = builder.inttoptr(place, old.data.type)
-            populate_array(new, data, old.shape, old.strides, old.itemsize, meminfo=None)
-            elements.append(new._getvalue())
-        return context.make_tuple(builder, arrays, elements)
-
-    return arrays(arrays, places), generate
+    return allocate
 
 
 def _allocate(context, builder, array, shape, is_zero):
@@ -79,3 +45,33 @@ def _allocate(context, builder, array, shape, is_zero):
     made = make_array(array)(context, builder)
     populate_array(made, data, sizes, strides, itemsize, owner)
     return impl_ret_new_ref(context, builder, array, made._getvalue())
+
+
+empty = _allocator(is_zero=False)
+"""empty((B, C)): a dense float32 array, with whatever lies in that memory."""
+
+zeros = _allocator(is_zero=True)
+"""The same, of zeros."""
+
+
+@intrinsic
+def moved(typing_context, arrays, places):
+    """A tuple of arrays of the same dtypes and shapes as these, dense ones, at the addresses in an array (N,) int64.
+
+    Somebody else keeps what lies there.
+    """
+
+    def generate(context, builder, signature, arguments):
+        known, places = arguments[0], make_array(signature.args[1])(context, builder, arguments[1])
+        elements = []
+        for i, array in enumerate(arrays):
+            make = make_array(array)
+            old = make(context, builder, builder.extract_value(known, i))
+            new = make(context, builder)
+            place = builder.load(builder.gep(places.data, [context.get_constant(types.intp, i)]))
+            data = builder.inttoptr(place, old.data.type)
+            populate_array(new, data, old.shape, old.strides, old.itemsize, meminfo=None)
+            elements.append(new._getvalue())
+        return context.make_tuple(builder, arrays, elements)
+
+    return arrays(arrays, places), generate

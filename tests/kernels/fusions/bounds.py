@@ -7,6 +7,7 @@ import numpy as np
 from xplm.numerics.parity.attention_bounds import attend_balls
 from xplm.numerics.parity.bounds import Arithmetic, Ball, exact, may_round
 from xplm.precision import HOST_DTYPES
+from xplm.typing import LayerCache
 
 WIDE = Arithmetic(np.dtype(np.float32))
 EPS = 1e-5
@@ -132,3 +133,15 @@ def draw(rng, dtype, *shape, scale=1.0):
     array = (scale * rng.standard_normal(shape)).astype(HOST_DTYPES[dtype])
     array.flags.writeable = False
     return array
+
+
+def make_cache(keys, values, start):
+    """A copy of what a cache holds, laid out alike, to be written to from `start` on."""
+    keys, values = keys.copy(order="K"), values.copy(order="K")
+
+    def write(k, v):
+        end = start + k.shape[2]
+        keys[:, :, start:end], values[:, :, start:end] = k, v
+        return keys[:, :, :end], values[:, :, :end]
+
+    return LayerCache(keys, values, write)

@@ -12,11 +12,11 @@ from tests.kernels.fusions.bounds import (
     assert_written,
     attention_half,
     draw,
+    make_cache,
     mlp_half,
     stored,
 )
 from xplm.kernels.fusions.bind_blocks import BlockWeights
-from xplm.typing import LayerCache
 
 CASES = {
     "few slots": {},
@@ -92,15 +92,7 @@ class Case:
 
     def make_caches(self):
         """Copies of what the caches hold, to be written to."""
-        return [self._make_cache(*[a.copy(order="K") for a in pair]) for pair in self.before]
-
-    def _make_cache(self, keys, values):
-        def write(k, v):
-            end = self.start + k.shape[2]
-            keys[:, :, self.start : end], values[:, :, self.start : end] = k, v
-            return keys[:, :, :end], values[:, :, :end]
-
-        return LayerCache(keys, values, write)
+        return [make_cache(*pair, self.start) for pair in self.before]
 
     def run(self, step, caches):
         """y; caches are written to."""

@@ -9,6 +9,7 @@ from tests.kernels.fusions.bounds import (
     assert_written,
     attention_half,
     draw,
+    make_cache,
     stored,
 )
 from xplm.kernels.fusions import FUSIONS
@@ -48,18 +49,6 @@ CASES = {
 def kind(request):
     """Three dtypes."""
     return request.param
-
-
-def make_cache(keys, values, start):
-    """A copy of what a cache holds, to be written to."""
-    keys, values = keys.copy(), values.copy()
-
-    def write(k, v):
-        end = start + k.shape[2]
-        keys[:, :, start:end], values[:, :, start:end] = k, v
-        return keys[:, :, :end], values[:, :, :end]
-
-    return LayerCache(keys, values, write)
 
 
 def make_case(
