@@ -147,25 +147,46 @@ def _exponentials(scores, g, highest):
 
 @serial()
 def _weigh(probs, values, sums):
-    """sums = probs @ values, four slots at a time.   probs (G, n), values (n, D) as stored, sums (G, D)"""
+    """sums = probs @ values, four slots and two rows at a time.   probs (G, n), values (n, D) as stored, sums (G, D)"""
     G, n = probs.shape
     D = values.shape[1]
-    quarter = n // STREAMS
     for g in range(G):
         for d in range(D):
             sums[g, d] = np.float32(0.0)
-    for g in range(G):
-        for s in range(quarter):
-            s1, s2, s3 = s + quarter, s + 2 * quarter, s + 3 * quarter
-            p0, p1, p2, p3 = probs[g, s], probs[g, s1], probs[g, s2], probs[g, s3]
-            for d in range(D):
-                v01 = p0 * widen(values[s, d]) + p1 * widen(values[s1, d])
-                v23 = p2 * widen(values[s2, d]) + p3 * widen(values[s3, d])
-                sums[g, d] += v01 + v23
-    for s in range(STREAMS * quarter, n):
+    for g in range(0, G - 1, 2):
+        _add_2_by_4(probs, g, values, sums)
+    if G % 2 == 1:
+        _add_1_by_4(probs, G - 1, values, sums)
+    for s in range(n // STREAMS * STREAMS, n):
         for g in range(G):
             for d in range(D):
                 sums[g, d] += probs[g, s] * widen(values[s, d])
+
+
+@serial()
+def _add_1_by_4(probs, g, values, sums):
+    quarter = len(values) // STREAMS
+    for s0 in range(quarter):
+        s1, s2, s3 = s0 + quarter, s0 + 2 * quarter, s0 + 3 * quarter
+        p0, p1, p2, p3 = probs[g, s0], probs[g, s1], probs[g, s2], probs[g, s3]
+        for d in range(values.shape[1]):
+            v0, v1 = widen(values[s0, d]), widen(values[s1, d])
+            v2, v3 = widen(values[s2, d]), widen(values[s3, d])
+            sums[g, d] += (p0 * v0 + p1 * v1) + (p2 * v2 + p3 * v3)
+
+
+@serial()
+def _add_2_by_4(probs, g, values, sums):
+    quarter = len(values) // STREAMS
+    for s0 in range(quarter):
+        s1, s2, s3 = s0 + quarter, s0 + 2 * quarter, s0 + 3 * quarter
+        p00, p01, p02, p03 = probs[g, s0], probs[g, s1], probs[g, s2], probs[g, s3]
+        p10, p11, p12, p13 = probs[g + 1, s0], probs[g + 1, s1], probs[g + 1, s2], probs[g + 1, s3]
+        for d in range(values.shape[1]):
+            v0, v1 = widen(values[s0, d]), widen(values[s1, d])
+            v2, v3 = widen(values[s2, d]), widen(values[s3, d])
+            sums[g, d] += (p00 * v0 + p01 * v1) + (p02 * v2 + p03 * v3)
+            sums[g + 1, d] += (p10 * v0 + p11 * v1) + (p12 * v2 + p13 * v3)
 
 
 @serial()

@@ -11,7 +11,7 @@ from numba import prange
 from xplm.kernels.fusions.norm_attention_residual import norm_attention_residual as portable
 from xplm_numpy.arrays import empty
 from xplm_numpy.attention_decode import attend_block, cut, first_slots, join, make_parts
-from xplm_numpy.gemv import count_blocks, finish, multiply
+from xplm_numpy.gemv import count_blocks, multiply
 from xplm_numpy.jit import parallel, serial
 from xplm_numpy.kernels.norm_mlp_residual import add_residual, normalise
 from xplm_numpy.narrow import FLOAT32, alike, bias_bits, bits, in_float32, narrow, takes, widen
@@ -76,15 +76,18 @@ def compute(
             weight, sums, begin = v_weight, v_sums, k_end
         multiply(rows, weight, block - begin, sums)
 
-    q = empty((B, len(q_weight) // D, 1, D))
+    _finish_rows(q_sums, q_bias, x)
+    _finish_rows(k_sums, k_bias, x)
+    _finish_rows(v_sums, v_bias, x)
+    q, k = empty((B, len(q_weight) // D, 1, D)), empty((D,))
     for b in range(B):
         for h in range(q.shape[1]):
-            _rotate(q_sums, q_bias, b, h, cos, sin, x, q[b, h, 0])
+            _rotate(q_sums[b, h * D : (h + 1) * D], b, cos, sin, x, q[b, h, 0])
         for h in range(keys.shape[1]):
-            _rotate(k_sums, k_bias, b, h, cos, sin, x, k_sums[b, h * D : (h + 1) * D])
+            _rotate(k_sums[b, h * D : (h + 1) * D], b, cos, sin, x, k)
             for d in range(D):
-                keys[b, h, start, d] = narrow(k_sums[b, h * D + d], keys)
-                values[b, h, start, d] = narrow(finish(v_sums, v_bias, b, h * D + d, x), values)
+                keys[b, h, start, d] = narrow(k[d], keys)
+                values[b, h, start, d] = narrow(v_sums[b, h * D + d], values)
 
     # as `attend`, which is a kernel of its own
     low, length, blocks = cut(start, 1, window)
@@ -106,15 +109,26 @@ def compute(
 
 
 @serial()
-def _rotate(sums, bias, b, head, cos, sin, like, y):
-    """y (D,): a head of a projection, turned, and rounded as the array `like` stores it. y may be a part of sums.
+def _finish_rows(sums, bias, like):
+    """Products (B, N) with their bias, in place, rounded as the array `like` stores them.
 
-    sums (B, heads D); cos, sin (B or 1, 1, 1, D/2).
+    As `finish`, by loops over whole rows, which fill vector registers.
     """
+    B, N = sums.shape
+    for b in range(B):
+        if len(bias) > 0:
+            for n in range(N):
+                sums[b, n] += widen(bias[n])
+        for n in range(N):
+            sums[b, n] = widen(narrow(sums[b, n], like))
+
+
+@serial()
+def _rotate(head, b, cos, sin, like, y):
+    """y (D,): a head (D,) of row b, turned, rounded as the array `like` stores it.   cos, sin (B or 1, 1, 1, D/2)"""
     half = cos.shape[3]
     row = b if len(cos) > 1 else 0
     for i in range(half):
-        y1 = finish(sums, bias, b, 2 * half * head + i, like)
-        y2 = finish(sums, bias, b, 2 * half * head + half + i, like)
-        y[i] = widen(narrow(y1 * cos[row, 0, 0, i] - y2 * sin[row, 0, 0, i], like))
-        y[half + i] = widen(narrow(y2 * cos[row, 0, 0, i] + y1 * sin[row, 0, 0, i], like))
+        x1, x2, c, s = head[i], head[half + i], cos[row, 0, 0, i], sin[row, 0, 0, i]
+        y[i] = widen(narrow(x1 * c - x2 * s, like))
+        y[half + i] = widen(narrow(x2 * c + x1 * s, like))
