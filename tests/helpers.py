@@ -3,9 +3,10 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
 from xplm.backend import Backend
+from xplm.namespace import array_namespace
 from xplm.precision import HOST_DTYPES
 from xplm.typing import Array
 

@@ -3,7 +3,6 @@
 import logging
 from typing import Any
 
-import array_api_compat.numpy as xp
 import numpy as np
 
 from xplm.backend import Backend, host_memory
@@ -29,7 +28,7 @@ def make_backend(device: str) -> Backend:
         name="numpy",
         device_name="cpu",
         device="cpu",
-        xp=xp,
+        xp=np,
         dtypes=HOST_DTYPES,
         from_host=np.asarray,
         to_host=np.asarray,

@@ -45,7 +45,7 @@ def embedding_bwd(dy: Array, saved: EmbeddingSaved) -> tuple[None, Array]:
     ids = xp.reshape(ids, (-1,))
     dyw = xp.reshape(cast(dy, wide_dtype(dy, xp)), (-1, C))
 
-    present = xp.unique_values(ids)  # (U,), sorted
+    present = xp.sort(xp.unique_values(ids))  # (U,)
     sums = []
     for begin in range(0, present.shape[0], IDS_PER_CHUNK):
         end = min(begin + IDS_PER_CHUNK, present.shape[0])
