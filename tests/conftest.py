@@ -13,6 +13,7 @@ from tests.on_backends import (  # noqa: F401 - pytest finds its hooks here
     on,
     pytest_addoption,
     pytest_collection_modifyitems,
+    pytest_configure,
     pytest_make_collect_report,
     pytest_runtest_makereport,
 )

@@ -6,6 +6,7 @@ A test, or one set of its parameters, that belongs to one backend is marked `bac
 A backend that is not installed skips with the reason. NumPy is always there: a skip under its mark is a failure.
 """
 
+import os
 from collections.abc import Generator
 from typing import Any
 
@@ -45,6 +46,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="all",
         help="run what belongs to this backend, and what belongs to none; if not given, all",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """JAX compiles every op for every shape: what one process has compiled is on disk for all others, and next time."""
+    if hasattr(config, "cache"):
+        os.environ |= {
+            "JAX_COMPILATION_CACHE_DIR": str(config.cache.mkdir("jax")),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
