@@ -28,7 +28,8 @@ pip=("$environment/bin/python" -m pip --disable-pip-version-check)
 # First as users get it: a wheel, run from elsewhere. Then editable, so that the tests see the sources.
 extras=dev,reference,jax
 if command -v nvidia-smi >/dev/null; then extras+=,cuda13; fi
-# Modules become bytecode when they are imported, as most of PyTorch never is.
+# Modules become bytecode when they are imported, as most of PyTorch never is, and then it is kept.
+unset PYTHONDONTWRITEBYTECODE
 "${pip[@]}" install --quiet --quiet --no-compile --constraint scripts/constraints.txt ".[$extras]"
 (cd / && "$environment/bin/xplm" --version)
 "${pip[@]}" install --quiet --quiet --no-deps --editable .

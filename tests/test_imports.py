@@ -50,6 +50,9 @@ def test_a_name_that_is_not_public_is_an_attribute_error():
 
 def test_numpy_is_used_as_it_is():
     # What wraps it imports all of NumPy, its Fortran compiler and its tests' runner too: 0.1 seconds.
-    statement = "from xplm.backend import load_backend; load_backend('numpy')"
+    statement = (
+        "from xplm.backend import load_backend; load_backend('numpy'); import numpy as np\n"
+        "from xplm.namespace import array_namespace; array_namespace(np.ones(1))"
+    )
     _, held = probe(statement, ("array_api_compat.numpy", "numpy.f2py", "unittest"))
     assert held == ""

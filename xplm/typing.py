@@ -15,7 +15,7 @@ DType: TypeAlias = Any
 """A dtype object of an array's own library."""
 
 Namespace: TypeAlias = Any
-"""An array-API namespace, as `array_api_compat.array_namespace` returns it."""
+"""An array-API namespace, as `xplm.namespace.array_namespace` returns it."""
 
 Params: TypeAlias = dict[str, Array]
 """Parameters, or their gradients or moments, under Hugging Face names."""

@@ -151,7 +151,7 @@ ROUTED = [
     Planted(
         "sorting is not stable",
         {"argsort": faults.unstable_argsort},
-        _each("sort"),
+        _each("sort") + _each("falling sort"),
         ON_DEVICE,
     ),
     Planted(
