@@ -49,17 +49,18 @@ def scatter_add(backend: Backend, dtype: str) -> Finding:
 
 def stable_sort(backend: Backend, dtype: str) -> Finding:
     """argsort keeps the order of equal numbers."""
-    host = np.random.default_rng(0).integers(0, 4, MANY).astype(np.float64)
-    found = backend.xp.argsort(put(backend, host, dtype), stable=True)
-    wrong = first_wrong(get(backend, found), np.argsort(host, stable=True))
-    return gap(wrong) if wrong else good("stable")
+    return _sort(backend, dtype)
 
 
 def falling_sort(backend: Backend, dtype: str) -> Finding:
     """So it does from the largest down, which the standard has a keyword for."""
+    return _sort(backend, dtype, descending=True)
+
+
+def _sort(backend: Backend, dtype: str, **order: bool) -> Finding:
     host = np.random.default_rng(0).integers(0, 4, MANY).astype(np.float64)
-    found = backend.xp.argsort(put(backend, host, dtype), descending=True, stable=True)
-    wrong = first_wrong(get(backend, found), np.argsort(-host, stable=True))
+    found = backend.xp.argsort(put(backend, host, dtype), stable=True, **order)
+    wrong = first_wrong(get(backend, found), np.argsort(-host if order else host, stable=True))
     return gap(wrong) if wrong else good("stable")
 
 
