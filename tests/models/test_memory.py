@@ -95,7 +95,7 @@ def test_scratch_counted_by_hand():
     # C 16, F 24, queries 16 wide, keys 8; the MLP's: dx, 3 of F, 2 dx and their sum
     rt, n, C, F = numpy_runtime(), 100, 16, 24
     config = make_config(hidden_size=C, intermediate_size=F, num_attention_heads=4, head_dim=4)
-    mlp, attention = 4 * C + 3 * F, 7 * C + 2 * 16 + 2 * 8
+    mlp, attention = 4 * C + 3 * F, 6 * C + 2 * 16 + 2 * 8
     assert backward_scratch(rt, config, n, context=50) == 4 * n * max(mlp, attention)
     slots = 1000  # of both rows; their keys and values in blocks, and y
     assert forward_scratch(rt, config, n, slots) == 4 * (2 * slots * 8 + n * 16)

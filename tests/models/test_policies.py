@@ -30,7 +30,7 @@ def record(rt):
 
         return recorded
 
-    kernels = {name: recording(name, kernel) for name, kernel in rt.kernels.items()}
+    kernels = {name: recording(name, rt.kernels[name]) for name in PORTABLE}
     return replace(rt, kernels=kernels), calls
 
 

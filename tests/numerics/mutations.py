@@ -268,17 +268,24 @@ KERNELS = [
 
 LAYERS = [
     Mutation(
-        "residual gradient of the MLP dropped",
-        f"{L}/block.py",
-        "dx = dx + dx_branch\n",
-        "dx = dx_branch\n",
+        "residual gradient dropped",
+        f"{K}/fusions/add_rms_norm.py",
+        "return dy + dx, dweight",
+        "return dx, dweight",
         "layer block",
     ),
     Mutation(
-        "residual gradient of the attention dropped",
-        f"{L}/block.py",
-        "return dx + dx_branch, grads | more",
-        "return dx_branch, grads | more",
+        "residual gradient dropped beside layer_norm",
+        f"{L}/norm.py",
+        "return dy + dx, grads",
+        "return dx, grads",
+        "layer block",
+    ),
+    Mutation(
+        "what is normed is the branch without its residual",
+        f"{K}/fusions/add_rms_norm.py",
+        "rms_norm_fwd(y, weight",
+        "rms_norm_fwd(branch, weight",
         "layer block",
     ),
     Mutation(

@@ -17,7 +17,7 @@ from xplm.layers.attention import (
     attention_layer_fwd,
 )
 from xplm.layers.mlp import MLPSaved, mlp_bwd, mlp_fwd
-from xplm.layers.norm import norm_layer_bwd, norm_layer_fwd
+from xplm.layers.norm import add_norm_layer_bwd, add_norm_layer_fwd, norm_layer_fwd
 from xplm.runtime import Runtime
 from xplm.typing import Array, Params
 
@@ -54,9 +54,9 @@ def block_fwd(
     n, attention_norm = norm_layer_fwd(rt, config, params, f"{name}.input_layernorm", x)
     y, attention = attention_layer_fwd(rt, config, params, layer, n, context)
     y, attention_drop = drop(f"{name}.self_attn", y)
-    x = x + y
 
-    n, mlp_norm = norm_layer_fwd(rt, config, params, f"{name}.post_attention_layernorm", x)
+    norm_name = f"{name}.post_attention_layernorm"
+    x, n, mlp_norm = add_norm_layer_fwd(rt, config, params, norm_name, x, y)
     y, mlp = mlp_fwd(rt, config, params, f"{name}.mlp", n)
     y, mlp_drop = drop(f"{name}.mlp", y)
     x = x + y
@@ -73,8 +73,7 @@ def block_bwd(
     dy = undrop(rt, dx, saved.mlp_drop)
     dn, grads = mlp_bwd(rt, config, f"{name}.mlp", dy, saved.mlp)
     norm_name = f"{name}.post_attention_layernorm"
-    dx_branch, more = norm_layer_bwd(rt, config, norm_name, dn, saved.mlp_norm)
-    dx = dx + dx_branch
+    dx, more = add_norm_layer_bwd(rt, config, norm_name, dx, dn, saved.mlp_norm)
     grads |= more
 
     # x = x + drop(attention(norm(x)))
@@ -82,8 +81,8 @@ def block_bwd(
     dn, more = attention_layer_bwd(rt, config, layer, dy, saved.attention)
     grads |= more
     norm_name = f"{name}.input_layernorm"
-    dx_branch, more = norm_layer_bwd(rt, config, norm_name, dn, saved.attention_norm)
-    return dx + dx_branch, grads | more
+    dx, more = add_norm_layer_bwd(rt, config, norm_name, dx, dn, saved.attention_norm)
+    return dx, grads | more
 
 
 def undrop(rt: Runtime, dy: Array, saved: Any) -> Array:

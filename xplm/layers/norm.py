@@ -1,4 +1,4 @@
-"""The norm of a family: rms_norm, or layer_norm where the configuration says so."""
+"""The norm of a family: rms_norm, or layer_norm where the configuration says so; alone, and behind an addition."""
 
 from typing import Any
 
@@ -34,3 +34,34 @@ def norm_layer_bwd(
         return dx, {f"{name}.weight": dweight}
     dx, dweight, dbias = rt.ops.layer_norm_bwd(dy, saved)
     return dx, {f"{name}.weight": dweight, f"{name}.bias": dbias}
+
+
+def add_norm_layer_fwd(
+    rt: Runtime, config: DecoderConfig, params: Params, name: str, x: Array, branch: Array
+) -> tuple[Array, Array, Any]:
+    """y = x + branch, and its norm.   x, branch (..., C)  ->  y, n (..., C).   Arguments as `norm_layer_fwd`'s."""
+    if _is_fused(rt, config):
+        weight, eps, wide = params[f"{name}.weight"], config.norm_eps, rt.dtype.norm
+        return rt.ops.add_rms_norm_fwd(x, branch, weight, eps=eps, wide=wide)
+    y = x + branch
+    n, saved = norm_layer_fwd(rt, config, params, name, y)
+    return y, n, saved
+
+
+def add_norm_layer_bwd(
+    rt: Runtime, config: DecoderConfig, name: str, dy: Array, dn: Array, saved: Any
+) -> tuple[Array, Params]:
+    """dx (..., C), which is dbranch too, and this layer's gradients by parameter name, from dy and dn (..., C).
+
+    `saved` may be `norm_layer_fwd`'s: where nothing was added x is y, and gets both.
+    """
+    if _is_fused(rt, config):
+        dx, dweight = rt.ops.add_rms_norm_bwd(dy, dn, saved)
+        return dx, {f"{name}.weight": dweight}
+    dx, grads = norm_layer_bwd(rt, config, name, dn, saved)
+    return dy + dx, grads
+
+
+def _is_fused(rt: Runtime, config: DecoderConfig) -> bool:
+    """Whether the table has both steps as one: a runtime that judges single ops has not."""
+    return config.norm == "rms_norm" and "add_rms_norm_fwd" in rt.kernels

@@ -146,8 +146,8 @@ def backward_scratch(rt: Runtime, config: DecoderConfig, n: int, context: int) -
         steps = 7 if w.is_narrow else 4
         mlp = max(mlp, x + n_hidden * hidden + steps * n * w.F * w.wide)
 
-    # dx before and after the MLP, dn, its branch; dheads, dq, dk, dv; dx of q, of k, and the sum
-    attention = 4 * x + 2 * q + 2 * kv
+    # dx before and after the MLP, dn; dheads, dq, dk, dv; dx of q, of k, and the sum
+    attention = 3 * x + 2 * q + 2 * kv
     products = 3 * x + _product_back(w, n, w.C, w.q)
     return max(mlp, attention + max(products, _attention_back(w, n, context)))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from xplm_numpy.kernels.adafactor import adafactor_rule
 from xplm_numpy.kernels.adamw import adam_rule, adamw_rule
+from xplm_numpy.kernels.add_rms_norm import add_rms_norm_bwd, add_rms_norm_fwd
 from xplm_numpy.kernels.attention import attention_bwd, attention_fwd
 from xplm_numpy.kernels.bind_blocks import bind_blocks
 from xplm_numpy.kernels.clip import clip_by_global_norm
@@ -57,6 +58,8 @@ FUSED: dict[str, Callable[..., Any]] = {
         softmax_bwd,
         swiglu_fwd,
         swiglu_bwd,
+        add_rms_norm_fwd,
+        add_rms_norm_bwd,
         norm_attention_residual,
         norm_mlp_residual,
         bind_blocks,

@@ -47,26 +47,28 @@ def rms_norm_bwd(dy, saved):
 def _forward(x, weight, eps, y, rstd):
     R = len(x)
     if R <= ROWS_PER_BLOCK:
-        _forward_rows(x, weight, eps, y, rstd, 0, R)
+        normalise_rows(x, weight, eps, y, rstd, 0, R)
     else:
         for b in prange(-(-R // ROWS_PER_BLOCK)):
             begin = np.int64(b) * ROWS_PER_BLOCK
-            _forward_rows(x, weight, eps, y, rstd, begin, min(R, begin + ROWS_PER_BLOCK))
+            normalise_rows(x, weight, eps, y, rstd, begin, min(R, begin + ROWS_PER_BLOCK))
 
 
 @parallel()
 def _backward(dy, x, weight, rstd, dx, partial):
     R = len(x)
     if R <= ROWS_PER_BLOCK:
-        _backward_rows(dy, x, weight, rstd, dx, partial, 0, R)
+        normalise_rows_back(dy, x, weight, rstd, dx, partial, 0, R)
     else:
         for b in prange(len(partial)):
             begin = np.int64(b) * ROWS_PER_BLOCK
-            _backward_rows(dy, x, weight, rstd, dx, partial, begin, min(R, begin + ROWS_PER_BLOCK))
+            normalise_rows_back(
+                dy, x, weight, rstd, dx, partial, begin, min(R, begin + ROWS_PER_BLOCK)
+            )
 
 
 @serial()
-def _forward_rows(x, weight, eps, y, rstd, begin, end):
+def normalise_rows(x, weight, eps, y, rstd, begin, end):
     C = x.shape[1]
     for r in range(begin, end):
         total = np.float32(0.0)
@@ -81,7 +83,7 @@ def _forward_rows(x, weight, eps, y, rstd, begin, end):
 
 
 @serial()
-def _backward_rows(dy, x, weight, rstd, dx, partial, begin, end):
+def normalise_rows_back(dy, x, weight, rstd, dx, partial, begin, end):
     C = x.shape[1]
     b = begin // ROWS_PER_BLOCK
     for r in range(begin, end):

@@ -92,9 +92,9 @@ WIRING = [
     ),
     PlantedFault(
         "the MLP's residual gradient dropped",
-        f"{L}/block.py",
-        "dx = dx + dx_branch\n",
-        "dx = dx_branch\n",
+        f"{L}/norm.py",
+        "return dy + dx, grads",
+        "return dx, grads",
         "llama",
         "and linear backward at model.layers.1.self_attn.o_proj",
         shared=False,
@@ -238,8 +238,8 @@ OTHERS = [
     PlantedFault(
         "attention residual dropped",
         f"{L}/block.py",
-        '    y, attention_drop = drop(f"{name}.self_attn", y)\n    x = x + y',
-        '    y, attention_drop = drop(f"{name}.self_attn", y)\n    x = y',
+        "add_norm_layer_fwd(rt, config, params, norm_name, x, y)",
+        "add_norm_layer_fwd(rt, config, params, norm_name, 0 * x, y)",
         "llama",
         "and rms_norm forward at model.layers.0.post_attention_layernorm",
         shared=False,

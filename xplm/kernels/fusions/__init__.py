@@ -1,16 +1,24 @@
-"""Several ops in one call, for decoding: a step over one token spends less on arithmetic than on being called.
+"""Several ops in one call. Each is a composition of portable kernels and gives what they give.
 
-Each is a composition of portable kernels and gives what they give. A backend may replace it by one pass over the
-weights. Nothing here is differentiated, so there is no way back.
+A backend may replace it by one pass over memory. `add_rms_norm` has its way back beside it; the others are for
+decoding, where a step over one token spends less on arithmetic than on being called, and have none.
 """
 
 from collections.abc import Callable
 from typing import Any
 
+from xplm.kernels.fusions.add_rms_norm import add_rms_norm_bwd, add_rms_norm_fwd
 from xplm.kernels.fusions.bind_blocks import bind_blocks
 from xplm.kernels.fusions.norm_attention_residual import norm_attention_residual
 from xplm.kernels.fusions.norm_mlp_residual import norm_mlp_residual
 
 FUSIONS: dict[str, Callable[..., Any]] = {
-    fusion.__name__: fusion for fusion in (norm_attention_residual, norm_mlp_residual, bind_blocks)
+    fusion.__name__: fusion
+    for fusion in (
+        add_rms_norm_fwd,
+        add_rms_norm_bwd,
+        norm_attention_residual,
+        norm_mlp_residual,
+        bind_blocks,
+    )
 }

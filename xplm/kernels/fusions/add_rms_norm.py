@@ -1,0 +1,31 @@
+"""A residual addition, and the norm of its sum: where one half of a block ends and the next begins.
+
+    y = x + branch
+    n = rms_norm(y)
+
+Both are read on: n by the next branch, and y past it.
+
+Gradient. y gets its own dy and what comes back through n. An addition hands that to both of its terms as it is:
+
+    dx = dbranch = dy + rms_norm_bwd(dn)
+
+Where nothing is added, as before a decoder's first norm, x is y, and dx is the same.
+"""
+
+from xplm.kernels.rms_norm import RMSNormSaved, rms_norm_bwd, rms_norm_fwd
+from xplm.typing import Array, DType
+
+
+def add_rms_norm_fwd(
+    x: Array, branch: Array, weight: Array, *, eps: float, wide: DType | None = None
+) -> tuple[Array, Array, RMSNormSaved]:
+    """y = x + branch, n = rms_norm(y).   x, branch (..., C) any float; weight (C,)  ->  y, n (..., C) x.dtype"""
+    y = x + branch
+    n, saved = rms_norm_fwd(y, weight, eps=eps, wide=wide)
+    return y, n, saved
+
+
+def add_rms_norm_bwd(dy: Array, dn: Array, saved: RMSNormSaved) -> tuple[Array, Array]:
+    """dx (..., C) in x's dtype, which is dbranch too; dweight (C,) wide, from dy and dn (..., C)."""
+    dx, dweight = rms_norm_bwd(dn, saved)
+    return dy + dx, dweight
