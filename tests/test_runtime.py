@@ -6,6 +6,8 @@ import pytest
 from xplm.errors import BackendError, RequestError
 from xplm.kernels import PORTABLE
 from xplm.kernels.fusions import FUSIONS
+from xplm.numerics.check_layers import check_layer
+from xplm.numerics.gradient_check import OP_LIMIT
 from xplm.precision import Policy
 from xplm.runtime import make_runtime
 
@@ -28,6 +30,26 @@ def test_a_backend_replaces_kernels_by_name_unless_told_not_to(numpy_backend):
     assert fused.ops.swiglu_fwd is backend.kernels.get("swiglu_fwd", PORTABLE["swiglu_fwd"])
     assert make_runtime(backend, "fp32", kernels="portable").ops.gelu_fwd is PORTABLE["gelu_fwd"]
     assert PORTABLE["gelu_fwd"] is not double
+
+
+def test_a_backends_own_norm_is_not_gone_back_from_by_another(numpy_backend):
+    """It saves what it likes, here the normalised row in place of x."""
+
+    def forward(x, weight, *, eps, wide=None):
+        rstd = 1.0 / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
+        return x * rstd * weight, (x * rstd, weight, rstd)
+
+    def backward(dy, saved):
+        n, weight, rstd = saved
+        dn = dy * weight
+        dx = rstd * (dn - n * np.mean(dn * n, axis=-1, keepdims=True))
+        return dx, np.sum((dy * n).reshape(-1, n.shape[-1]), axis=0)
+
+    own = replace(numpy_backend, kernels={"rms_norm_fwd": forward, "rms_norm_bwd": backward})
+    for error in check_layer(own, "fused", "block", "llama, K < H"):
+        assert error.error <= OP_LIMIT, error
+    assert "add_rms_norm_fwd" not in make_runtime(own, "fp64").kernels
+    assert "add_rms_norm_fwd" in make_runtime(own, "fp64", "portable").kernels
 
 
 def test_policy_is_text_or_a_value(numpy_backend):

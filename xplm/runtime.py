@@ -15,6 +15,9 @@ from xplm.kernels import PORTABLE
 from xplm.kernels.fusions import FUSIONS
 from xplm.precision import HOST_DTYPES, Policy, PolicyDtypes
 
+NORM, ADD_NORM = ({f"{op}_{way}" for way in ("fwd", "bwd")} for op in ("rms_norm", "add_rms_norm"))
+"""The second goes back from what the first saved, which of a backend's own norm is known to that backend alone."""
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -68,6 +71,8 @@ def make_runtime(
     table = PORTABLE | FUSIONS
     if kernels == "fused":
         table = table | dict(backend.kernels)
+        if NORM & backend.kernels.keys() and not ADD_NORM.issubset(backend.kernels):
+            table = {name: kernel for name, kernel in table.items() if name not in ADD_NORM}
     dtype = policy.resolve(backend.dtypes, backend.name)
     host = {
         name: HOST_DTYPES["float32" if isinstance(found, Format) else name]

@@ -1,4 +1,4 @@
-"""Every kernel's dtypes inside a model, under every policy; and what giving an island up does."""
+"""Every op's dtypes in a model that takes them one by one, under every policy; and what giving an island up does."""
 
 from dataclasses import replace
 

@@ -270,7 +270,7 @@ LAYERS = [
     Mutation(
         "residual gradient dropped",
         f"{K}/fusions/add_rms_norm.py",
-        "return dy + dx, dweight",
+        "return cast(dy + dx, dx.dtype), dweight",
         "return dx, dweight",
         "layer block",
     ),

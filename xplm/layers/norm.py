@@ -39,8 +39,11 @@ def norm_layer_bwd(
 def add_norm_layer_fwd(
     rt: Runtime, config: DecoderConfig, params: Params, name: str, x: Array, branch: Array
 ) -> tuple[Array, Array, Any]:
-    """y = x + branch, and its norm.   x, branch (..., C)  ->  y, n (..., C).   Arguments as `norm_layer_fwd`'s."""
-    if _is_fused(rt, config):
+    """y = x + branch, and its norm.   x, branch (..., C)  ->  y, n (..., C)
+
+    Arguments as `norm_layer_fwd`'s; `branch` is what attention, or another half of a block, made of x.
+    """
+    if _is_one_op(rt, config):
         weight, eps, wide = params[f"{name}.weight"], config.norm_eps, rt.dtype.norm
         return rt.ops.add_rms_norm_fwd(x, branch, weight, eps=eps, wide=wide)
     y = x + branch
@@ -53,15 +56,15 @@ def add_norm_layer_bwd(
 ) -> tuple[Array, Params]:
     """dx (..., C), which is dbranch too, and this layer's gradients by parameter name, from dy and dn (..., C).
 
-    `saved` may be `norm_layer_fwd`'s: where nothing was added x is y, and gets both.
+    `saved` may be `norm_layer_fwd`'s too: where nothing was added x is y, and gets both.
     """
-    if _is_fused(rt, config):
+    if _is_one_op(rt, config):
         dx, dweight = rt.ops.add_rms_norm_bwd(dy, dn, saved)
         return dx, {f"{name}.weight": dweight}
     dx, grads = norm_layer_bwd(rt, config, name, dn, saved)
     return dy + dx, grads
 
 
-def _is_fused(rt: Runtime, config: DecoderConfig) -> bool:
-    """Whether the table has both steps as one: a runtime that judges single ops has not."""
+def _is_one_op(rt: Runtime, config: DecoderConfig) -> bool:
+    """Whether the table has addition and norm as one op: a runtime that judges single ops has not."""
     return config.norm == "rms_norm" and "add_rms_norm_fwd" in rt.kernels

@@ -111,7 +111,7 @@ LAYERS: dict[str, Callable[[Runtime, DecoderConfig, Context], Pair]] = {
     "block": _block,
     "block with dropout": _block_with_dropout,
 }
-"""Every layer that has a backward pass."""
+"""Every layer that has a backward pass; the norm behind an addition within the block."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "llama, K < H": {},

@@ -2,7 +2,7 @@
 
 A block of rows is added and normalised, or back, while it is in cache; in every dtype it is rounded as by the two ops.
 Bytes in float32: forward 16 C a row (x and branch in, y and n out), backward 16 C (dy, dn and y in, dx out). FLOPs:
-5 C and 10 C.
+5 C and 11 C.
 """
 
 import numpy as np
@@ -11,12 +11,12 @@ from numba import prange
 from xplm.kernels.fusions import add_rms_norm as portable
 from xplm.kernels.rms_norm import RMSNormSaved
 from xplm_numpy.jit import parallel, serial
-from xplm_numpy.kernels.rms_norm import ROWS_PER_BLOCK, normalise_rows, normalise_rows_back
+from xplm_numpy.kernels.rms_norm import ROWS_PER_BLOCK, fits, normalise_rows, normalise_rows_back
 from xplm_numpy.narrow import alike, bits, in_float32, narrow, takes, widen
 
 
 def add_rms_norm_fwd(x, branch, weight, *, eps, wide=None):
-    is_whole = alike((x, branch)) and x.shape == branch.shape
+    is_whole = alike((x, branch)) and x.shape == branch.shape and fits(weight, x)
     if not (is_whole and takes(x, weight) and in_float32(wide)):
         return portable.add_rms_norm_fwd(x, branch, weight, eps=eps, wide=wide)
 
@@ -31,7 +31,7 @@ def add_rms_norm_fwd(x, branch, weight, *, eps, wide=None):
 
 def add_rms_norm_bwd(dy, dn, saved):
     y, weight, rstd = saved
-    is_whole = alike((dy, dn, y)) and dy.shape == dn.shape
+    is_whole = alike((dy, dn, y)) and dy.shape == dn.shape == y.shape and fits(weight, y)
     if not (is_whole and takes(y, weight)) or rstd.dtype != np.float32:
         return portable.add_rms_norm_bwd(dy, dn, saved)
 

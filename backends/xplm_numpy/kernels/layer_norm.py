@@ -11,14 +11,15 @@ from numba import prange
 from xplm.kernels import layer_norm as portable
 from xplm.kernels.layer_norm import LayerNormSaved
 from xplm_numpy.jit import parallel, serial
-from xplm_numpy.kernels.rms_norm import inverse_root
+from xplm_numpy.kernels.rms_norm import fits, inverse_root
 from xplm_numpy.narrow import bits, in_float32, narrow, takes, widen
 
 ROWS_PER_BLOCK = 64
 
 
 def layer_norm_fwd(x, weight, bias, *, eps, wide=None):
-    if not takes(x, weight, bias) or not in_float32(wide):
+    is_whole = fits(weight, x) and fits(bias, x)
+    if not (is_whole and takes(x, weight, bias) and in_float32(wide)):
         return portable.layer_norm_fwd(x, weight, bias, eps=eps, wide=wide)
 
     C = x.shape[-1]
@@ -32,7 +33,8 @@ def layer_norm_fwd(x, weight, bias, *, eps, wide=None):
 
 def layer_norm_bwd(dy, saved):
     x, weight, _, mean, rstd = saved
-    if not takes(dy, x, weight) or not mean.dtype == rstd.dtype == np.float32:
+    is_taken = takes(dy, x, weight) and fits(weight, x)
+    if not is_taken or not mean.dtype == rstd.dtype == np.float32:
         return portable.layer_norm_bwd(dy, saved)
 
     C = x.shape[-1]

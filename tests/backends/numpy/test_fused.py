@@ -114,6 +114,17 @@ def test_float64_is_the_portable_kernels(op):
                 assert_same_bits([one], [other])
 
 
+@pytest.mark.parametrize("op", ["rms_norm", "layer_norm"])
+def test_one_weight_for_a_whole_row_is_the_portable_kernels(op):
+    x, dy = np.random.default_rng(8).standard_normal((2, 3, 7)).astype(np.float32)
+    rest = [np.full(1, 0.5, np.float32) for _ in OPS[op].arguments[1:]]
+    y, _ = BACKEND.kernels[f"{op}_fwd"](x, *rest, eps=1e-5)
+    expected, saved = PORTABLE[f"{op}_fwd"](x, *rest, eps=1e-5)
+    assert_same_bits([y], [expected])
+    gradients = BACKEND.kernels[f"{op}_bwd"](dy, saved)
+    assert_same_bits(gradients, PORTABLE[f"{op}_bwd"](dy, saved))
+
+
 @every_op
 def test_arguments_may_be_read_only_strided_and_misaligned(op):
     case = fused_cases(op)[-1]

@@ -9,6 +9,7 @@ from xplm.kernels import PORTABLE
 from xplm.kernels.fusions import FUSIONS
 from xplm.numerics.gradient_check import OP_LIMIT, check_gradients
 from xplm.numerics.parity.op_bounds import OP_BOUNDS
+from xplm.precision import HOST_DTYPES
 
 SHAPES = [(1, 1, 33), (2, 3, 7), (4, 1), (1, 65, 9), (3, 50, 40), (0, 4)]
 """Of x; the last but one has more rows than are taken at once, the last has none."""
@@ -87,22 +88,52 @@ def test_fused_it_rounds_as_the_two_fused_ops(dtypes, shape):
     )
 
 
-def test_other_dtypes_are_the_compositions(dtypes):
-    x, *rest = make_arguments(dtypes, (3, 8))
-    in_float64 = [array.astype(np.float64) for array in (x, *rest)]
-    for arrays, options in (
-        ((x, *rest), {"wide": np.dtype(np.float64)}),
-        ((x.astype(np.float64), *rest), {}),
-        (in_float64, {}),
-    ):
-        both = [run(table, *arrays, **options) for table in (FUSED, PORTABLE | FUSIONS)]
-        assert_same_bits(*both)
+@pytest.mark.parametrize("wide", ["float64", "float16"])
+def test_another_island_is_the_compositions(dtypes, wide):
+    arrays, options = make_arguments(dtypes, (3, 8)), {"wide": HOST_DTYPES[wide]}
+    assert_same_bits(*[run(table, *arrays, **options) for table in (FUSED, PORTABLE | FUSIONS)])
 
 
-def test_a_branch_that_is_broadcast_is_the_compositions():
-    x, branch, weight, *_ = make_arguments(("float32", "float32"), (3, 4, 8))
-    y, n, _ = FUSED["add_rms_norm_fwd"](x, branch[:1], weight, eps=EPS)
-    assert_same_bits((y, n), FUSIONS["add_rms_norm_fwd"](x, branch[:1], weight, eps=EPS)[:2])
+NAMES = ("x", "branch", "weight", "dy", "dn")
+UNLIKE = [
+    dict.fromkeys(NAMES, "float64"),
+    {"x": "float64"},
+    {"x": "bfloat16"},
+    {"branch": "bfloat16"},
+    {"branch": "float64"},
+    {"weight": "float64"},
+    {"dy": "bfloat16"},
+    {"dn": "float64"},
+]
+
+
+def assert_handed_on(arrays, changed):
+    """Whichever way has a changed argument, fused it gives the bits of the composition."""
+    x, branch, weight, dy, dn = arrays.values()
+    fused, portable = (
+        table["add_rms_norm_fwd"](x, branch, weight, eps=EPS) for table in (FUSED, FUSIONS)
+    )
+    if changed & {"x", "branch", "weight"}:
+        assert_same_bits(fused[:2], portable[:2])
+    saved = portable[2]
+    if changed & {"x", "weight", "dy", "dn"}:
+        assert_same_bits(*[t["add_rms_norm_bwd"](dy, dn, saved) for t in (FUSED, FUSIONS)])
+    return fused[:2]
+
+
+@pytest.mark.parametrize("changes", UNLIKE, ids=str)
+def test_unlike_dtypes_are_the_compositions(changes):
+    arrays = dict(zip(NAMES, make_arguments(("float32", "float32"), (3, 8)), strict=True))
+    arrays |= {name: arrays[name].astype(HOST_DTYPES[dtype]) for name, dtype in changes.items()}
+    y, n = assert_handed_on(arrays, changes.keys())
+    assert y.dtype == n.dtype == arrays["x"].dtype
+
+
+@pytest.mark.parametrize("name", ["branch", "weight", "dy", "dn"])
+def test_what_is_broadcast_is_the_compositions(name):
+    arrays = dict(zip(NAMES, make_arguments(("float32", "float32"), (3, 4, 8)), strict=True))
+    arrays[name] = arrays[name][:1]
+    assert_handed_on(arrays, {name})
 
 
 @pytest.mark.parametrize("moved", [frozen, spread, shifted])

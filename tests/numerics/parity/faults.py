@@ -91,7 +91,7 @@ WIRING = [
         shared=False,
     ),
     PlantedFault(
-        "the MLP's residual gradient dropped",
+        "the residual gradients dropped",
         f"{L}/norm.py",
         "return dy + dx, grads",
         "return dx, grads",

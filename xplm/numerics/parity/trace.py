@@ -4,6 +4,8 @@ Layers reach kernels through the runtime's table only, so a wrapped table sees e
 backward. A call's inputs are what the test's own earlier ops made of the numbers; they are widened, given to the
 reference's kernel and to the op's definition, and the call's outputs are judged by its own bound. An error that an
 earlier op made is therefore never charged to a later one, and the first call with a bug is the first op at fault.
+
+Fusions are not in that table, so layers take their ops one by one; what holds a fusion to its ops is its own test.
 """
 
 from collections.abc import Callable, Mapping
