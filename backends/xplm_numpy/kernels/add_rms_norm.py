@@ -6,13 +6,11 @@ Bytes in float32: forward 16 C a row (x and branch in, y and n out), backward 16
 """
 
 import numpy as np
-from numba import prange
 
 from xplm.kernels.fusions import add_rms_norm as portable
 from xplm.kernels.rms_norm import RMSNormSaved
-from xplm_numpy.jit import parallel, serial
-from xplm_numpy.kernels.rms_norm import ROWS_PER_BLOCK, fits, normalise_rows, normalise_rows_back
-from xplm_numpy.narrow import alike, bits, in_float32, narrow, takes, widen
+from xplm_numpy.kernels.rms_norm import ROWS_PER_BLOCK, backward, fits, forward
+from xplm_numpy.narrow import alike, bits, in_float32, takes
 
 
 def add_rms_norm_fwd(x, branch, weight, *, eps, wide=None):
@@ -25,7 +23,7 @@ def add_rms_norm_fwd(x, branch, weight, *, eps, wide=None):
     rstd = np.empty((*x.shape[:-1], 1), np.float32)
     scale = bits(weight.astype(x.dtype, copy=False))
     rows = [bits(array).reshape(-1, C) for array in (x, branch, y, n)]
-    _forward(*rows, scale, np.float32(eps), rstd.reshape(-1))
+    forward(*rows[:2], scale, np.float32(eps), *rows[2:], rstd.reshape(-1))
     return y, n, RMSNormSaved(y, weight, rstd)
 
 
@@ -38,49 +36,6 @@ def add_rms_norm_bwd(dy, dn, saved):
     C = y.shape[-1]
     dx = np.empty(y.shape, y.dtype)
     partial = np.zeros((-(-rstd.size // ROWS_PER_BLOCK), C), np.float32)
-    rows = [bits(array).reshape(-1, C) for array in (dy, dn, y, dx)]
-    _backward(*rows, bits(weight), rstd.reshape(-1), partial)
+    *rows, dx_rows = (bits(array).reshape(-1, C) for array in (dy, dn, y, dx))
+    backward(*rows, bits(weight), rstd.reshape(-1), dx_rows, partial)
     return dx, partial.sum(axis=0)
-
-
-@parallel()
-def _forward(x, branch, y, n, weight, eps, rstd):
-    R = len(x)
-    if R <= ROWS_PER_BLOCK:
-        _forward_rows(x, branch, y, n, weight, eps, rstd, 0, R)
-    else:
-        for b in prange(-(-R // ROWS_PER_BLOCK)):
-            begin = np.int64(b) * ROWS_PER_BLOCK
-            end = min(R, begin + ROWS_PER_BLOCK)
-            _forward_rows(x, branch, y, n, weight, eps, rstd, begin, end)
-
-
-@parallel()
-def _backward(dy, dn, y, dx, weight, rstd, partial):
-    R = len(dy)
-    if R <= ROWS_PER_BLOCK:
-        _backward_rows(dy, dn, y, dx, weight, rstd, partial, 0, R)
-    else:
-        for b in prange(len(partial)):
-            begin = np.int64(b) * ROWS_PER_BLOCK
-            end = min(R, begin + ROWS_PER_BLOCK)
-            _backward_rows(dy, dn, y, dx, weight, rstd, partial, begin, end)
-
-
-@serial()
-def _forward_rows(x, branch, y, n, weight, eps, rstd, begin, end):
-    _add_rows(x, branch, y, begin, end)
-    normalise_rows(y, weight, eps, n, rstd, begin, end)
-
-
-@serial()
-def _backward_rows(dy, dn, y, dx, weight, rstd, partial, begin, end):
-    normalise_rows_back(dn, y, weight, rstd, dx, partial, begin, end)
-    _add_rows(dy, dx, dx, begin, end)
-
-
-@serial()
-def _add_rows(a, b, out, begin, end):
-    for r in range(begin, end):
-        for c in range(a.shape[1]):
-            out[r, c] = narrow(widen(a[r, c]) + widen(b[r, c]), out)

@@ -3,6 +3,7 @@
 A row is read from memory once and is still in cache for its second pass.
 Bytes in float32: forward 8 C a row (x in, y out), backward 12 C a row (dy and x in, dx out). FLOPs: 4 C and 10 C.
 dweight is summed over fixed blocks of rows, then over the blocks in order.
+`forward` and `backward` are `add_rms_norm`'s too, so that one kernel each is compiled for both.
 """
 
 import numpy as np
@@ -24,9 +25,8 @@ def rms_norm_fwd(x, weight, *, eps, wide=None):
     y = np.empty(x.shape, x.dtype)
     rstd = np.empty((*x.shape[:-1], 1), np.float32)
     scale = bits(weight.astype(x.dtype, copy=False))
-    _forward(
-        bits(x).reshape(-1, C), scale, np.float32(eps), bits(y).reshape(-1, C), rstd.reshape(-1)
-    )
+    rows, out = (bits(array).reshape(-1, C) for array in (x, y))
+    forward(rows, rows[:0], scale, np.float32(eps), rows, out, rstd.reshape(-1))
     return y, RMSNormSaved(x, weight, rstd)
 
 
@@ -39,7 +39,7 @@ def rms_norm_bwd(dy, saved):
     dx = np.empty(x.shape, x.dtype)
     partial = np.zeros((-(-rstd.size // ROWS_PER_BLOCK), C), np.float32)
     dy_rows, x_rows, dx_rows = (bits(a).reshape(-1, C) for a in (dy, x, dx))
-    _backward(dy_rows, x_rows, bits(weight), rstd.reshape(-1), dx_rows, partial)
+    backward(dy_rows[:0], dy_rows, x_rows, bits(weight), rstd.reshape(-1), dx_rows, partial)
     return dx, partial.sum(axis=0)
 
 
@@ -49,31 +49,54 @@ def fits(weight, x):
 
 
 @parallel()
-def _forward(x, weight, eps, y, rstd):
+def forward(x, branch, weight, eps, y, n, rstd):
+    """y = x + branch, n = rms_norm(y); where branch has no rows, y is x."""
     R = len(x)
     if R <= ROWS_PER_BLOCK:
-        normalise_rows(x, weight, eps, y, rstd, 0, R)
+        _forward_rows(x, branch, weight, eps, y, n, rstd, 0, R)
     else:
         for b in prange(-(-R // ROWS_PER_BLOCK)):
             begin = np.int64(b) * ROWS_PER_BLOCK
-            normalise_rows(x, weight, eps, y, rstd, begin, min(R, begin + ROWS_PER_BLOCK))
+            end = min(R, begin + ROWS_PER_BLOCK)
+            _forward_rows(x, branch, weight, eps, y, n, rstd, begin, end)
 
 
 @parallel()
-def _backward(dy, x, weight, rstd, dx, partial):
-    R = len(x)
+def backward(dy, dn, y, weight, rstd, dx, partial):
+    """dx = dy + rms_norm_bwd(dn), and dweight by blocks; where dy has no rows, nothing is added."""
+    R = len(y)
     if R <= ROWS_PER_BLOCK:
-        normalise_rows_back(dy, x, weight, rstd, dx, partial, 0, R)
+        _backward_rows(dy, dn, y, weight, rstd, dx, partial, 0, R)
     else:
         for b in prange(len(partial)):
             begin = np.int64(b) * ROWS_PER_BLOCK
-            normalise_rows_back(
-                dy, x, weight, rstd, dx, partial, begin, min(R, begin + ROWS_PER_BLOCK)
-            )
+            end = min(R, begin + ROWS_PER_BLOCK)
+            _backward_rows(dy, dn, y, weight, rstd, dx, partial, begin, end)
 
 
 @serial()
-def normalise_rows(x, weight, eps, y, rstd, begin, end):
+def _forward_rows(x, branch, weight, eps, y, n, rstd, begin, end):
+    if len(branch) > 0:
+        _add_rows(x, branch, y, begin, end)
+    _normalise_rows(y, weight, eps, n, rstd, begin, end)
+
+
+@serial()
+def _backward_rows(dy, dn, y, weight, rstd, dx, partial, begin, end):
+    _normalise_rows_back(dn, y, weight, rstd, dx, partial, begin, end)
+    if len(dy) > 0:
+        _add_rows(dy, dx, dx, begin, end)
+
+
+@serial()
+def _add_rows(a, b, out, begin, end):
+    for r in range(begin, end):
+        for c in range(a.shape[1]):
+            out[r, c] = narrow(widen(a[r, c]) + widen(b[r, c]), out)
+
+
+@serial()
+def _normalise_rows(x, weight, eps, y, rstd, begin, end):
     C = x.shape[1]
     for r in range(begin, end):
         total = np.float32(0.0)
@@ -88,7 +111,7 @@ def normalise_rows(x, weight, eps, y, rstd, begin, end):
 
 
 @serial()
-def normalise_rows_back(dy, x, weight, rstd, dx, partial, begin, end):
+def _normalise_rows_back(dy, x, weight, rstd, dx, partial, begin, end):
     C = x.shape[1]
     b = begin // ROWS_PER_BLOCK
     for r in range(begin, end):

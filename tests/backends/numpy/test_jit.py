@@ -28,11 +28,11 @@ print(kernel.run(1), kernel.run._cache_hits[(numba.int64,)] if kernel.run._cache
 
 FORWARD_AND_BACKWARD = """
 import numpy as np
-from xplm_numpy.kernels.rms_norm import _forward, rms_norm_bwd, rms_norm_fwd
+from xplm_numpy.kernels.rms_norm import forward, rms_norm_bwd, rms_norm_fwd
 x, dy, weight = np.random.default_rng(0).standard_normal((3, 100, 48)).astype(np.float32)
 y, saved = rms_norm_fwd(x, weight[0], eps=1e-5)
 print(*(array.tobytes().hex() for array in (y, *rms_norm_bwd(dy, saved))))
-print(sum(_forward._cache_hits.values()))
+print(sum(forward._cache_hits.values()))
 """
 
 
