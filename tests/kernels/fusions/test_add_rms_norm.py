@@ -12,7 +12,7 @@ from xplm.numerics.parity.op_bounds import OP_BOUNDS
 from xplm.precision import HOST_DTYPES
 
 SHAPES = [(1, 1, 33), (2, 3, 7), (4, 1), (1, 65, 9), (3, 50, 40), (0, 4)]
-"""Of x; the last but one has more rows than are taken at once, the last has none."""
+"""Of x; two have more rows than are taken at once, the last has none."""
 
 
 def make_arguments(dtypes, shape):
