@@ -9,7 +9,7 @@ import numpy as np
 
 from xplm.kernels.fusions import add_rms_norm as portable
 from xplm.kernels.rms_norm import RMSNormSaved
-from xplm_numpy.kernels.rms_norm import ROWS_PER_BLOCK, backward, fits, forward
+from xplm_numpy.kernels.rms_norm import fits, forward, go_back
 from xplm_numpy.narrow import alike, bits, in_float32, takes
 
 
@@ -32,10 +32,4 @@ def add_rms_norm_bwd(dy, dn, saved):
     is_whole = alike((dy, dn, y)) and dy.shape == dn.shape == y.shape and fits(weight, y)
     if not (is_whole and takes(y, weight)) or rstd.dtype != np.float32:
         return portable.add_rms_norm_bwd(dy, dn, saved)
-
-    C = y.shape[-1]
-    dx = np.empty(y.shape, y.dtype)
-    partial = np.zeros((-(-rstd.size // ROWS_PER_BLOCK), C), np.float32)
-    *rows, dx_rows = (bits(array).reshape(-1, C) for array in (dy, dn, y, dx))
-    backward(*rows, bits(weight), rstd.reshape(-1), dx_rows, partial)
-    return dx, partial.sum(axis=0)
+    return go_back(dy, dn, saved)

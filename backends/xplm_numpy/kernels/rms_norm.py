@@ -34,12 +34,17 @@ def rms_norm_bwd(dy, saved):
     x, weight, rstd = saved
     if not takes(dy, x, weight) or not fits(weight, x) or rstd.dtype != np.float32:
         return portable.rms_norm_bwd(dy, saved)
+    return go_back(dy[:0], dy, saved)
 
-    C = x.shape[-1]
-    dx = np.empty(x.shape, x.dtype)
+
+def go_back(dy, dn, saved):
+    """dx and dweight, as `backward` has them."""
+    y, weight, rstd = saved
+    C = y.shape[-1]
+    dx = np.empty(y.shape, y.dtype)
     partial = np.zeros((-(-rstd.size // ROWS_PER_BLOCK), C), np.float32)
-    dy_rows, x_rows, dx_rows = (bits(a).reshape(-1, C) for a in (dy, x, dx))
-    backward(dy_rows[:0], dy_rows, x_rows, bits(weight), rstd.reshape(-1), dx_rows, partial)
+    *rows, dx_rows = (bits(array).reshape(-1, C) for array in (dy, dn, y, dx))
+    backward(*rows, bits(weight), rstd.reshape(-1), dx_rows, partial)
     return dx, partial.sum(axis=0)
 
 
