@@ -7,6 +7,7 @@ from rich.console import Console
 
 from xplm.backend import PROGRESS
 from xplm.cli.output import Output, OutputFlags
+from xplm.generate.result import Timings
 
 
 def refuse(name):
@@ -33,3 +34,12 @@ def test_what_a_backend_makes_users_wait_for_is_said_once_where_somebody_watches
     stdout, stderr = capsys.readouterr()
     is_said = is_terminal and not is_quiet
     assert (stdout, stderr) == ("", "compiling\n" if is_said else "")
+
+
+def test_timings_that_hold_compiling_say_so_once(capsys):
+    out = Output(OutputFlags())
+    timings = Timings(prefill_tokens=5, prefill_seconds=9.0, decode_tokens=0, decode_seconds=0.0)
+    out.expect_compiling()
+    for end in (", compiling included\n", "\n"):
+        out.timings(timings)
+        assert capsys.readouterr().err == f"prompt: 5 tokens in 9.00 s{end}"
