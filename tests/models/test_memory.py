@@ -96,7 +96,9 @@ def test_scratch_counted_by_hand():
     rt, n, C, F = numpy_runtime(), 100, 16, 24
     config = make_config(hidden_size=C, intermediate_size=F, num_attention_heads=4, head_dim=4)
     mlp, attention = 4 * C + 3 * F, 6 * C + 2 * 16 + 2 * 8
-    assert backward_scratch(rt, config, n, context=50) == 4 * n * max(mlp, attention)
+    counted = backward_scratch(rt, config, n, context=50)
+    assert counted == 4 * n * max(mlp, attention)
+    assert backward_scratch(rt, config, n, context=50, has_dropout=True) == counted + 4 * n * C
     slots = 1000  # of both rows; their keys and values in blocks, and y
     assert forward_scratch(rt, config, n, slots) == 4 * (2 * slots * 8 + n * 16)
     # in bfloat16 they are widened before, with the queries and y

@@ -124,7 +124,9 @@ def forward_scratch(rt: Runtime, config: DecoderConfig, n: int, slots: int) -> i
     return max(mlp, n * w.q * w.compute + _attention_forward(w, n, slots))
 
 
-def backward_scratch(rt: Runtime, config: DecoderConfig, n: int, context: int) -> int:
+def backward_scratch(
+    rt: Runtime, config: DecoderConfig, n: int, context: int, *, has_dropout: bool = False
+) -> int:
     """Bytes beside what is saved and the gradients of parameters, at most, in a block's backward pass.
 
     Args:
@@ -132,6 +134,7 @@ def backward_scratch(rt: Runtime, config: DecoderConfig, n: int, context: int) -
         config: the model's.
         n: positions, N.
         context: of them in a row, T.
+        has_dropout: as `block_saved` takes it.
     """
     w = widths(rt, config)
     x, hidden = n * w.C * w.compute, n * w.F * w.compute
@@ -149,7 +152,8 @@ def backward_scratch(rt: Runtime, config: DecoderConfig, n: int, context: int) -
     # dx before and after the MLP, dn; dheads, dq, dk, dv; dx of q, of k, and the sum
     attention = 3 * x + 2 * q + 2 * kv
     products = 3 * x + _product_back(w, n, w.C, w.q)
-    return max(mlp, attention + max(products, _attention_back(w, n, context)))
+    dropped = x if has_dropout else 0  # of the gradient of each branch
+    return dropped + max(mlp, attention + max(products, _attention_back(w, n, context)))
 
 
 def head_scratch(rt: Runtime, config: DecoderConfig, n: int) -> HeadScratch:

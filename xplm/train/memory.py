@@ -180,9 +180,10 @@ def _activations(rt: Runtime, recipe: Recipe, config: DecoderConfig) -> Activati
     data, train = recipe.data, recipe.train
     n = data.batch_size * data.context
     x = n * config.hidden_size * rt.host_dtype.compute.itemsize
-    by_name = block_saved(rt, config, n, rank=train.lora, has_dropout=train.dropout > 0.0)
+    has_dropout = train.dropout > 0.0
+    by_name = block_saved(rt, config, n, rank=train.lora, has_dropout=has_dropout)
     saved = sum(by_name.values())
-    scratch = backward_scratch(rt, config, n, data.context)
+    scratch = backward_scratch(rt, config, n, data.context, has_dropout=has_dropout)
     # The final norm's input and output; and which of the embedding's numbers are kept.
     ends = 2 * x + (n * config.hidden_size if train.dropout else 0)
 
