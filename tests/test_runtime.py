@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 
 from xplm.errors import BackendError, RequestError
+from xplm.generate.engine import Engine
 from xplm.kernels import PORTABLE
 from xplm.kernels.fusions import FUSIONS
+from xplm.models.decoder import param_specs
 from xplm.numerics.check_layers import check_layer
 from xplm.numerics.gradient_check import OP_LIMIT
+from xplm.numerics.tiny_models import tiny_config
+from xplm.params import init_params
 from xplm.precision import Policy
 from xplm.runtime import make_runtime
 
@@ -50,6 +54,49 @@ def test_a_backends_own_norm_is_not_gone_back_from_by_another(numpy_backend):
         assert error.error <= OP_LIMIT, error
     assert "add_rms_norm_fwd" not in make_runtime(own, "fp64").kernels
     assert "add_rms_norm_fwd" in make_runtime(own, "fp64", "portable").kernels
+
+
+HALVES = {
+    "add_rms_norm_fwd": {"rms_norm_fwd", "rms_norm_bwd"},
+    "add_rms_norm_bwd": {"rms_norm_fwd", "rms_norm_bwd"},
+    "norm_attention_residual": {"rms_norm_fwd", "linear_fwd", "rope_fwd", "attention_fwd"},
+    "norm_mlp_residual": {"rms_norm_fwd", "linear_fwd", "swiglu_fwd"},
+    "bind_blocks": set(),  # of halves that it is given
+}
+
+
+@pytest.mark.parametrize("op", [*sorted(set().union(*HALVES.values())), "gelu_fwd"])
+def test_a_portable_fusion_gives_way_to_a_backends_own_op(numpy_backend, op):
+    own = replace(numpy_backend, kernels={op: PORTABLE[op]})
+    left = {fusion for fusion, ops in HALVES.items() if op not in ops}
+    assert make_runtime(own, "fp32").kernels.keys() & FUSIONS.keys() == left
+    assert make_runtime(own, "fp32", "portable").kernels.keys() >= FUSIONS.keys()
+
+    fusions = replace(own, kernels={**own.kernels, **FUSIONS})
+    assert make_runtime(fusions, "fp32").kernels.keys() >= FUSIONS.keys()
+
+
+@pytest.mark.parametrize("name", ["linear_fwd", "swiglu_fwd", "rms_norm_fwd", "attention_fwd"])
+def test_decoding_computes_with_a_backends_own_op(numpy_backend, name):
+    calls = []
+
+    def own(*arguments, **options):
+        calls.append(name)
+        return PORTABLE[name](*arguments, **options)
+
+    def tokens(kernels):
+        rt = make_runtime(replace(numpy_backend, kernels=kernels), "fp32")
+        config = tiny_config({"model_type": "llama"})
+        engine = Engine(rt, config, init_params(rt, param_specs(config), seed=0))
+        cache = engine.allocate(1, 3)
+        for ids in ([[1, 2]], [[3]]):
+            calls.clear()
+            logits = engine.feed(cache, np.asarray(ids))
+        return logits
+
+    with_own = tokens({name: own})
+    assert len(calls) >= tiny_config({"model_type": "llama"}).num_hidden_layers
+    np.testing.assert_array_equal(with_own, tokens({}))
 
 
 def test_policy_is_text_or_a_value(numpy_backend):

@@ -12,11 +12,8 @@ from xplm.emulation import Rounding, emulate
 from xplm.errors import RequestError
 from xplm.formats import Format, round_to
 from xplm.kernels import PORTABLE
-from xplm.kernels.fusions import FUSIONS
+from xplm.kernels.fusions import FUSIONS, MADE_OF
 from xplm.precision import HOST_DTYPES, Policy, PolicyDtypes
-
-NORM, ADD_NORM = ({f"{op}_{way}" for way in ("fwd", "bwd")} for op in ("rms_norm", "add_rms_norm"))
-"""The second goes back from what the first saved, which of a backend's own norm is known to that backend alone."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,10 @@ class Runtime:
     def fused(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """What the table has under the name of a function that is no kernel of a layer; the function, if nothing."""
         return self.kernels.get(function.__name__, function)
+
+    def has(self, *names: str) -> bool:
+        """Whether all of these are in the table. Ops always are; fusions may be left out of it."""
+        return all(name in self.kernels for name in names)
 
     @property
     def table_dtype(self) -> np.dtype | Format:
@@ -68,14 +69,19 @@ def make_runtime(
         policy = Policy.parse(policy)
 
     backend = emulate(backend, policy, rounding)
-    table = PORTABLE | FUSIONS
-    if kernels == "fused":
-        table = table | dict(backend.kernels)
-        if NORM & backend.kernels.keys() and not ADD_NORM.issubset(backend.kernels):
-            table = {name: kernel for name, kernel in table.items() if name not in ADD_NORM}
+    replaced = backend.kernels if kernels == "fused" else {}
+    table = PORTABLE | _fusions_beside(replaced) | dict(replaced)
     dtype = policy.resolve(backend.dtypes, backend.name)
     host = {
         name: HOST_DTYPES["float32" if isinstance(found, Format) else name]
         for name, found in zip(policy.dtypes, dtype, strict=True)
     }
     return Runtime(backend, policy, table, dtype, policy.resolve(host, "numpy"))
+
+
+def _fusions_beside(replaced: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+    """The portable fusions of ops that a backend has not replaced.
+
+    Of others a fusion would pass the backend's op by, and go back from what that one saved, which it alone knows.
+    """
+    return {name: fusion for name, fusion in FUSIONS.items() if MADE_OF[name].isdisjoint(replaced)}

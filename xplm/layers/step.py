@@ -35,7 +35,8 @@ class Steps:
         """Whether a step gives what `block_fwd` gives.
 
         It does for one token a row, blocks like Llama's, without adapters, on a runtime that has the fusions: one that
-        judges single ops has not. Islands that are given up are for the single ops too.
+        judges single ops has not, nor has one whose backend replaced an op of theirs alone. Islands that are given up
+        are for the single ops too.
         """
         is_one_token = context.cos is not None and context.cos.shape[2] == 1
         return is_one_token and context.cache is not None and self._blocks() is not None
@@ -60,7 +61,7 @@ class Steps:
         rt, config = self._rt, self._config
         islands = (rt.dtype.norm, rt.dtype.rope, rt.dtype.softmax)
         if (
-            "bind_blocks" not in rt.kernels
+            not rt.has("bind_blocks", "norm_attention_residual", "norm_mlp_residual")
             or (config.norm, config.activation) != ("rms_norm", "swiglu")
             or any(dtype != rt.backend.xp.float32 for dtype in islands)
             or any("lora_A" in name for name in self._params)

@@ -4,9 +4,11 @@ A backend may replace it by one pass over memory. `add_rms_norm` has its way bac
 decoding, where a step over one token spends less on arithmetic than on being called, and have none.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
+from xplm.kernels import PORTABLE
 from xplm.kernels.fusions.add_rms_norm import add_rms_norm_bwd, add_rms_norm_fwd
 from xplm.kernels.fusions.bind_blocks import bind_blocks
 from xplm.kernels.fusions.norm_attention_residual import norm_attention_residual
@@ -22,3 +24,9 @@ FUSIONS: dict[str, Callable[..., Any]] = {
         bind_blocks,
     )
 }
+
+MADE_OF: dict[str, set[str]] = {
+    name: PORTABLE.keys() & vars(sys.modules[fusion.__module__]).keys()
+    for name, fusion in FUSIONS.items()
+}
+"""The ops that each calls: those that its file imports."""
