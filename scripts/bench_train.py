@@ -25,20 +25,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from bench.processes import Worker, own_stdout, serve
 from bench.run import add_run_flags, finish, guarded, open_log
 from bench.steps import SHAPES, Step, make_torch_step, make_xplm_step
 from bench.train_processes import WHOLE, judge_whole, measure_whole
-from bench.turns import Figures, Log, Turn, of, ratio, take_turns
+from bench.turns import Figures, Log, Turn, of, ratio, repeated, take_turns
 from bench.verdicts import Row, row
 
 SCRIPT = str(Path(__file__).resolve())
 SYSTEMS = ("xplm, fused kernels", "xplm, portable kernels", "torch eager")
 XPLM, EAGER, COMPILED = SYSTEMS[0], SYSTEMS[2], "torch.compile"
-TURN_SECONDS = 0.5  # a single short step after a pause times the waking up of threads and caches
 SAME_LOSS = 1e-4  # relative: float32 sums of a few million terms in another order
 LEAST = {  # times as fast as each
     "d384": {EAGER: 1.5, COMPILED: 1.35},
@@ -60,12 +58,9 @@ def serve_steps(options: Mapping[str, Any]) -> None:
 
 
 def time_step(step: Step, request: Any) -> Figures:
-    """The next step's loss, and what a step takes: the mean of as many as a turn holds."""
-    started = perf_counter()
-    losses = [step()]
-    while perf_counter() - started < TURN_SECONDS:
-        losses.append(step())
-    return {"loss": losses[0], "step_s": (perf_counter() - started) / len(losses)}
+    """The next step's loss, and what a step takes."""
+    losses, seconds = repeated(step)
+    return {"loss": losses[0], "step_s": seconds}
 
 
 def has_compiler() -> bool:

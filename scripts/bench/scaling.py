@@ -1,12 +1,12 @@
 """The points of bench_scaling.py: one cost at one size, each in a process of its own."""
 
 from collections.abc import Callable
-from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bench.steps import Shape, make_xplm_step
+from bench.turns import repeated
 from xplm.backend import host_memory, load_backend
 from xplm.cli.flags import home
 from xplm.config import DecoderConfig
@@ -17,7 +17,7 @@ from xplm.params import init_params
 from xplm.runtime import make_runtime
 
 DECODED = 16
-"""Tokens to a measurement of decoding."""
+"""Tokens that are decoded before the cache is rolled back."""
 
 
 class Sweep(NamedTuple):
@@ -73,10 +73,11 @@ def make_point(options: dict[str, Any]) -> tuple[str, Callable[[Any], dict[str, 
     make = {"decode": make_decode, "prefill": make_prefill}.get(sweep, make_training)
     load_backend()  # and the libraries that it brings
     before = host_memory().peak
-    run = make(options)
+    run, in_one = make(options), DECODED if sweep == "decode" else 1
 
     def measure(request: Any) -> dict[str, float]:
-        return {"seconds": run(), "added_bytes": host_memory().peak - before}
+        _, seconds = repeated(run)
+        return {"seconds": seconds / in_one, "added_bytes": host_memory().peak - before}
 
     return f"{sweep} {size}", measure
 
@@ -90,52 +91,41 @@ def make_engine(options: dict[str, Any]) -> Engine:
     return Engine(rt, config, init_params(rt, param_specs(config), options["seed"]))
 
 
-def make_decode(options: dict[str, Any]) -> Callable[[], float]:
-    """Seconds of a token after `size` others."""
+def make_decode(options: dict[str, Any]) -> Callable[[], None]:
+    """Tokens after `size` others."""
     engine, ids = make_engine(options), draw_ids(options)
     size = len(ids) - DECODED
     cache = engine.allocate(1, len(ids))
     engine.feed(cache, ids[None, :size])
 
-    def run() -> float:
+    def run() -> None:
         cache.rollback(size)
-        started = perf_counter()
         for token in ids[size:]:
             engine.feed(cache, np.asarray([[token]]))
-        return (perf_counter() - started) / DECODED
 
     return run
 
 
-def make_prefill(options: dict[str, Any]) -> Callable[[], float]:
-    """Seconds of a prompt of `size` tokens."""
+def make_prefill(options: dict[str, Any]) -> Callable[[], None]:
+    """A prompt of `size` tokens."""
     engine, ids = make_engine(options), draw_ids(options)[DECODED:]
     cache = engine.allocate(1, len(ids))
 
-    def run() -> float:
+    def run() -> None:
         cache.rollback(0)
-        started = perf_counter()
         engine.feed(cache, ids[None, :])
-        return perf_counter() - started
 
     return run
 
 
-def make_training(options: dict[str, Any]) -> Callable[[], float]:
-    """Seconds of a step of a model whose width or depth is `size`."""
+def make_training(options: dict[str, Any]) -> Callable[[], Any]:
+    """A step of a model whose width or depth is `size`."""
     size = options["size"]
     shape = STEP._replace(layers=size)
     if options["sweep"] == "width":
         mlp = STEP.mlp * size // STEP.hidden_size
         shape = STEP._replace(hidden_size=size, mlp=mlp)
-    step = make_xplm_step(shape, options["kernels"], options["seed"])
-
-    def run() -> float:
-        started = perf_counter()
-        step()
-        return perf_counter() - started
-
-    return run
+    return make_xplm_step(shape, options["kernels"], options["seed"])
 
 
 def draw_ids(options: dict[str, Any]) -> np.ndarray:

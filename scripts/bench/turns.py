@@ -11,16 +11,21 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isnan, nan
 from pathlib import Path
-from time import sleep
-from typing import Any, NamedTuple
+from time import perf_counter, sleep
+from typing import Any, NamedTuple, TypeVar
 
 from bench.processes import FAILED
 
 Figures = Mapping[str, float]
 """What one measurement of one system gave, by name and unit: "decode_tokens_per_s"."""
 
+Given = TypeVar("Given")
+
 Turn = Mapping[str, Figures]
 """The figures of every system."""
+
+TURN_SECONDS = 0.5
+"""What a turn of something short lasts: done once after a pause, it times the waking up of threads and caches."""
 
 SETTLE_SECONDS = 0.05  # threads that spin for work after a turn have gone to sleep by then
 
@@ -52,6 +57,15 @@ def of(turns: Sequence[Turn], system: str, figure: str) -> Spread:
 def ratio(turns: Sequence[Turn], system: str, other: str, figure: str) -> Spread:
     """A system's figure over another's, turn by turn."""
     return spread(turn[system][figure] / turn[other][figure] for turn in turns)
+
+
+def repeated(step: Callable[[], Given]) -> tuple[list[Given], float]:
+    """What a step gave each time, and the seconds that one took: the mean of as many as a turn holds."""
+    started = perf_counter()
+    given = [step()]
+    while perf_counter() - started < TURN_SECONDS:
+        given.append(step())
+    return given, (perf_counter() - started) / len(given)
 
 
 class Log:
