@@ -37,8 +37,10 @@ PIECES = 4
 PIECE_FLOPS = 2**21
 """What a piece must have to be worth a thread's waking up: about 30 microseconds."""
 
-MORE_PIECES, MORE_FLOPS = 8, 2**30
-"""Of a product that keeps even four threads busy for milliseconds, so that more of them find something to do."""
+MORE_PIECES, MORE_FLOPS, MORE_SIDE = 8, 2**30, 2**11
+"""Of a product that keeps even four threads busy for milliseconds, so that more of them find something to do; if its
+longer side has so many rows or columns. A narrow piece spends a tenth of its time on the copy: weights' gradients.
+"""
 
 EDGE = 16
 """Pieces begin at multiples of it, so that BLAS's own tiles stay whole."""
@@ -85,7 +87,7 @@ def product(a, b, out, *, is_added=False):
     if not fits or blas is None or None in lies or lies[2][0] != PLAIN:
         return np.add(out, np.matmul(a, b), out=out) if is_added else np.matmul(a, b, out=out)
 
-    pieces = count_pieces(2 * M * N * K)
+    pieces = count_pieces(M, N, K)
     with _setting_threads:
         threads = blas.get_threads()
         try:
@@ -104,9 +106,10 @@ def product(a, b, out, *, is_added=False):
     return out
 
 
-def count_pieces(flops):
+def count_pieces(M, N, K):
     """Pieces of a product: a power of two, which most numbers of threads share evenly."""
-    if flops >= MORE_FLOPS:
+    flops = 2 * M * N * K
+    if flops >= MORE_FLOPS and max(M, N) >= MORE_SIDE:
         return MORE_PIECES
     return 2 ** (max(1, min(PIECES, flops // PIECE_FLOPS)).bit_length() - 1)
 

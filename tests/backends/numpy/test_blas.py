@@ -50,9 +50,9 @@ def test_operands_lie_as_they_like(in_pieces, left, right):
 
 
 @pytest.mark.parametrize(("M", "N", "K"), SIZES, ids=str)
-@pytest.mark.parametrize("limit", ["PIECE_FLOPS", "MORE_FLOPS", None])
-def test_every_size_is_covered_and_nothing_beside_it(monkeypatch, M, N, K, limit):
-    if limit is not None:
+@pytest.mark.parametrize("limits", [["PIECE_FLOPS"], ["MORE_FLOPS", "MORE_SIDE"], []], ids=str)
+def test_every_size_is_covered_and_nothing_beside_it(monkeypatch, M, N, K, limits):
+    for limit in limits:
         monkeypatch.setattr(blas, limit, 1)
     a, b = draw(M, N, K)
     whole = np.full((M + 2, N + 2), 7.0, np.float32)
@@ -63,8 +63,12 @@ def test_every_size_is_covered_and_nothing_beside_it(monkeypatch, M, N, K, limit
 
 
 def test_the_number_of_pieces():
-    assert [blas.count_pieces(n * PIECE_FLOPS) for n in (0, 1, 2, 3, 4, 100)] == [1, 1, 2, 2, 4, 4]
-    assert blas.count_pieces(blas.MORE_FLOPS) == blas.MORE_PIECES
+    half = PIECE_FLOPS // 2
+    assert [blas.count_pieces(1, 1, n * half) for n in (0, 1, 2, 3, 4, 100)] == [1, 1, 2, 2, 4, 4]
+    K = blas.MORE_FLOPS // blas.MORE_SIDE
+    assert blas.count_pieces(blas.MORE_SIDE, 1, K) == blas.MORE_PIECES
+    assert blas.count_pieces(1, blas.MORE_SIDE, K) == blas.MORE_PIECES
+    assert blas.count_pieces(blas.MORE_SIDE - 1, 2, K) == blas.PIECES
 
 
 @pytest.mark.parametrize(("M", "N", "K"), [(0, 3, 4), (3, 0, 4), (3, 4, 0)], ids=str)
