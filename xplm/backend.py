@@ -52,7 +52,12 @@ def ignore(n_bytes: int) -> None:
 
 
 def never(call: Callable[[], None]) -> None:
-    """What libraries do that compile nothing that takes time."""
+    """What libraries do that do not tell when they compile."""
+
+
+def none() -> int:
+    """What such a library has told of."""
+    return 0
 
 
 def host_memory() -> DeviceMemory:
@@ -89,9 +94,10 @@ class Backend:
     before_compiling: Callable[[Callable[[], None]], None] = (
         never  # (call) has it called once, as soon as a kernel has to be compiled
     )
+    compilations: Callable[[], int] = none  # that this process has waited for until now
     kernels: Mapping[str, Callable[..., Any]] = field(
         default_factory=dict
-    )  # what replaces PORTABLE
+    )  # what replaces portable kernels, fusions and rules of optimizers
 
 
 def backend_names() -> list[str]:

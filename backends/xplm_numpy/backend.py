@@ -50,7 +50,8 @@ def load_fused() -> dict[str, Any]:
         logger.warning("numba is told to compile nothing: the portable kernels run, slower")
         return {}
 
-    from xplm_numpy.announce import before_compiling
+    from xplm_numpy.announce import before_compiling, compilations
     from xplm_numpy.kernels import FUSED
 
-    return {"kernels": FUSED, "before_compiling": before_compiling}
+    told = {"before_compiling": before_compiling, "compilations": compilations}
+    return {"kernels": FUSED} | told

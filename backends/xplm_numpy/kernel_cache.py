@@ -18,7 +18,7 @@ from llvmlite import binding
 from numba.core import caching
 from numba.core.runtime._nrt_python import c_helpers
 
-from xplm_numpy.announce import say_compiling
+from xplm_numpy.announce import note_waiting
 
 PACKAGE = Path(__file__).parent
 
@@ -126,7 +126,7 @@ class KernelCache(caching.FunctionCache):
         try:
             self._lock.acquire(timeout=0)
         except Timeout:  # another process compiles it
-            say_compiling()
+            note_waiting()
             self._lock.acquire()
         self._has_lock = True
 

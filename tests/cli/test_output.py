@@ -36,10 +36,7 @@ def test_what_a_backend_makes_users_wait_for_is_said_once_where_somebody_watches
     assert (stdout, stderr) == ("", "compiling\n" if is_said else "")
 
 
-def test_timings_that_hold_compiling_say_so_once(capsys):
-    out = Output(OutputFlags())
-    timings = Timings(prefill_tokens=5, prefill_seconds=9.0, decode_tokens=0, decode_seconds=0.0)
-    out.expect_compiling()
-    for end in (", compiling included\n", "\n"):
-        out.timings(timings)
-        assert capsys.readouterr().err == f"prompt: 5 tokens in 9.00 s{end}"
+@pytest.mark.parametrize(("compilations", "end"), [(0, "\n"), (3, "; compiling included\n")])
+def test_timings_say_what_was_compiled_meanwhile(capsys, compilations, end):
+    Output(OutputFlags()).timings(Timings(5, 9.0, 4, 2.0, compilations))
+    assert capsys.readouterr().err == f"2.0 tokens/s; prompt: 5 tokens in 9.00 s{end}"

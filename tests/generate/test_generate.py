@@ -1,11 +1,15 @@
 """Generating: one row or many, streamed or whole, give the same."""
 
+from dataclasses import replace
+from itertools import count
+
 import numpy as np
 import pytest
 
 from tests.generate.tiny import tiny_model
 from xplm.errors import RequestError
 from xplm.generate.sampling import log_normaliser
+from xplm.language_model import LanguageModel
 
 PROMPTS = ["Hello", "a", "A much longer prompt than the others.", "12"]
 
@@ -117,6 +121,17 @@ def test_timings_count_tokens_and_seconds(lm):
     batch = lm.generate(["Hello", "Hi"], max_new_tokens=4)
     assert batch[0].timings == batch[1].timings
     assert (batch[0].timings.prefill_tokens, batch[0].timings.decode_tokens) == (7, 6)
+
+
+@pytest.mark.parametrize("prompts", ["Hello", ["Hello", "Hi"]], ids=["one", "a batch"])
+def test_timings_count_what_was_compiled_meanwhile(lm, prompts):
+    compiled = count(5)  # before the reply, and after
+    backend = replace(lm.engine.rt.backend, compilations=lambda: next(compiled))
+    rt = replace(lm.engine.rt, backend=backend)
+    told = LanguageModel(lm.config, lm.params, rt, lm.tokenizer)
+    replies = told.generate(prompts, max_new_tokens=2)
+    timings = (replies[0] if isinstance(replies, list) else replies).timings
+    assert timings.compilations == timings.as_dict()["compilations"] == 1
 
 
 def test_an_empty_list_of_prompts_gives_an_empty_list(lm):

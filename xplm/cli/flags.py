@@ -142,7 +142,6 @@ class ModelFlags:
         """
         path = self.fetch(out)
         rt = self.where.runtime(self.policy)
-        rt.backend.before_compiling(out.expect_compiling)
         checkpoint = open_checkpoint(path)
         if decodes and self.adapter is None:  # beside adapters no step is fused
             compile_ahead(rt, "generate", checkpoint.config.model_type)

@@ -40,7 +40,6 @@ class Output:
     def __init__(self, flags: OutputFlags) -> None:
         """Follow the user's flags."""
         self.flags = flags
-        self._has_compiled = False
         PROGRESS.setLevel(logging.INFO)
         PROGRESS.handlers = [_NoteHandler(self)]
 
@@ -76,16 +75,11 @@ class Output:
 
             self.stderr.print(Text(text.translate(ESCAPES), style="dim"))
 
-    def expect_compiling(self) -> None:
-        """Kernels are about to be compiled: the timings that are shown next hold that too."""
-        self._has_compiled = True
-
     def timings(self, timings: Timings) -> None:
         """Say how fast a reply was."""
         prompt = f"prompt: {timings.prefill_tokens} tokens in {timings.prefill_seconds:.2f} s"
         reply = f"{timings.decode_tokens_per_s:.1f} tokens/s; " if timings.decode_tokens else ""
-        self.note(reply + prompt + (", compiling included" if self._has_compiled else ""))
-        self._has_compiled = False
+        self.note(reply + prompt + ("; compiling included" if timings.compilations else ""))
 
     def result(self, values: Mapping[str, Any]) -> None:
         """Print the JSON object, if it is asked for. A number that is not finite, which JSON lacks, is null."""

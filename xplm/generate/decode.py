@@ -52,11 +52,14 @@ def generate_steps(engine: Engine, cache: KVCache, replies: Sequence[Reply]) -> 
         ids = np.asarray([replies[row].ids[-1:] for row in rows], dtype=np.int64)
 
 
-def sum_timings(replies: Sequence[Reply], prefill_tokens: int, seconds: Sequence[float]) -> Timings:
-    """Timings of finished replies, from the seconds of each step."""
+def sum_timings(
+    replies: Sequence[Reply], prefill_tokens: int, seconds: Sequence[float], compilations: int
+) -> Timings:
+    """Timings of finished replies, from the seconds of each step and what was compiled meanwhile."""
     return Timings(
         prefill_tokens=prefill_tokens,
         prefill_seconds=seconds[0],
         decode_tokens=sum(len(reply.ids) - 1 for reply in replies),
         decode_seconds=sum(seconds[1:]),
+        compilations=compilations,
     )

@@ -15,6 +15,7 @@ class Timings:
     prefill_seconds: float  # until the first new token is chosen
     decode_tokens: int  # new tokens after the first of each row
     decode_seconds: float
+    compilations: int = 0  # of kernels, that this time went to as well
 
     @property
     def prefill_tokens_per_s(self) -> float:
@@ -32,7 +33,7 @@ class Timings:
             f"{phase}_{what}": getattr(self, f"{phase}_{what}")
             for phase in ("prefill", "decode")
             for what in ("tokens", "seconds", "tokens_per_s")
-        }
+        } | {"compilations": self.compilations}
 
 
 @dataclass(frozen=True)

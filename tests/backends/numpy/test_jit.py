@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numba.core.errors import TypingError
 from numba.core.event import trigger_event
-from xplm_numpy.announce import before_compiling
+from xplm_numpy.announce import before_compiling, compilations, note_waiting
 from xplm_numpy.exp import exp
 from xplm_numpy.kernel_cache import KernelCache, _IndexLast, source_stamp
 from xplm_numpy.whole import narrow_into
@@ -148,12 +148,15 @@ def test_what_does_not_compile_leaves_no_lock():
 
 
 def test_who_wants_to_know_is_called_once():
-    calls = []
+    calls, before = [], compilations()
     before_compiling(lambda: calls.append("called"))
     for function in (lambda: None, narrow_into.py_func, narrow_into.py_func):
         told = SimpleNamespace(py_func=function)
         with trigger_event("numba:compile", data={"dispatcher": told}):
             assert calls == ([] if function is not narrow_into.py_func else ["called"])
+    assert compilations() == before + 2
+    note_waiting()
+    assert compilations() == before + 3
 
 
 def test_every_function_is_kept_on_disk():
