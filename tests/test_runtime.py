@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -36,7 +37,8 @@ def test_a_backend_replaces_kernels_by_name_unless_told_not_to(numpy_backend):
     assert PORTABLE["gelu_fwd"] is not double
 
 
-def test_a_backends_own_norm_is_not_gone_back_from_by_another(numpy_backend):
+@pytest.mark.parametrize("more", [{}, {"add_rms_norm_fwd": FUSIONS["add_rms_norm_fwd"]}], ids=len)
+def test_a_backends_own_norm_is_not_gone_back_from_by_another(numpy_backend, more):
     """It saves what it likes, here the normalised row in place of x."""
 
     def forward(x, weight, *, eps, wide=None):
@@ -49,14 +51,13 @@ def test_a_backends_own_norm_is_not_gone_back_from_by_another(numpy_backend):
         dx = rstd * (dn - n * np.mean(dn * n, axis=-1, keepdims=True))
         return dx, np.sum((dy * n).reshape(-1, n.shape[-1]), axis=0)
 
-    own = replace(numpy_backend, kernels={"rms_norm_fwd": forward, "rms_norm_bwd": backward})
+    norm = {"rms_norm_fwd": forward, "rms_norm_bwd": backward}
+    own = replace(numpy_backend, kernels=norm | more)
     for error in check_layer(own, "fused", "block", "llama, K < H"):
         assert error.error <= OP_LIMIT, error
-    assert "add_rms_norm_fwd" not in make_runtime(own, "fp64").kernels
-    assert "add_rms_norm_fwd" in make_runtime(own, "fp64", "portable").kernels
 
 
-HALVES = {
+OPS_OF = {
     "add_rms_norm_fwd": {"rms_norm_fwd", "rms_norm_bwd"},
     "add_rms_norm_bwd": {"rms_norm_fwd", "rms_norm_bwd"},
     "norm_attention_residual": {"rms_norm_fwd", "linear_fwd", "rope_fwd", "attention_fwd"},
@@ -65,10 +66,10 @@ HALVES = {
 }
 
 
-@pytest.mark.parametrize("op", [*sorted(set().union(*HALVES.values())), "gelu_fwd"])
+@pytest.mark.parametrize("op", [*sorted(set().union(*OPS_OF.values())), "gelu_fwd"])
 def test_a_portable_fusion_gives_way_to_a_backends_own_op(numpy_backend, op):
-    own = replace(numpy_backend, kernels={op: PORTABLE[op]})
-    left = {fusion for fusion, ops in HALVES.items() if op not in ops}
+    own = replace(numpy_backend, kernels=PORTABLE | {op: partial(PORTABLE[op])})
+    left = {fusion for fusion, ops in OPS_OF.items() if op not in ops}
     assert make_runtime(own, "fp32").kernels.keys() & FUSIONS.keys() == left
     assert make_runtime(own, "fp32", "portable").kernels.keys() >= FUSIONS.keys()
 
@@ -76,27 +77,30 @@ def test_a_portable_fusion_gives_way_to_a_backends_own_op(numpy_backend, op):
     assert make_runtime(fusions, "fp32").kernels.keys() >= FUSIONS.keys()
 
 
+@pytest.mark.parametrize("fusions", [(), ("norm_mlp_residual",), ("bind_blocks",)], ids=str)
 @pytest.mark.parametrize("name", ["linear_fwd", "swiglu_fwd", "rms_norm_fwd", "attention_fwd"])
-def test_decoding_computes_with_a_backends_own_op(numpy_backend, name):
+def test_decoding_computes_with_a_backends_own_op(numpy_backend, name, fusions):
+    """Unless a fusion of the backend's own stands in its place."""
     calls = []
 
     def own(*arguments, **options):
         calls.append(name)
         return PORTABLE[name](*arguments, **options)
 
-    def tokens(kernels):
+    config = tiny_config({"model_type": "llama"})
+
+    def decode(kernels):
         rt = make_runtime(replace(numpy_backend, kernels=kernels), "fp32")
-        config = tiny_config({"model_type": "llama"})
         engine = Engine(rt, config, init_params(rt, param_specs(config), seed=0))
         cache = engine.allocate(1, 3)
-        for ids in ([[1, 2]], [[3]]):
-            calls.clear()
-            logits = engine.feed(cache, np.asarray(ids))
-        return logits
+        engine.feed(cache, np.asarray([[1, 2]]))
+        calls.clear()
+        return engine.feed(cache, np.asarray([[3]]))
 
-    with_own = tokens({name: own})
-    assert len(calls) >= tiny_config({"model_type": "llama"}).num_hidden_layers
-    np.testing.assert_array_equal(with_own, tokens({}))
+    with_own = decode({name: own} | {fusion: FUSIONS[fusion] for fusion in fusions})
+    is_replaced = name == "swiglu_fwd" and "norm_mlp_residual" in fusions
+    assert len(calls) == 0 if is_replaced else len(calls) >= config.num_hidden_layers
+    np.testing.assert_array_equal(with_own, decode({}))
 
 
 def test_policy_is_text_or_a_value(numpy_backend):

@@ -69,8 +69,8 @@ def make_runtime(
         policy = Policy.parse(policy)
 
     backend = emulate(backend, policy, rounding)
-    replaced = backend.kernels if kernels == "fused" else {}
-    table = PORTABLE | _fusions_beside(replaced) | dict(replaced)
+    own = dict(backend.kernels) if kernels == "fused" else {}
+    table = PORTABLE | _fusions_beside(own) | own
     dtype = policy.resolve(backend.dtypes, backend.name)
     host = {
         name: HOST_DTYPES["float32" if isinstance(found, Format) else name]
@@ -79,9 +79,11 @@ def make_runtime(
     return Runtime(backend, policy, table, dtype, policy.resolve(host, "numpy"))
 
 
-def _fusions_beside(replaced: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
-    """The portable fusions of ops that a backend has not replaced.
+def _fusions_beside(kernels: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+    """The portable fusions whose ops are all portable too, beside a backend's kernels.
 
-    Of others a fusion would pass the backend's op by, and go back from what that one saved, which it alone knows.
+    Any other would pass the backend's op by. One with a way back would also misread what the backend's op saved, whose
+    form only its own way back knows.
     """
-    return {name: fusion for name, fusion in FUSIONS.items() if MADE_OF[name].isdisjoint(replaced)}
+    own = {name for name, kernel in kernels.items() if kernel is not PORTABLE.get(name)}
+    return {name: fusion for name, fusion in FUSIONS.items() if MADE_OF[name].isdisjoint(own)}

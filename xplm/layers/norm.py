@@ -66,5 +66,5 @@ def add_norm_layer_bwd(
 
 
 def _is_one_op(rt: Runtime, config: DecoderConfig) -> bool:
-    """Whether the table has addition and norm as one op: a runtime that judges single ops has not."""
+    """Whether the table has addition and norm as one op, both ways: see `xplm.kernels.fusions`."""
     return config.norm == "rms_norm" and rt.has("add_rms_norm_fwd", "add_rms_norm_bwd")

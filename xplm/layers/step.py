@@ -34,9 +34,9 @@ class Steps:
     def take(self, context: Context) -> bool:
         """Whether a step gives what `block_fwd` gives.
 
-        It does for one token a row, blocks like Llama's, without adapters, on a runtime that has the fusions: one that
-        judges single ops has not, nor has one whose backend replaced an op of theirs alone. Islands that are given up
-        are for the single ops too.
+        It does for one token a row, blocks like Llama's, without adapters, on a runtime that has all three fusions. One
+        that judges single ops has none, and one whose backend replaced an op but not each fusion of it lacks some.
+        Islands that are given up are for the single ops too.
         """
         is_one_token = context.cos is not None and context.cos.shape[2] == 1
         return is_one_token and context.cache is not None and self._blocks() is not None

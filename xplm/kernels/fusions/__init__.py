@@ -2,6 +2,8 @@
 
 A backend may replace it by one pass over memory. `add_rms_norm` has its way back beside it; the others are for
 decoding, where a step over one token spends less on arithmetic than on being called, and have none.
+
+Where a backend has replaced an op of a portable fusion, the runtime leaves that fusion out, and layers call single ops.
 """
 
 import sys
@@ -29,4 +31,4 @@ MADE_OF: dict[str, set[str]] = {
     name: PORTABLE.keys() & vars(sys.modules[fusion.__module__]).keys()
     for name, fusion in FUSIONS.items()
 }
-"""The ops that each calls: those that its file imports."""
+"""Its ops: those that its file imports. A way forward and its way back have the same."""
