@@ -25,7 +25,7 @@ from bench.processes import Worker, own_stdout, serve
 from bench.run import add_run_flags, finish, guarded, open_log
 from bench.scaling import SWEEPS, make_point
 from bench.scaling_plot import draw
-from bench.turns import Log, of, take_turns
+from bench.turns import MEASURED_SECONDS, Log, of, take_turns
 from bench.verdicts import Row, row
 
 SCRIPT = str(Path(__file__).resolve())
@@ -86,6 +86,7 @@ def main() -> int:
         return 0
 
     settings = {"model": plan.model, "threads": plan.threads, "kernels": plan.kernels}
+    settings |= {"seconds": MEASURED_SECONDS}
     log, seed = open_log(plan, settings)
     for name in plan.only:
         measure(plan, log, name, seed)

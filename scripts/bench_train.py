@@ -31,7 +31,7 @@ from bench.processes import Worker, own_stdout, serve
 from bench.run import add_run_flags, finish, guarded, open_log
 from bench.steps import SHAPES, Step, make_torch_step, make_xplm_step
 from bench.train_processes import WHOLE, judge_whole, measure_whole
-from bench.turns import Figures, Log, Turn, of, ratio, repeated, take_turns
+from bench.turns import MEASURED_SECONDS, Figures, Log, Turn, of, ratio, repeated, take_turns
 from bench.verdicts import Row, row
 
 SCRIPT = str(Path(__file__).resolve())
@@ -127,7 +127,9 @@ def main() -> int:
         )
         plan.compile = False
 
-    log, seed = open_log(plan, {"threads": plan.threads, "compile": plan.compile})
+    log, seed = open_log(
+        plan, {"threads": plan.threads, "compile": plan.compile, "seconds": MEASURED_SECONDS}
+    )
     for part in plan.only:
         if part in WHOLE:
             measure_whole(plan, log, part)

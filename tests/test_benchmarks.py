@@ -5,6 +5,7 @@ import math
 
 import bench_train
 import pytest
+from bench import scaling
 from bench import turns as turn_taking
 from bench.gate import Choices, Reference, compare, near_tie
 from bench.growth import fit_growth
@@ -12,9 +13,8 @@ from bench.peers_measure import BATCH, CONTEXTS, LIMITS, LONG
 from bench.peers_processes import COMPILED_BEFORE, NOT_COMPILED
 from bench.peers_rows import judge
 from bench.processes import MACHINE_VARIABLES, Worker, environment, run_to_end
-from bench.scaling import make_point
 from bench.train_processes import has_learned, judge_whole
-from bench.turns import Log, Spread, of, ratio, spread, take_turns
+from bench.turns import Log, Spread, of, ratio, repeated, spread, take_turns
 from bench.verdicts import Row, row, table
 from bench.weights import Sizes, prefill_flop
 
@@ -266,11 +266,21 @@ def test_steps_are_judged_beside_torchs():
 @pytest.mark.parametrize(
     ("sweep", "size"), [("decode", 16), ("prefill", 16), ("width", 64), ("depth", 1)]
 )
-def test_every_sweep_has_a_point(sweep, size):
+def test_every_sweep_has_a_point(monkeypatch, sweep, size):
+    monkeypatch.setattr(scaling, "repeated", lambda run: ([run()], 48.0))
     options = {"sweep": sweep, "size": size, "seed": 0, "model": "", "kernels": "portable"}
-    name, measure = make_point(options)
+    name, measure = scaling.make_point(options)
     assert name == f"{sweep} {size}"
-    assert measure(0)["seconds"] > 0
+    assert measure(0)["seconds"] == (48.0 / scaling.DECODED if sweep == "decode" else 48.0)
+
+
+def test_what_is_short_is_repeated_and_takes_the_mean(monkeypatch):
+    ticks = iter([0.0, 0.2, 0.4, 0.9, 0.9])  # at the start, after each of three, at the end
+    monkeypatch.setattr(turn_taking, "perf_counter", lambda: next(ticks))
+    losses = iter("abcd")
+    results, seconds = repeated(lambda: next(losses))
+    assert results == ["a", "b", "c"]
+    assert seconds == pytest.approx(0.3)
 
 
 def test_a_loss_is_learned_once_a_whole_line_says_so(tmp_path):

@@ -37,9 +37,10 @@ PIECES = 4
 PIECE_FLOPS = 2**21
 """What a piece must have to be worth a thread's waking up: about 30 microseconds."""
 
-MORE_PIECES, MORE_FLOPS, MORE_SIDE = 8, 2**30, 2**11
-"""Of a product that keeps even four threads busy for milliseconds, so that more of them find something to do; if its
-longer side has so many rows or columns. A narrow piece spends a tenth of its time on the copy: weights' gradients.
+MORE_PIECES, MORE_FLOPS, LEAST_WIDTH = 8, 2**30, 2**8
+"""Of a product that keeps even four threads busy for milliseconds, so that more of them find something to do: where
+each piece still has so many rows, or columns. The narrower a piece, the more of its time goes to the copy of the other
+operand, a tenth at half that width; so a smaller product leaves a fifth thread without work.
 """
 
 EDGE = 16
@@ -109,7 +110,7 @@ def product(a, b, out, *, is_added=False):
 def count_pieces(M, N, K):
     """Pieces of a product: a power of two, which most numbers of threads share evenly."""
     flops = 2 * M * N * K
-    if flops >= MORE_FLOPS and max(M, N) >= MORE_SIDE:
+    if flops >= MORE_FLOPS and max(M, N) >= MORE_PIECES * LEAST_WIDTH:
         return MORE_PIECES
     return 2 ** (max(1, min(PIECES, flops // PIECE_FLOPS)).bit_length() - 1)
 

@@ -73,11 +73,11 @@ def make_point(options: dict[str, Any]) -> tuple[str, Callable[[Any], dict[str, 
     make = {"decode": make_decode, "prefill": make_prefill}.get(sweep, make_training)
     load_backend()  # and the libraries that it brings
     before = host_memory().peak
-    run, in_one = make(options), DECODED if sweep == "decode" else 1
+    run, tokens = make(options), DECODED if sweep == "decode" else 1
 
     def measure(request: Any) -> dict[str, float]:
         _, seconds = repeated(run)
-        return {"seconds": seconds / in_one, "added_bytes": host_memory().peak - before}
+        return {"seconds": seconds / tokens, "added_bytes": host_memory().peak - before}
 
     return f"{sweep} {size}", measure
 
@@ -92,7 +92,7 @@ def make_engine(options: dict[str, Any]) -> Engine:
 
 
 def make_decode(options: dict[str, Any]) -> Callable[[], None]:
-    """Tokens after `size` others."""
+    """Decodes DECODED tokens after `size` others."""
     engine, ids = make_engine(options), draw_ids(options)
     size = len(ids) - DECODED
     cache = engine.allocate(1, len(ids))
@@ -107,7 +107,7 @@ def make_decode(options: dict[str, Any]) -> Callable[[], None]:
 
 
 def make_prefill(options: dict[str, Any]) -> Callable[[], None]:
-    """A prompt of `size` tokens."""
+    """Reads a prompt of `size` tokens."""
     engine, ids = make_engine(options), draw_ids(options)[DECODED:]
     cache = engine.allocate(1, len(ids))
 
@@ -119,7 +119,7 @@ def make_prefill(options: dict[str, Any]) -> Callable[[], None]:
 
 
 def make_training(options: dict[str, Any]) -> Callable[[], Any]:
-    """A step of a model whose width or depth is `size`."""
+    """Takes a step with a model whose width or depth is `size`."""
     size = options["size"]
     shape = STEP._replace(layers=size)
     if options["sweep"] == "width":

@@ -19,13 +19,13 @@ from bench.processes import FAILED
 Figures = Mapping[str, float]
 """What one measurement of one system gave, by name and unit: "decode_tokens_per_s"."""
 
-Given = TypeVar("Given")
-
 Turn = Mapping[str, Figures]
 """The figures of every system."""
 
-TURN_SECONDS = 0.5
-"""What a turn of something short lasts: done once after a pause, it times the waking up of threads and caches."""
+MEASURED_SECONDS = 0.5
+"""How long something short is repeated for one figure: the first after a pause shows how threads and caches wake up."""
+
+Result = TypeVar("Result")
 
 SETTLE_SECONDS = 0.05  # threads that spin for work after a turn have gone to sleep by then
 
@@ -59,13 +59,13 @@ def ratio(turns: Sequence[Turn], system: str, other: str, figure: str) -> Spread
     return spread(turn[system][figure] / turn[other][figure] for turn in turns)
 
 
-def repeated(step: Callable[[], Given]) -> tuple[list[Given], float]:
-    """What a step gave each time, and the seconds that one took: the mean of as many as a turn holds."""
+def repeated(step: Callable[[], Result]) -> tuple[list[Result], float]:
+    """What a step gave each time, and the seconds that one took: the mean of as many as MEASURED_SECONDS hold."""
     started = perf_counter()
-    given = [step()]
-    while perf_counter() - started < TURN_SECONDS:
-        given.append(step())
-    return given, (perf_counter() - started) / len(given)
+    results = [step()]
+    while perf_counter() - started < MEASURED_SECONDS:
+        results.append(step())
+    return results, (perf_counter() - started) / len(results)
 
 
 class Log:

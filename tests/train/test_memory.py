@@ -137,6 +137,16 @@ def test_narrow_passes_have_copies_of_the_masters():
     assert bf16.peak.parts["activations"] < 0.7 * fp32.peak.parts["activations"]
 
 
+def test_dropout_keeps_what_it_kept_and_a_gradient_behind_it():
+    sizes = ("batch_size=64", "context=64", "model.hidden_size=128", "model.num_hidden_layers=4")
+    without, with_it = (plan("llama", *sizes, *more)[0] for more in ((), ("train.dropout=0.1",)))
+    assert without.peak.name == with_it.peak.name == "last block"
+    numbers = 64 * 64 * 128
+    kept = (2 * 4 + 1) * numbers  # bytes: two a block, and the embedding's
+    added = with_it.peak.parts["activations"] - without.peak.parts["activations"]
+    assert added == kept + 4 * numbers
+
+
 def test_passes_hold_the_sum_of_the_gradients_before():
     once, n = plan("llama", "batch_size=64")
     for passes in (2, 3, 4):

@@ -152,7 +152,9 @@ def backward_scratch(
     # dx before and after the MLP, dn; dheads, dq, dk, dv; dx of q, of k, and the sum
     attention = 3 * x + 2 * q + 2 * kv
     products = 3 * x + _product_back(w, n, w.C, w.q)
-    dropped = x if has_dropout else 0  # of the gradient of each branch
+    dropped = (
+        x if has_dropout else 0
+    )  # a branch's dy behind the mask, beside dx; one branch at a time
     return dropped + max(mlp, attention + max(products, _attention_back(w, n, context)))
 
 

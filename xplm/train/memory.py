@@ -185,7 +185,7 @@ def _activations(rt: Runtime, recipe: Recipe, config: DecoderConfig) -> Activati
     saved = sum(by_name.values())
     scratch = backward_scratch(rt, config, n, data.context, has_dropout=has_dropout)
     # The final norm's input and output; and which of the embedding's numbers are kept.
-    ends = 2 * x + (n * config.hidden_size if train.dropout else 0)
+    ends = 2 * x + (n * config.hidden_size if has_dropout else 0)
 
     others = config.num_hidden_layers - 1
     below = others * (x if train.recompute else saved)

@@ -50,7 +50,7 @@ def test_operands_lie_as_they_like(in_pieces, left, right):
 
 
 @pytest.mark.parametrize(("M", "N", "K"), SIZES, ids=str)
-@pytest.mark.parametrize("limits", [["PIECE_FLOPS"], ["MORE_FLOPS", "MORE_SIDE"], []], ids=str)
+@pytest.mark.parametrize("limits", [["PIECE_FLOPS"], ["MORE_FLOPS", "LEAST_WIDTH"], []], ids=str)
 def test_every_size_is_covered_and_nothing_beside_it(monkeypatch, M, N, K, limits):
     for limit in limits:
         monkeypatch.setattr(blas, limit, 1)
@@ -65,10 +65,11 @@ def test_every_size_is_covered_and_nothing_beside_it(monkeypatch, M, N, K, limit
 def test_the_number_of_pieces():
     half = PIECE_FLOPS // 2
     assert [blas.count_pieces(1, 1, n * half) for n in (0, 1, 2, 3, 4, 100)] == [1, 1, 2, 2, 4, 4]
-    K = blas.MORE_FLOPS // blas.MORE_SIDE
-    assert blas.count_pieces(blas.MORE_SIDE, 1, K) == blas.MORE_PIECES
-    assert blas.count_pieces(1, blas.MORE_SIDE, K) == blas.MORE_PIECES
-    assert blas.count_pieces(blas.MORE_SIDE - 1, 2, K) == blas.PIECES
+    side = blas.MORE_PIECES * blas.LEAST_WIDTH
+    K = blas.MORE_FLOPS // (2 * side)
+    assert blas.count_pieces(side, 1, K) == blas.count_pieces(1, side, K) == blas.MORE_PIECES
+    assert blas.count_pieces(side, 1, K - 1) == blas.PIECES
+    assert blas.count_pieces(side - 1, 2, K) == blas.PIECES
 
 
 @pytest.mark.parametrize(("M", "N", "K"), [(0, 3, 4), (3, 0, 4), (3, 4, 0)], ids=str)
