@@ -152,9 +152,8 @@ def backward_scratch(
     # dx before and after the MLP, dn; dheads, dq, dk, dv; dx of q, of k, and the sum
     attention = 3 * x + 2 * q + 2 * kv
     products = 3 * x + _product_back(w, n, w.C, w.q)
-    dropped = (
-        x if has_dropout else 0
-    )  # a branch's dy behind the mask, beside dx; one branch at a time
+    # Behind the mask a branch's dy is another than dx; one branch at a time.
+    dropped = x if has_dropout else 0
     return dropped + max(mlp, attention + max(products, _attention_back(w, n, context)))
 
 
