@@ -111,12 +111,10 @@ class LanguageModel:
 
         capacity = max(len(r.prompt_ids) for r in replies) + max(r.max_tokens for r in replies)
         cache = self.engine.allocate(len(replies), capacity)
-        compilations = self.engine.rt.backend.compilations
-        compiled_before = compilations()
+        compiled_before = self.engine.rt.backend.compilations()
         seconds = [step.seconds for step in generate_steps(self.engine, cache, replies)]
         prefill_tokens = sum(len(reply.prompt_ids) for reply in replies)
-        compiled = compilations() - compiled_before
-        timings = sum_timings(replies, prefill_tokens, seconds, compiled)
+        timings = sum_timings(self.engine, replies, prefill_tokens, seconds, compiled_before)
         return [reply.result(timings) for reply in replies]
 
     def stream(self, prompt: Prompt, **options: Any) -> TextStream:

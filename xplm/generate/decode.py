@@ -53,13 +53,17 @@ def generate_steps(engine: Engine, cache: KVCache, replies: Sequence[Reply]) -> 
 
 
 def sum_timings(
-    replies: Sequence[Reply], prefill_tokens: int, seconds: Sequence[float], compilations: int
+    engine: Engine,
+    replies: Sequence[Reply],
+    prefill_tokens: int,
+    seconds: Sequence[float],
+    compiled_before: int,
 ) -> Timings:
-    """Timings of finished replies, from the seconds of each step and what was compiled meanwhile."""
+    """Timings of finished replies, from the seconds of each step and the backend's compilations before the first."""
     return Timings(
         prefill_tokens=prefill_tokens,
         prefill_seconds=seconds[0],
         decode_tokens=sum(len(reply.ids) - 1 for reply in replies),
         decode_seconds=sum(seconds[1:]),
-        compilations=compilations,
+        compilations=engine.rt.backend.compilations() - compiled_before,
     )

@@ -25,8 +25,7 @@ def stream_reply(engine: Engine, cache: KVCache, reply: Reply) -> Generator[str,
     Returns:
         The finished reply.
     """
-    seconds, compilations = [], engine.rt.backend.compilations
-    compiled_before = compilations()
+    seconds, compiled_before = [], engine.rt.backend.compilations()
     prefill_tokens = len(reply.prompt_ids) - cache.length
     is_beam = reply.options.num_beams > 1
     steps = beam_steps(engine, cache, reply) if is_beam else generate_steps(engine, cache, [reply])
@@ -35,8 +34,7 @@ def stream_reply(engine: Engine, cache: KVCache, reply: Reply) -> Generator[str,
         for _, piece in step.pieces:
             if piece:
                 yield piece
-    compiled = compilations() - compiled_before
-    return reply.result(sum_timings([reply], prefill_tokens, seconds, compiled))
+    return reply.result(sum_timings(engine, [reply], prefill_tokens, seconds, compiled_before))
 
 
 class TextStream(Iterator[str]):
