@@ -10,36 +10,14 @@ import pytest
 from tests.helpers import Place
 from tests.on_backends import (  # noqa: F401 - pytest finds its hooks here
     load_or_skip,
-    on,
     pytest_addoption,
     pytest_collection_modifyitems,
     pytest_configure,
     pytest_make_collect_report,
     pytest_runtest_makereport,
 )
+from tests.places import DTYPES, LOCATIONS, parameter
 from xplm.backend import Backend, load_backend
-
-LOCATIONS = {
-    "numpy": ("numpy", "cpu"),
-    "torch": ("torch", "cpu"),
-    "jax": ("jax", "cpu"),
-    "strict": ("strict", "cpu"),
-    "strict-device1": ("strict", "cuda"),
-    "cupy": ("cupy", "cuda"),
-}
-DTYPES = {
-    "numpy": ("float64", "float32", "float16", "bfloat16"),
-    "torch": ("float64", "float32", "float16", "bfloat16"),
-    "jax": ("float32",),  # it compiles each op for each shape; narrow dtypes are left to parity
-    "strict": ("float64", "float32"),
-    "strict-device1": ("float64", "float32"),
-    "cupy": ("float64", "float32", "float16", "bfloat16"),
-}
-
-
-def _parameter(location: str, *rest: str) -> object:
-    marks = on(LOCATIONS[location][0])
-    return pytest.param((location, *rest), id="-".join((location, *rest)), marks=marks)
 
 
 def has_float64(name: str) -> AbstractContextManager[None]:
@@ -68,7 +46,7 @@ def on_threads() -> Iterator[Callable[..., Any]]:
     numba.set_num_threads(before)
 
 
-@pytest.fixture(params=[_parameter(location) for location in LOCATIONS])
+@pytest.fixture(params=[parameter(location) for location in LOCATIONS])
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """Every backend, with float64, on every address space that it has here."""
     name, device = LOCATIONS[request.param[0]]
@@ -76,7 +54,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
         yield load_or_skip(name, device)
 
 
-@pytest.fixture(params=[_parameter(loc, dtype) for loc in LOCATIONS for dtype in DTYPES[loc]])
+@pytest.fixture(params=[parameter(loc, dtype) for loc in LOCATIONS for dtype in DTYPES[loc]])
 def place(request: pytest.FixtureRequest) -> Place:
     """Every backend with every dtype that it has."""
     location, dtype = request.param

@@ -2,8 +2,7 @@
 
 import ast
 import re
-
-import pytest
+from functools import cache
 
 from tests.paths import ROOT
 
@@ -50,10 +49,16 @@ EVERYTHING = sorted(
 )
 
 
+@cache
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def imports(path):
     """Dotted names that a file imports, wherever in it: ("xplm.errors", ...)."""
     names = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -76,101 +81,113 @@ def relative(path):
     return str(path.relative_to(ROOT))
 
 
+def functions_of(path):
+    return [node.name for node in tree_of(path).body if isinstance(node, ast.FunctionDef)]
+
+
 def test_every_file_of_xplm_is_in_a_layer():
     parts = {part_of(path) for path in XPLM} - {"__init__"}
     assert parts <= set(HEIGHT)
     assert len(XPLM) > 30
 
 
-@pytest.mark.parametrize("path", XPLM[1:], ids=relative)  # the first, __init__, names them all
-def test_imports_point_downward_or_sideways(path):
-    own = part_of(path)
-    for name in imports(path):
-        if name.startswith("xplm."):
-            other = part(name)
-            assert HEIGHT[other] <= HEIGHT[own], f"{own} may not import {other}"
-
-
-@pytest.mark.parametrize("path", BACKENDS, ids=relative)
-def test_backends_see_the_bottom_layers_and_their_own_library(path):
-    package = path.relative_to(ROOT / "backends").parts[0]
-    others = {p.name for p in (ROOT / "backends").iterdir() if p.is_dir()} - {package}
-    for name in imports(path):
-        assert name.split(".")[0] not in others
-        if name.startswith("xplm."):
-            assert part(name) in SEEN_BY_BACKENDS
-
-
-@pytest.mark.parametrize("path", XPLM, ids=relative)
-def test_array_libraries_and_backends_are_never_imported_by_name(path):
-    roots = {name.split(".")[0] for name in imports(path)}
-    assert not roots & ARRAY_LIBRARIES
-    assert not {root for root in roots if root.startswith("xplm_")}
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "xplm" / "kernels").rglob("*.py")), ids=relative)
-def test_kernels_never_see_a_backend_or_a_config(path):
-    seen = {part(name) for name in imports(path) if name.startswith("xplm.")}
-    assert seen <= {"typing", "errors", "namespace", "precision", "kernels"}
-    assert not {name for name in imports(path) if name.startswith("array_api_compat.")}
-
-
-@pytest.mark.parametrize("folder", ["layers", "models"])
-def test_layers_reach_kernels_through_the_runtimes_table(folder):
-    for path in (ROOT / "xplm" / folder).glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("xplm.kernels"):
-                assert not [alias.name for alias in node.names if alias.name.endswith("_fwd")]
-
-
-@pytest.mark.parametrize("path", [p for p in XPLM + BACKENDS if "cli" not in p.parts], ids=relative)
-def test_environment_is_read_in_the_command_line_only(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        read = isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb")
-        name = isinstance(node, ast.Name) and node.id in ("environ", "getenv")
-        assert not read, f"line {node.lineno} reads the environment"
-        assert not name, f"line {node.lineno} reads the environment"
-
-
-@pytest.mark.parametrize("path", EVERYTHING, ids=relative)
-def test_no_file_is_long(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
-
-
-@pytest.mark.parametrize("path", XPLM + BACKENDS, ids=relative)
-def test_every_file_says_what_it_is(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert ast.get_docstring(tree), "a module opens with a docstring"
-
-
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "xplm" / "kernels").glob("[a-z]*.py")), ids=relative
-)
-def test_an_ops_name_gives_its_files(path):
-    functions = [
-        node.name
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef)
+def test_imports_point_downward_or_sideways():
+    upward = [
+        f"{relative(path)} imports {name}"
+        for path in XPLM[1:]  # the first, __init__, names them all
+        for name in imports(path)
+        if name.startswith("xplm.") and HEIGHT[part(name)] > HEIGHT[part_of(path)]
     ]
-    assert {f"{path.stem}_fwd", f"{path.stem}_bwd"} <= set(functions)
-    assert (ROOT / "tests" / "kernels" / f"test_{path.stem}.py").exists()
-    table = (path.parent / "__init__.py").read_text()
-    assert re.search(rf"\b{path.stem}_fwd\b", table)
-    assert re.search(rf"\b{path.stem}_bwd\b", table)
+    assert not upward
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "xplm" / "kernels" / "fusions").glob("[a-z]*.py")), ids=relative
-)
-def test_a_fusions_name_gives_its_files(path):
-    functions = [
-        node.name
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef)
+def test_backends_see_the_bottom_layers_and_their_own_library():
+    packages = {p.name for p in (ROOT / "backends").iterdir() if p.is_dir()}
+    foreign = []
+    for path in BACKENDS:
+        others = packages - {path.relative_to(ROOT / "backends").parts[0]}
+        for name in imports(path):
+            root, *rest = name.split(".")
+            is_too_high = root == "xplm" and rest[0] not in SEEN_BY_BACKENDS
+            if root in others or is_too_high:
+                foreign.append(f"{relative(path)} imports {name}")
+    assert not foreign
+
+
+def test_array_libraries_and_backends_are_never_imported_by_name():
+    named = [
+        f"{relative(path)} imports {name}"
+        for path in XPLM
+        for name in imports(path)
+        if name.split(".")[0] in ARRAY_LIBRARIES or name.startswith("xplm_")
     ]
-    pair = [f"{path.stem}_fwd", f"{path.stem}_bwd"]
-    assert functions in ([path.stem], pair), "one composition, or it and its way back"
-    assert (ROOT / "tests" / "kernels" / "fusions" / f"test_{path.stem}.py").exists()
-    table = (path.parent / "__init__.py").read_text()
-    for function in functions:
-        assert re.search(rf"\b{function}\b", table)
+    assert not named
+
+
+def test_kernels_never_see_a_backend_or_a_config():
+    allowed = {"typing", "errors", "namespace", "precision", "kernels"}
+    seen = [
+        f"{relative(path)} imports {name}"
+        for path in sorted((ROOT / "xplm" / "kernels").rglob("*.py"))
+        for name in imports(path)
+        if name.startswith("array_api_compat.")
+        or (name.startswith("xplm.") and part(name) not in allowed)
+    ]
+    assert not seen
+
+
+def test_layers_reach_kernels_through_the_runtimes_table():
+    direct = [
+        f"{relative(path)} imports {alias.name}"
+        for folder in ("layers", "models")
+        for path in (ROOT / "xplm" / folder).glob("*.py")
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("xplm.kernels")
+        for alias in node.names
+        if alias.name.endswith("_fwd")
+    ]
+    assert not direct
+
+
+def test_environment_is_read_in_the_command_line_only():
+    names = ("environ", "getenv", "environb")
+    readers = [
+        f"{relative(path)}:{node.lineno}"
+        for path in XPLM + BACKENDS
+        if "cli" not in path.parts
+        for node in ast.walk(tree_of(path))
+        if (isinstance(node, ast.Attribute) and node.attr in names)
+        or (isinstance(node, ast.Name) and node.id in names)
+    ]
+    assert not readers
+
+
+def test_no_file_is_long():
+    lengths = {
+        relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in EVERYTHING
+    }
+    assert not {path: n for path, n in lengths.items() if n > MAX_LINES}
+
+
+def test_every_file_says_what_it_is():
+    silent = [relative(path) for path in XPLM + BACKENDS if not ast.get_docstring(tree_of(path))]
+    assert not silent, "a module opens with a docstring"
+
+
+def test_an_ops_name_gives_its_files():
+    for path in sorted((ROOT / "xplm" / "kernels").glob("[a-z]*.py")):
+        pair = {f"{path.stem}_fwd", f"{path.stem}_bwd"}
+        assert pair <= set(functions_of(path)), relative(path)
+        assert (ROOT / "tests" / "kernels" / f"test_{path.stem}.py").exists()
+        table = (path.parent / "__init__.py").read_text()
+        assert all(re.search(rf"\b{function}\b", table) for function in pair), relative(path)
+
+
+def test_a_fusions_name_gives_its_files():
+    for path in sorted((ROOT / "xplm" / "kernels" / "fusions").glob("[a-z]*.py")):
+        pair = [f"{path.stem}_fwd", f"{path.stem}_bwd"]
+        assert functions_of(path) in ([path.stem], pair), "one composition, or it and its backward"
+        assert (ROOT / "tests" / "kernels" / "fusions" / f"test_{path.stem}.py").exists()
+        table = (path.parent / "__init__.py").read_text()
+        for function in functions_of(path):
+            assert re.search(rf"\b{function}\b", table), relative(path)

@@ -1,5 +1,6 @@
 import math
 import tracemalloc
+from itertools import product
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tests.helpers import (
     rounding_bound,
     to_numpy,
 )
+from tests.places import on_places
 from xplm.emulation import emulate
 from xplm.kernels.attention import attention_bwd, attention_fwd
 from xplm.precision import Policy
@@ -70,7 +72,7 @@ def test_window_and_padding_by_hand(backend):
     assert_close(backend, saved.lse[0, 0, :], lse, dtype="float64", bound=1e-15)
 
 
-@pytest.mark.parametrize(
+@on_places(
     "sizes",
     [
         {"H": 4, "K": 4},  # multi-head
@@ -79,21 +81,20 @@ def test_window_and_padding_by_hand(backend):
         {"B": 1, "H": 1, "K": 1, "T": 1, "S": 1, "D": 1},
         {"T": 7, "S": 7, "D": 3},
     ],
+    elsewhere={"T": 7, "S": 7, "D": 3},
 )
 def test_equals_one_query_at_a_time(place, sizes):
     q, k, v = draw(place, 11, **sizes)
     check(place, q, k, v, start=0)
 
 
-@pytest.mark.parametrize("window", [None, 1, 3, 100])
-@pytest.mark.parametrize("T", [1, 2, 5])
+@on_places(("T", "window"), product((1, 2, 5), (None, 1, 3, 100)), elsewhere=(5, 3))
 def test_later_queries_see_the_cache(place, T, window):
     q, k, v = draw(place, 12, T=T, S=6 + T)
     check(place, q, k, v, start=6, window=window)
 
 
-@pytest.mark.parametrize("window", [None, 2])
-@pytest.mark.parametrize("T", [1, 5])
+@on_places(("T", "window"), product((1, 5), (None, 2)), elsewhere=(5, 2))
 def test_padding_is_never_seen(place, T, window):
     first = np.array([[3], [0]]) + np.zeros((2, T), np.int64)
     q, k, v = draw(place, 13, T=T, S=2 + T)
@@ -108,9 +109,11 @@ def test_padding_is_never_seen(place, T, window):
     np.testing.assert_array_equal(to_numpy(place.backend, y), to_numpy(place.backend, other))
 
 
-@pytest.mark.parametrize("window", [None, 2, 4])
-@pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("query_rows", [1, 3, 8])
+@on_places(
+    ("query_rows", "padded", "window"),
+    product((1, 3, 8), (False, True), (None, 2, 4)),
+    elsewhere=(3, True, 4),
+)
 def test_chunks_equal_the_whole(place, query_rows, padded, window):
     q, k, v = draw(place, 14, T=8, S=10)
     first = np.array([[4], [0]]) + np.zeros((2, 8), np.int64) if padded else None

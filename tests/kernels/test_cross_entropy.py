@@ -1,9 +1,9 @@
 import math
 
 import numpy as np
-import pytest
 
 from tests.helpers import Place, assert_close, pure, rounding_bound, to_numpy
+from tests.places import on_places
 from xplm.kernels.cross_entropy import cross_entropy_bwd, cross_entropy_fwd
 
 IGNORED = -100
@@ -55,7 +55,7 @@ def test_the_loss_has_the_islands_dtype(numpy_backend):
         assert losses.dtype == narrow
 
 
-@pytest.mark.parametrize(("smoothing", "z"), [(0, 0), (0.1, 0), (0, 0.02), (0.3, 0.01)])
+@on_places(("smoothing", "z"), [(0, 0), (0.1, 0), (0, 0.02), (0.3, 0.01)], elsewhere=(0.3, 0.01))
 def test_equals_the_definition(place, smoothing, z):
     rng = np.random.default_rng(1)
     x = place.array(2 * rng.standard_normal((5, 7)))

@@ -1,8 +1,10 @@
+from itertools import product
+
 import numpy as np
-import pytest
 
 from tests import naive
 from tests.helpers import Place, assert_close, pure, rounding_bound, to_numpy
+from tests.places import on_places
 from xplm.backend import Backend
 from xplm.kernels.linear import linear_fwd
 
@@ -20,8 +22,11 @@ def test_two_inputs_three_outputs_by_hand(backend):
     assert saved.bias is None
 
 
-@pytest.mark.parametrize("has_bias", [False, True])
-@pytest.mark.parametrize("shape", [(7,), (1, 7), (2, 3, 7), (1, 1, 1), (3, 1), (0, 7)])
+@on_places(
+    ("shape", "has_bias"),
+    product([(7,), (1, 7), (2, 3, 7), (1, 1, 1), (3, 1), (0, 7)], (False, True)),
+    elsewhere=((2, 3, 7), True),
+)
 def test_equals_the_sum_of_products(place, shape, has_bias):
     rng = np.random.default_rng(1)
     x = place.array(rng.standard_normal(shape))

@@ -1,9 +1,9 @@
 import tracemalloc
 
 import numpy as np
-import pytest
 
 from tests.helpers import assert_close, pure, rounding_bound, to_numpy
+from tests.places import on_places
 from xplm.kernels import linear_cross_entropy
 from xplm.kernels.cross_entropy import cross_entropy_bwd, cross_entropy_fwd
 from xplm.kernels.linear_cross_entropy import linear_cross_entropy_bwd, linear_cross_entropy_fwd
@@ -11,7 +11,7 @@ from xplm.kernels.linear_cross_entropy import linear_cross_entropy_bwd, linear_c
 OPTIONS = {"ignore_index": -100, "label_smoothing": 0.1, "z_loss": 0.01}
 
 
-@pytest.mark.parametrize("logits_per_chunk", [1, 14, 1000])
+@on_places("logits_per_chunk", [1, 14, 1000], elsewhere=14)
 def test_equals_linear_then_cross_entropy(place, monkeypatch, logits_per_chunk):
     monkeypatch.setattr(linear_cross_entropy, "LOGITS_PER_CHUNK", logits_per_chunk)
     rng = np.random.default_rng(3)

@@ -5,6 +5,7 @@ import pytest
 
 from tests import naive
 from tests.helpers import Place, assert_close, assert_on, pure, rounding_bound, to_numpy
+from tests.places import on_places
 from xplm.kernels.softmax import softmax_fwd
 
 LOGS = [math.log(1), math.log(2), math.log(5)]
@@ -46,16 +47,17 @@ def test_huge_scores_do_not_overflow(place):
     assert_close(place.backend, y, expected, dtype=place.dtype, bound=bound)
 
 
-@pytest.mark.parametrize("sign", [1, -1])
+@on_places("sign", [1, -1], elsewhere=1)
 def test_hidden_huge_score_does_not_matter(place, sign):
     visible = bool_array(place.backend, [[True, False, True]])
     y, _ = pure(place.backend, softmax_fwd, place.array([[0, sign * 6e4, 0]]), visible)
     assert_close(place.backend, y, np.array([[0.5, 0, 0.5]]), dtype=place.dtype, bound=0)
 
 
-@pytest.mark.parametrize(
+@on_places(
     ("shape", "mask_shape"),
     [((1, 1), (1, 1)), ((3, 7), (7,)), ((2, 3, 33), (3, 33)), ((2, 2, 3, 5), (2, 1, 3, 5))],
+    elsewhere=((2, 2, 3, 5), (2, 1, 3, 5)),
 )
 def test_equals_the_formula(place, shape, mask_shape):
     rng = np.random.default_rng(7)
