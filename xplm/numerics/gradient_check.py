@@ -23,7 +23,7 @@ Source: Fornberg, "Generation of finite difference formulas on arbitrarily space
 table 1.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -91,12 +91,17 @@ def relative_error(analytic: np.ndarray, numerical: np.ndarray, smallest: float 
     return difference / size if size > 0.0 else difference
 
 
+def smallest_size(gradients: Iterable[np.ndarray]) -> float:
+    """The size below which a gradient counts as zero next to the other gradients of the same function."""
+    sizes = (float(np.max(np.abs(array), initial=0.0)) for array in gradients)
+    return SMALLEST_SHARE * max(sizes, default=0.0)
+
+
 def relative_errors(
     analytic: Mapping[str, np.ndarray], numerical: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
     """The relative error of each of several gradients of one function, by name."""
-    sizes = [float(np.max(np.abs(array), initial=0.0)) for array in numerical.values()]
-    smallest = SMALLEST_SHARE * max(sizes, default=0.0)
+    smallest = smallest_size(numerical.values())
     return {
         name: relative_error(analytic[name], expected, smallest)
         for name, expected in numerical.items()

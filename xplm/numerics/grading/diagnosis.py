@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xplm.numerics.gradient_check import relative_errors
+from xplm.numerics.gradient_check import relative_error, relative_errors, smallest_size
 from xplm.numerics.grading.distortions import distortions
 from xplm.numerics.grading.ratios import Sample, find_ratio
 from xplm.numerics.mistakes.chain import Chain, Mistake, Values, run_backward
@@ -100,8 +100,8 @@ def is_same(
     """Whether two gradients are one, beside the others of the same case."""
     if found is None or found.shape != expected.shape:
         return False
-    sizes = {**others, "": expected}
-    return relative_errors({**others, "": found}, sizes)[""] <= MATCH
+    smallest = smallest_size([*others.values(), expected])
+    return relative_error(found, expected, smallest) <= MATCH
 
 
 def _best_mistake(
@@ -118,15 +118,19 @@ def _best_mistake(
     """
     best: tuple[tuple[int, int], Mistake, list[str]] | None = None
     for known in mistakes:
-        outcomes = [run_backward(chain, t.values, t.dy, known.steps) for t in trials]
-        explained = [
-            arg
-            for arg in left
-            if all(
-                arg not in t.found or is_same(t.found[arg], np.asarray(outcome[arg]), t.expected)
-                for t, outcome in zip(trials, outcomes, strict=True)
-            )
-        ]
+        explained, outcomes = list(left), []
+        for t in trials:  # most mistakes explain nothing of the first
+            outcome = run_backward(chain, t.values, t.dy, known.steps)
+            outcomes.append(outcome)
+            explained = [
+                arg
+                for arg in explained
+                if arg not in t.found or is_same(t.found[arg], np.asarray(outcome[arg]), t.expected)
+            ]
+            if not explained:
+                break
+        if not explained:
+            continue
         # It would also spoil these, which are right.
         contradicted = {
             arg
@@ -136,7 +140,7 @@ def _best_mistake(
             and not is_same(np.asarray(outcome[arg]), t.expected[arg], t.expected)
         }
         score = (len(explained), -len(contradicted))
-        if explained and (best is None or score > best[0]):
+        if best is None or score > best[0]:
             best = score, known, explained
     return None if best is None else (*best[1:], best[0][1] == 0)
 
