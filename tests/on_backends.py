@@ -2,6 +2,7 @@
 
 A test, or one set of its parameters, that belongs to one backend is marked `backend(NAME)`, CuPy's with `cuda`.
 `pytest --backend NAME` leaves out those of all others; without it they all run. What is not marked is never left out.
+A test marked `nightly_on(NAME)` runs nightly on that backend, and always on the others.
 
 A backend that is not installed skips with the reason. NumPy is always there: a skip under its mark is a failure.
 """
@@ -55,7 +56,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses by marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        mark = item.get_closest_marker("nightly_on")
+        if mark is not None and backend_of(item) in mark.args:
+            item.add_marker(pytest.mark.nightly)
     chosen = config.getoption("--backend")
     if chosen == "all":
         return

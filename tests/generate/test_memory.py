@@ -39,8 +39,9 @@ def bench(directory, *flags):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("policy", ["fp32", "bf16"])
-def test_the_peak_is_foretold(large_directory, policy):
+def test_the_peak_is_predicted(large_directory, policy):
     found = bench(large_directory, "--policy", policy, "--prompt-tokens", "1500")
     process = found["predicted_memory_bytes"]["process"]
     measured = found["peak_memory_bytes"] - process

@@ -57,11 +57,12 @@ def naive_mlp(p, x):
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
-        {"attention_bias": True},
-        {"head_dim": 10},
+        pytest.param({}, marks=pytest.mark.nightly_on("jax")),
+        pytest.param({"attention_bias": True}, marks=pytest.mark.nightly_on("jax")),
+        pytest.param({"head_dim": 10}, marks=pytest.mark.nightly_on("jax")),
         {"model_type": "mistral", "sliding_window": 2},
     ],
+    ids=str,
 )
 def test_attention_layer(backend, changes):
     rt, config, params, p, x = setup(backend, **changes)
@@ -74,6 +75,7 @@ def test_attention_layer(backend, changes):
     assert saved.q.x is on_device
 
 
+@pytest.mark.nightly_on("jax")
 def test_attention_layer_in_two_steps_of_a_cache(backend):
     rt, config, params, p, x = setup(backend)
     place = Place(backend, "float64")

@@ -59,6 +59,7 @@ def test_a_step_is_its_blocks_to_the_last_bit(numpy_backend, policy, name):
             np.testing.assert_array_equal(to_numpy(rt.backend, a), to_numpy(rt.backend, b))
 
 
+@pytest.mark.nightly_on("jax")
 def test_a_step_is_its_blocks_on_every_backend_and_with_padding(backend):
     rt, config, params, x, context = start(backend, "fp32", first=np.array([0, 2]))
     y = Steps(rt, config, params)(x, context())

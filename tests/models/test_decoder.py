@@ -106,6 +106,7 @@ def test_pieces_through_the_cache_equal_the_whole(numpy_backend, name, chunk, po
     np.testing.assert_array_equal(joined.argmax(-1), whole.argmax(-1))
 
 
+@pytest.mark.nightly_on("jax")  # it compiles every op for each of the shapes
 @pytest.mark.parametrize("name", ["gqa", "mistral", "llama3"])
 def test_a_batch_of_unequal_prompts_equals_each_alone(backend, name):
     model = Model(backend, **VARIANTS[name])

@@ -15,7 +15,7 @@ from xplm.numerics.op_cases import op_cases
 from xplm.numerics.tiny_models import TINY_MODELS, tiny_config
 from xplm.train.clip import clip_by_global_norm, global_norm
 
-ENTRIES = 6
+ENTRIES = 3
 MARGIN = 1e3
 """A mistake is off by this many times the limit at least: it is not a matter of rounding."""
 

@@ -8,6 +8,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 
 from tests.paths import ROOT
@@ -32,15 +33,18 @@ def finish(process):
     assert process.returncode == 0, stderr
 
 
-def test_killed_at_random_moments(tmp_path):
-    recipe = tiny_recipe(tmp_path, **HARD | {"train__steps": 80, "train__eval_every": 5})
+@pytest.mark.parametrize(
+    ("n_kills", "steps"), [(1, 20), pytest.param(10, 80, marks=pytest.mark.nightly)]
+)
+def test_killed_at_random_moments(tmp_path, n_kills, steps):
+    recipe = tiny_recipe(tmp_path, **HARD | {"train__steps": steps, "train__eval_every": 5})
     (tmp_path / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
     began = time.monotonic()
     finish(xplm_train(tmp_path, "unbroken"))
     seconds = time.monotonic() - began
 
     chance = random.Random(0)
-    for _ in range(6):
+    for _ in range(n_kills):
         process = xplm_train(tmp_path, "broken", "--resume")
         time.sleep(chance.uniform(0.3, 1.0) * seconds)
         process.send_signal(signal.SIGKILL)

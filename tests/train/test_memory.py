@@ -61,8 +61,9 @@ def compiled(name):
     return name
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", sorted(MEASURED))
-def test_a_steps_peak_is_foretold(compiled, name):
+def test_a_steps_peak_is_predicted(compiled, name):
     found = bench(*MEASURED[compiled])
     process = found["predicted_memory_bytes"]["process"]
     measured = found["peak_memory_bytes"] - process

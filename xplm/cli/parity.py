@@ -97,6 +97,8 @@ def parity(
     Example: xplm parity --test torch:bf16 --html parity.html
     """
     out = Output(output)
+    if html is not None and not html.parent.is_dir():
+        raise RequestError(f"--html must be in a directory that exists; got {html}; make it first")
     setting, chosen = _setting(out, test, reference, model, device, kernels, seed)
 
     began = time.perf_counter()

@@ -9,7 +9,7 @@ DTYPES = [
     ("float32", "float32"),
     ("float16", "float16"),
     ("bfloat16", "bfloat16"),
-    ("float32", "bfloat16"),
+    pytest.param(("float32", "bfloat16"), marks=pytest.mark.nightly),  # each pair is compiled anew
 ]
 
 

@@ -128,6 +128,7 @@ def test_a_block_is_what_its_ops_are(fusions, dtypes, name):
     case.assert_right(case.bind(fusions))
 
 
+@pytest.mark.nightly  # as is all below that compiles kernels for another mix of dtypes
 def test_a_cache_of_another_dtype(fusions):
     case = Case("bfloat16", "bfloat16", cache="float32")
     case.assert_right(case.bind(fusions))
@@ -193,8 +194,8 @@ def to(dtype):
         ("mlp", 1, spread),
         ("attention", 1, shifted),
         ("mlp", 3, np.asfortranarray),
-        ("mlp", 2, to(np.float16)),
-        ("attention", 4, to("bfloat16")),
+        pytest.param("mlp", 2, to(np.float16), marks=pytest.mark.nightly),
+        pytest.param("attention", 4, to("bfloat16"), marks=pytest.mark.nightly),
         ("mlp", 2, to(np.float64)),
     ],
     ids=["strided", "misaligned", "by columns", "float16", "bfloat16", "float64"],
@@ -207,7 +208,10 @@ def test_weights_that_kernels_do_not_take_go_by_halves(fusions, half, i, change,
 
 @pytest.mark.parametrize(
     ("half", "i", "change"),
-    [("attention", 0, to(np.float16)), ("mlp", 4, lambda _: np.ones(20, np.float32))],
+    [
+        pytest.param("attention", 0, to(np.float16), marks=pytest.mark.nightly),
+        ("mlp", 4, lambda _: np.ones(20, np.float32)),
+    ],
     ids=["a norm's dtype", "a bias"],
 )
 def test_blocks_that_differ_go_by_halves(fusions, half, i, change):
@@ -218,7 +222,11 @@ def test_blocks_that_differ_go_by_halves(fusions, half, i, change):
 
 @pytest.mark.parametrize(
     "change",
-    [lambda a: a.astype(np.float16), lambda a: a[:, :, :20].copy(), np.asfortranarray],
+    [
+        pytest.param(lambda a: a.astype(np.float16), marks=pytest.mark.nightly),
+        lambda a: a[:, :, :20].copy(),
+        np.asfortranarray,
+    ],
     ids=["a dtype", "a capacity", "by columns"],
 )
 def test_caches_that_differ_go_by_halves(fusions, change):

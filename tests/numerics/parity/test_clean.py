@@ -1,4 +1,7 @@
-"""No false alarm on random shapes, on every library and in every precision that is here."""
+"""No false alarm on random shapes, on every library and in every precision that is here.
+
+Most of the trials run nightly; more of them by scripts/parity_trials.py.
+"""
 
 import pytest
 
@@ -16,16 +19,25 @@ RUNS = [
     *[("strict", "fp32", seed) for seed in range(10, 15)],
     *[("strict", policy, 60) for policy in ("fp64", "fp16", "bf16")],
     *[("torch", policy, 20 + seed) for policy in ("fp32", "fp16", "bf16") for seed in range(3)],
-    (
-        "jax",
-        "fp16",
-        30,
-    ),  # it compiles every op for every shape: more of them by scripts/parity_trials.py
+    ("jax", "fp16", 30),  # it compiles every op for every shape
 ]
+SHORT = [
+    *[("numpy", policy, seed) for policy in ("fp32", "fp16", "bf16") for seed in (0, 1)],
+    ("numpy", "bf16,norm=bf16,rope=bf16,softmax=fp16", 50),
+    ("strict", "fp32", 10),
+    ("strict", "fp16", 60),
+    ("torch", "fp32", 20),
+    ("torch", "bf16", 20),
+]
+"""Those of the short run."""
 
 
 @pytest.mark.parametrize(
-    ("name", "policy", "seed"), [pytest.param(*run, marks=on(run[0])) for run in RUNS]
+    ("name", "policy", "seed"),
+    [
+        pytest.param(*run, marks=[on(run[0]), *([] if run in SHORT else [pytest.mark.nightly])])
+        for run in RUNS
+    ],
 )
 def test_a_clean_run_raises_no_alarm(name, policy, seed):
     reference = make_runtime(load_backend("numpy"), "fp64")
