@@ -25,6 +25,7 @@ from xplm.generate.session import Chat
 from xplm.generate.stream import TextStream, stream_reply
 from xplm.numerics.fragility import AGAINST, TokenFragility, measure_fragility
 from xplm.runtime import Runtime, make_runtime
+from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.tokenizer import Tokenizer
 from xplm.typing import Params
 
@@ -141,8 +142,6 @@ class LanguageModel:
         Raises:
             TemplateError: the model has no chat template, or one that is not valid.
         """
-        from xplm.text.chat_encoder import ChatEncoder  # jinja2 comes with it, and texts need none
-
         return Chat(self.engine, ChatEncoder(self.tokenizer), system)
 
     def perplexity(self, text: Prompt, *, window: int = 512) -> Perplexity:

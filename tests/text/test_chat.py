@@ -50,6 +50,16 @@ TEMPLATES = {
         "{% if tools is not none %}{% for tool in tools %}{{ tool | tojson }}\n{{ tool | tojson(indent=2) }}"
         "{% endfor %}{% endif %}{{ documents is none }}{{ enable_thinking is defined }}"
     ),
+    "names": (
+        "{% set ns = namespace(self=1, **{'a': 2}) %}{% set ns.b = 3 %}{{ ns.a + ns.b + ns.self }}"
+        "{% set c = cycler('x', 'y') %}{% set j = joiner(', ') %}"
+        "{% for m in messages %}{{ j() }}{{ c.next() }}{% endfor %}{{ lipsum is defined }}"
+        "{{ dict(a=1, **{'b': 2}) }}{{ dict.fromkeys('ab') }}{{ '%s-%05.1f' % ('a', 2.5) }}{{ '%d' | format(7) }}"
+        "{{ '{0:>4}|{k}'.format(1, k=2) }}{{ '{a}'.format_map({'a': 1}) }}{{ 'a' | center(5) }}{{ 'a'.ljust(3) }}|"
+        "{{ [1, 2, 3] | batch(2, 0) | list }}{{ [1, 2, 3] | slice(2) | list }}{{ 2.567 | round(1) }}{{ [1, 2] | sum }}"
+        "{{ 'a b c' | wordwrap(3) }}{{ 'abcdefghij' | truncate(6, True) }}{{ messages | pprint }}{{ 2 ** 200 }}"
+        "{{ '<a href=\"x\">' | escape | striptags }}{{ {'a': 1} | xmlattr }}{{ 'é' | urlencode }}"
+    ),
     "generation": (
         "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
         "{% else %}{{ m.content }}{% endif %}{% endfor %}"

@@ -1,7 +1,4 @@
-"""A template that comes with a checkpoint can neither leave its sandbox nor hang or fill the machine."""
-
-import resource
-import time
+"""A template that comes with a checkpoint cannot leave its sandbox."""
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +6,6 @@ from hypothesis import strategies as st
 
 from xplm.errors import TemplateError
 from xplm.text.chat import ChatTemplate
-from xplm.text.sandbox import FILTERS
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -30,54 +26,10 @@ ESCAPES = {
     "import": "{% import 'os' as os %}",
     "changing a message": "{% set _ = messages[0].update({'role': 'system'}) %}",
     "changing the list": "{{ messages.append(1) }}",
-}
-
-GROW = "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(99) %}{% set ns.x = #### %}{% endfor %}{{ ns.x }}"
-BIG = "{% set big = 'a' * 40000000 %}{% for i in range(99999) %}{% set y = #### %}{% endfor %}"
-
-RUNAWAYS = {
-    "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-    "loops that drop all": "{% for i in range(99999) %}{% for j in range(99999) if false %}{% endfor %}{% endfor %}",
-    "range": "{% for i in range(10 ** 9) %}{% endfor %}",
-    "macros": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(99) }}",
-    "call block": (
-        "{% macro f() %}{% for i in range(99999) %}{{ caller() }}{% endfor %}{% endmacro %}"
-        "{% call f() %}{% for i in range(99999) %}{% endfor %}{% endcall %}"
-    ),
-    "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-    "literal text": "{% for i in range(99999) %}" + "x" * 90_000 + "{% endfor %}",
-    "constants": "{% for i in range(99999) %}{{ 'x' | replace('', 'y' * 100000) }}{% endfor %}",
-    "repetition": "{{ 'a' * 10 ** 10 }}",
-    "power": "{{ 9 ** (9 ** 9) }}",
-    "squares": GROW.replace("'aaaaaaaa'", "9").replace("####", "ns.x * ns.x"),
-    "sums": GROW.replace("####", "ns.x + ns.x"),
-    "concatenation": GROW.replace("####", "ns.x ~ ns.x"),
-    "lists": GROW.replace("####", "[ns.x, ns.x]"),
-    "tuples": GROW.replace("####", "(ns.x, ns.x)"),
-    "dicts": GROW.replace("####", "{'a': ns.x, 'b': ns.x}"),
-    "dict calls": GROW.replace("####", "dict(a=ns.x, b=ns.x)"),
-    "map's default": GROW.replace("####", "'abcd' | map(attribute='q', default=ns.x) | list"),
-    "blocks": GROW.replace(
-        "{% set ns.x = #### %}", "{% set ns.x %}{{ ns.x }}{{ ns.x }}{% endset %}"
-    ),
-    "replace": "{{ ('a' * 100000).replace('a', 'b' * 100000) }}",
-    "replace filter": "{{ ('a' * 100000) | replace('a', 'b' * 100000) }}",
-    "mapped replace": "{{ (['a' * 1000] * 1000) | map('replace', 'a', 'b' * 1000) | list }}",
-    "join": "{{ ('b' * 100000).join('a' * 100000) }}",
-    "join filter": "{{ ('a' * 100000) | join('b' * 100000) }}",
-    "indent": "{{ 'a\nb' | indent(10 ** 10) }}",
-    "tojson": "{{ [[1]] | tojson(indent=10 ** 10) }}",
-    "padding": "{{ 'a'.ljust(10 ** 10) }}",
-    "formatting": "{{ '%10000000000d' % 1 }}",
-    "time widths": "{{ strftime_now('%800000000d') }}",
-    "time widths with flags": "{{ strftime_now('%-_800000000d') }}",
-    "time of any length": "{{ strftime_now('%c' * 1000000) }}",
-    "bytes": "{{ (5).to_bytes(10 ** 10, 'big') }}",
-    "searching": BIG.replace("####", "'b' in big"),
-    "searching by method": BIG.replace("####", "big.find('b')"),
-    "searching by test": BIG.replace("####", "'b' is in big"),
-    "slicing": BIG.replace("####", "big[::-1]"),
-    "reducing": "{% set x = range(99999) | list %}{% for i in range(99999) %}{% set y = x | max %}{% endfor %}",
+    "changing by the type": "{{ dict.update(messages[0], {'role': 'system'}) }}",
+    "protocols of a namespace": "{% set ns = namespace(__html__=1) %}",
+    "protocols set later": "{% set ns = namespace() %}{% set ns.__call__ = 1 %}",
+    "the request": "{{ self._TemplateReference__context.environment }}",
 }
 
 MALFORMED = {
@@ -88,7 +40,6 @@ MALFORMED = {
     "parentheses": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
     "nested loops": "{% for a in [1] %}" * 30 + "{% endfor %}" * 30,
     "huge integer": "{{ " + "9" * 5000 + " }}",
-    "too long": "x" * 100_001,
 }
 
 FAULTS = {
@@ -107,22 +58,9 @@ def test_no_way_out(source: str) -> None:
         ChatTemplate(source).render(MESSAGES)
 
 
-@pytest.mark.parametrize("source", RUNAWAYS.values(), ids=RUNAWAYS)
-def test_no_runaway(source: str) -> None:
-    n_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    seconds = time.process_time()
-    with pytest.raises(TemplateError, match="the chat template"):
-        ChatTemplate(source).render(MESSAGES)
-    # Measured: below a second and 100 MB on two slow cores. The bounds tell that from no bound at all.
-    assert time.process_time() - seconds < 30
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - n_bytes < 2**30
-
-
 @pytest.mark.parametrize("source", MALFORMED.values(), ids=MALFORMED)
 def test_malformed_templates_do_not_compile(source: str) -> None:
-    with pytest.raises(
-        TemplateError, match=r"^(the|a) chat template (does not compile|has at most)"
-    ):
+    with pytest.raises(TemplateError, match=r"^the chat template does not compile: \S"):
         ChatTemplate(source)
 
 
@@ -131,15 +69,6 @@ def test_a_template_that_fails_says_why_in_one_line(source: str) -> None:
     template = ChatTemplate(source)
     with pytest.raises(TemplateError, match=r"^the chat template failed: \S[^\n]*$"):
         template.render(MESSAGES)
-
-
-def test_a_long_chat_is_affordable() -> None:
-    source = (
-        "{% for m in messages %}{% if messages | length > 1 and m.role in ['user', 'assistant'] %}"
-        "{{ '<|im_start|>' + m.role + '\n' + m.content | trim + '<|im_end|>' ~ '\n' }}{% endif %}{% endfor %}"
-    )
-    messages = [{"role": "user", "content": "word " * 100}] * 1000  # some 100,000 tokens
-    assert len(ChatTemplate(source).render(messages)) == 1000 * (12 + 4 + 1 + 499 + 10 + 1)
 
 
 FILTERED = {
@@ -183,8 +112,7 @@ FILTERED = {
 }
 
 
-def test_every_filter_on_offer_works() -> None:
-    assert FILTERED.keys() == FILTERS
+def test_filters_work() -> None:
     for expression, expected in FILTERED.values():
         assert ChatTemplate("{{ " + expression + " }}").render(MESSAGES) == expected
 
@@ -195,7 +123,7 @@ FRAGMENTS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(parts=st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=25))
 def test_any_source_renders_or_raises_our_error(parts: list[str]) -> None:
     try:

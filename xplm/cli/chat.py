@@ -11,6 +11,7 @@ from xplm.cli.flags import ModelFlags, SamplingFlags, takes_flags
 from xplm.cli.output import Output, OutputFlags, error_line
 from xplm.errors import RequestError, XplmError
 from xplm.generate.session import Chat
+from xplm.text import renderer
 
 with contextlib.suppress(ImportError):
     import readline  # noqa: F401  # importing it gives input() line editing and history
@@ -43,6 +44,7 @@ def chat(
     """
     options = sampling.options()
     out = Output(output)
+    renderer.start()  # while the weights are read
     session = model.load(out).chat(system=system)
     is_interactive = sys.stdin.isatty()
     if is_interactive:

@@ -13,6 +13,8 @@ from xplm.generate.stream import TextStream
 from xplm.language_model import LanguageModel
 from xplm.numerics.fragility import AGAINST, measure_fragility
 from xplm.precision import Policy
+from xplm.text import renderer
+from xplm.text.chat_encoder import ChatEncoder
 
 
 @takes_flags
@@ -59,6 +61,8 @@ def generate(
         require_greedy(options)
         Policy.parse(against or AGAINST)
     out = Output(output)
+    if chat:
+        renderer.start()  # while the weights are read
     lm = model.load(out)
     if fragility:
         _judge_all(lm, out, texts, options, chat, system, against or AGAINST)
@@ -135,8 +139,6 @@ def _judge_all(
 def _prompt_ids(lm: LanguageModel, text: str, chat: bool, system: str | None) -> list[int]:
     if not chat:
         return lm.tokenizer.encode(text)
-    from xplm.text.chat_encoder import ChatEncoder
-
     messages = lm.chat(system=system).messages
     return ChatEncoder(lm.tokenizer).encode([*messages, {"role": "user", "content": text}])
 

@@ -8,7 +8,7 @@ never wrong.
 
 from collections.abc import Generator, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from xplm.cache import KVCache
 from xplm.errors import RequestError
@@ -18,10 +18,8 @@ from xplm.generate.reply import Reply, start_reply
 from xplm.generate.result import Generation
 from xplm.generate.stream import TextStream, stream_reply
 from xplm.generate.transcript import read_transcript, write_transcript
-
-if TYPE_CHECKING:
-    from xplm.text.chat import Message
-    from xplm.text.chat_encoder import ChatEncoder
+from xplm.text.chat import Message
+from xplm.text.chat_encoder import ChatEncoder
 
 
 class Turn(NamedTuple):
@@ -35,7 +33,7 @@ class Turn(NamedTuple):
 class Chat:
     """A conversation with a model; `LanguageModel.chat` makes one."""
 
-    def __init__(self, engine: Engine, encoder: "ChatEncoder", system: str | None) -> None:
+    def __init__(self, engine: Engine, encoder: ChatEncoder, system: str | None) -> None:
         """Start an empty conversation.
 
         Args:
@@ -52,7 +50,7 @@ class Chat:
         self._is_replying = False
 
     @property
-    def messages(self) -> "list[Message]":
+    def messages(self) -> list[Message]:
         """The conversation so far, oldest first, as the chat template reads it."""
         messages: list[Message] = []
         if self.system:

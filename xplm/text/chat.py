@@ -6,35 +6,25 @@ one that `apply_chat_template` of transformers gives; `xplm.text.chat_encoder` t
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from types import CodeType
 from typing import Any
 
-import jinja2
-
 from xplm.errors import TemplateError
-from xplm.text.sandbox import MeteredEnvironment
+from xplm.text import renderer
 from xplm.text.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
 """{"role": "system" | "user" | "assistant" | ..., "content": text}, and whatever else the template reads."""
 
-MAX_TEMPLATE_CHARS = 100_000  # compiling costs time that nothing meters
-
-_RUNAWAY = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NameError)
-_MISUSE = (RuntimeError, SyntaxError, TypeError, ValueError)
-_TEMPLATE_FAULTS = (jinja2.TemplateError, *_RUNAWAY, *_MISUSE)
-"""What a template can raise: jinja2 passes on the Python errors of the operations that it asks for."""
-
 
 class ChatTemplate:
-    """A compiled chat template.
+    """A chat template that compiles.
 
     Attributes:
         source: the template's text.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str] | None = None) -> None:
-        """Compile a template.
+        """Compile a template, to see that it does.
 
         Args:
             source: jinja2 text.
@@ -45,7 +35,7 @@ class ChatTemplate:
         """
         self.source = source
         self._special_tokens = dict(special_tokens or {})
-        self._code = _compile(source)
+        renderer.check(source)
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Tokenizer) -> "ChatTemplate":
@@ -84,41 +74,22 @@ class ChatTemplate:
         Raises:
             TemplateError: a message is malformed, or the template refuses it, fails, leaves the sandbox or runs away.
         """
+        for message in messages:
+            if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+                raise TemplateError(
+                    f'a message is {{"role": ..., "content": ...}}, got {message!r:.100}'
+                )
         given = {"tools": None, "documents": None} | self._special_tokens | variables
-        environment = MeteredEnvironment(now)
+        given |= {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
         try:
-            template = jinja2.Template.from_code(
-                environment, self._code, environment.make_globals(None)
-            )
-            return template.render(
-                messages=[_plain_message(message) for message in messages],
-                add_generation_prompt=add_generation_prompt,
-                **given,
-            )
-        except _TEMPLATE_FAULTS as error:
-            raise TemplateError(f"the chat template failed: {_one_line(error)}") from error
-
-
-def _compile(source: str) -> CodeType:
-    if len(source) > MAX_TEMPLATE_CHARS:
-        raise TemplateError(
-            f"a chat template has at most {MAX_TEMPLATE_CHARS} characters, and this one has {len(source)}"
-        )
-    environment = MeteredEnvironment()
-    try:
-        return environment.compile(environment.parse_metered(source))
-    except _TEMPLATE_FAULTS as error:
-        raise TemplateError(f"the chat template does not compile: {_one_line(error)}") from error
-
-
-def _plain_message(message: Message) -> Any:
-    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise TypeError(f'a message is {{"role": ..., "content": ...}}, got {message!r:.100}')
-    return _plain(message)
+            plain = _plain(given)
+        except RecursionError:
+            raise TemplateError("a message is nested too deep") from None
+        return renderer.render(self.source, plain, now or datetime.now())
 
 
 def _plain(value: Any) -> Any:
-    """A copy in JSON's own types: a template gets no object that has methods of its own."""
+    """A copy in JSON's own types."""
     if value is None or type(value) in (str, int, float, bool):
         return value
     if isinstance(value, str):
@@ -127,8 +98,4 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    raise TypeError(f"a message holds JSON's types, got a {type(value).__name__}")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{error or type(error).__name__}".split())[:500]
+    raise TemplateError(f"a message holds JSON's types, got a {type(value).__name__}")
