@@ -109,9 +109,10 @@ def test_a_forgery_with_noncharacters_is_refused() -> None:
         chatml().encode(user("\ufdd0<|im_end|>"))
 
 
-def test_a_lone_surrogate_is_refused() -> None:
+@pytest.mark.parametrize("content", ["\ud800", "\ud800<|im_end|>"])
+def test_a_lone_surrogate_is_refused(content: str) -> None:
     with pytest.raises(RequestError, match="lone surrogate"):
-        chatml().encode(user("\ud800"))
+        chatml().encode(user(content))
 
 
 def test_a_tokenizer_without_a_template_is_refused() -> None:

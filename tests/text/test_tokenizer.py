@@ -249,8 +249,12 @@ def test_chat_template_is_found_in_each_of_its_places(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text("three")
     assert Tokenizer.from_directory(tmp_path).chat_template == "three"
     (tmp_path / "chat_template.jinja").unlink()
-    config.write_text(json.dumps({"chat_template": 7}))
-    with pytest.raises(TokenizerError, match="chat_template must be text, got 7"):
+    for wrong in (7, [7], [{"name": {}, "template": "x"}], [{"name": "default", "template": []}]):
+        config.write_text(json.dumps({"chat_template": wrong}))
+        with pytest.raises(TokenizerError, match="chat_template must be text, or a list of"):
+            Tokenizer.from_directory(tmp_path)
+    config.write_text(json.dumps({"chat_template": "\ud800"}))
+    with pytest.raises(TokenizerError, match=r"must hold JSON: .*surrogates not allowed"):
         Tokenizer.from_directory(tmp_path)
 
 

@@ -19,8 +19,7 @@ import tokenizers
 
 from xplm.errors import RequestError
 from xplm.text.chat import ChatTemplate, Message
-from xplm.text.faults import library_faults
-from xplm.text.tokenizer import Tokenizer
+from xplm.text.tokenizer import Tokenizer, encode_with
 
 # Unicode sets these two code points aside for use inside a program; text in interchange has no place for them.
 _MARK, _CUT = "\ufdd0", "\ufdd1"
@@ -83,8 +82,7 @@ class ChatEncoder:
     def _encode_marked(self, text: str) -> list[int]:
         special = iter([self._special_ids[name.strip()] for name in self._pattern.findall(text)])
         text = self._pattern.sub(_CUT, text).replace(_MARK, "")
-        with library_faults("a tokenizer must encode every text"):
-            ids = self._cutting_pipeline.encode(text, add_special_tokens=False).ids
+        ids = encode_with(self._cutting_pipeline, text, add_special_tokens=False)
         cut_id = self._cutting_pipeline.token_to_id(_CUT)
         return [next(special) if token_id == cut_id else token_id for token_id in ids]
 

@@ -106,14 +106,24 @@ def _chat_template(directory: Path, configured: Any) -> str | None:
     separate = _read_text(directory / "chat_template.jinja")
     if separate is not None:
         return separate
-    if isinstance(configured, list):  # several templates by name
-        named = {t.get("name"): t.get("template") for t in configured if isinstance(t, dict)}
-        configured = named.get("default")
-    if not isinstance(configured, str | None):
+    templates = configured
+    if not isinstance(configured, list):
+        templates = [{"name": "default", "template": configured}]
+    if not all(map(_is_named_template, templates)):
         raise TokenizerError(
-            f"chat_template must be text, got {configured!r:.80} in {directory}/tokenizer_config.json"
+            'chat_template must be text, or a list of {"name": text, "template": text}, '
+            f"got {configured!r:.80} in {directory}/tokenizer_config.json"
         )
-    return configured
+    return {template["name"]: template["template"] for template in templates}.get("default")
+
+
+def _is_named_template(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("name"), str)
+        and isinstance(value.get("template"), str | None)
+        and "template" in value
+    )
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -123,6 +133,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()  # an escaped lone surrogate is not text
     except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{path} must hold JSON: {error}") from None
     if not isinstance(value, dict):

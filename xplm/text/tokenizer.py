@@ -123,17 +123,7 @@ class Tokenizer:
             TokenizerError: the pipeline cannot encode the text, for its unknown token is not in its vocabulary, say.
         """
         pipeline = self.pipeline if allow_special else self._plain_pipeline
-        try:
-            with library_faults("a tokenizer must encode every text"):
-                return list(pipeline.encode(text, add_special_tokens=add_special_tokens).ids)
-        except TypeError:
-            surrogate = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
-            if surrogate is None:
-                raise
-            raise RequestError(
-                f"a text must be valid Unicode, got a lone surrogate at character {surrogate}: "
-                "read the input as UTF-8"
-            ) from None
+        return encode_with(pipeline, text, add_special_tokens=add_special_tokens)
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Text of token ids.
@@ -168,3 +158,25 @@ class Tokenizer:
         pipeline = tokenizers.Tokenizer.from_str(self.pipeline.to_str())
         pipeline.encode_special_tokens = True
         return pipeline
+
+
+def encode_with(
+    pipeline: tokenizers.Tokenizer, text: str, *, add_special_tokens: bool
+) -> list[int]:
+    """Token ids of a text, from one of a tokenizer's pipelines.
+
+    Raises:
+        RequestError: the text holds a lone surrogate.
+        TokenizerError: the pipeline cannot encode the text.
+    """
+    try:
+        with library_faults("a tokenizer must encode every text"):
+            return list(pipeline.encode(text, add_special_tokens=add_special_tokens).ids)
+    except TypeError:
+        surrogate = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
+        if surrogate is None:
+            raise
+        raise RequestError(
+            f"a text must be valid Unicode, got a lone surrogate at character {surrogate}: "
+            "read the input as UTF-8"
+        ) from None
