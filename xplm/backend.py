@@ -9,18 +9,16 @@ them, and a package of anybody's can add one:
 """
 
 import logging
-import os
-import resource
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from xplm.errors import BackendError
+from xplm.host_memory import DeviceMemory as DeviceMemory  # an adapter needs both names
+from xplm.host_memory import host_memory as host_memory
 from xplm.typing import Array, DType, Namespace
 
 ENTRY_POINTS = "xplm.backends"
@@ -31,14 +29,6 @@ PROGRESS = logging.getLogger("xplm.progress")
 
 DEFAULT_BACKENDS = {"cpu": "numpy", "cuda": "cupy"}
 """The backend that `--device` means when `--backend` is not given."""
-
-
-class DeviceMemory(NamedTuple):
-    """What this process holds of a device's memory, in bytes."""
-
-    used: int  # now
-    peak: int  # at most so far
-    total: int  # the device has
 
 
 def assign(array: Array, key: Any, value: Array) -> Array:
@@ -60,18 +50,9 @@ def none() -> int:
     return 0
 
 
-def host_memory() -> DeviceMemory:
-    """The memory of this process on the host."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage's peak would include what a parent held before exec
-        lines = (line.split() for line in status.read_text().splitlines())
-        kib = {words[0]: int(words[1]) for words in lines if words[0] in ("VmRSS:", "VmHWM:")}
-        used = kib["VmRSS:"]
-        return DeviceMemory(used * 1024, kib.get("VmHWM:", used) * 1024, total)
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return DeviceMemory(peak, peak, total)
+def is_memory_error(error: Exception) -> bool:
+    """Default `is_out_of_memory`: NumPy, CuPy and numba raise MemoryError or a subclass of it."""
+    return isinstance(error, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -95,6 +76,9 @@ class Backend:
         never  # (call) has it called once, as soon as a kernel has to be compiled
     )
     compilations: Callable[[], int] = none  # that this process has waited for until now
+    is_out_of_memory: Callable[[Exception], bool] = (
+        is_memory_error  # whether an exception of the library means that an allocation failed
+    )
     kernels: Mapping[str, Callable[..., Any]] = field(
         default_factory=dict
     )  # what replaces portable kernels, fusions and rules of optimizers

@@ -11,9 +11,13 @@ from functools import partial
 import numpy as np
 
 from xplm.config import DecoderConfig
+from xplm.out_of_memory import memory_faults
 from xplm.precision import cast
 from xplm.runtime import Runtime
 from xplm.typing import Array, LayerCache
+
+ADVICE = "ask for fewer new tokens, prompts or beams, or free memory"
+"""What to change where a cache, or a reply, does not fit the memory."""
 
 
 class KVCache:
@@ -44,7 +48,8 @@ class KVCache:
                 for _ in range(config.num_hidden_layers)
             ]
 
-        return cls(rt, zeros(), zeros(), 0)
+        with memory_faults(rt.backend, "the key/value cache", ADVICE):
+            return cls(rt, zeros(), zeros(), 0)
 
     @staticmethod
     def count_bytes(rt: Runtime, config: DecoderConfig, batch: int, capacity: int) -> int:
@@ -119,10 +124,14 @@ class KVCache:
             room = backend.xp.zeros((B, K, capacity, D), dtype=array.dtype, device=backend.device)
             return backend.assign(room, filled, array[filled])
 
-        self._keys = [larger(array) for array in self._keys]
-        self._values = [larger(array) for array in self._values]
+        with memory_faults(backend, "the key/value cache", ADVICE):
+            keys, values = (
+                [larger(array) for array in held] for held in (self._keys, self._values)
+            )
+        self._keys, self._values = keys, values
 
     def _map(self, change: Callable[[Array], Array]) -> "KVCache":
-        keys = [change(array) for array in self._keys]
-        values = [change(array) for array in self._values]
+        with memory_faults(self._rt.backend, "a copy of the key/value cache", ADVICE):
+            keys = [change(array) for array in self._keys]
+            values = [change(array) for array in self._values]
         return KVCache(self._rt, keys, values, self.length)

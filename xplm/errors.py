@@ -43,3 +43,7 @@ class RequestError(XplmError):
 
 class DataError(XplmError):
     """Training data is missing, malformed, or too little."""
+
+
+class OutOfMemoryError(XplmError):
+    """The memory of the host or the device cannot hold what was asked for."""

@@ -10,7 +10,7 @@ import numpy as np
 from xplm.backend import load_backend
 from xplm.checkpoint.adapter import merge_adapter, read_adapter
 from xplm.checkpoint.checkpoint import Checkpoint
-from xplm.checkpoint.load import load_params
+from xplm.checkpoint.load import LOAD_ADVICE, load_params
 from xplm.checkpoint.opening import open_checkpoint
 from xplm.checkpoint.pull import pull
 from xplm.config import DecoderConfig
@@ -24,6 +24,7 @@ from xplm.generate.result import Generation
 from xplm.generate.session import Chat
 from xplm.generate.stream import TextStream, stream_reply
 from xplm.numerics.fragility import AGAINST, TokenFragility, measure_fragility
+from xplm.out_of_memory import memory_faults
 from xplm.runtime import Runtime, make_runtime
 from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.tokenizer import Tokenizer
@@ -110,8 +111,10 @@ class LanguageModel:
         if replies[0].options.num_beams > 1:  # the beams of one prompt are a batch already
             return [TextStream(self._stream(reply)).finish() for reply in replies]
 
-        capacity = max(len(r.prompt_ids) for r in replies) + max(r.max_tokens for r in replies)
-        cache = self.engine.allocate(len(replies), capacity)
+        prompt_tokens = max(len(reply.prompt_ids) for reply in replies)
+        new_tokens = max(reply.max_tokens for reply in replies)
+        self.engine.require_memory(len(replies), prompt_tokens, new_tokens)
+        cache = self.engine.allocate(len(replies), prompt_tokens + new_tokens)
         compiled_before = self.engine.rt.backend.compilations()
         seconds = [step.seconds for step in generate_steps(self.engine, cache, replies)]
         prefill_tokens = sum(len(reply.prompt_ids) for reply in replies)
@@ -142,7 +145,7 @@ class LanguageModel:
         Raises:
             TemplateError: the model has no chat template, or one that is not valid.
         """
-        return Chat(self.engine, ChatEncoder(self.tokenizer), system)
+        return Chat(self.engine, ChatEncoder(self.tokenizer, self.engine.context), system)
 
     def perplexity(self, text: Prompt, *, window: int = 512) -> Perplexity:
         """How well the model predicts a text, cut into windows that are scored alone.
@@ -154,7 +157,8 @@ class LanguageModel:
         Raises:
             RequestError: the window is below 2 or beyond the context, or the text has fewer than 2 ids.
         """
-        return compute_perplexity(self.engine, self._ids_of(text), window)
+        ids = self.tokenizer.encode_long(text) if isinstance(text, str) else self._ids_of(text)
+        return compute_perplexity(self.engine, ids, window)
 
     def fragility(
         self, prompt: Prompt, token_ids: Sequence[int], against: str = AGAINST
@@ -177,6 +181,7 @@ class LanguageModel:
 
     def _ids_of(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
+            self.tokenizer.require_fit(prompt, self.engine.context)
             return self.tokenizer.encode(prompt)
         if not isinstance(prompt, Iterable):
             raise RequestError(f"a prompt must be text or a list of token ids; got {prompt!r}")
@@ -225,6 +230,7 @@ def load(
         BackendError: the backend, the device or a dtype is missing.
         CheckpointError, ConfigError, TokenizerError: the model's files are missing, malformed or not supported.
         DownloadError: the model has to be fetched, and cannot be.
+        OutOfMemoryError: the device has less free memory than the parameters take.
     """
     if not isinstance(policy, str):
         raise RequestError(f'a policy must be a text such as "bf16"; got {policy!r}')
@@ -244,14 +250,16 @@ def load_checkpoint(
 
     Raises:
         CheckpointError, TokenizerError: weights, tokenizer or adapter are missing, malformed or not supported.
+        OutOfMemoryError: the device has less free memory than the parameters take.
     """
     if checkpoint.gguf_metadata is None:
         tokenizer = Tokenizer.from_directory(checkpoint.path)
     else:
         tokenizer = Tokenizer.from_gguf(checkpoint.gguf_metadata)
-    params = load_params(checkpoint, rt)
-    if adapter is not None:
-        params = merge_adapter(rt, params, read_adapter(Path(adapter), checkpoint.config))
+    with memory_faults(rt.backend, "the parameters", LOAD_ADVICE):
+        params = load_params(checkpoint, rt)
+        if adapter is not None:
+            params = merge_adapter(rt, params, read_adapter(Path(adapter), checkpoint.config))
     return LanguageModel(checkpoint.config, params, rt, tokenizer)
 
 

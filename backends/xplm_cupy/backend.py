@@ -42,7 +42,8 @@ def make_backend(device: str) -> Backend:
 
     def memory() -> DeviceMemory:
         # The pool keeps what it once took, so what it holds is the most that was needed.
-        return DeviceMemory(pool.used_bytes(), pool.total_bytes(), gpu.mem_info[1])
+        free, total = gpu.mem_info
+        return DeviceMemory(pool.used_bytes(), pool.total_bytes(), total, free + pool.free_bytes())
 
     def from_host(array: np.ndarray) -> Array:
         with gpu:

@@ -70,7 +70,8 @@ def make_backend(device: str) -> Backend:
         if not is_gpu:
             return host_memory()
         stats = where.memory_stats()
-        return DeviceMemory(stats["bytes_in_use"], stats["peak_bytes_in_use"], stats["bytes_limit"])
+        used, total = stats["bytes_in_use"], stats["bytes_limit"]
+        return DeviceMemory(used, stats["peak_bytes_in_use"], total, total - used)
 
     halves = {"float32": xp.float32, "float16": xp.float16, "bfloat16": xp.bfloat16}
     return Backend(
@@ -84,8 +85,14 @@ def make_backend(device: str) -> Backend:
         to_host=np.asarray,
         synchronize=synchronize,
         memory=memory,
+        is_out_of_memory=is_out_of_memory,
         assign=lambda array, key, value: array.at[key].set(value),
     )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed: JAX has one class for all that goes wrong, and a code in front of its message."""
+    return isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED")
 
 
 def _narrow(array: np.ndarray) -> np.ndarray:

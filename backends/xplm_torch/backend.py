@@ -70,7 +70,13 @@ def make_backend(device: str) -> Backend:
         if not is_gpu:
             return host_memory()
         used, peak = torch.cuda.memory_allocated(where), torch.cuda.max_memory_allocated(where)
-        return DeviceMemory(used, peak, torch.cuda.mem_get_info(where)[1])
+        free, total = torch.cuda.mem_get_info(where)
+        kept = torch.cuda.memory_reserved(where) - used  # by torch, of freed memory
+        return DeviceMemory(used, peak, total, free + kept)
+
+    def is_out_of_memory(error: Exception) -> bool:
+        is_host = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+        return is_host or isinstance(error, torch.OutOfMemoryError)
 
     return Backend(
         name="torch",
@@ -82,4 +88,5 @@ def make_backend(device: str) -> Backend:
         to_host=to_host,
         synchronize=synchronize,
         memory=memory,
+        is_out_of_memory=is_out_of_memory,
     )

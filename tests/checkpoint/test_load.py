@@ -14,7 +14,7 @@ from tests.paths import STORY, needs_story, smollm2_gguf
 from xplm.backend import load_backend
 from xplm.checkpoint.load import load_params
 from xplm.checkpoint.opening import open_checkpoint
-from xplm.errors import CheckpointError
+from xplm.errors import CheckpointError, OutOfMemoryError
 from xplm.models.decoder import param_specs
 from xplm.runtime import make_runtime
 
@@ -151,7 +151,9 @@ def test_a_gguf_kind_that_cannot_be_read_is_named(tmp_path, rt):
 def test_a_model_beyond_memory_is_refused_before_allocating(tmp_path, rt, changes):
     checkpoint = open_with(tmp_path, random_tensors(hf_config()), **changes)
     assert sum(s.size for s in param_specs(checkpoint.config).values()) > 10**12
-    with pytest.raises(CheckpointError, match=r"must fit the memory of cpu, .* GiB"):
+    with pytest.raises(
+        OutOfMemoryError, match=r"parameters .* must fit the free memory of cpu, .* TiB"
+    ):
         load_params(checkpoint, rt)
 
 

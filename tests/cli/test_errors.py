@@ -217,7 +217,8 @@ def test_no_network(xplm, monkeypatch, tmp_path):
 def test_a_reply_beyond_the_memory_is_refused(xplm, tmp_path):
     path = write_tiny(tmp_path / "endless", max_position_embeddings=2**31 - 1)
     error = xplm("generate", "--model", path, "x", "--max-new-tokens", 2**31 - 9).error
-    assert "the key/value cache must fit the memory of cpu" in error
+    assert "key/value cache and activations of 1 x 214748" in error
+    assert "must fit the free memory of cpu" in error
 
 
 def test_a_template_cannot_write_to_the_terminal_by_failing(xplm, spoilt):

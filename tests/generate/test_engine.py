@@ -8,7 +8,7 @@ import pytest
 from tests.generate.tiny import tiny_model
 from xplm.backend import DeviceMemory
 from xplm.cache import KVCache
-from xplm.errors import RequestError
+from xplm.errors import OutOfMemoryError, RequestError
 from xplm.generate.engine import left_pad
 
 # Two layers of width 32 in float32, with logits of a few units: rounding is some 1e-6 whatever the order of sums.
@@ -121,11 +121,11 @@ def test_ids_that_are_no_integers_are_refused(engine, ids):
 
 def test_a_cache_beyond_the_memory_is_refused_and_one_within_it_is_not(engine):
     total = 10 * KVCache.count_bytes(engine.rt, engine.config, 1, 1)
-    memory = DeviceMemory(used=0, peak=0, total=total)
+    memory = DeviceMemory(used=0, peak=0, total=2 * total, free=total)
     backend = replace(engine.rt.backend, memory=lambda: memory)
     small = replace(engine, rt=replace(engine.rt, backend=backend))
     assert small.allocate(2, 5).n_bytes == total
     with pytest.raises(
-        RequestError, match=r"cache must fit the memory of cpu.*1 rows of 11 tokens"
+        OutOfMemoryError, match=r"values of 1 x 11 tokens must fit the free memory of cpu"
     ):
         small.allocate(1, 11)

@@ -16,6 +16,7 @@ from xplm.checkpoint.files import one_line
 from xplm.errors import CheckpointError
 from xplm.formats import Format, round_to
 from xplm.models.decoder import EMBEDDING, LM_HEAD, param_specs
+from xplm.out_of_memory import require_memory
 from xplm.params import ParamSpec, count_params
 from xplm.precision import cast
 from xplm.runtime import Runtime
@@ -23,6 +24,7 @@ from xplm.typing import Params
 
 HARMLESS = re.compile(r".*\.rotary_emb\.inv_freq")  # older files store what follows from the config
 MAX_LISTED = 5  # names in a message
+LOAD_ADVICE = "use a smaller model or a narrower policy, or free memory"
 
 
 def load_params(checkpoint: Checkpoint, rt: Runtime) -> Params:
@@ -36,19 +38,16 @@ def load_params(checkpoint: Checkpoint, rt: Runtime) -> Params:
         The parameters, by Hugging Face name; tied embeddings once, under the embedding's name.
 
     Raises:
-        CheckpointError: the model does not fit the device, names or shapes or kinds are not what the configuration
-            asks for, a tensor cannot be read or held in the dtype, or embeddings that should be tied are not.
+        OutOfMemoryError: the device has less free memory than the parameters take.
+        CheckpointError: names or shapes or kinds are not what the configuration asks for, a tensor cannot be read or
+            held in the dtype, or embeddings that should be tied are not.
     """
     check_layers(checkpoint)
     specs = param_specs(checkpoint.config)
     dtype = rt.host_dtype.param
-    needed, total = count_params(specs) * dtype.itemsize, rt.backend.memory().total
-    if needed > total:
-        raise CheckpointError(
-            f"the parameters must fit the memory of {rt.backend.device_name}, {total / 2**30:.1f} GiB; "
-            f"{count_params(specs):.3g} of them in {rt.policy.param} take {needed / 2**30:.1f} GiB; "
-            f"use a smaller model or a narrower policy"
-        )
+    needed = count_params(specs) * dtype.itemsize
+    what = f"{count_params(specs):,} parameters in {rt.policy.param}"
+    require_memory(rt.backend, needed, what, LOAD_ADVICE)
 
     stored = match_names(checkpoint, specs)
     check_tied(checkpoint, specs)

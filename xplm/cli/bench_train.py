@@ -10,11 +10,13 @@ from xplm.cli.output import Output
 from xplm.cli.peak import peak_json, peak_line
 from xplm.errors import RequestError
 from xplm.models.decoder import param_specs
+from xplm.out_of_memory import memory_faults
 from xplm.params import count_params
 from xplm.precision import Policy
 from xplm.train.architecture import make_config
 from xplm.train.dry_run import measure_process
-from xplm.train.memory import plan_step
+from xplm.train.memory import plan_step, require_step_memory
+from xplm.train.prepare import ADVICE
 from xplm.train.recipe import Recipe, make_recipe, parse_setting
 from xplm.train.task import training_policy
 from xplm.train.trial import RandomVocabulary, draw_batches, make_step, time_steps
@@ -61,7 +63,6 @@ def bench_train(
     recipe = trial_recipe(arch, settings, seed)
     data = recipe.data
     rt = model.where.runtime(training_policy(Policy.parse(model.policy)))
-    compile_ahead(rt, "train", arch)
     vocab_size = data.vocab_size or 0
     config = make_config(recipe.model, data.context, RandomVocabulary(vocab_size))
     if data.context > config.context_length:
@@ -69,9 +70,12 @@ def bench_train(
             f"context must fit the model's {config.context_length} positions; got {data.context}"
         )
     specs = param_specs(config)
+    require_step_memory(rt, recipe, config, specs)
+    compile_ahead(rt, "train", arch)
     plan = plan_step(rt, recipe, config, specs, measure_process(recipe, rt, config))
-    step = make_step(recipe, rt, config, draw_batches(recipe, vocab_size))
-    seconds = time_steps(step, rt.backend.synchronize, n_steps)
+    with memory_faults(rt.backend, "a training step", ADVICE):
+        step = make_step(recipe, rt, config, draw_batches(recipe, vocab_size))
+        seconds = time_steps(step, rt.backend.synchronize, n_steps)
     step_seconds = median(seconds)
     peak_memory_bytes = rt.backend.memory().peak
     n_tokens = data.accumulation * data.batch_size * data.context

@@ -28,6 +28,9 @@ HELP = """\
 
 MAX_DIGITS = 9  # of a count
 
+MAX_LINE_CHARS = 2**26
+"""Of a message that comes through a pipe: ten million tokens or so, more than any context."""
+
 
 @takes_flags
 def chat(
@@ -164,7 +167,7 @@ def _lines(is_interactive: bool) -> Iterator[str]:
     """Lines of stdin to its end. At a terminal, Ctrl-C drops the line being typed."""
     while True:
         try:
-            yield input("> " if is_interactive else "")
+            yield input("> ") if is_interactive else _piped_line()
         except EOFError:
             if is_interactive:
                 print()
@@ -175,6 +178,16 @@ def _lines(is_interactive: bool) -> Iterator[str]:
             if not is_interactive:
                 raise
             print(file=sys.stderr)
+
+
+def _piped_line() -> str:
+    """The next line of a pipe, which may hold one without an end."""
+    line = sys.stdin.readline(MAX_LINE_CHARS + 1)
+    if not line:
+        raise EOFError
+    if len(line) > MAX_LINE_CHARS:
+        raise RequestError(f"a message must have at most {MAX_LINE_CHARS:,} characters; shorten it")
+    return line
 
 
 def _count(text: str) -> int:

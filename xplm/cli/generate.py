@@ -138,9 +138,10 @@ def _judge_all(
 
 def _prompt_ids(lm: LanguageModel, text: str, chat: bool, system: str | None) -> list[int]:
     if not chat:
+        lm.tokenizer.require_fit(text, lm.engine.context)
         return lm.tokenizer.encode(text)
-    messages = lm.chat(system=system).messages
-    return ChatEncoder(lm.tokenizer).encode([*messages, {"role": "user", "content": text}])
+    messages = [*lm.chat(system=system).messages, {"role": "user", "content": text}]
+    return ChatEncoder(lm.tokenizer, lm.engine.context).encode(messages)
 
 
 def _as_dict(generation: Generation) -> dict[str, Any]:

@@ -15,6 +15,8 @@ import typer
 from xplm.cli.output import error_line
 from xplm.cli.stdio import give_up_stdout, prepare_streams
 from xplm.errors import RequestError, XplmError
+from xplm.host_memory import free_memory
+from xplm.out_of_memory import format_bytes, quote
 
 BROKEN_PIPE = 1  # as typer answers one that it meets itself
 BAD_INPUT = 2
@@ -81,6 +83,15 @@ def main(arguments: Sequence[str]) -> int:
         return BAD_INPUT
     except XplmError as error:
         print(error_line(str(error)), file=sys.stderr)
+        return BAD_INPUT
+    except MemoryError as error:  # outside of what reports its own
+        free = free_memory()
+        there = "" if free is None else f"; {format_bytes(free)} are free"
+        advice = "ask for less, or free memory"
+        print(
+            error_line(f"the command must fit the memory; got: {quote(error)}{there}; {advice}"),
+            file=sys.stderr,
+        )
         return BAD_INPUT
     return code or 0
 

@@ -11,12 +11,14 @@ from functools import cached_property
 
 import numpy as np
 
-from xplm.cache import KVCache
+from xplm.cache import ADVICE, KVCache
 from xplm.config import DecoderConfig
 from xplm.errors import RequestError
+from xplm.generate.memory import count_logits, plan_generation
 from xplm.generate.options import is_integer
 from xplm.layers.step import Steps
 from xplm.models import decoder
+from xplm.out_of_memory import memory_faults, require_memory
 from xplm.runtime import Runtime
 from xplm.typing import Array, Params
 
@@ -78,32 +80,55 @@ class Engine:
                     f"{name} must be integers, at least 0 and below {self.config.vocab_size}; got {i}"
                 )
 
-    def require_memory(self, batch: int, capacity: int) -> None:
-        """Refuse a cache that the device's memory cannot hold.
+    def require_memory(
+        self, batch: int, prompt_tokens: int, new_tokens: int, *, has_cache: bool = False
+    ) -> None:
+        """Refuse a generation that needs more than the device's free memory.
 
         Args:
             batch: rows.
-            capacity: tokens a row.
+            prompt_tokens: of a row.
+            new_tokens: of a row, at most.
+            has_cache: a cache of this size is allocated already.
 
         Raises:
-            RequestError: it has more bytes than the memory, whatever else there is.
+            OutOfMemoryError: cache, activations and logits do not fit.
         """
-        needed = KVCache.count_bytes(self.rt, self.config, batch, capacity)
-        total = self.rt.backend.memory().total
-        if needed > total:
-            raise RequestError(
-                f"the key/value cache must fit the memory of {self.rt.backend.device_name}, "
-                f"{total / 2**30:.1f} GiB; {batch} rows of {capacity} tokens take "
-                f"{needed / 2**30:.1f} GiB; ask for fewer new tokens, prompts or beams"
-            )
+        plan = plan_generation(
+            self,
+            self.rt.backend.memory(),
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
+            batch=batch,
+        )
+        parts = plan.peak.parts
+        needed = plan.peak.n_bytes - parts["weights"] - (parts["cache"] if has_cache else 0)
+        what = f"key/value cache and activations of {batch} x {prompt_tokens + new_tokens} tokens"
+        require_memory(self.rt.backend, needed, what, ADVICE)
+
+    def require_logits_memory(self, n_tokens: int, *, copies: int = 0) -> None:
+        """Refuse logits at every position of a sequence that need more than the device's free memory.
+
+        Args:
+            n_tokens: of the sequence.
+            copies: arrays of their shape that the caller makes of them.
+
+        Raises:
+            OutOfMemoryError: activations and logits do not fit.
+        """
+        needed = count_logits(self.rt, self.config, n_tokens, copies=copies)
+        what = f"the logits of {n_tokens} positions and their activations"
+        require_memory(self.rt.backend, needed, what, "take fewer tokens at once, or free memory")
 
     def allocate(self, batch: int, capacity: int) -> KVCache:
         """An empty cache for `batch` rows of `capacity` tokens.
 
         Raises:
-            RequestError: the device's memory cannot hold it.
+            OutOfMemoryError: the device's free memory cannot hold it.
         """
-        self.require_memory(batch, capacity)
+        needed = KVCache.count_bytes(self.rt, self.config, batch, capacity)
+        what = f"the keys and values of {batch} x {capacity} tokens"
+        require_memory(self.rt.backend, needed, what, ADVICE)
         return KVCache.allocate(self.rt, self.config, batch, capacity)
 
     def feed(self, cache: KVCache, ids: np.ndarray, first: np.ndarray | None = None) -> np.ndarray:
@@ -116,27 +141,37 @@ class Engine:
 
         Returns:
             (B, V) float32, the logits after each row's last token.
+
+        Raises:
+            OutOfMemoryError: an allocation failed.
         """
         end = cache.length + ids.shape[1]
-        for start in range(0, ids.shape[1], self.chunk_tokens):
-            chunk = self._to_device(ids[:, start : start + self.chunk_tokens])
-            logits = decoder.forward(
-                self.rt,
-                self.config,
-                self.params,
-                chunk,
-                cache,
-                first=first,
-                end=end,
-                last_only=True,
-                steps=self.steps,
-            )
-        return self._to_host(logits)[:, -1]
+        with memory_faults(self.rt.backend, "the activations of a batch", ADVICE):
+            for start in range(0, ids.shape[1], self.chunk_tokens):
+                chunk = self._to_device(ids[:, start : start + self.chunk_tokens])
+                logits = decoder.forward(
+                    self.rt,
+                    self.config,
+                    self.params,
+                    chunk,
+                    cache,
+                    first=first,
+                    end=end,
+                    last_only=True,
+                    steps=self.steps,
+                )
+            return self._to_host(logits)[:, -1]
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
-        """Logits after every token of one sequence, in one pass without a cache.   ids (T,)  ->  (T, V) float32"""
-        chunk = self._to_device(np.asarray([ids]))
-        return self._to_host(decoder.forward(self.rt, self.config, self.params, chunk))[0]
+        """Logits after every token of one sequence, in one pass without a cache.   ids (T,)  ->  (T, V) float32
+
+        Raises:
+            OutOfMemoryError: they do not fit the device's free memory.
+        """
+        self.require_logits_memory(len(ids))
+        with memory_faults(self.rt.backend, "the logits of a text", "take fewer tokens at once"):
+            chunk = self._to_device(np.asarray([ids]))
+            return self._to_host(decoder.forward(self.rt, self.config, self.params, chunk))[0]
 
     def _to_device(self, ids: np.ndarray) -> Array:
         return self.rt.backend.from_host(np.ascontiguousarray(ids, dtype=np.int64))

@@ -1,23 +1,27 @@
-"""The peak of generation's memory, foretold from the model's configuration.
+"""The peak of generation's memory, predicted from the model's configuration.
 
-All through it lie there the weights and the cache; beside them, whichever is more, with A what a block saves:
+The weights and the cache stay allocated. Beside them, at the larger of two moments, with A what a block saves:
 
     prefill      A + scratch       of one chunk of the prompt
     logits       of the last position, and those before them
 
-`xplm.models.memory` has A and the scratch; keys and values lie in the cache instead. Decoding's own arrays are a
-chunk of one token's. Where no fused kernel widens weights as it reads them, the largest is there in float32 too.
+`xplm.models.memory` has A and the scratch; keys and values are in the cache instead. Decoding's own arrays are a
+chunk of one token's. Where no fused kernel widens weights as it reads them, the largest is allocated in float32 too.
 """
+
+from typing import TYPE_CHECKING
 
 from xplm.backend import DeviceMemory
 from xplm.cache import KVCache
 from xplm.config import DecoderConfig
-from xplm.generate.engine import Engine
 from xplm.memory_plan import MemoryPlan, Moment, plan_peak
 from xplm.models.decoder import param_specs
 from xplm.models.memory import block_saved, forward_scratch, largest_activation, widths
 from xplm.params import count_params
 from xplm.runtime import Runtime
+
+if TYPE_CHECKING:
+    from xplm.generate.engine import Engine
 
 CACHED = ("attention.k", "attention.v")
 
@@ -28,7 +32,7 @@ def count_weights(rt: Runtime, config: DecoderConfig) -> int:
 
 
 def plan_generation(
-    engine: Engine, process: DeviceMemory, *, prompt_tokens: int, new_tokens: int, batch: int = 1
+    engine: "Engine", process: DeviceMemory, *, prompt_tokens: int, new_tokens: int, batch: int = 1
 ) -> MemoryPlan:
     """The peak of generation.
 
@@ -58,6 +62,23 @@ def plan_generation(
     logits = batch * config.vocab_size * rt.host_dtype.loss.itemsize
     moments = [moment("prefill", block + scratch), moment("logits", 0, 2 * logits)]
     return plan_peak(process, moments, max(logits, largest_activation(rt, config, n)))
+
+
+def count_logits(rt: Runtime, config: DecoderConfig, n_tokens: int, *, copies: int = 0) -> int:
+    """Bytes beside the weights that logits at every position of one sequence take, in one pass without a cache.
+
+    Args:
+        rt: kernels and dtypes.
+        config: the model's.
+        n_tokens: of the sequence.
+        copies: float32 arrays of their shape that are made of them on the host.
+    """
+    block = sum(block_saved(rt, config, n_tokens).values())
+    scratch = forward_scratch(rt, config, n_tokens, n_tokens)
+    itemsize = rt.host_dtype.loss.itemsize
+    converted = 0 if itemsize == 4 else 4
+    logits = n_tokens * config.vocab_size * (itemsize + converted + 4 * copies)
+    return _widened(rt, config) + max(block + scratch, logits)
 
 
 def _widened(rt: Runtime, config: DecoderConfig) -> int:

@@ -34,6 +34,7 @@ def compute_perplexity(engine: Engine, ids: Sequence[int], window: int) -> Perpl
 
     Raises:
         RequestError: the window is not an integer from 2 to the model's context, or there are fewer than 2 ids.
+        OutOfMemoryError: the logits of a window do not fit the free memory.
     """
     if not is_integer(window) or not 2 <= window <= engine.context:
         raise RequestError(
@@ -43,6 +44,8 @@ def compute_perplexity(engine: Engine, ids: Sequence[int], window: int) -> Perpl
     if len(ids) < 2:
         raise RequestError(f"perplexity needs a text of at least 2 ids; got {len(ids)}")
 
+    # Of the logits `log_normaliser` makes differences and exponentials.
+    engine.require_logits_memory(min(window, len(ids)), copies=2)
     total, tokens = 0.0, 0
     for start in range(0, len(ids), window):
         part = engine.check_ids(ids[start : start + window])

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from xplm.cache import KVCache
 from xplm.errors import RequestError
 from xplm.generate.engine import Engine
 from xplm.generate.options import SamplingOptions
@@ -122,6 +123,7 @@ def start_reply(
     options: SamplingOptions,
     *,
     continues_prompt: bool,
+    cache: KVCache | None = None,
 ) -> Reply:
     """An empty reply to a prompt, after checking that there is room for one.
 
@@ -131,10 +133,12 @@ def start_reply(
         prompt_ids: what to reply to.
         options: how to choose tokens, and when to stop.
         continues_prompt: as for Reply.
+        cache: that is there for the reply; another is allocated where it is too small, or None.
 
     Raises:
         RequestError: the prompt is empty, fills the model's context, or has an id outside the vocabulary, as a stop
-            id may; or the device's memory cannot hold the prompt's and the reply's keys and values.
+            id may.
+        OutOfMemoryError: the device's free memory cannot hold the reply's cache and activations.
     """
     prompt_ids = engine.check_ids(prompt_ids)
     room = engine.context - len(prompt_ids)
@@ -145,7 +149,9 @@ def start_reply(
         )
     engine.require_known("stop_token_ids", options.stop_token_ids)
     max_tokens = min(options.max_new_tokens, room)
-    engine.require_memory(options.num_beams, len(prompt_ids) + max_tokens)
+    capacity = 0 if cache is None or options.num_beams > 1 else cache.capacity
+    has_cache = capacity >= len(prompt_ids) + max_tokens
+    engine.require_memory(options.num_beams, len(prompt_ids), max_tokens, has_cache=has_cache)
 
     eos = () if options.ignore_eos else (*engine.config.eos_token_id, *tokenizer.eos_token_ids)
     return Reply(

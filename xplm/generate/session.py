@@ -144,6 +144,7 @@ class Chat:
             self._encoder.encode(messages),
             make_options(options),
             continues_prompt=False,
+            cache=self._cache,
         )
 
         self._is_replying = True

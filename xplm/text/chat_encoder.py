@@ -33,14 +33,19 @@ class ChatEncoder:
         tokenizer: its tokenizer.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, context: int | None = None) -> None:
         """Take template and tokenizer of a model.
+
+        Args:
+            tokenizer: the model's.
+            context: tokens that a conversation has to fit, see `Tokenizer.require_fit`; None: any number.
 
         Raises:
             TemplateError: the tokenizer has no chat template, or one that does not compile.
         """
         self.tokenizer = tokenizer
         self.template = ChatTemplate.from_tokenizer(tokenizer)
+        self._context = context
 
     def encode(
         self, messages: Sequence[Message], *, add_generation_prompt: bool = True, **variables: Any
@@ -57,7 +62,8 @@ class ChatEncoder:
 
         Raises:
             TemplateError: as `ChatTemplate.render`.
-            RequestError: a message holds a lone surrogate, or a special token together with U+FDD0 or U+FDD1.
+            RequestError: a message holds a lone surrogate, or a special token together with U+FDD0 or U+FDD1, or the
+                conversation cannot fit the context.
         """
 
         def render(turns: Any) -> str:
@@ -67,6 +73,8 @@ class ChatEncoder:
 
         marked_messages = _map_text(self._mark, messages)
         text = render(messages)
+        if self._context is not None:
+            self.tokenizer.require_fit(text, self._context)
         if marked_messages == _map_text(str, messages):
             return self.tokenizer.encode(text, add_special_tokens=False)
         if _MARK in text or _CUT in text:

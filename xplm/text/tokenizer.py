@@ -6,12 +6,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 
 from xplm.errors import RequestError
 from xplm.text import gguf_tokenizer, hf_tokenizer
 from xplm.text.faults import library_faults
 from xplm.text.parts import TokenizerParts
+from xplm.text.pieces import cut_text
+
+CHARS_PER_TOKEN = 1024
+"""A text of more characters to each token of a context is taken not to fit, unless the vocabulary has longer tokens.
+Only a pipeline that deletes text, or joins unknown text into one token, could fit it."""
+
+COMPOSED = 4
+"""Code points of the longest canonical decomposition of one: the most that a normalizer to NFC or NFKC joins."""
+
+PROMPT_PIECE = 2**18
+"""Characters of a prompt that are tokenised without being counted first."""
+
+TEXT_PIECE = 2**21
+"""Characters of a long text that are tokenised at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +122,7 @@ class Tokenizer:
     def encode(
         self, text: str, *, add_special_tokens: bool = True, allow_special: bool = True
     ) -> list[int]:
-        """Token ids of a text.
+        """Token ids of a text. It takes about 100 bytes of memory a character.
 
         Args:
             text: any valid Unicode.
@@ -124,6 +139,67 @@ class Tokenizer:
         """
         pipeline = self.pipeline if allow_special else self._plain_pipeline
         return encode_with(pipeline, text, add_special_tokens=add_special_tokens)
+
+    def require_fit(self, text: str, context: int) -> None:
+        """Refuse a text that is far too long for a context, before it is tokenised as a whole.
+
+        One that is a little too long passes: its ids are to be counted. A cut can change how the text next to it is
+        tokenised, so pieces are held against twice the context.
+
+        Args:
+            text: any.
+            context: tokens that it has to fit.
+
+        Raises:
+            RequestError: the text has too many characters, or its first pieces too many tokens.
+        """
+        refusal = f"a prompt must fit the model's context of {context} tokens; got {len(text):,} characters"
+        if len(text) > context * CHARS_PER_TOKEN and len(text) > context * self._chars_per_token:
+            raise RequestError(f"{refusal}; shorten it")
+        if len(text) <= PROMPT_PIECE:
+            return
+        n_chars = n_tokens = 0
+        for piece in cut_text(text, PROMPT_PIECE):
+            n_chars += len(piece)
+            n_tokens += len(self.encode(piece, add_special_tokens=False))
+            if n_tokens > 2 * context:
+                raise RequestError(
+                    f"{refusal}, of which the first {n_chars:,} make {n_tokens:,} tokens; shorten it"
+                )
+
+    def encode_long(
+        self, text: str, *, add_special_tokens: bool = True, allow_special: bool = True
+    ) -> np.ndarray:
+        """Token ids of a text of any length, in memory that its ids bound.
+
+        A text of more than TEXT_PIECE characters is tokenised in pieces; see `xplm.text.pieces`.
+
+        Args:
+            text: as `encode` takes it.
+            add_special_tokens: as `encode` takes it.
+            allow_special: as `encode` takes it.
+
+        Returns:
+            Ids (N,) uint32.
+
+        Raises:
+            RequestError, TokenizerError: as `encode` raises them.
+        """
+        if len(text) <= TEXT_PIECE:
+            ids = self.encode(
+                text, add_special_tokens=add_special_tokens, allow_special=allow_special
+            )
+            return np.asarray(ids, np.uint32)
+        before, after = self._surround if add_special_tokens else ([], [])
+        pieces = [
+            np.asarray(
+                self.encode(piece, add_special_tokens=False, allow_special=allow_special), np.uint32
+            )
+            for piece in cut_text(text, TEXT_PIECE)
+        ]
+        return np.concatenate(
+            [np.asarray(before, np.uint32), *pieces, np.asarray(after, np.uint32)]
+        )
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Text of token ids.
@@ -147,6 +223,22 @@ class Tokenizer:
     def _id_of(self, name: str) -> int | None:
         text = self.parts.special_tokens.get(name)
         return None if text is None else self.pipeline.token_to_id(text)
+
+    @cached_property
+    def _chars_per_token(self) -> int:
+        """Characters of a text that a token is taken to stand for at most."""
+        vocab = self.pipeline.get_vocab(with_added_tokens=True)
+        return max(CHARS_PER_TOKEN, COMPOSED * max(map(len, vocab), default=1))
+
+    @cached_property
+    def _surround(self) -> tuple[list[int], list[int]]:
+        """The ids that the pipeline puts in front of a text and behind it."""
+        probe = self.encode("a", add_special_tokens=False)
+        whole = self.encode("a", add_special_tokens=True)
+        start = next(
+            i for i in range(len(whole)) if whole[i : i + len(probe)] == probe
+        )  # a pipeline adds ids, and keeps those of the text
+        return whole[:start], whole[start + len(probe) :]
 
     @cached_property
     def _special_ids(self) -> frozenset[int]:

@@ -40,6 +40,10 @@ CHAT_TEMPLATE = """\
 {%- endif -%}
 """
 
+MAX_VOCAB_SIZE = 2**24
+"""Tokens, some ten times those of the largest vocabulary in use. A trainer of BPE makes room for all of them at once,
+and ends the process where it cannot."""
+
 _ALL_FOUND = 2**31 - 1  # a vocabulary size that no data reaches
 _ONE_CHARACTER = r"[\s\S]"
 _STANDS_ALONE = r"▁?[[\p{P}\p{S}]&&[^▁]]|▁?[\p{Han}\p{Hiragana}\p{Katakana}]"
@@ -94,18 +98,22 @@ def train_tokenizer(kind: str, texts: Iterable[str], *, vocab_size: int | None =
         kind: a name in TOKENIZER_KINDS.
         texts: the data; read once, and not kept.
         vocab_size: at most so many tokens, special ones included; of characters and words the most frequent are kept.
-            None: all that the data holds, which `bpe` does not offer.
+            At most MAX_VOCAB_SIZE. None: all that the data holds, which `bpe` does not offer.
 
     Returns:
         A tokenizer without a chat template; the same data gives the same one.
 
     Raises:
-        TokenizerError: no such kind, a vocabulary that is too small, or no text.
+        TokenizerError: no such kind, a vocabulary that is too small or too large, or no text.
     """
     row = TOKENIZER_KINDS.get(kind)
     if row is None:
         raise TokenizerError(
             f"a tokenizer is trained as {' | '.join(TOKENIZER_KINDS)}, got {kind!r}"
+        )
+    if vocab_size is not None and vocab_size > MAX_VOCAB_SIZE:
+        raise TokenizerError(
+            f"a vocabulary has at most {MAX_VOCAB_SIZE:,} tokens; got {vocab_size}; set a smaller vocab_size"
         )
     least = len(row.special_tokens) + len(row.alphabet) + 1
     if vocab_size is None and not row.alphabet:

@@ -11,10 +11,11 @@ from xplm.backend import DeviceMemory
 from xplm.config import DecoderConfig
 from xplm.memory_plan import MemoryPlan
 from xplm.models.miniature import POSITIONS, miniature
+from xplm.out_of_memory import memory_faults
 from xplm.params import count_params
 from xplm.runtime import Runtime
 from xplm.train.memory import plan_step
-from xplm.train.prepare import Material, make_first
+from xplm.train.prepare import ADVICE, Material, make_first
 from xplm.train.recipe import Recipe, ScheduleRecipe
 from xplm.train.step import train_step
 from xplm.train.trial import draw_batches, make_step
@@ -40,8 +41,13 @@ def dry_run(material: Material) -> DryRun:
         material: what the run would be made of.
 
     Raises:
-        XplmError: the recipe is not fit for it, or the loss is not finite.
+        XplmError: the recipe is not fit for it, a step does not fit the memory, or the loss is not finite.
     """
+    with memory_faults(material.rt.backend, "a training step", ADVICE):
+        return _dry_run(material)
+
+
+def _dry_run(material: Material) -> DryRun:
     recipe, rt, dataset = material.recipe, material.rt, material.dataset
     process = measure_process(recipe, rt, material.config)
     plan = plan_step(rt, recipe, material.config, material.trained, process)

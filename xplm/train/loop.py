@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from xplm.errors import CheckpointError, RequestError
 from xplm.generate.engine import Engine
+from xplm.out_of_memory import memory_faults
 from xplm.text.tokenizer import Tokenizer
 from xplm.train.curves import can_draw, draw_curves
 from xplm.train.data import Dataset
@@ -96,7 +97,13 @@ class Trainer:
         Raises:
             RequestError: the loss, of training or of validation, is not finite.
             CheckpointError: the disk refuses; the checkpoints before are whole.
+            OutOfMemoryError: a step does not fit the memory; the checkpoints before are whole.
         """
+        advice = "lower data.batch_size or data.context; the checkpoints before are whole"
+        with memory_faults(self.job.task.rt.backend, "a training step", advice):
+            yield from self._run()
+
+    def _run(self) -> Iterator[Progress]:
         job, recipe = self.job, self.job.recipe
         if self.state.step == 0:
             yield self._evaluate(None)

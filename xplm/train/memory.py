@@ -39,10 +39,14 @@ from xplm.models.memory import (
     head_scratch,
     largest_activation,
 )
+from xplm.out_of_memory import require_memory
 from xplm.params import ParamSpec, count_params
 from xplm.runtime import Runtime
 from xplm.train.optimizers import Optimizer, find_optimizer
 from xplm.train.recipe import Recipe
+
+BYTES_PER_TOKEN = 16
+"""Of a batch on the host: an id and a target, int64."""
 
 
 class Standing(NamedTuple):
@@ -94,6 +98,51 @@ def plan_step(
     moments = [_beside(standing, moment) for moment in passes]
     largest = max(standing.largest, head.chunk, largest_activation(rt, config, n))
     return plan_peak(process, [*moments, _update(rt, recipe, standing)], largest)
+
+
+def require_step_memory(
+    rt: Runtime,
+    recipe: Recipe,
+    config: DecoderConfig,
+    trained: Mapping[str, ParamSpec],
+    *,
+    allocated: int = 0,
+) -> None:
+    """Refuse a run whose steps need more memory than is free.
+
+    Args:
+        rt: where; its policy is a `training_policy`.
+        recipe: as `plan_step` takes it.
+        config: the model's.
+        trained: specs of what is trained.
+        allocated: bytes of the parameters and moments that a resumed run has loaded already.
+
+    Raises:
+        OutOfMemoryError: the predicted peak beside the process, or the batches of a step, do not fit.
+    """
+    data = recipe.data
+    plan = plan_step(rt, recipe, config, trained, rt.backend.memory())
+    largest = max(plan.peak.parts, key=lambda part: plan.peak.parts[part])
+    what = (
+        f"arrays of a training step ({data.batch_size:,} x {data.context:,} tokens, "
+        f"{count_params(trained):,} parameters, {largest} above all)"
+    )
+    advice = _advice(recipe, largest)
+    require_memory(rt.backend, plan.peak.n_bytes - allocated, what, advice)
+
+    n_tokens = data.accumulation * data.batch_size * data.context
+    what = f"batches of a step ({data.accumulation:,} of {data.batch_size:,} x {data.context:,} tokens)"
+    advice = "lower data.accumulation, data.batch_size or data.context"
+    require_memory(rt.backend, BYTES_PER_TOKEN * n_tokens, what, advice, on_host=True)
+
+
+def _advice(recipe: Recipe, largest: str) -> str:
+    """What to change in a recipe whose steps do not fit."""
+    if largest in ("activations", "logits"):
+        return "lower data.batch_size or data.context, or set train.recompute=true"
+    if recipe.train.init:
+        return "fine-tune a smaller model, or adapters of a low rank: --lora 8"
+    return "lower model.hidden_size, model.num_hidden_layers or data.vocab_size"
 
 
 def count_moments(optimizer: Optimizer, trained: Mapping[str, ParamSpec], options: Any) -> int:

@@ -16,6 +16,7 @@ from xplm.checkpoint.save import MODEL_DTYPES, save_directory
 from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError, RequestError
 from xplm.models.decoder import param_specs
+from xplm.out_of_memory import memory_faults
 from xplm.params import ParamSpec, init_params
 from xplm.precision import cast
 from xplm.runtime import Runtime
@@ -26,13 +27,18 @@ from xplm.train.data import Dataset, Progress, open_dataset, read_texts
 from xplm.train.loop import Job, Trainer
 from xplm.train.lora import adapter_specs
 from xplm.train.loss_scale import make_loss_scale
+from xplm.train.memory import require_step_memory
 from xplm.train.optimizers import find_optimizer
 from xplm.train.recipe import Recipe, differences
 from xplm.train.run_directory import RunDirectory
 from xplm.train.state import TrainState
 from xplm.train.step import Task
 from xplm.train.task import first_state, gradient_formats, make_task
+from xplm.train.trial import RandomVocabulary
 from xplm.typing import Params
+
+ADVICE = "lower data.batch_size or data.context, take a smaller model, or free memory"
+"""What to change in a recipe whose run does not fit the memory."""
 
 
 class Material(NamedTuple):
@@ -82,6 +88,7 @@ def prepare(
     """
     with ExitStack() as on_failure:
         on_failure.callback(directory.release)
+        on_failure.enter_context(memory_faults(rt.backend, "a run", ADVICE))
         trainer = _open_run(recipe, rt, directory, init, resume, cache, progress, tokenizer_of)
         on_failure.pop_all()
         return trainer
@@ -109,6 +116,7 @@ def _open_run(
         progress=progress,
         tokenizer_of=tokenizer_of,
         run=directory.newest if state else None,
+        allocated=state.n_numbers * rt.host_dtype.param.itemsize if state else 0,
     )
     if state is None:
         task, state = make_first(material)
@@ -132,8 +140,12 @@ def read_material(
     progress: Progress,
     tokenizer_of: Path | None = None,
     run: Path | None = None,
+    allocated: int = 0,
 ) -> Material:
     """Read the data, and settle the model that is to be trained on them.
+
+    Whether a step fits the free memory is checked as soon as may be: before anything is read, as if the vocabulary of a
+    new model had one token; with the tokenizer; and where rows are as wide as the longest example, with the data.
 
     Args:
         recipe: what to do.
@@ -143,8 +155,10 @@ def read_material(
         progress: as `prepare` takes it.
         tokenizer_of: as `prepare` takes it.
         run: the checkpoint that a run goes on from, whose tokenizer it keeps; None for a run that begins.
+        allocated: bytes of that run's state, which is loaded.
 
     Raises:
+        OutOfMemoryError: a step does not fit the free memory.
         XplmError: the recipe, the data or the model is not fit for it.
     """
     rank = recipe.train.lora
@@ -152,19 +166,39 @@ def read_material(
         raise RequestError("adapters go on from a model; give train.init, or --init")
     find_optimizer(recipe.optimizer.name).make_options(recipe.optimizer.options)
     base = open_checkpoint(init) if init else None
+    context = recipe.data.context
+    rough = base.config if base else make_config(recipe.model, context, RandomVocabulary(1))
+    if context > rough.context_length:
+        raise RequestError(
+            f"data.context must fit the model's {rough.context_length} positions; got {context}"
+        )
+    width = 1 if recipe.data.has_rows_of_any_width else context
+    _require_memory(recipe, rt, rough, width, allocated)
     speaks_as = base or (open_checkpoint(tokenizer_of) if tokenizer_of else None)
     tokenizer = _tokenizer(recipe, speaks_as, run, progress)
-    context = recipe.data.context
     config = base.config if base else make_config(recipe.model, context, tokenizer)
-    if context > config.context_length:
-        raise RequestError(
-            f"data.context must fit the model's {config.context_length} positions; got {context}"
-        )
+    _require_memory(recipe, rt, config, width, allocated)
     dataset = _dataset(recipe, tokenizer, cache, progress)
+    if dataset.width > width:
+        _require_memory(recipe, rt, config, dataset.width, allocated)
     specs = param_specs(config)
     trained = adapter_specs(specs, rank) if rank else specs
     steps = _steps(recipe, dataset)
     return Material(recipe, rt, base, config, tokenizer, dataset, steps, specs, trained)
+
+
+def _require_memory(
+    recipe: Recipe, rt: Runtime, config: DecoderConfig, width: int, allocated: int
+) -> None:
+    """Refuse a run whose steps, on rows of `width` tokens, do not fit the free memory.
+
+    Raises:
+        OutOfMemoryError: they do not.
+    """
+    recipe = replace(recipe, data=replace(recipe.data, context=width))
+    specs = param_specs(config)
+    trained = adapter_specs(specs, recipe.train.lora) if recipe.train.lora else specs
+    require_step_memory(rt, recipe, config, trained, allocated=allocated)
 
 
 def make_first(material: Material) -> tuple[Task, TrainState]:

@@ -66,6 +66,11 @@ class DataRecipe:
     held_out: float = 0.1  # share, off the end, that is for validation
     packed: bool = False  # several lines or conversations to a sequence
 
+    @property
+    def has_rows_of_any_width(self) -> bool:
+        """Whether a batch is as wide as its longest example, and not as the context."""
+        return self.kind != "text" and not self.packed
+
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
@@ -164,7 +169,7 @@ class Recipe:
         ):
             if not value >= least:
                 raise RequestError(f"{key} must be at least {least}; got {value}")
-            if not isfinite(value):
+            if isinstance(value, float) and not isfinite(value):
                 raise RequestError(f"{key} must be finite; got {value}")
         for key, share in (
             ("data.held_out", data.held_out),
@@ -199,7 +204,7 @@ def load_recipe(path: Path, settings: Mapping[str, Any] | None = None) -> Recipe
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RequestError(f"a recipe must be readable; got {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # not TOML, not UTF-8, or an integer of thousands of digits
         raise RequestError(f"a recipe must be TOML in UTF-8; got {path}: {error}") from error
     _check_sections(tables)
     _anchor(tables, path.parent)
@@ -221,7 +226,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
         raise RequestError(f'a setting is SECTION.KEY=VALUE, as in train.seed=1; got "{text}"')
     try:
         return place.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:  # not TOML, or an integer of thousands of digits
         return place.strip(), value.strip()
 
 
@@ -290,7 +295,7 @@ def _typed(key: str, value: Any, kind: Any) -> Any:
     if get_origin(kind) is tuple and isinstance(value, list):
         return tuple(_typed(key, item, get_args(kind)[0]) for item in value)
     if kind is float and type(value) is int:
-        return float(value)
+        return float(str(value))  # of an integer too large for a float, infinity
     if type(value) is not kind:
         noun = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
         raise RequestError(f"{key} must be {noun.get(kind, 'a list of texts')}; got {value!r}")

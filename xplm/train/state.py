@@ -9,7 +9,7 @@ weights of one that was never interrupted.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from math import inf
+from math import inf, prod
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -20,6 +20,7 @@ from xplm.backend import Backend
 from xplm.checkpoint.files import read_json_object, write_json
 from xplm.checkpoint.save import write_tensors
 from xplm.errors import CheckpointError
+from xplm.out_of_memory import require_memory
 from xplm.train.loss_scale import LossScale
 from xplm.train.optimizers import OptimizerState
 from xplm.typing import Params
@@ -61,6 +62,12 @@ class TrainState:
         """What is evaluated and shipped: the average where there is one."""
         return self.average or self.masters
 
+    @property
+    def n_numbers(self) -> int:
+        """Of all of its arrays."""
+        arrays = _groups(self.masters, self.optimizer.moments, self.average)
+        return sum(prod(x.shape) for x in arrays.values())
+
     def with_loss(self, loss: float, n_targets: int) -> "TrainState":
         """The same, with a step's mean loss added to what the next line of metrics says."""
         total = self.line_loss + loss * n_targets
@@ -98,12 +105,15 @@ def load_state(directory: Path, backend: Backend) -> TrainState:
     """Read what `save_state` wrote.
 
     Raises:
+        OutOfMemoryError: the device has less free memory than the arrays take.
         CheckpointError: a file is missing or malformed.
     """
     facts = read_json_object(directory / FACTS)
     groups: dict[str, Params] = {"masters": {}, "moments": {}, "average": {}}
     try:
         with safe_open(directory / TENSORS, framework="numpy") as file:
+            n_bytes = (directory / TENSORS).stat().st_size
+            require_memory(backend, n_bytes, "parameters and moments of a run", "free memory")
             for key in file.keys():  # noqa: SIM118 - not a dict
                 group, _, name = key.partition("/")
                 groups[group][name] = backend.from_host(file.get_tensor(key))

@@ -87,7 +87,7 @@ def encode_text(tokenizer: Tokenizer, text: str) -> Example:
     Raises:
         RequestError: it is not valid Unicode.
     """
-    ids = tokenizer.encode(text, add_special_tokens=False, allow_special=False)
+    ids = tokenizer.encode_long(text, add_special_tokens=False, allow_special=False)
     return Example.from_ids([*ids, *tokenizer.eos_token_ids[:1]])
 
 

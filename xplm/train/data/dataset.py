@@ -39,6 +39,11 @@ class Dataset(Protocol):
         ...
 
     @property
+    def width(self) -> int:
+        """Tokens of the longest sequence to train on."""
+        ...
+
+    @property
     def n_cut(self) -> int:
         """Sequences that were longer than the context, and lost their end."""
         ...

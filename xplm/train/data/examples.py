@@ -57,13 +57,18 @@ class Examples:
     batch_size: int  # rows to a micro-batch
     n_micro: int  # micro-batches to a step
     seed: int
-    width: int | None = None  # of every row; None: of the longest in the batch
+    padded_to: int | None = None  # tokens of every row; None: those of the longest in the batch
     n_cut: int = 0  # examples that were longer than the context, and lost their end
 
     @property
     def n_examples(self) -> int:
         """Rows in an epoch."""
         return len(self.rows)
+
+    @property
+    def width(self) -> int:
+        """Tokens of the widest row."""
+        return self.padded_to or max(len(row.ids) for row in self.rows)
 
     @property
     def tokens_per_epoch(self) -> int:
@@ -74,12 +79,12 @@ class Examples:
         """The rows of one forward pass."""
         start = (step * self.n_micro + micro) * self.batch_size
         drawn = draw(self.seed, start, self.batch_size, len(self.rows))
-        return _pad([self.rows[index] for _, index in drawn], self.width)
+        return _pad([self.rows[index] for _, index in drawn], self.padded_to)
 
     def validation(self, at_most: int | None = None) -> Iterator[Batch]:
         """The held-out rows, in order."""
         for start in spread_evenly(range(0, len(self.held_out), self.batch_size), at_most):
-            yield _pad(self.held_out[start : start + self.batch_size], self.width)
+            yield _pad(self.held_out[start : start + self.batch_size], self.padded_to)
 
 
 def make_examples(

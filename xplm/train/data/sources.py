@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from xplm.errors import DataError
+from xplm.text.pieces import cut_text, find_cut
 
 END_MARKER = "</s>"
 PIECE_CHARS = 2**16
@@ -59,10 +60,7 @@ def list_files(path: Path) -> list[Path]:
 
 
 def read_pieces(path: Path, progress: Progress = unseen) -> Iterator[Piece]:
-    """The documents at a path, long ones in pieces, so that no file needs to fit in memory.
-
-    A text is cut where tokenizers cut it too: behind a line break between two other characters that are not space, or
-    in front of a space if there is no such place.
+    """The documents at a path, long ones in pieces, so that no text file needs to fit in memory.
 
     Args:
         path: a file or a folder.
@@ -157,24 +155,18 @@ def _opened(path: Path) -> Iterator[TextIO]:
 def _pieces_of(stream: TextIO, path: Path) -> Iterator[Piece]:
     if _is_json(path):
         texts = (record_text(record) for record in _records_of(stream, path))
-        yield from (Piece(text, True) for text in texts if text)
+        for text in filter(None, texts):
+            *pieces, last = cut_text(text, PIECE_CHARS)
+            yield from (Piece(piece, False) for piece in pieces)
+            yield Piece(last, True)
         return
     rest = ""
     while block := stream.read(PIECE_CHARS):
         rest += block
-        cut = _cut(rest)
+        cut = find_cut(rest)
         yield Piece(rest[:cut], False)
         rest = rest[cut:]
     yield Piece(rest, True)
-
-
-def _cut(text: str) -> int:
-    end = len(text) - 1
-    while (end := text.rfind("\n", 1, end)) > 0:
-        if not text[end - 1].isspace() and not text[end + 1].isspace():
-            return end + 1
-    space = text.rfind(" ")
-    return space if space > 0 else len(text)
 
 
 def _records_of(stream: TextIO, path: Path) -> Iterator[Record]:

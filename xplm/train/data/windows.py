@@ -61,6 +61,11 @@ class Windows:
         return self.n_examples * self.context
 
     @property
+    def width(self) -> int:
+        """Tokens to a window."""
+        return self.context
+
+    @property
     def n_cut(self) -> int:
         """None: a window ends where the next begins."""
         return 0

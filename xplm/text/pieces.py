@@ -1,0 +1,29 @@
+"""A long text in pieces, each of which can be tokenised by itself.
+
+Tokenising takes about 100 bytes a character. A text is cut where tokenizers cut it too: behind a line break between two
+other characters that are not space, or in front of a space if there is no such place. A tokenizer that puts a space in
+front of every text puts one in front of every piece.
+"""
+
+from collections.abc import Iterator
+
+
+def find_cut(text: str) -> int:
+    """The last place to cut a text at, above 0; its end where there is none."""
+    end = len(text) - 1
+    while (end := text.rfind("\n", 1, end)) > 0:
+        if not text[end - 1].isspace() and not text[end + 1].isspace():
+            return end + 1
+    space = text.rfind(" ")
+    return space if space > 0 else len(text)
+
+
+def cut_text(text: str, n_chars: int) -> Iterator[str]:
+    """The pieces of a text, of at most `n_chars` characters each; joined they are the text."""
+    start = 0
+    while len(text) - start > n_chars:
+        piece = text[start : start + n_chars]
+        piece = piece[: find_cut(piece)]
+        yield piece
+        start += len(piece)
+    yield text[start:]
