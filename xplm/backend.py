@@ -51,8 +51,11 @@ def none() -> int:
 
 
 def is_memory_error(error: Exception) -> bool:
-    """Default `is_out_of_memory`: NumPy, CuPy and numba raise MemoryError or a subclass of it."""
-    return isinstance(error, MemoryError)
+    """Default `is_out_of_memory`: NumPy, CuPy and numba raise a MemoryError, as Python does.
+
+    For a thread whose stack finds no room Python raises a RuntimeError.
+    """
+    return isinstance(error, MemoryError) or str(error) == "can't start new thread"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from xplm.backend import Backend, DeviceMemory, host_memory
+from xplm.backend import Backend, DeviceMemory, host_memory, is_memory_error
 from xplm.errors import BackendError
 from xplm.typing import Array
 
@@ -92,7 +92,7 @@ def make_backend(device: str) -> Backend:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed: JAX has one class for all that goes wrong, and a code in front of its message."""
-    return isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED")
+    return str(error).startswith("RESOURCE_EXHAUSTED") or is_memory_error(error)
 
 
 def _narrow(array: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ bfloat16. A policy has to say that ("fp32,matmul=tf32"), so torch is refused whe
 import ml_dtypes
 import numpy as np
 
-from xplm.backend import Backend, DeviceMemory, host_memory
+from xplm.backend import Backend, DeviceMemory, host_memory, is_memory_error
 from xplm.errors import BackendError
 from xplm.typing import Array
 
@@ -75,8 +75,8 @@ def make_backend(device: str) -> Backend:
         return DeviceMemory(used, peak, total, free + kept)
 
     def is_out_of_memory(error: Exception) -> bool:
-        is_host = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
-        return is_host or isinstance(error, torch.OutOfMemoryError)
+        is_torchs = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+        return is_torchs or is_memory_error(error)
 
     return Backend(
         name="torch",

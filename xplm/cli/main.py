@@ -12,6 +12,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from xplm.backend import is_memory_error
 from xplm.cli.output import error_line
 from xplm.cli.stdio import give_up_stdout, prepare_streams
 from xplm.errors import RequestError, XplmError
@@ -84,16 +85,18 @@ def main(arguments: Sequence[str]) -> int:
     except XplmError as error:
         print(error_line(str(error)), file=sys.stderr)
         return BAD_INPUT
-    except MemoryError as error:  # outside of what reports its own
-        free = free_memory()
-        there = "" if free is None else f"; {format_bytes(free)} are free"
-        advice = "ask for less, or free memory"
-        print(
-            error_line(f"the command must fit the memory; got: {quote(error)}{there}; {advice}"),
-            file=sys.stderr,
-        )
-        return BAD_INPUT
-    return code or 0
+    except Exception as error:
+        if not is_memory_error(error):
+            raise
+        failure = quote(error)
+    else:
+        return code or 0
+    # Here the failed command's arrays are gone, so that there is memory for a message.
+    free = free_memory()
+    there = "" if free is None else f"; {format_bytes(free)} are free"
+    message = f"a command must fit the memory; got: {failure}{there}; ask for less, or free memory"
+    print(error_line(message), file=sys.stderr)
+    return BAD_INPUT
 
 
 def run() -> None:
