@@ -22,7 +22,10 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_kept_by_malloc", lambda: 0)
 
     def write(files):
-        for name, text in {"proc/meminfo": "MemFree: 1 kB\nMemAvailable: 1000 kB\n", **files}.items():
+        for name, text in {
+            "proc/meminfo": "MemFree: 1 kB\nMemAvailable: 1000 kB\n",
+            **files,
+        }.items():
             path = tmp_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
@@ -50,11 +53,17 @@ def v1(folder, limit, usage):
         pytest.param("", {}, 1000 * KIB, id="no cgroup"),
         pytest.param("0::/a/b", v2("a/b/", 5000, 1000), 4050, id="v2"),
         pytest.param("0::/a/b", v2("a/b/", "max", 1000), 1000 * KIB, id="v2 without a limit"),
-        pytest.param("0::/a/b", v2("a/b/", "max", 1) | v2("a/", 900, 600), 350, id="v2, the parent's"),
+        pytest.param(
+            "0::/a/b", v2("a/b/", "max", 1) | v2("a/", 900, 600), 350, id="v2, the parent's"
+        ),
         pytest.param("0::/a", v2("a/", 100, 900), 0, id="v2, over its limit"),
         pytest.param("4:cpu:/x\n3:memory:/a", v1("a/", 5000, 1000), 4050, id="v1"),
-        pytest.param("3:memory:/a", v1("a/", 2**63 - 4096, 1000), 1000 * KIB, id="v1 without a limit"),
-        pytest.param("3:memory:/docker/1f", v1("", 5000, 1000), 4050, id="v1, seen from a container"),
+        pytest.param(
+            "3:memory:/a", v1("a/", 2**63 - 4096, 1000), 1000 * KIB, id="v1 without a limit"
+        ),
+        pytest.param(
+            "3:memory:/docker/1f", v1("", 5000, 1000), 4050, id="v1, seen from a container"
+        ),
     ],
 )
 def test_free_is_the_least_that_meminfo_and_cgroups_leave(machine, cgroup, files, free):

@@ -53,7 +53,7 @@ def test_where_nothing_is_known_nothing_is_refused():
 def test_the_host_has_a_limit_of_its_own():
     backend = backend_with(DeviceMemory(0, 0, 10**30, 10**30))
     require_memory(backend, 10**20, "batches", "take fewer")
-    with pytest.raises(OutOfMemoryError, match="batches must fit the .*memory of the host"):
+    with pytest.raises(OutOfMemoryError, match=r"batches must fit the .*memory of the host"):
         require_memory(backend, 10**20, "batches", "take fewer", on_host=True)
 
 

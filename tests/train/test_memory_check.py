@@ -22,6 +22,12 @@ HUGE = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    """Drawing takes longer than all else here."""
+    monkeypatch.setattr("xplm.train.loop.can_draw", lambda: False)
+
+
 @pytest.fixture
 def free(monkeypatch):
     """Set what the machine has free."""
@@ -105,7 +111,7 @@ def test_fine_tuning_is_checked_with_the_models_own_sizes(tmp_path, free, lora):
     tuned = {"train__init": str(tmp_path / "base"), "train__lora": lora, "train__steps": 1}
     free(2 * SMALL)
     run_to(start(tiny_recipe(tmp_path, **tuned), tmp_path / f"tuned{lora}"))
-    with pytest.raises(OutOfMemoryError, match="lower data.batch_size"):
+    with pytest.raises(OutOfMemoryError, match=r"lower data\.batch_size"):
         start(tiny_recipe(tmp_path, data__batch_size=10**6, **tuned), tmp_path / "other")
     free(1000)
     with pytest.raises(OutOfMemoryError):
@@ -119,7 +125,9 @@ def test_a_step_that_runs_out_of_memory_is_one_line(tmp_path, monkeypatch):
         raise MemoryError("Unable to allocate 9 GiB")
 
     monkeypatch.setattr("xplm.train.loop.train_step", fail)
-    message = r"a training step must fit the memory of cpu; got: Unable to allocate 9 GiB; .* are free"
+    message = (
+        r"a training step must fit the memory of cpu; got: Unable to allocate 9 GiB; .* are free"
+    )
     with pytest.raises(OutOfMemoryError, match=message):
         run_to(trainer)
     trainer.close()
