@@ -174,7 +174,7 @@ DAMAGE = {
         lambda d: edit_config(d, rope_parameters={"rope_type": "moebius"}),
         ["rope_type", "'moebius'"],
     ),
-    "10^12 parameters": (huge, ["parameters must fit", "GiB"]),
+    "10^12 parameters": (huge, ["must fit the free memory of cpu", "GiB"]),
     "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), ["tokenizer.json"]),
     "template escapes": (template(ESCAPE), ["the chat template"]),
     "template is broken": (template("{% for"), ["the chat template"]),

@@ -24,7 +24,7 @@ class Perplexity(NamedTuple):
     tokens: int  # ids scored
 
 
-def compute_perplexity(engine: Engine, ids: Sequence[int], window: int) -> Perplexity:
+def compute_perplexity(engine: Engine, ids: Sequence[int] | np.ndarray, window: int) -> Perplexity:
     """Perplexity of a text.
 
     Args:
