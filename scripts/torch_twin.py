@@ -1,7 +1,7 @@
 """A recipe trained by PyTorch: the same model, first weights, batches, learning rates and optimizer as `xplm train`'s.
 
     pip install ".[reference]"
-    python scripts/torch_twin.py scripts/recipes/shakespeare-char.toml --data tinyshakespeare.txt [--set model.arch=gpt]
+    python scripts/torch_twin.py shakespeare-char --data tinyshakespeare.txt [--set model.arch=gpt]
 
 The model is transformers', uncompiled, in float32. The last line of stdout is JSON: the seconds of training and
 evaluations, and the last validation loss. With --steps N, that many steps and one evaluation are timed, and multiplied
@@ -126,7 +126,7 @@ def time_steps(job: Job, model: Any, n_steps: int) -> dict[str, Any]:
 def main() -> None:
     """Train."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("recipe", type=Path, help="a TOML file whose optimizer is adamw")
+    parser.add_argument("recipe", type=Path, help="one whose optimizer is adamw")
     parser.add_argument("--data", required=True, help="as `xplm train` takes it")
     parser.add_argument("--set", action="append", default=[], help="as `xplm train` takes it")
     parser.add_argument(

@@ -25,8 +25,7 @@ while (($#)); do
 done
 
 install_xplm "$device"
-recipes=scripts/recipes
-.venv/bin/python -m xplm train "$recipes/facts-pretrain.toml" --out "$out/facts" --resume --device "$device"
-.venv/bin/python -m xplm train "$recipes/facts-chat.toml" --init "$out/facts" --out "$out/facts-chat" --resume --device "$device"
+.venv/bin/python -m xplm train facts-pretrain --out "$out/facts" --resume --device "$device"
+.venv/bin/python -m xplm train facts-chat --init "$out/facts" --out "$out/facts-chat" --resume --device "$device"
 echo "Your model is ready. Ask it, for example: How many legs does a spider have?" >&2
 exec .venv/bin/python -m xplm chat --model "$out/facts-chat" --device "$device"

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.processes import Finished, run_to_end
+from xplm.train.recipe_names import find_recipe
 
 SCRIPTS = Path(__file__).resolve().parents[1]
-RECIPES = SCRIPTS / "recipes"
+RECIPES = find_recipe("shakespeare-char").parent
 
 
 def train_command(recipe: Path, data: Path, out: Path, threads: int, *flags: str) -> list[str]:

@@ -230,7 +230,7 @@ def test_a_directory_with_a_run_is_refused(xplm, recipe, tmp_path):
 
 
 def test_a_recipe_that_is_not_there_is_refused(xplm, tmp_path):
-    assert "a recipe must be readable" in xplm("train", tmp_path / "none.toml").error
+    assert "or a TOML file that exists" in xplm("train", tmp_path / "none.toml").error
 
 
 def test_a_data_file_whose_name_is_not_utf8_is_refused_in_one_line(xplm, recipe, tmp_path):

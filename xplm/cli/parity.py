@@ -43,6 +43,7 @@ from xplm.runtime import Runtime, make_runtime
 from xplm.text.trainable import train_tokenizer
 from xplm.train.architecture import make_config
 from xplm.train.recipe import load_recipe
+from xplm.train.recipe_names import RECIPES
 
 BAR_CELLS = 8
 PART_WIDTH = 16
@@ -142,8 +143,8 @@ def find_model(out: Output, name: str | None) -> Model:
     """
     if name is None:
         return Model(f"{SMALL}, two layers", tiny_config(TINY_MODELS[SMALL]), None)
-    if name.endswith(".toml"):
-        recipe = load_recipe(Path(name), {"data.path": name})
+    if name in RECIPES or name.endswith(".toml"):
+        recipe = load_recipe(name, {"data.path": name})
         if recipe.train.init:
             raise RequestError(
                 f"a recipe's model is drawn anew; {name} goes on from {recipe.train.init}; "

@@ -28,6 +28,7 @@ from xplm.train.data import Dataset
 from xplm.train.metrics import read_lines
 from xplm.train.prepare import prepare, read_material
 from xplm.train.recipe import ModelRecipe, Recipe, differences, load_recipe, parse_setting
+from xplm.train.recipe_names import RECIPES
 from xplm.train.run_directory import METRICS, RECIPE, RunDirectory
 from xplm.train.task import training_policy
 
@@ -39,7 +40,9 @@ RUNS = Path("runs")
 def train(
     where: WhereFlags,
     output: OutputFlags,
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file.")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help=f"{', '.join(RECIPES)}, or a TOML file.")
+    ],
     data: Annotated[
         Path | None, typer.Option(help="Text, a folder, JSONL or a JSON list of strings.")
     ] = None,
@@ -78,7 +81,7 @@ def train(
     The run's directory gets metrics.jsonl, curves.png, checkpoints, and the newest model, which transformers loads.
     Ctrl-C saves and stops.
 
-    Example: xplm train scripts/recipes/shakespeare-char.toml --data tinyshakespeare.txt
+    Example: xplm train shakespeare-char --data tinyshakespeare.txt
     """
     if dry_run and resume:
         raise RequestError(

@@ -25,6 +25,7 @@ from typing import Any, get_args, get_origin
 from xplm.errors import RequestError
 from xplm.generate.options import SamplingOptions
 from xplm.text.trainable import TOKENIZER_KINDS
+from xplm.train.recipe_names import find_recipe
 
 PATHS = ("data.path", "data.vocab_from")
 MODELS = ("data.tokenizer", "train.init")
@@ -190,16 +191,17 @@ class Recipe:
             raise RequestError("a run must have an end; give train.steps or train.epochs")
 
 
-def load_recipe(path: Path, settings: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(name: str | Path, settings: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe.
 
     Args:
-        path: the TOML file.
+        name: a recipe that comes with xplm, or the path of a TOML file.
         settings: values by "SECTION.KEY", each in the place of what the file says.
 
     Raises:
         RequestError: the file cannot be read, a key is unknown, or a value is of the wrong type or out of range.
     """
+    path = find_recipe(name)
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

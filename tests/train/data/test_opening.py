@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.paths import ROOT
 from xplm.errors import DataError, TemplateError
 from xplm.text.tokenizer import Tokenizer
 from xplm.text.trainable import train_tokenizer, with_chat_template
 from xplm.train.data import Dataset, open_dataset, read_texts
+from xplm.train.recipe_names import RECIPES
 
-FACTS = ROOT / "scripts" / "recipes" / "data" / "facts.txt"
-CHATS = ROOT / "scripts" / "recipes" / "data" / "facts-chat.jsonl"
+FACTS, CHATS = (
+    RECIPES["facts-chat"].parent / "data" / name for name in ("facts.txt", "facts-chat.jsonl")
+)
 
 Open = Callable[..., Dataset]
 
