@@ -35,7 +35,7 @@ from bench.run import add_run_flags, finish, guarded, open_log
 from bench.weights import FORMATS, Sizes, prepare
 
 from xplm.checkpoint.pull import pull
-from xplm.cli.flags import home
+from xplm.cli.places import home
 
 SCRIPT = str(Path(__file__).resolve())
 TEXT = Path(SCRIPT).parents[1] / "README.md"

@@ -20,9 +20,9 @@ import numpy as np
 
 import xplm
 from xplm.cli import experiment
-from xplm.cli.flags import home
 from xplm.cli.input import read_text
 from xplm.cli.parity import parse_side
+from xplm.cli.places import home
 from xplm.errors import RequestError
 from xplm.numerics.fragility import AGAINST, QUANTILE, compute_margins, measure_fragility
 

@@ -18,8 +18,8 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn
 
 from xplm.cli import experiment
-from xplm.cli.flags import home
 from xplm.cli.input import read_text
+from xplm.cli.places import home
 from xplm.cli.progress import pull_with_progress
 from xplm.language_model import load
 from xplm.numerics.policies.cost import PARTS, count_numbers

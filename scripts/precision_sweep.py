@@ -24,9 +24,9 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from xplm.cli import experiment
-from xplm.cli.flags import home
 from xplm.cli.input import read_text
 from xplm.cli.output import Output
+from xplm.cli.places import home
 from xplm.cli.progress import pull_with_progress
 from xplm.errors import RequestError
 from xplm.language_model import LanguageModel, load

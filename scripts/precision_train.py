@@ -17,8 +17,8 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from xplm.cli import experiment
-from xplm.cli.flags import home
 from xplm.cli.output import Output
+from xplm.cli.places import home
 from xplm.cli.progress import pull_with_progress
 from xplm.errors import RequestError
 from xplm.numerics.policies.picture import draw_training

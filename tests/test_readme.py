@@ -54,7 +54,8 @@ def flags_of(command):
         if word not in getattr(node, "commands", {}):
             break
         node = node.commands[word]
-    assert not hasattr(node, "commands"), f"{command} names no command"
+    is_group = hasattr(node, "commands") and not node.invoke_without_command
+    assert not is_group, f"{command} names no command"
     return {name for parameter in node.params for name in parameter.opts if name[:2] == "--"}
 
 

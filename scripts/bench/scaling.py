@@ -8,7 +8,7 @@ import numpy as np
 from bench.steps import Shape, make_xplm_step
 from bench.turns import repeated
 from xplm.backend import host_memory, load_backend
-from xplm.cli.flags import home
+from xplm.cli.places import home
 from xplm.config import DecoderConfig
 from xplm.generate.engine import Engine
 from xplm.language_model import load

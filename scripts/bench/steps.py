@@ -9,7 +9,7 @@ from xplm.backend import load_backend
 from xplm.checkpoint.load import load_params
 from xplm.checkpoint.opening import open_checkpoint
 from xplm.checkpoint.pull import pull
-from xplm.cli.flags import home
+from xplm.cli.places import home
 from xplm.config import DecoderConfig
 from xplm.models.decoder import param_specs
 from xplm.params import init_params

@@ -11,12 +11,12 @@ Small files come first, so a snapshot that has all its weights has all of it.
 """
 
 import errno
-import hashlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from xplm.checkpoint.files import Progress, sync
+from xplm.checkpoint.download import bar_class, download, explained, keep
+from xplm.checkpoint.files import Progress
 from xplm.checkpoint.huggingface import CONFIG, INDEX, WEIGHTS, indexed_shards, shard_names
 from xplm.errors import CheckpointError, DownloadError
 
@@ -33,6 +33,14 @@ SMALL_FILES = (
 SHA256_DIGITS = 64
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 MAX_ID_LENGTH = 96  # characters
+
+
+class HubFile(NamedTuple):
+    """A file in a repository of the hub."""
+
+    repo: str  # "org/name"
+    name: str
+    revision: str  # commit
 
 
 def is_hub_id(name: str) -> bool:
@@ -81,40 +89,31 @@ def pull_from_hub(repo: str, cache: Path | None, endpoint: str | None, progress:
         DownloadError: no network, no such repository, no right to it, nothing in it that xplm can load, a wrong
             checksum, or a full disk.
     """
-    from huggingface_hub import HfApi, constants, errors
+    from huggingface_hub import constants
 
     cache = cache or Path(constants.HF_HUB_CACHE)
-    offline = "there is no network connection to the hub; connect and pull again"
-    failure: Exception
     try:
-        files = [s.rfilename for s in HfApi(endpoint=endpoint).model_info(repo).siblings or []]
-        _check_files(repo, files)
-        for name in SMALL_FILES:
-            if name in files:
-                path = _fetch(repo, name, cache, endpoint, progress)
-        snapshot = path.parent
-        for name in indexed_shards(snapshot / INDEX) if INDEX in files else [WEIGHTS]:
-            _fetch(repo, name, cache, endpoint, progress)
-        if found := resolve_in_hub_cache(repo, cache):
-            return found
-        raise DownloadError(f"{repo} must not change while it is fetched, and did; pull again")
-    except errors.GatedRepoError as cause:
-        reason, failure = "its owner must grant you access first; then run: hf auth login", cause
-    except errors.RepositoryNotFoundError as cause:
-        reason, failure = "there is no such repository, or it is private; check the name", cause
-    except errors.HfHubHTTPError as cause:
-        reason, failure = f"the hub answered {cause.response.status_code}; pull again later", cause
-    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as cause:
-        reason, failure = offline, cause
-    except errors.HTTPError as cause:  # type: ignore[attr-defined]  # its HTTP library's base
-        reason, failure = offline, cause
-    except ValueError as cause:  # an answer that is not the hub's JSON
-        reason, failure = f"{endpoint or 'its host'} does not answer as a hub does", cause
+        with explained(repo, "the hub"):
+            return _pull(repo, cache, endpoint, progress)
     except OSError as cause:
-        said = cause.strerror or " ".join(str(cause).split())  # the library's own has many lines
         advice = "make room and pull again" if cause.errno in FULL_DISK else "pull again"
-        reason, failure = f"{said}; {advice}", cause
-    raise DownloadError(f"{repo} could not be fetched: {reason}") from failure
+        raise DownloadError(f"{repo} could not be fetched: {cause.strerror}; {advice}") from cause
+
+
+def _pull(repo: str, cache: Path, endpoint: str | None, progress: Progress) -> Path:
+    from huggingface_hub import HfApi
+
+    files = [s.rfilename for s in HfApi(endpoint=endpoint).model_info(repo).siblings or []]
+    _check_files(repo, files)
+    for name in SMALL_FILES:
+        if name in files:
+            path = _fetch(repo, name, cache, endpoint, progress)
+    snapshot = path.parent
+    for name in indexed_shards(snapshot / INDEX) if INDEX in files else [WEIGHTS]:
+        _fetch(repo, name, cache, endpoint, progress)
+    if found := resolve_in_hub_cache(repo, cache):
+        return found
+    raise DownloadError(f"{repo} must not change while it is fetched, and did; pull again")
 
 
 def _check_files(repo: str, files: list[str]) -> None:
@@ -132,17 +131,19 @@ def _fetch(repo: str, name: str, cache: Path, endpoint: str | None, progress: Pr
     """One file into the cache; its path in the snapshot."""
     from huggingface_hub import hf_hub_download
 
-    bar = _bar_class(name, progress)
     if name.endswith(".safetensors"):
-        _fetch_blob(repo, name, cache, endpoint, bar)
+        _fetch_blob(repo, name, cache, endpoint, progress)
+    bar = bar_class(name, progress)
     return Path(hf_hub_download(repo, name, cache_dir=cache, endpoint=endpoint, tqdm_class=bar))
 
 
-def _fetch_blob(repo: str, name: str, cache: Path, endpoint: str | None, bar: Any) -> None:
+def _fetch_blob(
+    repo: str, name: str, cache: Path, endpoint: str | None, progress: Progress
+) -> None:
     """The bytes of a large file into its blob, from where the last attempt stopped."""
     from filelock import FileLock
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.file_download import http_get, repo_folder_name
+    from huggingface_hub.file_download import repo_folder_name
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     url = hf_hub_url(repo, name, endpoint=endpoint)
@@ -160,49 +161,42 @@ def _fetch_blob(repo: str, name: str, cache: Path, endpoint: str | None, bar: An
     with FileLock(lock):
         if blob.exists():
             return
-        if partial.exists() and partial.stat().st_size > size:
-            partial.unlink()
-        with partial.open("ab", buffering=0) as out:  # so that a kill loses nothing that arrived
-            http_get(
-                url,
-                out,
-                resume_size=out.tell(),
-                headers=build_hf_headers(),
-                expected_size=size,
-                tqdm_class=bar,
-            )
-            sync(out.fileno())
-        if len(etag) == SHA256_DIGITS and (found := _sha256(partial)) != etag:
-            partial.unlink()
+        download(url, partial, size, name, progress, build_hf_headers())
+        if len(etag) == SHA256_DIGITS:
+            keep(partial, blob, etag, f"{name} of {repo}")
+        else:
+            partial.replace(blob)
+
+
+def fetch_hub_file(
+    source: HubFile,
+    target: Path,
+    sha256: str,
+    endpoint: str | None,
+    progress: Progress,
+) -> None:
+    """Fetch one file of known content to a place outside the hub's cache.
+
+    Args:
+        source: the file.
+        target: receives it; the bytes of an interrupted fetch stand beside it, in `<target>.partial`.
+        sha256: of the file, hexadecimal.
+        endpoint: the hub's address; None for the hub library's own.
+        progress: called as bytes arrive.
+
+    Raises:
+        DownloadError: no network, no such file, or the hub's has another checksum.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    with explained(f"{source.name} of {source.repo}", "the hub"):
+        url = hf_hub_url(source.repo, source.name, revision=source.revision, endpoint=endpoint)
+        metadata = get_hf_file_metadata(url, endpoint=endpoint)
+        if metadata.etag != sha256 or metadata.size is None:
             raise DownloadError(
-                f"{name} of {repo} must have SHA-256 {etag}; got {found}; it was removed; pull again"
+                f"{source.name} of {source.repo} must have SHA-256 {sha256}; the hub has {metadata.etag}"
             )
-        partial.replace(blob)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _bar_class(name: str, progress: Progress) -> Any:
-    """What the hub's library takes for a progress bar class; its bars report to the callback."""
-
-    class Bar:
-        def __init__(self, *_: Any, total: int | None = None, initial: int = 0, **__: Any) -> None:
-            self.n_bytes, self.total_bytes = initial, total
-
-        def update(self, n_bytes: int = 1) -> None:
-            self.n_bytes += n_bytes
-            progress(name, self.n_bytes, self.total_bytes)
-
-        def close(self) -> None:
-            pass
-
-        def __enter__(self) -> "Bar":
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-    return Bar
+        partial = target.with_name(f"{target.name}.partial")
+        download(url, partial, metadata.size, target.name, progress, build_hf_headers())
+    keep(partial, target, sha256, f"{source.name} of {source.repo}")

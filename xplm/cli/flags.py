@@ -10,7 +10,6 @@ A group may hold another: what is wanted of WhereFlags is wanted of ModelFlags t
 """
 
 import inspect
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -20,9 +19,9 @@ import typer
 
 from xplm.backend import load_backend
 from xplm.checkpoint.opening import open_checkpoint
-from xplm.checkpoint.pull import default_home
 from xplm.cli.ahead import compile_ahead, start_early
 from xplm.cli.output import Output
+from xplm.cli.places import home
 from xplm.cli.progress import pull_with_progress
 from xplm.cli.threads import use_threads
 from xplm.generate.options import SamplingOptions
@@ -191,9 +190,3 @@ class SamplingFlags:
         options["stop"] = tuple(self.stop or ())
         SamplingOptions(**options)
         return options
-
-
-def home() -> Path:
-    """Where pulled models lie: XPLM_HOME, or the platform's user cache directory."""
-    named = os.environ.get("XPLM_HOME")
-    return Path(named) if named else default_home()

@@ -15,8 +15,9 @@ from rich.text import Text
 
 from xplm.backend import load_backend
 from xplm.checkpoint.files import writing
-from xplm.cli.flags import home, takes_flags
+from xplm.cli.flags import takes_flags
 from xplm.cli.output import Output, OutputFlags
+from xplm.cli.places import home
 from xplm.cli.progress import pull_with_progress
 from xplm.cli.threads import use_threads
 from xplm.config import DecoderConfig

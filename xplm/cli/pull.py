@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from xplm.cli.flags import home, takes_flags
+from xplm.cli.flags import takes_flags
 from xplm.cli.output import Output, OutputFlags
+from xplm.cli.places import home
 from xplm.cli.progress import pull_with_progress
 
 

@@ -15,8 +15,9 @@ from rich.table import Column
 
 from xplm.cli.ahead import compile_ahead
 from xplm.cli.dry_run import show_dry_run
-from xplm.cli.flags import WhereFlags, home, takes_flags
+from xplm.cli.flags import WhereFlags, takes_flags
 from xplm.cli.output import Output, OutputFlags
+from xplm.cli.places import home, token_cache
 from xplm.cli.progress import pull_with_progress
 from xplm.errors import DownloadError, RequestError
 from xplm.params import count_params
@@ -117,7 +118,7 @@ def train(
                 plan,
                 rt,
                 init=base,
-                cache=home() / "tokens",
+                cache=token_cache(show),
                 progress=reading.report,
                 tokenizer_of=tokenizer_of,
             )
@@ -131,7 +132,7 @@ def train(
             directory,
             init=base,
             resume=resume,
-            cache=home() / "tokens",
+            cache=token_cache(show),
             progress=reading.report,
             tokenizer_of=tokenizer_of,
         )

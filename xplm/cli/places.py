@@ -1,0 +1,38 @@
+"""Where the command line keeps files, and where it fetches them from, as the environment says."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from xplm.checkpoint.pull import default_home
+from xplm.cli.output import Output
+from xplm.errors import DownloadError
+
+
+def home() -> Path | None:
+    """XPLM_HOME, where pulled models are kept; None: in `default_home()`."""
+    named = os.environ.get("XPLM_HOME")
+    return Path(named) if named else None
+
+
+def token_cache(out: Output) -> Path:
+    """The folder that keeps the tokens of training texts; a temporary one where the user's cannot be written."""
+    try:
+        kept = (home() or default_home()) / "tokens"
+        kept.mkdir(parents=True, exist_ok=True)
+        if os.access(kept, os.W_OK):
+            return kept
+        reason = f"{kept} is not writable"
+    except (OSError, DownloadError) as error:
+        reason = str(error)
+    out.note(f"tokens are not kept for the next run: {reason}")
+    temporary = tempfile.mkdtemp(prefix="xplm-tokens-")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    return Path(temporary)
+
+
+def package_index() -> str | None:
+    """The user's package index, as pip has it; None: the public one."""
+    return os.environ.get("PIP_INDEX_URL") or None
