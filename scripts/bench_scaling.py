@@ -22,7 +22,7 @@ from pathlib import Path
 
 from bench.growth import Growth, fit_growth
 from bench.processes import Worker, own_stdout, serve
-from bench.run import add_run_flags, finish, guarded, open_log
+from bench.run import add_run_flags, add_where_flags, finish, guarded, open_log
 from bench.scaling import SWEEPS, make_point
 from bench.scaling_plot import draw
 from bench.turns import MEASURED_SECONDS, Log, of, take_turns
@@ -40,6 +40,7 @@ def measure(plan: argparse.Namespace, log: Log, name: str, seed: int) -> None:
     def start(size: int) -> Worker:
         options = {"sweep": name, "size": size, "seed": seed}
         options |= {"model": plan.model, "kernels": plan.kernels}
+        options |= {"device": plan.device, "backend": plan.backend}
         return Worker([SCRIPT, "--serve", json.dumps(options)], plan.threads)
 
     sizes = SWEEPS[name].sizes
@@ -76,6 +77,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     add_run_flags(parser, tuple(SWEEPS), tuple(SWEEPS), "runs/bench-scaling")
     parser.set_defaults(cycles=3)
+    add_where_flags(parser)
     parser.add_argument("--model", default="", help="a name or a path; of decode and prefill")
     parser.add_argument("--kernels", choices=("fused", "portable"), default="fused")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -86,7 +88,7 @@ def main() -> int:
         return 0
 
     settings = {"model": plan.model, "threads": plan.threads, "kernels": plan.kernels}
-    settings |= {"seconds": MEASURED_SECONDS}
+    settings |= {"seconds": MEASURED_SECONDS, "device": plan.device, "backend": plan.backend}
     log, seed = open_log(plan, settings)
     for name in plan.only:
         measure(plan, log, name, seed)

@@ -1,4 +1,4 @@
-"""How fast xplm trains beside PyTorch and RustGPT, on the CPU, in float32.
+"""How fast xplm trains beside PyTorch and RustGPT, in float32.
 
     pip install ".[reference]"
     python scripts/bench_train.py [--only PART ...] [--compile] [--cycles 5] [--out runs/bench-train]
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.processes import Worker, own_stdout, serve
-from bench.run import add_run_flags, finish, guarded, open_log
+from bench.run import add_run_flags, add_where_flags, finish, guarded, open_log
 from bench.steps import SHAPES, Step, make_torch_step, make_xplm_step
 from bench.train_processes import WHOLE, judge_whole, measure_whole
 from bench.turns import MEASURED_SECONDS, Figures, Log, Turn, of, ratio, repeated, take_turns
@@ -51,9 +51,11 @@ def serve_steps(options: Mapping[str, Any]) -> None:
     answers = own_stdout()
     name, shape, seed = options["name"], SHAPES[options["part"]], options["seed"]
     if name.startswith("xplm"):
-        step: Step = make_xplm_step(shape, name.split()[1], seed)
+        where = options["device"], options["backend"]
+        step: Step = make_xplm_step(shape, name.split()[1], seed, *where)
     else:
-        step = make_torch_step(shape, options["threads"], name == COMPILED, seed)
+        compiles = name == COMPILED
+        step = make_torch_step(shape, options["threads"], compiles, seed, options["device"])
     serve(answers, name, partial(time_step, step))
 
 
@@ -76,6 +78,7 @@ def measure_steps(plan: argparse.Namespace, log: Log, part: str, seed: int) -> N
     workers = {}
     for name in (*SYSTEMS, COMPILED) if plan.compile else SYSTEMS:
         options = {"name": name, "part": part, "threads": plan.threads, "seed": seed}
+        options |= {"device": plan.device, "backend": plan.backend}
         workers[name] = Worker([SCRIPT, "--serve", json.dumps(options)], plan.threads)
     losses = {name: worker.ask(None)["loss"] for name, worker in workers.items()}
     if not are_same(losses):
@@ -109,6 +112,7 @@ def main() -> int:
     """Measure, judge, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     add_run_flags(parser, (*SHAPES, *WHOLE), tuple(SHAPES), "runs/bench-train")
+    add_where_flags(parser)
     parser.add_argument("--compile", action="store_true", help="torch.compile, too")
     parser.add_argument("--runs", type=int, default=3, help="of each whole process, a seed each")
     parser.add_argument("--data", type=Path, help="tinyshakespeare.txt")
@@ -127,9 +131,9 @@ def main() -> int:
         )
         plan.compile = False
 
-    log, seed = open_log(
-        plan, {"threads": plan.threads, "compile": plan.compile, "seconds": MEASURED_SECONDS}
-    )
+    settings = {"threads": plan.threads, "compile": plan.compile, "seconds": MEASURED_SECONDS}
+    settings |= {"device": plan.device, "backend": plan.backend}
+    log, seed = open_log(plan, settings)
     for part in plan.only:
         if part in WHOLE:
             measure_whole(plan, log, part)

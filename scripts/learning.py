@@ -25,7 +25,7 @@ from typing import Any
 from bench import recipe_runs
 from bench.processes import Finished, run_to_end
 from bench.recipe_runs import RECIPES, SCRIPTS
-from bench.run import guarded
+from bench.run import add_where_flags, guarded, where_flags
 from bench.verdicts import Row, table
 
 MOST_LOSS = {"llama": 1.70, "gpt": 1.92}  # of each run; validation, nats a character
@@ -81,7 +81,8 @@ def judge(records: Sequence[Record]) -> list[Row]:
 
 def train(plan: argparse.Namespace, recipe: str, data: Path, out: Path, *flags: str) -> Finished:
     """`xplm train`, from the beginning."""
-    return recipe_runs.train(plan.recipes / f"{recipe}.toml", data, out, plan.threads, *flags)
+    path, where = plan.recipes / f"{recipe}.toml", where_flags(plan)
+    return recipe_runs.train(path, data, out, plan.threads, *flags, *where)
 
 
 def measure_shakespeare(plan: argparse.Namespace, key: Record, out: Path) -> dict[str, Any]:
@@ -109,6 +110,7 @@ def measure_facts(plan: argparse.Namespace, key: Record, out: Path) -> dict[str,
         arch=key["arch"],
         seed=key["seed"],
         threads=plan.threads,
+        where=where_flags(plan),
         recipes=plan.recipes,
     )
 
@@ -173,6 +175,7 @@ def measure(plan: argparse.Namespace) -> list[Record]:
 def main() -> int:
     """Measure, judge, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    add_where_flags(parser)
     parser.add_argument("--data", type=Path, help="tinyshakespeare.txt")
     parser.add_argument("--facts", type=Path, help="the directory of RustGPT's two JSON files")
     parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="not all parts")
@@ -190,6 +193,10 @@ def main() -> int:
         parser.error("these parts need --data")
     if plan.facts is None and "facts" in plan.only:
         parser.error("the part facts needs --facts")
+
+    if plan.device != "cpu" and (plan.torch_steps or plan.full_torch):
+        print("PyTorch is timed on the CPU alone, and is left out", file=sys.stderr)
+        plan.torch_steps, plan.full_torch = 0, False
 
     rows = judge(measure(plan))
     print(table(rows))

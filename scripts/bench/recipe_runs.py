@@ -1,5 +1,6 @@
 """`xplm train` with a recipe, as a whole process."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,14 @@ def train(recipe: Path, data: Path, out: Path, threads: int, *flags: str) -> Fin
 
 
 def run_facts(
-    facts: Path, out: Path, *, arch: str, seed: int, threads: int, recipes: Path = RECIPES
+    facts: Path,
+    out: Path,
+    *,
+    arch: str,
+    seed: int,
+    threads: int,
+    where: Sequence[str] = (),
+    recipes: Path = RECIPES,
 ) -> dict[str, Any]:
     """Both phases of RustGPT's job, then every question.
 
@@ -32,6 +40,7 @@ def run_facts(
         arch: of the model.
         seed: of both phases.
         threads: of the CPU.
+        where: flags of every command: --device, --backend.
         recipes: their directory.
 
     Returns:
@@ -40,10 +49,10 @@ def run_facts(
     texts, chats = facts / "pretraining_data.json", facts / "chat_training_data.json"
     first, last = out / "read", out / "tuned"
     flags = ("--set", f"data.vocab_from={chats}", "--set", f"model.arch={arch}")
-    run = ("--seed", str(seed))
+    run = ("--seed", str(seed), *where)
     reading = train(recipes / "facts-pretrain.toml", texts, first, threads, *flags, *run)
     init = ("--init", str(first))
     tuning = train(recipes / "facts-chat.toml", chats, last, threads, *init, *run)
-    recall = [str(SCRIPTS / "recall.py"), str(last), str(chats), "--json"]
-    answers = run_to_end(recall, threads).result
+    recall = ["-m", "xplm", "eval", "recall", "--model", str(last), "--data", str(chats)]
+    answers = run_to_end([*recall, *where, "--threads", str(threads), "--json"], threads).result
     return {**answers, "seconds": reading.seconds + tuning.seconds}

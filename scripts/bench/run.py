@@ -11,6 +11,7 @@ from typing import Any
 from bench.processes import FAILED, kill_all
 from bench.turns import Log
 from bench.verdicts import Row, table
+from xplm.errors import XplmError
 
 INTERRUPTED = 130
 
@@ -27,6 +28,17 @@ def add_run_flags(
     parser.add_argument("--cycles", type=int, default=5, help="of A B C C B A, in each part")
     parser.add_argument("--seed", type=int, help="if not given, drawn, and kept with the run")
     parser.add_argument("--out", type=Path, default=Path(out), help="a directory, taken up again")
+
+
+def add_where_flags(parser: argparse.ArgumentParser) -> None:
+    """Where xplm computes."""
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--backend", help="an array library; if not given, numpy or cupy")
+
+
+def where_flags(plan: argparse.Namespace) -> list[str]:
+    """The same, for a command of xplm."""
+    return ["--device", plan.device, *(["--backend", plan.backend] if plan.backend else [])]
 
 
 def open_log(plan: argparse.Namespace, settings: dict[str, Any]) -> tuple[Log, int]:
@@ -60,10 +72,17 @@ def finish(out: Path, texts: Sequence[str], rows: Sequence[Row]) -> int:
 
 
 def guarded(main: Callable[[], int]) -> int:
-    """Run a script; Ctrl-C is said in one line."""
+    """Run a script; what ends it is said in one line."""
     try:
         return main()
+    except XplmError as error:
+        kill_all()
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         kill_all()
-        print("interrupted; what was measured is kept: the same command goes on", file=sys.stderr)
+        print(
+            "interrupted; a run that keeps its measurements goes on with the same command",
+            file=sys.stderr,
+        )
         return INTERRUPTED

@@ -7,7 +7,7 @@ import numpy as np
 
 from bench.steps import Shape, make_xplm_step
 from bench.turns import repeated
-from xplm.backend import host_memory, load_backend
+from xplm.backend import load_backend
 from xplm.cli.places import home
 from xplm.config import DecoderConfig
 from xplm.generate.engine import Engine
@@ -71,13 +71,13 @@ def make_point(options: dict[str, Any]) -> tuple[str, Callable[[Any], dict[str, 
     """Its name, and how to measure it: any request gives seconds, and the most memory beyond the program's own."""
     sweep, size = options["sweep"], options["size"]
     make = {"decode": make_decode, "prefill": make_prefill}.get(sweep, make_training)
-    load_backend()  # and the libraries that it brings
-    before = host_memory().peak
+    memory = load_backend(options["backend"], options["device"]).memory
+    before = memory().peak  # the libraries that the backend brings included
     run, tokens = make(options), DECODED if sweep == "decode" else 1
 
     def measure(request: Any) -> dict[str, float]:
         _, seconds = repeated(run)
-        return {"seconds": seconds / tokens, "added_bytes": host_memory().peak - before}
+        return {"seconds": seconds / tokens, "added_bytes": memory().peak - before}
 
     return f"{sweep} {size}", measure
 
@@ -85,8 +85,10 @@ def make_point(options: dict[str, Any]) -> tuple[str, Callable[[Any], dict[str, 
 def make_engine(options: dict[str, Any]) -> Engine:
     """The model that generates."""
     if options["model"]:
-        return load(options["model"], kernels=options["kernels"], home=home()).engine
-    rt = make_runtime(load_backend(), "fp32", options["kernels"])
+        where = {name: options[name] for name in ("device", "backend", "kernels")}
+        return load(options["model"], home=home(), **where).engine
+    backend = load_backend(options["backend"], options["device"])
+    rt = make_runtime(backend, "fp32", options["kernels"])
     config = DecoderConfig.from_hf(SMALL)
     return Engine(rt, config, init_params(rt, param_specs(config), options["seed"]))
 
@@ -125,7 +127,8 @@ def make_training(options: dict[str, Any]) -> Callable[[], Any]:
     if options["sweep"] == "width":
         mlp = STEP.mlp * size // STEP.hidden_size
         shape = STEP._replace(hidden_size=size, mlp=mlp)
-    return make_xplm_step(shape, options["kernels"], options["seed"])
+    where = options["device"], options["backend"]
+    return make_xplm_step(shape, options["kernels"], options["seed"], *where)
 
 
 def draw_ids(options: dict[str, Any]) -> np.ndarray:

@@ -86,10 +86,12 @@ def make_weights(shape: Shape, rt: Runtime, seed: int) -> tuple[DecoderConfig, P
     return config, init_params(rt, param_specs(config), seed)
 
 
-def make_xplm_step(shape: Shape, kernels: str, seed: int) -> Step:
+def make_xplm_step(
+    shape: Shape, kernels: str, seed: int, device: str = "cpu", backend: str | None = None
+) -> Step:
     """xplm's step."""
     recipe = make_recipe(shape, seed)
-    rt = make_runtime(load_backend(), "fp32", kernels)
+    rt = make_runtime(load_backend(backend, device), "fp32", kernels)
     config, params = make_weights(shape, rt, seed)
     task = make_task(recipe, rt, config, param_specs(config), {}, recipe.train.steps)
     batches = draw_batches(recipe, config.vocab_size)
@@ -104,7 +106,9 @@ def make_xplm_step(shape: Shape, kernels: str, seed: int) -> Step:
     return step
 
 
-def make_torch_step(shape: Shape, threads: int, is_compiled: bool, seed: int) -> Step:
+def make_torch_step(
+    shape: Shape, threads: int, is_compiled: bool, seed: int, device: str = "cpu"
+) -> Step:
     """PyTorch's step, of transformers' Llama."""
     import torch
 
@@ -113,6 +117,7 @@ def make_torch_step(shape: Shape, threads: int, is_compiled: bool, seed: int) ->
     torch.set_num_threads(threads)
     config, params = make_weights(shape, make_runtime(load_backend(), "fp32"), seed)
     model = make_torch_model(config, {name: np.asarray(p) for name, p in params.items()})
+    model = model.to(device)
     del params
     groups: list[dict[str, Any]] = [
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
@@ -120,7 +125,7 @@ def make_torch_step(shape: Shape, threads: int, is_compiled: bool, seed: int) ->
     ]
     optimizer = torch.optim.AdamW(groups, lr=shape.lr, betas=(BETA1, BETA2), fused=True)
     (batch,) = draw_batches(make_recipe(shape, seed), config.vocab_size)
-    x, y = torch.tensor(batch.ids), torch.tensor(batch.targets)
+    x, y = (torch.tensor(ids, device=device) for ids in (batch.ids, batch.targets))
 
     def loss_of(ids: Any, targets: Any) -> Any:
         logits = model(ids, use_cache=False).logits

@@ -11,6 +11,7 @@ from time import perf_counter, sleep
 
 from bench.processes import run_to_end, start
 from bench.recipe_runs import RECIPES, SCRIPTS, run_facts, train_command
+from bench.run import where_flags
 from bench.turns import Figures, Log, Turn, of, ratio, spread, take_turns
 from bench.verdicts import Row, row
 
@@ -42,7 +43,8 @@ def learn_characters(plan: argparse.Namespace, turn: int) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         recipe = RECIPES / "shakespeare-char.toml"
-        command = train_command(recipe, plan.data, out, plan.threads, "--seed", str(turn + 1))
+        flags = ("--seed", str(turn + 1), *where_flags(plan))
+        command = train_command(recipe, plan.data, out, plan.threads, *flags)
         started = perf_counter()
         process = start(command, plan.threads)
         while process.poll() is None and not has_learned(out / "metrics.jsonl", LOSS):
@@ -75,7 +77,14 @@ def time_nanogpt(plan: argparse.Namespace, turn: int) -> Figures:
 def learn_facts(plan: argparse.Namespace, turn: int) -> Figures:
     """Both phases, and how many answers they taught."""
     with tempfile.TemporaryDirectory() as folder:
-        run = run_facts(plan.facts, Path(folder), arch="llama", seed=turn + 1, threads=plan.threads)
+        run = run_facts(
+            plan.facts,
+            Path(folder),
+            arch="llama",
+            seed=turn + 1,
+            threads=plan.threads,
+            where=where_flags(plan),
+        )
     return {"process_s": run["seconds"], "recalled": run["recalled"]}
 
 

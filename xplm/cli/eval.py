@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from xplm.cli.eval_recall import recall
 from xplm.cli.flags import ModelFlags, takes_flags
 from xplm.cli.input import read_text
 from xplm.cli.output import Output, OutputFlags
@@ -33,3 +34,6 @@ def perplexity(
     result = model.load(out, decodes=False).perplexity(content, window=window)
     out.line(f"perplexity {result.perplexity:.4f} over {result.tokens} tokens")
     out.result({"perplexity": result.perplexity, "tokens": result.tokens})
+
+
+app.command()(recall)

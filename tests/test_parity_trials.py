@@ -1,14 +1,11 @@
-"""The scripts that try parity and fragility out: how they end, and what a file of theirs may go on with."""
+"""scripts/parity_trials.py: how it ends."""
 
-import json
 import runpy
 import sys
 
 import pytest
 
-from tests.cli.conftest import write_tiny
 from tests.paths import ROOT
-from tests.train.runs import write_text
 
 
 @pytest.fixture
@@ -39,7 +36,6 @@ def test_an_alarm_is_exit_code_1(script, monkeypatch, alarms, code):
     [
         ("parity_trials", ("--runs", 0), "--runs must be at least 1; got 0"),
         ("parity_trials", ("--backend", "nonesuch"), 'no backend named "nonesuch"'),
-        ("fragility", ("--text", "a.txt", "--other", "torch"), 'got "torch"'),
     ],
 )
 def test_bad_input_is_one_line(script, name, flags, message):
@@ -48,23 +44,3 @@ def test_bad_input_is_one_line(script, name, flags, message):
     (line,) = err.splitlines()
     assert line.startswith("error: ")
     assert message in line
-
-
-def test_a_file_goes_on_with_the_flags_that_it_was_begun_with(script, tmp_path):
-    model, file = write_tiny(tmp_path / "tiny"), tmp_path / "batches.jsonl"
-    text = write_text(tmp_path / "text.txt", 2000)
-    flags = ["--text", text, "--model", model, "--other", "numpy:bf16", "--reply", 4, "--batch", 2]
-    flags += ["--file", file, "--json"]
-    code, out, _ = script("fragility", *flags, "--tokens", 1)
-    result = json.loads(out)
-    assert code == (0 if result["is_met"] else 1)
-    assert result["tokens"] >= 1
-    first = file.read_text()
-
-    _, out, _ = script("fragility", *flags, "--tokens", result["tokens"] + 1)
-    assert json.loads(out)["tokens"] > result["tokens"]
-    assert file.read_text().startswith(first)
-
-    code, out, err = script("fragility", *flags, "--tokens", 99, "--against", "fp16")
-    assert (code, out) == (2, "")
-    assert "holds another run; give another --file" in err

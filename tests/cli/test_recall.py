@@ -1,0 +1,29 @@
+"""eval recall: answers given back word for word are counted."""
+
+import json
+from types import SimpleNamespace
+
+from xplm.generate.session import Chat
+
+
+def test_answers_given_back_are_counted(xplm, tiny_directory, tmp_path, monkeypatch):
+    monkeypatch.setattr(Chat, "send", lambda self, text, **_: SimpleNamespace(text=" It is\nblue"))
+    path = tmp_path / "chats.jsonl"
+    lines = []
+    for answer in ("It is blue", "It is red"):
+        messages = [{"role": "user", "content": "Sky?"}, {"role": "assistant", "content": answer}]
+        lines.append(json.dumps(messages) + "\n")
+    path.write_text("".join(lines))
+
+    recall = ("eval", "recall", "--model", tiny_directory, "--data", path)
+    out = xplm(*recall)
+    assert out.code == 0
+    assert out.stdout.splitlines() == [
+        "Sky?",
+        "  expected: It is red",
+        "  got:       It is",
+        "blue",
+        "1 of 2 answers recalled word for word",
+    ]
+    out = xplm(*recall, "--least", 2, "--json")
+    assert (out.code, out.json) == (1, {"recalled": 1, "asked": 2})
