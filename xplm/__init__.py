@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from xplm.language_model import LanguageModel, load
     from xplm.precision import Policy
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Chat",
     "DecoderConfig",

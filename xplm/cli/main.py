@@ -3,15 +3,16 @@
 Exit codes: 0 done; 1 a check failed; 2 bad usage or bad input, with one line on stderr; 130 interrupted.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
 from typing import Annotated
 
 import numpy as np
 import typer
 
+from xplm import __version__
 from xplm.backend import is_memory_error
 from xplm.cli.output import error_line
 from xplm.cli.stdio import give_up_stdout, prepare_streams
@@ -33,7 +34,6 @@ def make_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
     """The command line with some of its commands: only what is asked for is imported."""
     app = typer.Typer(
         name="xplm",
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -49,7 +49,7 @@ def make_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
 
 def _print_version(asked: bool) -> None:
     if asked:
-        print(f"xplm {version('xplm')}")
+        print(f"xplm {__version__}")
         raise typer.Exit
 
 
@@ -74,7 +74,13 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
-    app = make_app(arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS)
+    named = (_completed_words() or list(arguments))[:1]
+    wanted: Sequence[str] = COMMANDS
+    if named == ["--version"]:
+        wanted = ()
+    elif named and named[0] in COMMANDS:
+        wanted = named
+    app = make_app(wanted)
     try:
         # What overflows is found where it matters, in the logits or the loss; a warning would be a second line.
         with np.errstate(all="ignore"):
@@ -99,9 +105,19 @@ def main(arguments: Sequence[str]) -> int:
     return BAD_INPUT
 
 
+def _completed_words() -> list[str]:
+    """The words after `xplm` that a shell asks to complete, in the two ways that typer's scripts hand them over."""
+    if "_XPLM_COMPLETE" not in os.environ:
+        return []
+    line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
+    return line.split()[1:]
+
+
 def run() -> None:
     """Entry point: run what the command line says, and exit."""
     prepare_streams()
+    if sys.platform == "win32":
+        print("note: xplm is untested on Windows; where it fails, use WSL", file=sys.stderr)
     code = main(sys.argv[1:])
     try:
         sys.stdout.flush()
