@@ -33,6 +33,10 @@ class BackendError(XplmError):
     """An array library, a device, or a dtype that was asked for is not there."""
 
 
+class KernelError(XplmError):
+    """A backend cannot compile a kernel. A runtime calls the portable kernel of the same name in its place."""
+
+
 class DownloadError(XplmError):
     """A model cannot be fetched."""
 

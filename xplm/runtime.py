@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from xplm.backend import Backend
 from xplm.emulation import Rounding, emulate
-from xplm.errors import RequestError
+from xplm.errors import KernelError, RequestError
 from xplm.formats import Format, round_to
 from xplm.kernels import PORTABLE
 from xplm.kernels.fusions import FUSIONS, MADE_OF
@@ -32,8 +33,9 @@ class Runtime:
         object.__setattr__(self, "ops", SimpleNamespace(**self.kernels))
 
     def fused(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """What the table has under the name of a function that is no kernel of a layer; the function, if nothing."""
-        return self.kernels.get(function.__name__, function)
+        """The backend's replacement for `function`, or `function` itself."""
+        found = self.kernels.get(function.__name__)
+        return function if found is None else _or_portable(found, function)
 
     def has(self, *names: str) -> bool:
         """Whether all of these are in the table. Ops always are; fusions may be left out of it."""
@@ -70,13 +72,31 @@ def make_runtime(
 
     backend = emulate(backend, policy, rounding)
     own = dict(backend.kernels) if kernels == "fused" else {}
-    table = PORTABLE | _fusions_beside(own) | own
+    portable = PORTABLE | FUSIONS
+    guarded = {
+        name: _or_portable(kernel, portable[name]) if name in portable else kernel
+        for name, kernel in own.items()
+    }
+    table = PORTABLE | _fusions_beside(own) | guarded
     dtype = policy.resolve(backend.dtypes, backend.name)
     host = {
         name: HOST_DTYPES["float32" if isinstance(found, Format) else name]
         for name, found in zip(policy.dtypes, dtype, strict=True)
     }
     return Runtime(backend, policy, table, dtype, policy.resolve(host, "numpy"))
+
+
+def _or_portable(kernel: Callable[..., Any], portable: Callable[..., Any]) -> Callable[..., Any]:
+    """A backend's kernel; where the backend cannot compile it, its portable twin. Both save the same for backward."""
+
+    @wraps(kernel)
+    def call(*arrays: Any, **options: Any) -> Any:
+        try:
+            return kernel(*arrays, **options)
+        except KernelError:
+            return portable(*arrays, **options)
+
+    return call
 
 
 def _fusions_beside(kernels: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:

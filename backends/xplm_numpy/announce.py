@@ -1,47 +1,40 @@
-"""What is said, and who is called, when kernels have to be compiled: that takes seconds, the first time."""
+"""Reports that kernels have to be compiled: that takes seconds, the first time."""
 
 from collections.abc import Callable
-
-from numba.core import event
 
 from xplm.backend import PROGRESS
 
 
-class _Announcer(event.Listener):
-    """Hears numba begin to compile a function of this package."""
+class _Announcer:
+    """Counts the compilations that this process has waited for."""
 
     def __init__(self) -> None:
         self.count = 0
         self.calls: list[Callable[[], None]] = []
 
     def note(self) -> None:
-        """A compilation begins, here or in a process that this one waits for."""
         self.count += 1
         if self.count == 1:
             PROGRESS.info("compiling kernels for this machine, once; it takes about 15 seconds")
 
-    def on_start(self, compiling: event.Event) -> None:
-        function = compiling.data["dispatcher"].py_func
-        if function.__module__.startswith(__package__):
-            self.note()
-            while self.calls:
-                self.calls.pop()()
-
-    def on_end(self, compiling: event.Event) -> None:
-        pass
-
 
 _ANNOUNCER = _Announcer()
-event.register("numba:compile", _ANNOUNCER)
+
+
+def note_compiling(*, is_stored: bool) -> None:
+    """Report that this process compiles a function. `is_stored`: other processes will find the result on disk."""
+    _ANNOUNCER.note()
+    while is_stored and _ANNOUNCER.calls:
+        _ANNOUNCER.calls.pop()()
 
 
 def note_waiting() -> None:
-    """Another process compiles what this one needs."""
+    """Report that another process compiles what this one needs."""
     _ANNOUNCER.note()
 
 
 def before_compiling(call: Callable[[], None]) -> None:
-    """Have something called once, as soon as a kernel has to be compiled."""
+    """Register a function to be called once, when a kernel has to be compiled that other processes can then load."""
     _ANNOUNCER.calls.append(call)
 
 

@@ -1,56 +1,32 @@
-"""Arrays that a kernel makes for itself, or finds at an address.
+"""Arrays that a kernel makes for itself, or finds at an address."""
 
-numba compiles `np.empty` anew for each number of dimensions, and `np.zeros` on top of it, as functions of their own
-that check their arguments: a tenth of the time that the kernels of a command take.
-"""
-
-from llvmlite import ir
+import numpy as np
 from numba.core import cgutils, types
-from numba.core.imputils import impl_ret_new_ref
 from numba.extending import intrinsic
-from numba.np.arrayobj import make_array, populate_array
 
-ALIGNMENT = 64
-"""Bytes: a cache line."""
-
-FLOAT = ir.FloatType()
+from xplm_numpy.compiler import COMPILER, WHOLE
 
 
-def _allocator(*, is_zero):
+def _allocator(by_numpy, *, is_zero):
     @intrinsic
     def allocate(typing_context, shape):
         array = types.Array(types.float32, len(shape), "C")
 
         def generate(context, builder, signature, arguments):
-            return _allocate(context, builder, array, arguments[0], is_zero)
+            if COMPILER.way == WHOLE:
+                make = COMPILER.insides.allocate
+                return make(context, builder, array, arguments[0], is_zero=is_zero)
+            return context.compile_internal(builder, by_numpy, signature, arguments)
 
         return array(shape), generate
 
     return allocate
 
 
-def _allocate(context, builder, array, shape, is_zero):
-    """An LLVM value that is a new array of numba's type `array`."""
-    sizes = cgutils.unpack_tuple(builder, shape)
-    itemsize = context.get_constant(types.intp, array.dtype.bitwidth // 8)
-    n_bytes, strides = itemsize, []
-    for size in reversed(sizes):
-        strides.insert(0, n_bytes)
-        n_bytes = builder.mul(n_bytes, size)
-
-    owner = context.nrt.meminfo_alloc_aligned(builder, n_bytes, ALIGNMENT)
-    data = builder.bitcast(context.nrt.meminfo_data(builder, owner), FLOAT.as_pointer())
-    if is_zero:
-        cgutils.memset(builder, data, n_bytes, 0)
-    made = make_array(array)(context, builder)
-    populate_array(made, data, sizes, strides, itemsize, owner)
-    return impl_ret_new_ref(context, builder, array, made._getvalue())
-
-
-empty = _allocator(is_zero=False)
+empty = _allocator(lambda shape: np.empty(shape, np.float32), is_zero=False)
 """empty((B, C)): a dense float32 array, with whatever lies in that memory."""
 
-zeros = _allocator(is_zero=True)
+zeros = _allocator(lambda shape: np.zeros(shape, np.float32), is_zero=True)
 """The same, of zeros."""
 
 
@@ -62,16 +38,21 @@ def moved(typing_context, arrays, places):
     """
 
     def generate(context, builder, signature, arguments):
-        known, places = arguments[0], make_array(signature.args[1])(context, builder, arguments[1])
+        known, places = arguments[0], _struct(context, builder, signature.args[1], arguments[1])
         elements = []
         for i, array in enumerate(arrays):
-            make = make_array(array)
-            old = make(context, builder, builder.extract_value(known, i))
-            new = make(context, builder)
+            old = _struct(context, builder, array, builder.extract_value(known, i))
+            new = _struct(context, builder, array)  # all zero, so of no owner
             place = builder.load(builder.gep(places.data, [context.get_constant(types.intp, i)]))
-            data = builder.inttoptr(place, old.data.type)
-            populate_array(new, data, old.shape, old.strides, old.itemsize, meminfo=None)
+            new.data = builder.inttoptr(place, old.data.type)
+            new.nitems, new.itemsize = old.nitems, old.itemsize
+            new.shape, new.strides = old.shape, old.strides
             elements.append(new._getvalue())
         return context.make_tuple(builder, arrays, elements)
 
     return arrays(arrays, places), generate
+
+
+def _struct(context, builder, array, value=None):
+    """The fields of an array of a numba type."""
+    return cgutils.create_struct_proxy(array)(context, builder, value=value)

@@ -1,6 +1,8 @@
-"""NumPy's adapter, with fused kernels where numba can be imported."""
+"""NumPy's adapter, with fused kernels where numba can be used."""
 
 import logging
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,8 @@ import numpy as np
 from xplm.backend import Backend, host_memory
 from xplm.errors import BackendError
 from xplm.precision import HOST_DTYPES
+from xplm_numpy.announce import before_compiling, compilations
+from xplm_numpy.border import NumbaFailed, border
 from xplm_numpy.memory import keep_freed_memory, reserve
 from xplm_numpy.threads import spin_briefly
 
@@ -35,23 +39,40 @@ def make_backend(device: str) -> Backend:
         synchronize=lambda: None,
         memory=host_memory,
         reserve=reserve,
-        **load_fused(),
+        kernels=Fused(),
+        before_compiling=before_compiling,
+        compilations=compilations,
     )
 
 
-def load_fused() -> dict[str, Any]:
-    """The fused kernels, as a Backend's fields; none, and one line that says so, where numba cannot be used."""
+class Fused(Mapping[str, Callable[..., Any]]):
+    """The table of fused kernels, imported when it is first read: portable kernels do without numba."""
+
+    @cached_property
+    def _table(self) -> Mapping[str, Callable[..., Any]]:
+        return load_fused()
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        return self._table[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+def load_fused() -> Mapping[str, Callable[..., Any]]:
+    """The fused kernels by name; none, and one line of the log, where numba cannot be used."""
     try:
-        from numba.core import config
-    except ImportError as error:
-        logger.warning("numba cannot be imported (%s): the portable kernels run, slower", error)
-        return {}
-    if vars(config)["DISABLE_JIT"]:
-        logger.warning("numba is told to compile nothing: the portable kernels run, slower")
-        return {}
+        with border():
+            from numba import config
 
-    from xplm_numpy.announce import before_compiling, compilations
-    from xplm_numpy.kernels import FUSED
-
-    told = {"before_compiling": before_compiling, "compilations": compilations}
-    return {"kernels": FUSED} | told
+            if getattr(config, "DISABLE_JIT", 0):
+                logger.warning("numba is told to compile nothing: the portable kernels run, slower")
+                return {}
+            from xplm_numpy.kernels import FUSED
+    except NumbaFailed as error:
+        logger.warning("numba cannot be used (%s): the portable kernels run, slower", error)
+        return {}
+    return FUSED

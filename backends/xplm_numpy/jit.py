@@ -1,23 +1,20 @@
 """How the fused kernels are compiled.
 
-A kernel's inner loop is a function of NumPy arrays that numba compiles for this machine at its first call and keeps on
-disk (`xplm_numpy.kernel_cache`). Sums may be reassociated, so that they fill vector registers; NaN and infinity keep
-their meaning. The order of a sum depends on its length alone: work is cut into blocks of a fixed size and not by
+A kernel's inner loop is a function of NumPy arrays that numba compiles for this machine at its first call and that is
+kept on disk (`xplm_numpy.kernel_cache`). Sums may be reassociated, so that they fill vector registers; NaN and infinity
+keep their meaning. The order of a sum depends on its length alone: work is cut into blocks of a fixed size and not by
 threads, so a result is the same, bit for bit, from run to run and for any number of threads.
 
-What a kernel calls is compiled into it, always. Left to itself, LLVM calls what is large, and then the kernel runs that
-function as another process compiled it or as this one did, whichever was loaded first: sums in another order.
-Kernel and parts become machine code together (`xplm_numpy.whole_kernel`).
+A function that a kernel calls is compiled into it, always. Left to itself, LLVM calls a large one, and then the kernel
+runs that function as another process compiled it or as this one did, whichever was loaded first: sums in another order.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import numba
-from numba.core.compiler_lock import global_compiler_lock
 
-from xplm_numpy.kernel_cache import KernelCache
-from xplm_numpy.whole_kernel import adopt
+from xplm_numpy.compiler import COMPILER
 
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 """What may change about float arithmetic: everything but NaN, infinity and approximate functions."""
@@ -26,25 +23,10 @@ FAST = {"reassoc", "contract", "nsz", "arcp"}
 def serial(*, is_kernel: bool = False, **options: Any) -> Callable[..., Any]:
     """A loop for one thread: what is small, or called from inside another; a kernel, if Python calls it."""
     usual: dict[str, Any] = {"fastmath": FAST, "error_model": "numpy", "forceinline": True}
-    compiled = numba.njit(**usual | options)
 
     def decorate(function: Callable[..., Any]) -> Any:
-        dispatcher: Any = compiled(function)
-        adopt(dispatcher)
-        compile_or_load = dispatcher.compile
-
-        def in_turn(signature: Any) -> Any:
-            with global_compiler_lock:
-                if not isinstance(
-                    dispatcher._cache, KernelCache
-                ):  # as numba.njit(cache=True) makes one at once
-                    dispatcher._cache = KernelCache(function, is_kernel=is_kernel)
-                try:
-                    return compile_or_load(signature)
-                finally:
-                    dispatcher._cache.let_go()
-
-        dispatcher.compile = in_turn
+        dispatcher = numba.njit(**usual | options)(function)
+        COMPILER.add(dispatcher, is_kernel=is_kernel)
         return dispatcher
 
     return decorate

@@ -1,141 +1,235 @@
-"""Compiled kernels on disk.
+"""Compiled kernels on disk, as an optimisation: where a folder or a file is of no use, kernels are compiled in memory.
 
-numba takes a compiled function for stale when the file that it stands in has changed. A kernel is made of functions of
-several files, so here all files of this package count.
+A file holds one function, compiled for one signature and one machine:
 
-Several processes use one directory, and any of them may be killed at any moment: the index, which says what a file
-holds, is written after the file, and one process writes at a time.
+    MAGIC, SHA-256 of what it was compiled from, SHA-256 of the code, the code
+
+A kernel is compiled from functions of several files, so every file of this package counts, as numba's version does. A
+file compiled from something else is replaced. One that is damaged is dropped, before any of it is unpickled or run.
+
+Code in these files runs with the rights of this process. So a folder must belong to this user, to root, or to the owner
+of this package, and not be writable for everybody; so must a file that is read. A digest does not tell friend from foe.
+
+Several processes use one folder, and any of them may be killed at any moment: a file appears whole or not at all. Locks
+only save work: nobody waits for one longer than LOCK_SECONDS.
 """
 
 import hashlib
-from collections.abc import Callable
-from functools import cache, cached_property
-from itertools import count
+import inspect
+import logging
+import os
+import re
+import stat
+import sys
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
-
-from llvmlite import binding
-from numba.core import caching
-from numba.core.runtime._nrt_python import c_helpers
+from uuid import uuid4
 
 from xplm_numpy.announce import note_waiting
 
 PACKAGE = Path(__file__).parent
+MAGIC = b"xplm kernel 1\n"
+DIGEST_BYTES = hashlib.sha256().digest_size
+
+LOCK_SECONDS = 30.0
+"""Several times what a kernel takes to compile."""
+
+logger = logging.getLogger(__name__)
 
 
-def source_stamp(package: Path) -> bytes:
-    """What changes when any source file of a package does."""
+def source_stamp(package: Path) -> str:
+    """A digest of all source files of a package."""
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
-    return digest.digest()
+    return digest.hexdigest()
 
 
 @cache
-def _own_stamp() -> bytes:
+def own_stamp() -> str:
+    """This package's."""
     return source_stamp(PACKAGE)
 
 
+def file_name(function: Callable[..., Any], form: str) -> str:
+    """The file of one compiled form of a function: the same name for all versions of its source."""
+    path = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
+    python = f"{sys.implementation.name}{sys.version_info[0]}{sys.version_info[1]}"
+    digest = hashlib.sha256(f"{function.__module__} {form}".encode()).hexdigest()[:16]
+    return f"{re.sub('[^A-Za-z0-9_.]', '', path)}-{python}-{digest}.nbc"
+
+
+def folder_fault(folder: Path) -> str | None:
+    """Why a folder cannot hold this user's kernels, which it is made for if it is not there; None if it can."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError as error:
+        return error.strerror or str(error)
+    if not _is_trusted(status):
+        return "it belongs to another user"
+    if status.st_mode & stat.S_IWOTH and hasattr(os, "geteuid"):
+        return "everybody can write to it"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return "it is read-only"
+    return None
+
+
+def _is_trusted(status: os.stat_result) -> bool:
+    """Whether a file's owner may have this process run code; always, where files have no owners."""
+    return not hasattr(os, "geteuid") or status.st_uid in _owners()
+
+
 @cache
-def _export_runtime() -> None:
-    """Let kernels find what of numba's runtime is written in C, under the names that they call it by."""
-    for name, address in c_helpers.items():
-        binding.add_symbol(name if name.startswith("_") else f"NRT_{name}", address)
+def _owners() -> set[int]:
+    return {os.geteuid(), 0, PACKAGE.stat().st_uid}
 
 
-class _OfPackage:
-    """Makes a locator of numba's take the whole package for a function's source."""
+class KernelStore:
+    """The folder of compiled kernels of this process. It says one line about each kind of trouble, once."""
 
-    def get_source_stamp(self) -> bytes:
-        return _own_stamp()
+    def __init__(self, folder: Path | None) -> None:
+        """In a folder without fault, or nowhere."""
+        self.folder = folder
+        self.is_writable = folder is not None
+        self._lock: Any = None
+        self._patience = LOCK_SECONDS
+        self._said: set[str] = set()
 
+    @classmethod
+    def in_first(cls, candidates: Iterable[Path | None]) -> "KernelStore":
+        """In the first of some folders that is without fault."""
+        faults = []
+        for folder in candidates:
+            if folder is not None:
+                fault = folder_fault(folder)
+                if fault is None:
+                    return cls(folder)
+                faults.append(f"{folder}: {fault}")
+        logger.warning(
+            "no folder can keep compiled kernels (%s): they are compiled at each start; "
+            "NUMBA_CACHE_DIR names a folder of your own",
+            "; ".join(faults) or "there is no home",
+        )
+        return cls(None)
 
-class _UserProvided(_OfPackage, caching.UserProvidedCacheLocator):
-    pass
+    def stamp(self, function: Callable[..., Any]) -> str:
+        """A digest of the source that a function is compiled from: this package's, and its own file."""
+        path, code = Path(inspect.getfile(function)), function.__code__
+        if path.is_relative_to(PACKAGE):
+            return own_stamp()
+        content = path.read_bytes() if path.is_file() else repr((code.co_code, code.co_consts))
+        return f"{own_stamp()} {content!r}"
 
-
-class _InTree(_OfPackage, caching.InTreeCacheLocator):
-    pass
-
-
-class _UserWide(_OfPackage, caching.UserWideCacheLocator):
-    pass
-
-
-class _KernelCacheImpl(caching.CompileResultCacheImpl):
-    _locator_classes = [_UserProvided, _InTree, _UserWide]  # noqa: RUF012, as numba declares it
-
-
-class _IndexLast(caching.IndexDataCacheFile):
-    """Files of one function, whose index never names a file that holds something else."""
-
-    def save(self, key: Any, data: Any) -> None:
-        names = self._load_index()
-        if key not in names:
-            taken = set(names.values())
-            names[key] = next(n for n in map(self._data_name, count(1)) if n not in taken)
-        self._save_data(names[key], data)
-        self._save_index(names)
-
-
-class KernelCache(caching.FunctionCache):
-    """numba's cache of one function.
-
-    Of processes that lack the same kernel one compiles it, behind a lock, and the others wait for what it writes.
-    Functions that are compiled into kernels each process compiles by itself: it may want them for another.
-    """
-
-    _impl_class = _KernelCacheImpl
-
-    def __init__(self, function: Callable[..., Any], is_kernel: bool) -> None:
-        """Of a kernel, or of a function that is compiled into kernels."""
-        super().__init__(function)
-        stamp = self._impl.locator.get_source_stamp()
-        self._cache_file = _IndexLast(self.cache_path, self._impl.filename_base, stamp)
-        self._is_kernel = is_kernel
-        self._has_lock = False
-
-    @cached_property
-    def _lock(self) -> Any:
-        from filelock import FileLock  # asyncio comes with it; what is on disk needs no lock
-
-        return FileLock(f"{self.cache_path}/{self._impl.filename_base}.lock")
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """What is on disk for a signature; None if this process is to compile it, which then has a kernel's lock."""
-        found = self._load(sig, target_context)
-        if found is None and self._is_kernel:
-            self._wait_for_lock()
-            found = self._load(sig, target_context)
-        return found
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        """Write what was compiled."""
-        with self._lock:
-            super().save_overload(sig, data)
-
-    def let_go(self) -> None:
-        """Give the lock back, if this process has it."""
-        if self._has_lock:
-            self._has_lock = False
-            self._lock.release()
-
-    def _wait_for_lock(self) -> None:
-        from filelock import Timeout
-
+    def load(self, name: str, key: str) -> bytes | None:
+        """The code in a file; None if it is not there, was compiled from something else, or is of no use."""
+        if self.folder is None:
+            return None
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout:  # another process compiles it
-            note_waiting()
-            self._lock.acquire()
-        self._has_lock = True
+            content = _read(self.folder / name)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self.drop(name, error.strerror or str(error))
+            return None
+        if not content.startswith(MAGIC):
+            self.drop(name, "it is no kernel")
+            return None
+        head = len(MAGIC) + DIGEST_BYTES
+        compiled_from, data = content[len(MAGIC) : head], content[head + DIGEST_BYTES :]
+        if compiled_from != hashlib.sha256(key.encode()).digest():
+            return None
+        if content[head : head + DIGEST_BYTES] != hashlib.sha256(data).digest():
+            self.drop(name, "it is damaged")
+            return None
+        return data
 
-    def _load(self, sig: Any, target_context: Any) -> Any:
-        """As numba's `load_overload`, without what only a compiler needs.
+    def save(self, name: str, key: str, data: bytes) -> None:
+        """Write a file, whole or not at all. After a failure nothing more is written."""
+        if self.folder is None or not self.is_writable:
+            return
+        digests = hashlib.sha256(key.encode()).digest() + hashlib.sha256(data).digest()
+        temporary = self.folder / f"{name}.{uuid4().hex[:16]}.tmp"
+        try:
+            try:
+                temporary.write_bytes(MAGIC + digests + data)
+                temporary.replace(self.folder / name)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            self.is_writable = False
+            self._say_once(
+                "written",
+                f"compiled kernels cannot be written to {self.folder} ({error.strerror or error}): "
+                "they are compiled at each start",
+            )
 
-        Its tables of all that it can compile are a third of a second and 30 MB; its runtime's own functions, which are
-        compiled in each process and are part of each kernel on disk, a twentieth and 20 MB.
-        """
-        _export_runtime()
-        with self._guard_against_spurious_io_errors():
-            return self._load_overload(sig, target_context)
+    def drop(self, name: str, reason: str) -> None:
+        """Remove a file that is of no use, so that it is compiled again."""
+        assert self.folder is not None
+        path = self.folder / name
+        self._say_once(
+            "dropped",
+            f"a compiled kernel in {self.folder} cannot be used ({name}: {reason}): "
+            "it, and others like it, are dropped and compiled again",
+        )
+        try:
+            path.rmdir() if path.is_dir() else path.unlink()
+        except OSError as error:
+            logger.debug("%s stays: %s", path, error)
+
+    def lock(self, name: str) -> bool:
+        """Wait to be the one process that compiles a file. True where another one may have written it meanwhile."""
+        if not self.is_writable:
+            return False
+        from filelock import FileLock, Timeout  # asyncio comes with it; loading needs no lock
+
+        assert self.folder is not None
+        lock = FileLock(f"{self.folder}/{name}.lock")
+        try:
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                note_waiting()
+                lock.acquire(timeout=self._patience)
+        except Timeout:
+            self._patience = 0.0  # of one line, and of one wait
+            self._say_once(
+                "locked",
+                f"another process has not compiled {name} within {LOCK_SECONDS:.0f} s: "
+                "this one compiles on its own",
+            )
+            return True
+        except (OSError, NotImplementedError) as error:
+            self._say_once("locked", f"{lock.lock_file} cannot be locked ({error}): this compiles")
+            return False
+        self._lock = lock
+        return True
+
+    def unlock(self) -> None:
+        """Give a lock back, if this process has one."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _say_once(self, kind: str, line: str) -> None:
+        if kind not in self._said:
+            self._said.add(kind)
+            logger.warning(line)
+
+
+def _read(path: Path) -> bytes:
+    """A file's content. Nothing is read from a device or a pipe, nor from a file of another user's."""
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("it is not a file")
+        if not _is_trusted(status):
+            raise OSError("it belongs to another user")
+        return file.read()
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for its writer

@@ -9,6 +9,7 @@ is not rounded in between may differ in its last bits from what the halves give 
 
 import numpy as np
 
+from xplm.errors import KernelError
 from xplm.kernels.fusions.bind_blocks import bind_blocks as portable
 from xplm_numpy.arrays import moved
 from xplm_numpy.attention_decode import first_slots
@@ -47,22 +48,25 @@ def bind_blocks(blocks, *, attention_half, mlp_half, scale, eps, wide=None):
         cache = tuple(map(bits, stored[0]))
         assert 0 <= start < cache[0].shape[2], "a cache is as large as its capacity; grow it"
         y, between = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
-        _step(
-            bits(x),
-            *layers[0],
-            cache,
-            *places,
-            _places(stored),
-            bits(cos),
-            bits(sin),
-            first_slots(first),
-            start,
-            scale,
-            windows,
-            eps,
-            bits(between),
-            bits(y),
-        )
+        try:
+            _step(
+                bits(x),
+                *layers[0],
+                cache,
+                *places,
+                _places(stored),
+                bits(cos),
+                bits(sin),
+                first_slots(first),
+                start,
+                scale,
+                windows,
+                eps,
+                bits(between),
+                bits(y),
+            )
+        except KernelError:
+            return by_halves(x, cos, sin, caches, first, start)
         return y
 
     return step

@@ -3,25 +3,24 @@
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from numba.core.errors import TypingError
-from numba.core.event import trigger_event
-from xplm_numpy.announce import before_compiling, compilations, note_waiting
+from xplm_numpy.announce import before_compiling, compilations, note_compiling, note_waiting
+from xplm_numpy.compiler import COMPILER
 from xplm_numpy.exp import exp
-from xplm_numpy.kernel_cache import KernelCache, _IndexLast, source_stamp
+from xplm_numpy.kernel_cache import source_stamp
 from xplm_numpy.whole import narrow_into
 
 from tests.backends.numpy.fresh import run_with_kernels_in
+from xplm.errors import KernelError
 
 WITH_A_HELPER = """
 import logging, sys
 sys.path.insert(0, {folder!r})
 import numba
 import xplm_numpy.kernel_cache as disk
-disk._own_stamp = lambda: disk.source_stamp(disk.Path({folder!r}))
+disk.own_stamp = lambda: disk.source_stamp(disk.Path({folder!r}))
 import kernel
 print(kernel.run(1), kernel.run._cache_hits[(numba.int64,)] if kernel.run._cache_hits else 0)
 """
@@ -122,46 +121,27 @@ def test_two_processes_compile_a_kernel_once_and_both_say_so(tmp_path):
     assert sorted(hits) == ["0", "1"]
 
 
-def test_an_index_never_names_what_is_not_written_yet(tmp_path, monkeypatch):
-    """A process may be killed at any moment."""
-    old, new = (_IndexLast(str(tmp_path), "function", stamp) for stamp in (b"old", b"new"))
-    old.save("key", b"old code")
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    for method in ("_save_data", "_save_index"):
-        with monkeypatch.context() as moment:
-            moment.setattr(new, method, killed)
-            with pytest.raises(KeyboardInterrupt):
-                new.save("key", b"new code")
-        assert new.load("key") is None
-    new.save("key", b"new code")
-    new.save("another", b"other code")
-    assert (new.load("key"), new.load("another")) == (b"new code", b"other code")
+def test_a_kernel_that_does_not_compile_is_refused_again_at_once_and_leaves_no_lock(caplog):
+    flat = np.ones(3, np.float32), np.ones(3, np.uint16)
+    narrow_into(np.ones((2, 3), np.float32), np.ones((2, 3), np.uint16))
+    for _ in range(2):
+        with pytest.raises(KernelError, match="narrow_into must compile; TypingError"):
+            narrow_into(*flat)
+    (line,) = caplog.messages
+    assert line.endswith("its portable twin runs, slower")
+    assert COMPILER.way == "whole"
 
 
-def test_what_does_not_compile_leaves_no_lock():
-    with pytest.raises(TypingError):
-        narrow_into(np.ones(3, np.float32), np.ones(3, np.uint16))
-    assert not narrow_into._cache._lock.is_locked
-
-
-def test_who_wants_to_know_is_called_once():
+def test_compilations_are_counted_and_the_first_that_is_stored_is_reported_once():
     calls, before = [], compilations()
     before_compiling(lambda: calls.append("called"))
-    for function in (lambda: None, narrow_into.py_func, narrow_into.py_func):
-        told = SimpleNamespace(py_func=function)
-        with trigger_event("numba:compile", data={"dispatcher": told}):
-            assert calls == ([] if function is not narrow_into.py_func else ["called"])
-    assert compilations() == before + 2
+    note_compiling(is_stored=False)
+    assert not calls
+    note_compiling(is_stored=True)
+    note_compiling(is_stored=True)
     note_waiting()
-    assert compilations() == before + 3
-
-
-def test_every_function_is_kept_on_disk():
-    exp(np.float32(1.0))
-    assert isinstance(exp._cache, KernelCache)
+    assert calls == ["called"]
+    assert compilations() == before + 4
 
 
 def test_exp_is_within_a_unit_of_the_last_place():

@@ -1,0 +1,225 @@
+"""The ways to compile a kernel, the best one first. One line of the log says when a process leaves one for the next.
+
+    whole     by `xplm_numpy.numba_insides`, which needs names private to numba: the fastest to compile and to load
+    plain     numba.njit(cache=True)
+    memory    numba.njit(), nothing kept on disk
+
+Where none of them compiles a kernel, `KernelError` has its portable twin run. All ways compile the same source; their
+results may differ in the last bits, for LLVM may contract a product and a sum in other places.
+"""
+
+import hashlib
+import logging
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from copy import copy
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numba
+
+from xplm.errors import KernelError
+from xplm_numpy.announce import note_compiling
+from xplm_numpy.border import NumbaFailed, border
+from xplm_numpy.kernel_cache import PACKAGE, KernelStore, own_stamp
+
+WHOLE, PLAIN, MEMORY = "whole", "plain", "memory"
+
+logger = logging.getLogger(__name__)
+
+
+class _Kernel(NamedTuple):
+    dispatcher: Any  # numba's
+    is_kernel: bool  # called from Python, too
+    plain: dict[str, Any]  # the dispatcher's attributes as numba.njit() made them
+
+
+class Compiler:
+    """The functions that this process may compile, and the way in which it does."""
+
+    def __init__(self, insides: ModuleType | None, store: KernelStore, left: str = "") -> None:
+        """In the best way there is.
+
+        Args:
+            insides: `xplm_numpy.numba_insides`; None where it cannot be imported.
+            store: of kernels compiled as wholes.
+            left: why there are no insides.
+        """
+        self.insides, self._store = insides, store
+        self._ways = [WHOLE] * (insides is not None) + [PLAIN] * (store.folder is not None)
+        self._ways.append(MEMORY)
+        self.way = self._ways[0]
+        self._kernels: list[_Kernel] = []
+        self._left = {WHOLE: left} if left else {}  # why, of what the log is yet to say
+        self._refused: dict[Any, str] = {}  # why, by dispatcher and signature; by None: all are
+        self._has_compiled = False
+        self._turn = threading.local()
+
+    def add(self, dispatcher: Any, *, is_kernel: bool) -> None:
+        """Have a dispatcher of numba.njit()'s compile in the way of this process, from now on."""
+        kernel = _Kernel(dispatcher, is_kernel, dict(vars(dispatcher)))
+        self._kernels.append(kernel)
+        for way in self._ways[self._ways.index(self.way) :]:
+            try:
+                with border():
+                    self._take(way) if way != self.way else self._prepare(kernel)
+                return
+            except NumbaFailed as error:
+                self._left[way] = str(error)
+        raise KernelError(f"numba must compile functions; it does not ({self._left[MEMORY]})")
+
+    def _take(self, way: str) -> None:
+        """Have everything compiled in one way."""
+        if way != self.way:
+            self.way = way
+            for kernel in self._kernels:
+                self._prepare(kernel)
+
+    def _prepare(self, kernel: _Kernel) -> None:
+        """Take a dispatcher back to what numba.njit() made, and on to what the present way needs."""
+        dispatcher, attributes = kernel.dispatcher, vars(kernel.dispatcher)
+        attributes.clear()
+        for name, value in kernel.plain.items():
+            attributes[name] = copy(value) if isinstance(value, dict) else value
+        if self.way == WHOLE:
+            assert self.insides is not None
+            self.insides.adopt(dispatcher, is_kernel=kernel.is_kernel, store=self._store)
+        elif self.way == PLAIN:
+            with _kept_in(self._plain_folder()):
+                dispatcher.enable_caching()
+        attributes["compile"] = lambda signature: self._compile(dispatcher, signature)
+
+    def _compile(self, dispatcher: Any, signature: Any) -> Any:
+        """The entry point of a compiled form, for Python or for numba.
+
+        Raises:
+            KernelError: it compiles in no way.
+        """
+        if getattr(self._turn, "is_taken", False):  # a part of another function, whose turn it is
+            return self._compile_so(dispatcher, signature)
+        with self.insides.LOCK if self.insides is not None else nullcontext():
+            self._turn.is_taken = True
+            try:
+                return self._compile_somehow(dispatcher, signature)
+            finally:
+                self._turn.is_taken = False
+                self._store.unlock()
+
+    def _compile_so(self, dispatcher: Any, signature: Any) -> Any:
+        if self.way == WHOLE:
+            assert self.insides is not None
+            return self.insides.compile_or_load(dispatcher, signature)
+
+        def count() -> int:
+            return len(dispatcher.signatures) - sum(dispatcher.stats.cache_hits.values())
+
+        before = count()
+        entry_point = type(dispatcher).compile(dispatcher, signature)
+        if count() > before:
+            note_compiling(is_stored=False)
+        return entry_point
+
+    def _compile_somehow(self, dispatcher: Any, signature: Any) -> Any:
+        function = f"{dispatcher.py_func.__module__}.{dispatcher.py_func.__qualname__}"
+        for refused in (None, (dispatcher, signature)):
+            if refused in self._refused:
+                raise KernelError(f"{function} must compile; {self._refused[refused]}")
+
+        first, left = self.way, dict(self._left)
+        for way in self._ways[self._ways.index(first) :]:
+            try:
+                with border():
+                    self._take(way)
+                    entry_point = self._compile_so(dispatcher, signature)
+            except NumbaFailed as error:
+                self._left[way] = str(error)
+                failure = error
+            else:
+                self._has_compiled = True
+                self._say_what_was_left()
+                return entry_point
+
+        reason = next(iter(self._left.values()))
+        self._left = left
+        with border():
+            self._take(first)
+        self._refused[(dispatcher, signature) if self._has_compiled else None] = reason
+        logger.warning(
+            "numba %s cannot compile %s (%s): %s, slower",
+            numba.__version__,
+            function,
+            reason,
+            "its portable twin runs" if self._has_compiled else "the portable kernels run",
+        )
+        raise KernelError(f"{function} must compile; {reason}") from failure
+
+    def _say_what_was_left(self) -> None:
+        for way, reason in self._left.items():
+            if way == WHOLE:
+                logger.warning(
+                    "numba %s differs inside from those that are known (%s): "
+                    "numba.njit compiles the kernels, which takes longer",
+                    numba.__version__,
+                    reason,
+                )
+            else:
+                folder = self._plain_folder()
+                shutil.rmtree(folder, ignore_errors=True)
+                logger.warning(
+                    "numba cannot use its compiled kernels in %s (%s): they are dropped, "
+                    "and compiled in memory",
+                    folder,
+                    reason,
+                )
+        self._left = {}
+
+    def _plain_folder(self) -> Path:
+        """numba's own files, apart for each version of the source: numba would see changes of a function's file only."""
+        assert self._store.folder is not None
+        return self._store.folder / f"plain-{own_stamp()[:16]}"
+
+
+@contextmanager
+def _kept_in(folder: Path) -> Iterator[None]:
+    """numba keeps in a folder what it is told to cache."""
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(folder)
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def make_compiler() -> Compiler:
+    """This process's compiler, with its folder."""
+    try:
+        with border():
+            from xplm_numpy import numba_insides
+    except NumbaFailed as error:
+        return Compiler(None, KernelStore.in_first(_folders(None)), str(error))
+    return Compiler(numba_insides, KernelStore.in_first(_folders(numba_insides)))
+
+
+def _folders(insides: ModuleType | None) -> Iterator[Path]:
+    """Where kernels may be kept: where NUMBA_CACHE_DIR says, beside their source, or in the user's cache."""
+    told, own = getattr(numba.config, "CACHE_DIR", ""), f"xplm_{hashlib.sha256(bytes(PACKAGE)).hexdigest()[:16]}"
+    if told:
+        yield Path(told).absolute() / own
+    yield PACKAGE / "__pycache__"
+    try:
+        users = Path.home() / ".cache" / "numba"
+        if insides is not None:
+            with border():
+                users = Path(insides.user_cache_folder())
+    except (NumbaFailed, RuntimeError) as error:  # RuntimeError: there is no home
+        logger.debug("no folder for compiled kernels in a home: %s", error)
+        return
+    if users.is_absolute():
+        yield users / own
+
+
+COMPILER = make_compiler()
+"""Of all kernels."""
