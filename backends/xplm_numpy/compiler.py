@@ -160,8 +160,8 @@ class Compiler:
         for way, reason in self._left.items():
             if way == WHOLE:
                 logger.warning(
-                    "numba %s differs inside from those that are known (%s): "
-                    "numba.njit compiles the kernels, which takes longer",
+                    "numba %s has other internals than the versions tested (%s): "
+                    "plain numba.njit compiles the kernels, which takes several times as long",
                     numba.__version__,
                     reason,
                 )
@@ -169,8 +169,8 @@ class Compiler:
                 folder = self._plain_folder()
                 shutil.rmtree(folder, ignore_errors=True)
                 logger.warning(
-                    "numba cannot use its compiled kernels in %s (%s): they are dropped, "
-                    "and compiled in memory",
+                    "numba cannot use the compiled kernels in %s (%s): "
+                    "they are dropped, and compiled in memory",
                     folder,
                     reason,
                 )

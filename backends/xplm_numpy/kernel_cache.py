@@ -134,10 +134,10 @@ class KernelStore:
         except OSError as error:
             self.drop(name, error.strerror or str(error))
             return None
-        if not content.startswith(MAGIC):
+        head = len(MAGIC) + DIGEST_BYTES
+        if not content.startswith(MAGIC) or len(content) < head + DIGEST_BYTES:
             self.drop(name, "it is no kernel")
             return None
-        head = len(MAGIC) + DIGEST_BYTES
         compiled_from, data = content[len(MAGIC) : head], content[head + DIGEST_BYTES :]
         if compiled_from != hashlib.sha256(key.encode()).digest():
             return None

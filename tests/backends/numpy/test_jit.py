@@ -9,7 +9,6 @@ import pytest
 from xplm_numpy.announce import before_compiling, compilations, note_compiling, note_waiting
 from xplm_numpy.compiler import COMPILER
 from xplm_numpy.exp import exp
-from xplm_numpy.kernel_cache import source_stamp
 from xplm_numpy.whole import narrow_into
 
 from tests.backends.numpy.fresh import run_with_kernels_in
@@ -33,18 +32,6 @@ y, saved = rms_norm_fwd(x, weight[0], eps=1e-5)
 print(*(array.tobytes().hex() for array in (y, *rms_norm_bwd(dy, saved))))
 print(sum(forward._cache_hits.values()))
 """
-
-
-def test_any_file_changes_the_stamp(tmp_path):
-    (tmp_path / "inner").mkdir()
-    for name, text in (("a.py", "x = 1"), ("inner/b.py", "y = 1")):
-        (tmp_path / name).write_text(text)
-    first = source_stamp(tmp_path)
-    assert source_stamp(tmp_path) == first
-    (tmp_path / "inner" / "b.py").write_text("y = 2")
-    second = source_stamp(tmp_path)
-    (tmp_path / "inner" / "b.py").rename(tmp_path / "inner" / "c.py")
-    assert len({first, second, source_stamp(tmp_path)}) == 3
 
 
 def test_a_kernel_is_compiled_anew_when_a_function_of_another_file_has_changed(tmp_path):
