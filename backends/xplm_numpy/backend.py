@@ -11,7 +11,7 @@ from xplm.backend import Backend, host_memory
 from xplm.errors import BackendError
 from xplm.precision import HOST_DTYPES
 from xplm_numpy.announce import before_compiling, compilations
-from xplm_numpy.border import NumbaFailed, border
+from xplm_numpy.border import NumbaError, border
 from xplm_numpy.memory import keep_freed_memory, reserve
 from xplm_numpy.threads import spin_briefly
 
@@ -53,12 +53,15 @@ class Fused(Mapping[str, Callable[..., Any]]):
         return load_fused()
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
+        """A kernel."""
         return self._table[name]
 
     def __iter__(self) -> Iterator[str]:
+        """All names."""
         return iter(self._table)
 
     def __len__(self) -> int:
+        """The number of kernels: 0 without numba."""
         return len(self._table)
 
 
@@ -72,7 +75,7 @@ def load_fused() -> Mapping[str, Callable[..., Any]]:
                 logger.warning("numba is told to compile nothing: the portable kernels run, slower")
                 return {}
             from xplm_numpy.kernels import FUSED
-    except NumbaFailed as error:
+    except NumbaError as error:
         logger.warning("numba cannot be used (%s): the portable kernels run, slower", error)
         return {}
     return FUSED

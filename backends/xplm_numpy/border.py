@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class NumbaFailed(Exception):
+class NumbaError(Exception):
     """numba, or something private to it, does not do what is asked of it. The message is one short line."""
 
 
@@ -13,10 +13,10 @@ def border() -> Iterator[None]:
     """Run calls into numba. A release may raise anything where it has changed, so every exception is caught.
 
     Raises:
-        NumbaFailed: an exception left numba.
+        NumbaError: an exception left numba.
     """
     try:
         yield
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
-        raise NumbaFailed(f"{type(error).__name__}: {lines[0][:200]}".rstrip(": ")) from error
+        raise NumbaError(f"{type(error).__name__}: {lines[0][:200]}".rstrip(": ")) from error

@@ -23,7 +23,7 @@ import numba
 
 from xplm.errors import KernelError
 from xplm_numpy.announce import note_compiling
-from xplm_numpy.border import NumbaFailed, border
+from xplm_numpy.border import NumbaError, border
 from xplm_numpy.kernel_cache import PACKAGE, KernelStore, own_stamp
 
 WHOLE, PLAIN, MEMORY = "whole", "plain", "memory"
@@ -67,7 +67,7 @@ class Compiler:
                 with border():
                     self._take(way) if way != self.way else self._prepare(kernel)
                 return
-            except NumbaFailed as error:
+            except NumbaError as error:
                 self._left[way] = str(error)
         raise KernelError(f"numba must compile functions; it does not ({self._left[MEMORY]})")
 
@@ -134,7 +134,7 @@ class Compiler:
                 with border():
                     self._take(way)
                     entry_point = self._compile_so(dispatcher, signature)
-            except NumbaFailed as error:
+            except NumbaError as error:
                 self._left[way] = str(error)
                 failure = error
             else:
@@ -177,7 +177,7 @@ class Compiler:
         self._left = {}
 
     def _plain_folder(self) -> Path:
-        """numba's own files, apart for each version of the source: numba would see changes of a function's file only."""
+        """For numba's own files. One for each version of the source: numba compares a function's own file only."""
         assert self._store.folder is not None
         return self._store.folder / f"plain-{own_stamp()[:16]}"
 
@@ -185,27 +185,29 @@ class Compiler:
 @contextmanager
 def _kept_in(folder: Path) -> Iterator[None]:
     """numba keeps in a folder what it is told to cache."""
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(folder)
+    config: Any = numba.config
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(folder)
     try:
         yield
     finally:
-        numba.config.CACHE_DIR = before
+        config.CACHE_DIR = before
 
 
 def make_compiler() -> Compiler:
-    """This process's compiler, with its folder."""
+    """The compiler of this process, with its folder."""
     try:
         with border():
             from xplm_numpy import numba_insides
-    except NumbaFailed as error:
+    except NumbaError as error:
         return Compiler(None, KernelStore.in_first(_folders(None)), str(error))
     return Compiler(numba_insides, KernelStore.in_first(_folders(numba_insides)))
 
 
 def _folders(insides: ModuleType | None) -> Iterator[Path]:
     """Where kernels may be kept: where NUMBA_CACHE_DIR says, beside their source, or in the user's cache."""
-    told, own = getattr(numba.config, "CACHE_DIR", ""), f"xplm_{hashlib.sha256(bytes(PACKAGE)).hexdigest()[:16]}"
+    own = f"xplm_{hashlib.sha256(bytes(PACKAGE)).hexdigest()[:16]}"
+    told = getattr(numba.config, "CACHE_DIR", "")
     if told:
         yield Path(told).absolute() / own
     yield PACKAGE / "__pycache__"
@@ -214,7 +216,7 @@ def _folders(insides: ModuleType | None) -> Iterator[Path]:
         if insides is not None:
             with border():
                 users = Path(insides.user_cache_folder())
-    except (NumbaFailed, RuntimeError) as error:  # RuntimeError: there is no home
+    except (NumbaError, RuntimeError) as error:  # RuntimeError: there is no home
         logger.debug("no folder for compiled kernels in a home: %s", error)
         return
     if users.is_absolute():

@@ -49,7 +49,7 @@ def source_stamp(package: Path) -> str:
 
 @cache
 def own_stamp() -> str:
-    """This package's."""
+    """The stamp of this package."""
     return source_stamp(PACKAGE)
 
 

@@ -38,7 +38,7 @@ from numba.core.sigutils import normalize_signature
 from numba.misc.appdirs import AppDirs
 
 from xplm_numpy.announce import note_compiling
-from xplm_numpy.border import NumbaFailed, border
+from xplm_numpy.border import NumbaError, border
 from xplm_numpy.kernel_cache import KernelStore, file_name
 
 ALIGNMENT = 64
@@ -159,7 +159,9 @@ class KernelCache(NullCache):
     compiled by each process that needs it.
     """
 
-    def __init__(self, function: Callable[..., Any], *, is_kernel: bool, store: KernelStore) -> None:
+    def __init__(
+        self, function: Callable[..., Any], *, is_kernel: bool, store: KernelStore
+    ) -> None:
         """Of a kernel, or of a function that is compiled into kernels."""
         self._function, self._is_kernel, self._store = function, is_kernel, store
 
@@ -194,7 +196,7 @@ class KernelCache(NullCache):
         try:
             with border():
                 return _REBUILD(target_context, *pickle.loads(data))
-        except NumbaFailed as error:
+        except NumbaError as error:
             self._store.drop(name, str(error))
             return None
 
@@ -258,7 +260,8 @@ def allocate(context: Any, builder: Any, array: Any, shape: Any, *, is_zero: boo
     """
     sizes = cgutils.unpack_tuple(builder, shape)
     itemsize = context.get_constant(types.intp, array.dtype.bitwidth // 8)
-    n_items, n_bytes, strides = context.get_constant(types.intp, 1), itemsize, []
+    n_items, n_bytes = context.get_constant(types.intp, 1), itemsize
+    strides: list[Any] = []
     for size in reversed(sizes):
         strides.insert(0, n_bytes)
         n_bytes, n_items = builder.mul(n_bytes, size), builder.mul(n_items, size)

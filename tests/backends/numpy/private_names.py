@@ -92,4 +92,4 @@ def generate() -> list[int]:
 if __name__ == "__main__":
     logging.basicConfig(level="WARNING", format="%(message)s", stream=sys.stdout)
     sys.meta_path.insert(0, TakesAway(sys.argv[1]))
-    print(*generate())
+    sys.stdout.write(" ".join(map(str, generate())) + "\n")

@@ -8,10 +8,9 @@ import numba
 import numpy as np
 import pytest
 import xplm_numpy
-from numba.extending import overload
 from xplm_numpy import compiler as ways
 from xplm_numpy import numba_insides
-from xplm_numpy.border import NumbaFailed, border
+from xplm_numpy.border import NumbaError, border
 from xplm_numpy.compiler import Compiler, make_compiler
 from xplm_numpy.kernel_cache import KernelStore
 
@@ -147,8 +146,8 @@ def test_where_nothing_has_compiled_nothing_more_is_tried(caplog):
 
 
 def test_the_border_gives_one_short_line():
-    with pytest.raises(NumbaFailed) as failed, border():
+    with pytest.raises(NumbaError) as failed, border():
         raise ValueError("a" * 300 + "\nand more")
     assert str(failed.value) == f"ValueError: {'a' * 200}"
-    with pytest.raises(NumbaFailed, match="KeyError$"), border():
+    with pytest.raises(NumbaError, match=r"KeyError$"), border():
         raise KeyError

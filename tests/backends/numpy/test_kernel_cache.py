@@ -63,7 +63,9 @@ def test_a_file_of_no_use_is_dropped_with_one_line_and_written_again(store, dama
     damage(store.folder / NAME)
     assert store.load(NAME, KEY) is None
     store.drop("another", "it is damaged, too")
-    assert [record.levelname for record in caplog.records if record.levelname != "DEBUG"] == ["WARNING"]
+    assert [record.levelname for record in caplog.records if record.levelname != "DEBUG"] == [
+        "WARNING"
+    ]
     assert not (store.folder / NAME).exists()
     store.save(NAME, KEY, CODE)
     assert store.load(NAME, KEY) == CODE
