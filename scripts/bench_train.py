@@ -34,6 +34,8 @@ from bench.train_processes import WHOLE, judge_whole, measure_whole
 from bench.turns import MEASURED_SECONDS, Figures, Log, Turn, of, ratio, repeated, take_turns
 from bench.verdicts import Row, row
 
+from xplm.cli.process import tune_process
+
 SCRIPT = str(Path(__file__).resolve())
 SYSTEMS = ("xplm, fused kernels", "xplm, portable kernels", "torch eager")
 XPLM, EAGER, COMPILED = SYSTEMS[0], SYSTEMS[2], "torch.compile"
@@ -49,6 +51,7 @@ LEAST = {  # times as fast as each
 def serve_steps(options: Mapping[str, Any]) -> None:
     """Inside a system's process: a step for every request."""
     answers = own_stdout()
+    tune_process()  # every system's, as the `xplm` command's
     name, shape, seed = options["name"], SHAPES[options["part"]], options["seed"]
     if name.startswith("xplm"):
         where = options["device"], options["backend"]

@@ -16,6 +16,7 @@ LAYERS = [
         "host_memory",
         "backend",
         "out_of_memory",
+        "threads",
         "transfers",
         "memory_plan",
         "emulation",
@@ -30,7 +31,7 @@ LAYERS = [
     {"cli", "__main__"},
 ]
 HEIGHT = {part: height for height, parts in enumerate(LAYERS) for part in parts}
-SEEN_BY_BACKENDS = {"typing", "errors", "namespace", "precision", "kernels", "backend"}
+SEEN_BY_BACKENDS = {"typing", "errors", "namespace", "precision", "kernels", "backend", "threads"}
 ARRAY_LIBRARIES = {
     "cupy",
     "torch",

@@ -10,7 +10,9 @@ them, and a package of anybody's can add one:
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -19,6 +21,7 @@ import numpy as np
 from xplm.errors import BackendError
 from xplm.host_memory import DeviceMemory as DeviceMemory  # an adapter needs both names
 from xplm.host_memory import host_memory as host_memory
+from xplm.threads import check_threads
 from xplm.typing import Array, DType, Namespace
 
 ENTRY_POINTS = "xplm.backends"
@@ -82,6 +85,12 @@ class Backend:
     is_out_of_memory: Callable[[Exception], bool] = (
         is_memory_error  # whether an exception of the library means that an allocation failed
     )
+    computing: Callable[[], AbstractContextManager[None]] = (
+        nullcontext  # entered around each pass, step or check: holds the threads asked for
+    )
+    limit_threads: Callable[[int], AbstractContextManager[None]] | None = (
+        None  # (n) at most n CPU threads while entered; refuses n at once. None: it has no such number
+    )
     kernels: Mapping[str, Callable[..., Any]] = field(
         default_factory=dict
     )  # what replaces portable kernels, fusions and rules of optimizers
@@ -92,18 +101,22 @@ def backend_names() -> list[str]:
     return sorted({entry.name for entry in entry_points(group=ENTRY_POINTS)})
 
 
-def load_backend(name: str | None = None, device: str = "cpu") -> Backend:
+def load_backend(
+    name: str | None = None, device: str = "cpu", threads: int | None = None
+) -> Backend:
     """Make a backend on a device.
 
     Args:
         name: an installed backend's name, or None for the device's default.
         device: "cpu", "cuda" or "cuda:N".
+        threads: CPU threads that its computations take; None leaves that to the library.
 
     Returns:
         The backend.
 
     Raises:
-        BackendError: no such backend or device, or its library or hardware is missing. Nothing falls back.
+        BackendError: no such backend or device, its library or hardware is missing, or it cannot take so many
+            threads. Nothing falls back.
     """
     kind, _, number = device.partition(":")
     if kind not in DEFAULT_BACKENDS or (number and not number.isdecimal()):
@@ -127,4 +140,15 @@ def load_backend(name: str | None = None, device: str = "cpu") -> Backend:
         raise BackendError(
             f'backend "{name}" must return a xplm.backend.Backend; got {type(backend)}'
         )
-    return backend
+    return backend if threads is None else _with_threads(backend, check_threads(threads))
+
+
+def _with_threads(backend: Backend, threads: int) -> Backend:
+    """The backend, whose computations take so many threads."""
+    if backend.limit_threads is None:
+        raise BackendError(
+            f'backend "{backend.name}" takes no number of threads; got {threads}; leave it out, '
+            "or limit the process (on Linux: taskset -c 0-3 ...)"
+        )
+    backend.limit_threads(threads)  # refuses now what it would refuse later
+    return replace(backend, computing=partial(backend.limit_threads, threads))

@@ -210,6 +210,7 @@ def load(
     kernels: str = "fused",
     home: Path | None = None,
     adapter: str | Path | None = None,
+    threads: int | None = None,
 ) -> LanguageModel:
     """Load a model, which is fetched first if its name is known and it is not on this machine.
 
@@ -221,20 +222,21 @@ def load(
         kernels: "fused", or "portable" for the reference source alone.
         home: where fetched models are kept; None for the platform's user cache directory.
         adapter: a directory in PEFT's layout, whose low-rank adapters are merged into the model.
+        threads: CPU threads that the model computes on, while it does; None leaves that to the backend's library.
 
     Returns:
         The model, its parameters in the device's memory.
 
     Raises:
         RequestError: the policy or kernels are not among those above.
-        BackendError: the backend, the device or a dtype is missing.
+        BackendError: the backend, the device or a dtype is missing, or the backend cannot take so many threads.
         CheckpointError, ConfigError, TokenizerError: the model's files are missing, malformed or not supported.
         DownloadError: the model has to be fetched, and cannot be.
         OutOfMemoryError: the device has less free memory than the parameters take.
     """
     if not isinstance(policy, str):
         raise RequestError(f'a policy must be a text such as "bf16"; got {policy!r}')
-    rt = make_runtime(load_backend(backend, device), policy, kernels)
+    rt = make_runtime(load_backend(backend, device, threads), policy, kernels)
     return load_checkpoint(rt, open_checkpoint(pull(str(name_or_path), home=home)), adapter)
 
 

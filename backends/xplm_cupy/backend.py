@@ -9,6 +9,7 @@ import numpy as np
 
 from xplm.backend import Backend, DeviceMemory
 from xplm.errors import BackendError
+from xplm.threads import limit_blas
 from xplm.typing import Array
 
 INSTALL = 'pip install "cupy-cuda13x[ctk]" (CUDA 13) or pip install "cupy-cuda12x[ctk]" (CUDA 12)'
@@ -64,6 +65,7 @@ def make_backend(device: str) -> Backend:
         to_host=cupy.asnumpy,
         synchronize=gpu.synchronize,
         memory=memory,
+        limit_threads=limit_blas,
     )
 
 

@@ -9,6 +9,9 @@ because they hold for the whole program; this file reads them and says what foll
                                    say ("fp32,matmul=tf32"). Such a GPU is refused.
 
 Every operation is compiled the first time that it meets a shape.
+
+JAX has threads of its own from its first use on, as many as the process has cores, and takes no number of them from a
+program. They do not exist in a forked child, where it would wait for them for ever: a child is refused.
 """
 
 from typing import Any
@@ -17,9 +20,12 @@ import numpy as np
 
 from xplm.backend import Backend, DeviceMemory, host_memory, is_memory_error
 from xplm.errors import BackendError
+from xplm.threads import refuse_forks
 from xplm.typing import Array
 
 MAX_DIGITS = 9  # of a GPU's number that are read; no machine has so many
+
+_refuse_fork = refuse_forks("jax")
 
 
 def make_backend(device: str) -> Backend:
@@ -37,6 +43,7 @@ def make_backend(device: str) -> Backend:
             'pip install "jax[cuda13]" (GPU)'
         ) from error
 
+    _refuse_fork()
     kind, _, number = device.partition(":")
     index = int(number.lstrip("0")[:MAX_DIGITS] or 0)
     try:
@@ -87,6 +94,7 @@ def make_backend(device: str) -> Backend:
         memory=memory,
         is_out_of_memory=is_out_of_memory,
         assign=lambda array, key, value: array.at[key].set(value),
+        computing=_refuse_fork,
     )
 
 

@@ -1,7 +1,9 @@
 """NumPy's adapter, with fused kernels where numba can be used."""
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
@@ -10,10 +12,12 @@ import numpy as np
 from xplm.backend import Backend, host_memory
 from xplm.errors import BackendError
 from xplm.precision import HOST_DTYPES
+from xplm.threads import limit_blas
 from xplm_numpy.announce import before_compiling, compilations
 from xplm_numpy.border import NumbaError, border
-from xplm_numpy.memory import keep_freed_memory, reserve
-from xplm_numpy.threads import spin_briefly
+from xplm_numpy.memory import reserve
+
+Limit = Callable[[int], AbstractContextManager[None]]
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +30,6 @@ def make_backend(device: str) -> Backend:
     """
     if device != "cpu":
         raise BackendError(f'backend "numpy" computes on the CPU; got --device {device}; use cpu')
-    keep_freed_memory()
-    spin_briefly()
     return Backend(
         name="numpy",
         device_name="cpu",
@@ -42,7 +44,19 @@ def make_backend(device: str) -> Backend:
         kernels=Fused(),
         before_compiling=before_compiling,
         compilations=compilations,
+        limit_threads=limit_threads,
     )
+
+
+def limit_threads(threads: int) -> AbstractContextManager[None]:
+    """At most so many threads while this is entered: of NumPy's BLAS, and of fused kernels once they are imported.
+
+    Raises:
+        BackendError: numba has not so many.
+    """
+    launch = sys.modules.get("xplm_numpy.launch")
+    limit: Limit = limit_blas if launch is None else launch.limit_threads
+    return limit(threads)
 
 
 class Fused(Mapping[str, Callable[..., Any]]):

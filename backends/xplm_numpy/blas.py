@@ -16,11 +16,8 @@ FLOPs: 2 M N K. Bytes beside BLAS's own: none, for operands are read where they 
 
 import ctypes
 import logging
-from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from threading import Lock
-from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -28,6 +25,7 @@ from numba import prange
 from numba.core import types
 from numba.extending import intrinsic
 
+from xplm.threads import hold_blas
 from xplm_numpy.jit import parallel, serial
 from xplm_numpy.narrow import FLOAT32, bits
 
@@ -50,30 +48,20 @@ ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # of cblas.h
 FLOAT_BYTES = 4
 
 logger = logging.getLogger(__name__)
-_setting_threads = Lock()
-"""BLAS has one number of threads for the whole process: two products at once would restore each other's."""
-
-
-class _OpenBLAS(NamedTuple):
-    sgemm: int  # address of cblas_sgemm, with 64-bit sizes
-    get_threads: Callable[[], int]
-    set_threads: Callable[[int], None]
 
 
 @cache
-def _openblas() -> _OpenBLAS | None:
-    """NumPy's OpenBLAS; None where it has another BLAS, or calls it otherwise."""
+def _openblas_sgemm() -> int | None:
+    """Address of cblas_sgemm with 64-bit sizes, in NumPy's OpenBLAS; None where it has another BLAS, or other names."""
     library = ctypes.CDLL(import_module("numpy._core._multiarray_umath").__file__)
     try:
         sgemm = library.scipy_cblas_sgemm64_
-        get_threads = library.scipy_openblas_get_num_threads64_
-        set_threads = library.scipy_openblas_set_num_threads64_
     except AttributeError:
         logger.warning(
             "NumPy's BLAS is not its wheels' OpenBLAS: large products start threads of its own"
         )
         return None
-    return _OpenBLAS(ctypes.cast(sgemm, ctypes.c_void_p).value or 0, get_threads, set_threads)
+    return ctypes.cast(sgemm, ctypes.c_void_p).value
 
 
 def product(a, b, out, *, is_added=False):
@@ -83,27 +71,22 @@ def product(a, b, out, *, is_added=False):
         ValueError: the shapes do not fit, or out is read-only.
     """
     (M, K), N = a.shape, b.shape[1]
-    blas, lies = _openblas(), (_layout(a), _layout(b), _layout(out))
+    sgemm, lies = _openblas_sgemm(), (_layout(a), _layout(b), _layout(out))
     fits = len(b) == K > 0 and out.shape == (M, N) and out.flags.writeable
-    if not fits or blas is None or None in lies or lies[2][0] != PLAIN:
+    if not fits or sgemm is None or None in lies or lies[2][0] != PLAIN:
         return np.add(out, np.matmul(a, b), out=out) if is_added else np.matmul(a, b, out=out)
 
     pieces = count_pieces(M, N, K)
-    with _setting_threads:
-        threads = blas.get_threads()
-        try:
-            blas.set_threads(1)
-            if pieces == 1 and not is_added:
-                np.matmul(a, b, out=out)
-            else:
-                left, right, (_, lead) = lies
-                sizes = M, N, K, pieces
-                _multiply(
-                    blas.sgemm, _corner(a), *left, _corner(b), *right, _corner(out), lead, *sizes,
-                    np.float32(is_added),
-                )  # fmt: skip
-        finally:
-            blas.set_threads(threads)
+    with hold_blas(1):
+        if pieces == 1 and not is_added:
+            np.matmul(a, b, out=out)
+        else:
+            left, right, (_, lead) = lies
+            sizes = M, N, K, pieces
+            _multiply(
+                sgemm, _corner(a), *left, _corner(b), *right, _corner(out), lead, *sizes,
+                np.float32(is_added),
+            )  # fmt: skip
     return out
 
 

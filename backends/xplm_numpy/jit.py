@@ -15,6 +15,7 @@ from typing import Any
 import numba
 
 from xplm_numpy.compiler import COMPILER
+from xplm_numpy.launch import launched
 
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 """What may change about float arithmetic: everything but NaN, infinity and approximate functions."""
@@ -48,4 +49,6 @@ def parallel() -> Callable[..., Any]:
         "stencil",
         "fusion",
     )
-    return serial(is_kernel=True, parallel={"prange": True} | dict.fromkeys(others, False))
+    options = {"prange": True} | dict.fromkeys(others, False)
+    compiled = serial(is_kernel=True, parallel=options)
+    return lambda function: launched(compiled(function))

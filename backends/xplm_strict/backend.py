@@ -8,6 +8,7 @@ import numpy as np
 
 from xplm.backend import Backend, host_memory
 from xplm.errors import BackendError
+from xplm.threads import limit_blas
 from xplm.typing import Array
 
 DEVICES = {"cpu": "CPU_DEVICE", "cuda": "device1", "cuda:0": "device1", "cuda:1": "device2"}
@@ -46,4 +47,5 @@ def make_backend(device: str) -> Backend:
         to_host=to_host,
         synchronize=lambda: None,
         memory=host_memory,
+        limit_threads=limit_blas,
     )

@@ -33,6 +33,9 @@ def make_backend(device: str) -> Backend:
             'backend "torch" needs PyTorch, which is missing; run: pip install torch'
         ) from error
 
+    from xplm_torch.threads import limit_threads, serial_in_forks
+
+    serial_in_forks()
     precision = torch.get_float32_matmul_precision()
     if precision != "highest":
         raise BackendError(
@@ -89,4 +92,5 @@ def make_backend(device: str) -> Backend:
         synchronize=synchronize,
         memory=memory,
         is_out_of_memory=is_out_of_memory,
+        limit_threads=limit_threads,
     )

@@ -66,7 +66,9 @@ class XplmPeer:
     def __init__(self, system: System, path: str, threads: int, context: int) -> None:
         """Load the model; threads are the environment's."""
         import xplm
+        from xplm.cli.process import tune_process
 
+        tune_process()
         self._lm = xplm.load(path, policy=POLICIES[system.weights], kernels=system.kernels)
         self._context = context
         self._cache = self._lm.engine.allocate(1, context)

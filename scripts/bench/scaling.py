@@ -9,6 +9,7 @@ from bench.steps import Shape, make_xplm_step
 from bench.turns import repeated
 from xplm.backend import load_backend
 from xplm.cli.places import home
+from xplm.cli.process import tune_process
 from xplm.config import DecoderConfig
 from xplm.generate.engine import Engine
 from xplm.language_model import load
@@ -71,6 +72,7 @@ def make_point(options: dict[str, Any]) -> tuple[str, Callable[[Any], dict[str, 
     """Its name, and how to measure it: any request gives seconds, and the most memory beyond the program's own."""
     sweep, size = options["sweep"], options["size"]
     make = {"decode": make_decode, "prefill": make_prefill}.get(sweep, make_training)
+    tune_process()
     memory = load_backend(options["backend"], options["device"]).memory
     before = memory().peak  # the libraries that the backend brings included
     run, tokens = make(options), DECODED if sweep == "decode" else 1

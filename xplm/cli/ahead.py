@@ -4,12 +4,11 @@ Compiling takes seconds a kernel and one core, and the order in which a command 
 comes after the prompt, and the way back after the way forward. What one process has compiled the other finds on disk.
 """
 
-import atexit
 import logging
 import os
 import subprocess
 import sys
-from functools import partial
+from threading import Thread
 
 import numpy as np
 
@@ -27,13 +26,17 @@ def compile_ahead(rt: Runtime, task: str, kind: str) -> None:
         task: "generate" or "train".
         kind: of model, as `xplm.cli.compile_ahead` takes it.
     """
-    if (os.cpu_count() or 1) > 1:
-        program = [
-            "-P",
-            "-m",
-            "xplm.cli.compile_ahead",
-        ]  # -P: not from where the user happens to be
-        rt.backend.before_compiling(partial(_start, [*program, task, kind, str(rt.policy)]))
+    if _count_cpus() > 1:
+        program = ["-P", "-m", "xplm.cli.compile_ahead"]  # -P: not from the working directory
+        helper = _Helper([*program, task, kind, str(rt.policy)])
+        _helpers.append(helper)
+        rt.backend.before_compiling(helper.start)
+
+
+def stop_compiling_ahead() -> None:
+    """The command is over: a second process that runs ends, and none starts any more."""
+    while _helpers:
+        _helpers.pop().stop()
 
 
 def start_early(rt: Runtime) -> None:
@@ -45,21 +48,49 @@ def start_early(rt: Runtime) -> None:
     rt.ops.linear_fwd(cast(nothing, rt.dtype.loss), cast(nothing, rt.dtype.param))
 
 
-def _start(arguments: list[str]) -> None:
-    """Its stdin is a pipe that nothing comes through: it ends when this process does, whatever ends that."""
-    one_thread = {"NUMBA_NUM_THREADS": "1"}
+def _count_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class _Helper:
+    """A second process, not yet started."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self._arguments = arguments
+        self._is_wanted = True
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        if self._is_wanted:
+            self._process = _start(self._arguments)
+
+    def stop(self) -> None:
+        self._is_wanted = False
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+
+
+_helpers: list[_Helper] = []
+"""Those of the command that runs."""
+
+
+def _start(arguments: list[str]) -> "subprocess.Popen[bytes] | None":
+    """Its stdin is a pipe that nothing comes through: it ends when that is closed, or this process ends."""
     try:
         process = subprocess.Popen(
             [sys.executable, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=os.environ | one_thread,
+            env=os.environ | {"NUMBA_NUM_THREADS": "1"},
         )
     except OSError as error:
         logger.warning(
             "kernels are compiled by one process, for no second can be started: %s", error
         )
-        return
-    assert process.stdin is not None
-    atexit.register(process.stdin.close)
+        return None
+    Thread(target=process.wait, daemon=True).start()  # or it would stay in the process table
+    return process

@@ -11,12 +11,12 @@ from rich.text import Text
 from xplm.backend import DEFAULT_BACKENDS, Backend, backend_names, load_backend
 from xplm.cli.flags import takes_flags
 from xplm.cli.output import Output, OutputFlags
-from xplm.cli.threads import use_threads
 from xplm.errors import BackendError
 from xplm.numerics.doctor.examine import Row, as_json, examine
 from xplm.numerics.doctor.probe import ABSENT, FLOATS
 from xplm.numerics.parity.certificate import versions
 from xplm.runtime import make_runtime
+from xplm.threads import MOST_THREADS
 
 INDENT = 4
 DTYPE_WIDTH = 9
@@ -69,7 +69,7 @@ def doctor(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, callback=use_threads, help="CPU threads; if not given, one a core."),
+        typer.Option(min=1, max=MOST_THREADS, help="CPU threads; if not given, one a core."),
     ] = None,
 ) -> None:
     """Ask array libraries for what a transformer needs of them, and show what is done about each gap.
@@ -82,11 +82,12 @@ def doctor(
     Example: xplm doctor --backend numpy
     """
     out = Output(output)
-    there, missing = find(backend, device)
+    there, missing = find(backend, device, threads)
     console = Console(highlight=False)
     patients = []
     for found in there:
-        patients.append(Patient(found, examined(out, found)))
+        with found.computing():
+            patients.append(Patient(found, examined(out, found)))
         if not output.as_json:
             show(console, patients[-1])
     if not output.as_json:
@@ -104,12 +105,15 @@ def doctor(
         raise typer.Exit(1)
 
 
-def find(name: str | None, device: str | None) -> tuple[list[Backend], list[Missing]]:
+def find(
+    name: str | None, device: str | None, threads: int | None = None
+) -> tuple[list[Backend], list[Missing]]:
     """The backends to examine, and those that cannot be.
 
     Args:
         name: one of them; None: all.
         device: where; None: the first of the kinds of device that it computes on.
+        threads: of the CPU; None: as many as each takes by itself.
 
     Raises:
         BackendError: the one that is named, or every one, is missing.
@@ -117,7 +121,7 @@ def find(name: str | None, device: str | None) -> tuple[list[Backend], list[Miss
     there, missing = [], []
     for one in backend_names() if name is None else [name]:
         try:
-            there.append(_load(one, device))
+            there.append(_load(one, device, threads))
         except BackendError as error:
             missing.append(Missing(one, str(error)))
     if not there:
@@ -125,16 +129,16 @@ def find(name: str | None, device: str | None) -> tuple[list[Backend], list[Miss
     return there, missing
 
 
-def _load(name: str, device: str | None) -> Backend:
+def _load(name: str, device: str | None, threads: int | None) -> Backend:
     if device is not None:
-        return load_backend(name, device)
+        return load_backend(name, device, threads)
     *others, last = DEFAULT_BACKENDS
     for kind in others:
         try:
-            return load_backend(name, kind)
+            return load_backend(name, kind, threads)
         except BackendError:
             continue
-    return load_backend(name, last)
+    return load_backend(name, last, threads)
 
 
 def examined(out: Output, backend: Backend) -> list[Row]:

@@ -15,9 +15,11 @@ def run() -> None:
     """Run what the command line says, and exit."""
     gc.set_threshold(NEW_OBJECTS)
     try:
+        from xplm.cli.process import tune_process
         from xplm.cli.threads import set_threads
 
         set_threads(sys.argv[1:])
+        tune_process()
         from xplm.cli.main import run as run_main
 
         run_main()

@@ -19,15 +19,15 @@ import typer
 
 from xplm.backend import load_backend
 from xplm.checkpoint.opening import open_checkpoint
-from xplm.cli.ahead import compile_ahead, start_early
+from xplm.cli.ahead import compile_ahead, start_early, stop_compiling_ahead
 from xplm.cli.output import Output
 from xplm.cli.places import home
 from xplm.cli.progress import pull_with_progress
-from xplm.cli.threads import use_threads
 from xplm.generate.options import SamplingOptions
 from xplm.language_model import LanguageModel, load_checkpoint
 from xplm.precision import Policy
 from xplm.runtime import Runtime, make_runtime
+from xplm.threads import MOST_THREADS
 
 
 def takes_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -36,7 +36,12 @@ def takes_flags(command: Callable[..., None]) -> Callable[..., None]:
     flat = _flat(command)
 
     def spread(**given: Any) -> None:
-        command(**{name: _gathered(p.annotation, name, given) for name, p in parameters.items()})
+        try:
+            command(
+                **{name: _gathered(p.annotation, name, given) for name, p in parameters.items()}
+            )
+        finally:
+            stop_compiling_ahead()
 
     keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in flat]
     vars(spread)["__signature__"] = inspect.Signature(keyword_only)
@@ -75,7 +80,7 @@ class WhereFlags:
     ] = "fused"
     threads: Annotated[
         int | None,
-        typer.Option(min=1, callback=use_threads, help="CPU threads; if not given, one a core."),
+        typer.Option(min=1, max=MOST_THREADS, help="CPU threads; if not given, one a core."),
     ] = None
 
     def runtime(self, policy: str | Policy) -> Runtime:
@@ -84,7 +89,8 @@ class WhereFlags:
         Raises:
             XplmError: the backend, the device, the policy or the kernels are not there.
         """
-        return make_runtime(load_backend(self.backend, self.device), policy, self.kernels)
+        backend = load_backend(self.backend, self.device, self.threads)
+        return make_runtime(backend, policy, self.kernels)
 
     def not_default(self) -> list[str]:
         """The flags that a command line needs to compute where this one does."""

@@ -103,7 +103,7 @@ def gradcheck(
         raise RequestError(f'an op is one of {", ".join(OPS)}; got "{op}"')
     if op is not None and entries is not None:
         raise RequestError("an op is checked at every number; got --op and --entries; give one")
-    computer, kernels = load_backend(where.backend, where.device), where.kernels
+    computer, kernels = load_backend(where.backend, where.device, where.threads), where.kernels
     if model is not None:
         width = LABEL_WIDTHS["model"]
         rows = recipe_rows(computer, kernels, model, seed, entries)
@@ -115,14 +115,15 @@ def gradcheck(
         rows = all_rows(computer, kernels, seed, parse_entries(entries or ALL))
 
     shown: list[Row] = []
-    for row in rows:
-        if not shown:
-            out.line(f"{'':{width}}{'cases':>6}{'numbers':>16}{'relative error':>16}")
-        verdict = "right" if row.is_right else "WRONG"
-        out.line(
-            f"{row.label:{width}}{row.n_cases:6}{row.numbers:>16}{row.error:16.1e}   {verdict}"
-        )
-        shown.append(row)
+    with computer.computing():
+        for row in rows:
+            if not shown:
+                out.line(f"{'':{width}}{'cases':>6}{'numbers':>16}{'relative error':>16}")
+            verdict = "right" if row.is_right else "WRONG"
+            out.line(
+                f"{row.label:{width}}{row.n_cases:6}{row.numbers:>16}{row.error:16.1e}   {verdict}"
+            )
+            shown.append(row)
     wrong = [f"{row.name} {row.gradient}".strip() for row in shown if not row.is_right]
     out.line()
     if wrong:

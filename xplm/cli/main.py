@@ -14,7 +14,7 @@ import typer
 
 from xplm import __version__
 from xplm.backend import is_memory_error
-from xplm.cli.output import error_line
+from xplm.cli.output import error_line, progress_as_before
 from xplm.cli.stdio import give_up_stdout, prepare_streams
 from xplm.errors import RequestError, XplmError
 from xplm.host_memory import free_memory
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
     app = make_app(wanted)
     try:
         # What overflows is found where it matters, in the logits or the loss; a warning would be a second line.
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), progress_as_before():
             code = app(list(arguments), prog_name="xplm", standalone_mode=False)
     except typer.TyperException as error:  # an unknown flag, a missing argument
         print(error_line(f"{error.format_message().rstrip('.')}; see xplm --help"), file=sys.stderr)

@@ -4,7 +4,8 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
@@ -85,6 +86,17 @@ class Output:
         """Print the JSON object, if it is asked for. A number that is not finite, which JSON lacks, is null."""
         if self.flags.as_json:
             print(json.dumps(plain(values), ensure_ascii=False, allow_nan=False), flush=True)
+
+
+@contextmanager
+def progress_as_before() -> Iterator[None]:
+    """Whoever called a command from Python has the progress logger as it was afterwards."""
+    handlers, level = PROGRESS.handlers, PROGRESS.level
+    try:
+        yield
+    finally:
+        PROGRESS.handlers = handlers
+        PROGRESS.setLevel(level)
 
 
 class _NoteHandler(logging.Handler):

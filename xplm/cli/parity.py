@@ -19,7 +19,6 @@ from xplm.cli.flags import takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.places import home
 from xplm.cli.progress import pull_with_progress
-from xplm.cli.threads import use_threads
 from xplm.config import DecoderConfig
 from xplm.errors import RequestError
 from xplm.language_model import load
@@ -42,6 +41,7 @@ from xplm.numerics.tiny_models import TINY_MODELS, tiny_config
 from xplm.precision import SHORT_NAMES
 from xplm.runtime import Runtime, make_runtime
 from xplm.text.trainable import train_tokenizer
+from xplm.threads import MOST_THREADS
 from xplm.train.architecture import make_config
 from xplm.train.recipe import load_recipe
 from xplm.train.recipe_names import RECIPES
@@ -86,7 +86,7 @@ def parity(
     ] = "fused",
     threads: Annotated[
         int | None,
-        typer.Option(min=1, callback=use_threads, help="CPU threads; if not given, one a core."),
+        typer.Option(min=1, max=MOST_THREADS, help="CPU threads; if not given, one a core."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all numbers that are compared.")] = 0,
 ) -> None:
@@ -101,10 +101,11 @@ def parity(
     out = Output(output)
     if html is not None and not html.parent.is_dir():
         raise RequestError(f"--html must be in a directory that exists; got {html}; make it first")
-    setting, chosen = _setting(out, test, reference, model, device, kernels, seed)
+    setting, chosen = _setting(out, test, reference, model, device, kernels, threads, seed)
 
     began = time.perf_counter()
-    rows, drifts = _measure(out, setting)
+    with setting.test.backend.computing(), setting.reference.backend.computing():
+        rows, drifts = _measure(out, setting)
     made = certificate(setting, chosen.name, kernels, rows, time.perf_counter() - began)
     activations = formats_of(setting.test).compute
     made |= {
@@ -164,13 +165,14 @@ def _setting(
     model: str | None,
     device: str,
     kernels: str,
+    threads: int | None,
     seed: int,
 ) -> tuple[Setting, Model]:
     """What to compare, checked."""
     sides = []
     for text, where, which in ((test, device, kernels), (reference, "cpu", "portable")):
         backend, policy = parse_side(text)
-        sides.append(make_runtime(load_backend(backend, where), policy, which))
+        sides.append(make_runtime(load_backend(backend, where, threads), policy, which))
         require_known(sides[-1])
     test_side, reference_side = sides
     _require_float64(reference_side, reference)

@@ -1,6 +1,7 @@
-"""`--threads`: libraries read their number of threads from the environment, once, when they are first loaded.
+"""`--threads` before NumPy is imported: its BLAS starts its threads at once, as many as the environment says.
 
-One number is given to all of them: of BLAS and the fused kernels one works at a time.
+A number that is not seen here, or not plain, counts all the same: the backend holds it while it computes. But numba
+then has as many threads as the machine has cores, and no more.
 """
 
 import os
@@ -16,20 +17,16 @@ VARIABLES = (
     "NUMBA_NUM_THREADS",
 )
 
-
-STARTED_ANEW = "XPLM_STARTED_ANEW"
-"""Tells a process that the number is the flag's: what looks like the flag may be another's value."""
-
 MOST_DIGITS = 4
 
 
 def set_threads(arguments: Sequence[str]) -> None:
-    """Set the number before NumPy is imported, so that `use_threads` finds it there.
+    """Set the environment to the number of the flag.
 
     Args:
-        arguments: the command line. A number that is no plain one is left to `use_threads`, or refused later.
+        arguments: the command line. A number that is no plain one is left to the command, which may refuse it.
     """
-    if os.environ.pop(STARTED_ANEW, None) or "numpy" in sys.modules:
+    if "numpy" in sys.modules:
         return
     words = takewhile(lambda word: word != "--", arguments)
     for word, following in pairwise([*words, ""]):
@@ -38,15 +35,3 @@ def set_threads(arguments: Sequence[str]) -> None:
         is_plain = number.isdecimal() and len(number) <= MOST_DIGITS and int(number) > 0
         if name == "--threads" and is_plain:
             os.environ.update(dict.fromkeys(VARIABLES, str(int(number))))
-
-
-def use_threads(threads: int | None) -> int | None:
-    """Have this very command run under a number of threads.
-
-    Where the environment says otherwise, NumPy may have been imported already: the variables are set, and the process
-    starts itself again in its own place.
-    """
-    if threads is None or all(os.environ.get(name) == str(threads) for name in VARIABLES):
-        return threads
-    environment = os.environ | dict.fromkeys(VARIABLES, str(threads)) | {STARTED_ANEW: "1"}
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

@@ -146,7 +146,8 @@ class Engine:
             OutOfMemoryError: an allocation failed.
         """
         end = cache.length + ids.shape[1]
-        with memory_faults(self.rt.backend, "the activations of a batch", ADVICE):
+        faults = memory_faults(self.rt.backend, "the activations of a batch", ADVICE)
+        with self.rt.backend.computing(), faults:
             for start in range(0, ids.shape[1], self.chunk_tokens):
                 chunk = self._to_device(ids[:, start : start + self.chunk_tokens])
                 logits = decoder.forward(
@@ -169,7 +170,8 @@ class Engine:
             OutOfMemoryError: they do not fit the device's free memory.
         """
         self.require_logits_memory(len(ids))
-        with memory_faults(self.rt.backend, "the logits of a text", "take fewer tokens at once"):
+        faults = memory_faults(self.rt.backend, "the logits of a text", "take fewer tokens at once")
+        with self.rt.backend.computing(), faults:
             chunk = self._to_device(np.asarray([ids]))
             return self._to_host(decoder.forward(self.rt, self.config, self.params, chunk))[0]
 

@@ -145,9 +145,11 @@ def compute_margins(
     step = max(1, engine.chunk_tokens // len(prompts))
     for begin in range(0, longest - 1, step):
         end = min(begin + step, longest - 1)
-        chunk = backend.from_host(np.ascontiguousarray(new[:, begin:end]))
-        logits = forward(engine.rt, engine.config, engine.params, chunk, cache, first=first)
-        parts.append(_gaps(backend.to_host(logits), new[:, begin + 1 : end + 1]))
+        with backend.computing():
+            chunk = backend.from_host(np.ascontiguousarray(new[:, begin:end]))
+            logits = forward(engine.rt, engine.config, engine.params, chunk, cache, first=first)
+            scores = backend.to_host(logits)
+        parts.append(_gaps(scores, new[:, begin + 1 : end + 1]))
 
     margin, rival = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
     lengths = [len(reply) for reply in replies]

@@ -44,7 +44,8 @@ def evaluate(
         rows = max(1, LOGITS_PER_PASS // (config.vocab_size * batch.ids.shape[1]))
         for begin in range(0, len(batch.ids), rows):
             part = _rows(batch, slice(begin, begin + rows))
-            loss, hits = _score(rt, config, params, part)
+            with rt.backend.computing():
+                loss, hits = _score(rt, config, params, part)
             total, right = total + loss, right + hits
         n_targets += batch.n_targets
     if n_targets == 0:

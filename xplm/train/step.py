@@ -82,6 +82,11 @@ def train_step(
     Raises:
         RequestError: the loss is not finite, and no loss scale can help.
     """
+    with task.rt.backend.computing():
+        return _step(task, state, batches)
+
+
+def _step(task: Task, state: TrainState, batches: Sequence[Batch]) -> tuple[TrainState, StepReport]:
     n_targets = max(1, sum(batch.n_targets for batch in batches))
     n_tokens = sum(batch.ids.size for batch in batches)
     lr = task.schedule(state.step)

@@ -14,9 +14,13 @@ from xplm.kernels.fusions.bind_blocks import bind_blocks as portable
 from xplm_numpy.arrays import moved
 from xplm_numpy.attention_decode import first_slots
 from xplm_numpy.jit import serial
-from xplm_numpy.kernels.norm_attention_residual import compute as compute_attention_half
-from xplm_numpy.kernels.norm_mlp_residual import compute as compute_mlp_half
+from xplm_numpy.kernels.norm_attention_residual import compute as attention_kernel
+from xplm_numpy.kernels.norm_mlp_residual import compute as mlp_kernel
+from xplm_numpy.launch import launched
 from xplm_numpy.narrow import FLOAT32, alike, bias_bits, bits, in_float32, takes
+
+compute_attention_half = attention_kernel.__wrapped__  # as compiled code calls it
+compute_mlp_half = mlp_kernel.__wrapped__
 
 
 def bind_blocks(blocks, *, attention_half, mlp_half, scale, eps, wide=None):
@@ -98,6 +102,7 @@ def _places(layers):
     return np.array([[a.__array_interface__["data"][0] for a in arrays] for arrays in layers])
 
 
+@launched
 @serial(is_kernel=True)
 def _step(
     x, attention, mlp, cache, attention_places, mlp_places, cache_places,

@@ -10,6 +10,9 @@ PROGRAM = """
 import re, sys
 import numpy as np
 from xplm.backend import host_memory, load_backend
+from xplm.cli.process import tune_process
+
+tune_process()
 
 backend = load_backend("numpy")
 if sys.argv[1] == "reserved":

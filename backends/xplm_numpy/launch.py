@@ -1,0 +1,133 @@
+"""Parallel kernels under each of numba's threading layers, in Python threads and in forked processes.
+
+    layer       several Python threads at once    after a fork
+    omp         yes                               GNU's (Linux): its threads stay with the parent; others: yes
+    tbb         yes                               yes
+    workqueue   ends the process                  yes
+
+So under `workqueue` kernels run one at a time. In a child that was forked after GNU's OpenMP had started, they run on
+one thread: a team of one needs no other, and PyTorch's data loaders rely on the same. numba ends such a child unless
+its layer is told that the process is another; where that cannot be told, a kernel raises.
+
+Which layer there is numba decides when the first kernel is loaded. From then on the check costs a kernel 0.1
+microseconds.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from ctypes import CFUNCTYPE, c_int
+from functools import wraps
+from importlib import import_module
+from threading import RLock
+from typing import Any
+
+from xplm.errors import BackendError
+from xplm.threads import check_threads, limit_blas
+
+logger = logging.getLogger(__name__)
+
+numba: Any = import_module("numba")  # whose types leave out the names that follow
+
+
+class _Process:
+    """What this process knows of numba's threads."""
+
+    def __init__(self) -> None:
+        """Nothing is known before the first kernel."""
+        self.is_free = False  # kernels are launched without further ado
+        self.one_at_a_time = RLock()
+        self.is_serial = False  # forked after OpenMP had started
+        self.refusal: Exception | None = None  # why a child cannot even do that
+
+
+_process = _Process()
+
+
+def launched(kernel: Any) -> Callable[..., Any]:
+    """A kernel with `prange`, as Python calls it; `__wrapped__` is numba's dispatcher."""
+
+    @wraps(kernel)
+    def launch(*arguments: Any) -> Any:
+        if _process.is_free:
+            return kernel(*arguments)
+        with _turn():
+            return kernel(*arguments)
+
+    return launch
+
+
+def limit_threads(threads: int) -> AbstractContextManager[None]:
+    """At most so many threads of kernels, of this Python thread, and of BLAS while this is entered.
+
+    Raises:
+        BackendError: numba has not so many.
+    """
+    reason = ", as many as numba has in this process (NUMBA_NUM_THREADS in the environment)"
+    return _limited(check_threads(threads, numba.config.NUMBA_NUM_THREADS, reason))
+
+
+@contextmanager
+def _limited(threads: int) -> Iterator[None]:
+    with limit_blas(threads):
+        before = numba.get_num_threads()
+        numba.set_num_threads(1 if _process.is_serial else threads)
+        try:
+            yield
+        finally:
+            numba.set_num_threads(before)
+
+
+def _turn() -> AbstractContextManager[Any]:
+    """What a kernel runs in, for the first, in a forked child, and under `workqueue`."""
+    if _process.refusal is not None:
+        raise _process.refusal
+    if _process.is_serial:
+        logger.warning(
+            "this process was forked after OpenMP's threads had started: its kernels run on one thread; "
+            'start processes by "spawn" or "forkserver" for more'
+        )
+    numba.get_num_threads()  # starts the layer, which then has a name
+    if numba.threading_layer() == "workqueue":
+        return _process.one_at_a_time
+    _process.is_free = True
+    return nullcontext()
+
+
+def _after_fork() -> None:
+    """In a child: kernels have one thread if GNU's OpenMP had started. Nothing is loaded here."""
+    global _process
+    had_started, _process = _layer() == "omp" and sys.platform.startswith("linux"), _Process()
+    if not had_started:
+        return
+    try:
+        _tell_openmp_of_this_process()
+    except (ImportError, AttributeError) as error:
+        _process.refusal = BackendError(
+            'a process that computes must be started by "spawn" or "forkserver"; this one was forked from one '
+            f"whose OpenMP threads had started, and numba cannot compute in it on one thread ({error}); "
+            'use multiprocessing.get_context("spawn")'
+        )
+        return
+    _process.is_serial = True
+    numba.set_num_threads(1)
+
+
+def _layer() -> str | None:
+    """numba's layer, if it has started."""
+    try:
+        return str(numba.threading_layer())
+    except ValueError:
+        return None
+
+
+def _tell_openmp_of_this_process() -> None:
+    """Have numba's layer take this process for the one that started it. It starts no thread again."""
+    omppool: Any = import_module("numba.np.ufunc.omppool")
+    CFUNCTYPE(None, c_int)(omppool.launch_threads)(numba.config.NUMBA_NUM_THREADS)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
