@@ -77,3 +77,16 @@ def test_missing_jax_is_said_with_the_command_that_installs_it(monkeypatch):
     without(monkeypatch, "jax")
     with pytest.raises(BackendError, match=r"needs JAX, which is missing; run: pip install jax"):
         load_backend("jax")
+
+
+def test_a_number_of_threads_is_refused(jax):
+    with pytest.raises(BackendError, match='backend "jax" takes no number of threads; got 2'):
+        load_backend("jax", threads=2)
+
+
+def test_a_forked_child_is_refused_in_one_line_that_names_spawn(jax, monkeypatch):
+    backend = load_backend("jax")
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    for compute in (backend.computing, lambda: load_backend("jax")):
+        with pytest.raises(BackendError, match='"spawn"'):
+            compute()

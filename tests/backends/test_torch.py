@@ -1,5 +1,9 @@
 """What PyTorch's adapter adds to what every adapter promises."""
 
+import subprocess
+import sys
+import threading
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -54,3 +58,51 @@ def test_missing_torch_is_said_with_the_command_that_installs_it(monkeypatch):
     without(monkeypatch, "torch")
     with pytest.raises(BackendError, match=r"which is missing; run: pip install torch"):
         load_backend("torch")
+
+
+def test_threads_are_held_in_their_python_thread_and_new_ones_begin_with_torchs_own():
+    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
+    own, seen = torch.get_num_threads(), {}
+    everyone_holds = threading.Barrier(2)
+
+    def work(n):
+        with load_backend("torch", threads=n).computing():
+            everyone_holds.wait(timeout=10)
+            seen[n] = torch.get_num_threads()
+        assert torch.get_num_threads() == own
+
+    workers = [threading.Thread(target=work, args=(n,)) for n in (1, 3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    late = threading.Thread(target=lambda: seen.update(late=torch.get_num_threads()))
+    late.start()
+    late.join()
+    assert seen == {1: 1, 3: 3, "late": own}
+    assert torch.get_num_threads() == own
+
+
+@pytest.mark.nightly
+def test_a_forked_child_computes_on_one_thread():
+    load_or_skip("torch")
+    program = """
+import multiprocessing as mp
+import torch
+from xplm.backend import load_backend
+
+backend = load_backend("torch")
+a = torch.ones(1500, 1500)
+
+def run(_=None):
+    return float((a @ a).exp().sum())
+
+if __name__ == "__main__":
+    there = run()
+    with mp.get_context("fork").Pool(2) as pool:
+        print([here == there for here in pool.map_async(run, range(4)).get(timeout=30)])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=90, check=True
+    )
+    assert done.stdout == "[True, True, True, True]\n", done.stderr

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
+from threading import enumerate as enumerate_threads
 from types import SimpleNamespace
 
 import numpy as np
@@ -69,19 +71,43 @@ def call(monkeypatch):
     return calls.pop()
 
 
-def test_it_runs_the_program_until_this_process_ends(monkeypatch, call):
-    commands, at_exit = [], []
+def test_it_runs_the_program_until_the_command_is_over(monkeypatch, call):
+    commands, ended = [], Event()
 
     class Process:
         def __init__(self, command, **options):
             commands.append((command, options["env"]["NUMBA_NUM_THREADS"]))
-            self.stdin = SimpleNamespace(close="its end")
+            self.stdin = SimpleNamespace(close=ended.set)
+
+        def wait(self):
+            assert ended.wait(timeout=10)
+            commands.append("reaped")
 
     monkeypatch.setattr(subprocess, "Popen", Process)
-    monkeypatch.setattr("atexit.register", at_exit.append)
     call()
     program = [sys.executable, "-P", "-m", "xplm.cli.compile_ahead", "generate", "llama", "bf16"]
-    assert (commands, at_exit) == ([(program, "1")], ["its end"])
+    assert commands == [(program, "1")]
+    ahead.stop_compiling_ahead()
+    for thread in enumerate_threads():
+        if thread.daemon:
+            thread.join(timeout=0.5)
+    assert commands == [(program, "1"), "reaped"]
+
+
+def test_it_does_not_start_once_the_command_is_over(monkeypatch, call):
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
+    ahead.stop_compiling_ahead()
+    call()
+
+
+@pytest.mark.parametrize(("cpus", "n_calls"), [(1, 0), (2, 1)])
+def test_one_cpu_has_no_second_process(monkeypatch, cpus, n_calls):
+    monkeypatch.setattr(ahead, "_count_cpus", lambda: cpus)
+    calls = []
+    backend = replace(load_backend("numpy"), before_compiling=calls.append)
+    compile_ahead(make_runtime(backend, "fp32"), "generate", "llama")
+    ahead.stop_compiling_ahead()
+    assert len(calls) == n_calls
 
 
 def test_a_command_goes_on_alone_where_no_second_process_can_start(monkeypatch, caplog, call):

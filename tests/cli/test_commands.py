@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 
+import numba
 import numpy as np
 import pytest
 from rich.console import Console
@@ -15,12 +16,13 @@ import xplm as library
 from tests.cli.conftest import SEED
 from tests.generate.tiny import tiny_model
 from tests.paths import STORY, needs_story
-from xplm.backend import load_backend
+from xplm.backend import PROGRESS, load_backend
 from xplm.cli import progress
 from xplm.cli.bench import measure_bandwidth, weight_bytes_per_token
+from xplm.cli.flags import WhereFlags
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.places import home
-from xplm.cli.threads import VARIABLES, set_threads, use_threads
+from xplm.cli.threads import VARIABLES, set_threads
 
 
 def test_version(xplm):
@@ -150,27 +152,6 @@ def test_bandwidth_is_that_of_a_computer():
     assert 1e8 < measure_bandwidth(load_backend("numpy"), (4096, 1024)) < 1e13
 
 
-def test_threads_are_set_before_numpy_is_imported():
-    program = """
-import os, sys
-was_imported_before = "numpy" in sys.modules
-from xplm.cli.threads import VARIABLES, use_threads
-use_threads(int(sys.argv[1]))
-print(was_imported_before, *[os.environ[name] for name in VARIABLES])
-"""
-    environment = {k: v for k, v in os.environ.items() if k not in VARIABLES}
-    command = [sys.executable, "-c", program, "3"]
-    out = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    assert out.stdout.split() == ["False", *["3"] * len(VARIABLES)]
-
-
-def test_threads_that_are_set_already_start_nothing_anew(monkeypatch):
-    for name in VARIABLES:
-        monkeypatch.setenv(name, "2")
-    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("started anew"))
-    assert (use_threads(2), use_threads(None)) == (2, None)
-
-
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -200,43 +181,25 @@ def test_the_flag_is_not_heard_where_numpy_has_read_its_variables(monkeypatch):
     assert [os.environ[name] for name in VARIABLES] == ["7"] * len(VARIABLES)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "starts"),
-    [
-        (["--threads", "2"], 1),
-        (["--threads", "1", "--threads", "+2"], 2),
-        (["--threads", "2", "--device", "--threads=1"], 2),  # which is no device, and refused
-    ],
-    ids=str,
-)
-def test_a_command_starts_once_and_once_more_where_it_took_another_value_for_the_flag(
-    arguments, starts
-):
-    program = """
-print("start", flush=True)
-from xplm.cli.entry import run
-run()
-"""
-    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    command = [sys.executable, "-c", program, "doctor", "--backend", "none", *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, check=False, timeout=60
-    )
-    assert (done.returncode, done.stderr[:6]) == (2, "error:"), done.stderr
-    assert done.stdout.split() == ["start"] * starts
+def test_the_flag_is_held_while_the_model_computes_and_leaves_nothing():
+    most = numba.config.NUMBA_NUM_THREADS
+    before, environment = numba.get_num_threads(), dict(os.environ)
+    for threads in {1, most}:
+        rt = WhereFlags(threads=threads).runtime("fp32")
+        with rt.backend.computing():
+            assert numba.get_num_threads() == threads
+        assert numba.get_num_threads() == before
+    assert os.environ == environment
 
 
-def test_the_flag_starts_the_command_anew_under_so_many_threads(xplm, monkeypatch):
-    environments = []
+def test_more_threads_than_there_are_is_one_line(xplm):
+    assert "threads must be an integer from 1 to" in xplm("bench", "--threads", 1024).error
 
-    def execve(_, arguments, environment):
-        environments.append(environment)
-        raise KeyboardInterrupt  # instead of a new process
 
-    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
-    monkeypatch.setattr(os, "execve", execve)
-    assert xplm("bench", "--threads", 2).code == 130
-    assert environments[0]["OPENBLAS_NUM_THREADS"] == "2"
+def test_a_command_called_from_python_leaves_loggers_as_they_were(xplm, tiny_directory):
+    before = PROGRESS.level, list(PROGRESS.handlers)
+    assert xplm("generate", "hi", "--model", tiny_directory, "--max-new-tokens", 1).code == 0
+    assert (PROGRESS.level, PROGRESS.handlers) == before
 
 
 @needs_story
