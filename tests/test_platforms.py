@@ -22,11 +22,17 @@ FILES = [p for folder in ("xplm", "backends") for p in sorted((ROOT / folder).rg
 
 
 def run_at_import(node):
-    """The nodes that importing a module evaluates: none inside of functions, none that a `try` guards."""
+    """The nodes that importing a module evaluates, but for those that a `try` or an `if hasattr(...)` guards."""
+    later = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.Try
     for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.Try):
+        if not isinstance(child, later) and not is_guard(child):
             yield child
             yield from run_at_import(child)
+
+
+def is_guard(node):
+    test = node.test if isinstance(node, ast.If) else None
+    return isinstance(test, ast.Call) and getattr(test.func, "id", None) == "hasattr"
 
 
 def posix_only(source):
@@ -58,6 +64,8 @@ def test_nothing_that_only_posix_has_is_needed_to_import():
         ("QUIT = signal.SIGPIPE", {"SIGPIPE"}),
         ("QUIT = signal.SIGINT\ndef f():\n    import resource\n    os.fork()", set()),
         ("try:\n    import resource\nexcept ModuleNotFoundError:\n    resource = None", set()),
+        ('if hasattr(os, "fork"):\n    os.register_at_fork()', set()),
+        ("if os.fork():\n    pass", {"fork"}),
     ],
 )
 def test_the_check_sees_what_runs_at_import(source, found):

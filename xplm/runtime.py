@@ -72,6 +72,8 @@ def make_runtime(
 
     backend = emulate(backend, policy, rounding)
     own = dict(backend.kernels) if kernels == "fused" else {}
+    with backend.computing():  # refuses a number of threads that these kernels do not have
+        pass
     portable = PORTABLE | FUSIONS
     guarded = {
         name: _or_portable(kernel, portable[name]) if name in portable else kernel

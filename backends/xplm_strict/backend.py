@@ -1,7 +1,6 @@
 """array-api-strict's adapter.
 
-Its "device1" stands in for a GPU's memory: an array there that reaches NumPy by any way but `to_host` raises, so what
-runs here copies nothing in silence.
+Its "device1" stands in for a GPU's memory: an array there that reaches NumPy other than by `to_host` raises.
 """
 
 import numpy as np

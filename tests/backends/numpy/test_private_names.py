@@ -14,9 +14,7 @@ NAMES = private_names(SOURCE.read_text(encoding="utf-8"))
 def generate_without(name, folder):
     """Lines of the log, and tokens."""
     program = "tests.backends.numpy.private_names"
-    *lines, tokens = run(
-        sys.executable, "-m", program, name, NUMBA_CACHE_DIR=folder
-    ).splitlines()
+    *lines, tokens = run(sys.executable, "-m", program, name, NUMBA_CACHE_DIR=folder).splitlines()
     return lines, tokens
 
 
