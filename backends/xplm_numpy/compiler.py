@@ -211,14 +211,13 @@ def _folders(insides: ModuleType | None) -> Iterator[Path]:
     if told:
         yield Path(told).absolute() / own
     yield PACKAGE / "__pycache__"
+    users = Path("~/.cache/numba")
     try:
-        users = Path.home() / ".cache" / "numba"
-        if insides is not None:
-            with border():
-                users = Path(insides.user_cache_folder())
+        with border():
+            users = Path(insides.user_cache_folder()) if insides is not None else users
+        users = users.expanduser()
     except (NumbaError, RuntimeError) as error:  # RuntimeError: there is no home
         logger.debug("no folder for compiled kernels in a home: %s", error)
-        return
     if users.is_absolute():
         yield users / own
 

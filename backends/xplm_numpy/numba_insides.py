@@ -62,6 +62,12 @@ def replaces(base: type) -> Callable[[Any], Any]:
     return check
 
 
+def put(owner: Any, name: str, value: Any) -> None:
+    """Set an attribute that numba reads. Fails where numba does not have it."""
+    getattr(owner, name)
+    setattr(owner, name, value)
+
+
 class _Library(JITCodeLibrary):
     """A function and its callees: linked when finalized, machine code when its address is asked for."""
 
@@ -74,7 +80,7 @@ class _Library(JITCodeLibrary):
     @replaces(JITCodeLibrary)
     def _finalize_final_module(self) -> None:
         """Not yet, except for machine code from the disk."""
-        self._finalized = True
+        put(self, "_finalized", True)
         if self._object_caching_enabled and self._compiled_object is not None:
             self.is_machine_code = True
             super()._finalize_final_module()
@@ -217,10 +223,12 @@ def _export_runtime() -> None:
 
 def adopt(dispatcher: Any, *, is_kernel: bool, store: KernelStore) -> None:
     """Compile a function of numba's as a part of kernels from now on, and as a kernel where Python calls it."""
-    dispatcher._compiler = copy(dispatcher._compiler)
-    dispatcher.targetdescr = dispatcher._compiler.targetdescr = _TARGET
-    dispatcher.targetctx = _TARGET.target_context
-    dispatcher._cache = KernelCache(dispatcher.py_func, is_kernel=is_kernel, store=store)
+    put(dispatcher, "_compiler", copy(dispatcher._compiler))
+    put(dispatcher._compiler, "targetdescr", _TARGET)
+    put(dispatcher, "targetdescr", _TARGET)
+    put(dispatcher, "targetctx", _TARGET.target_context)
+    stored = KernelCache(dispatcher.py_func, is_kernel=is_kernel, store=store)
+    put(dispatcher, "_cache", stored)
     insert = dispatcher._insert
 
     def add_overload(result: Any) -> None:
@@ -229,8 +237,7 @@ def adopt(dispatcher: Any, *, is_kernel: bool, store: KernelStore) -> None:
         if result.library.is_machine_code:
             insert([a._code for a in arguments], result.entry_point, result.objectmode)
 
-    getattr(type(dispatcher), add_overload.__name__)
-    dispatcher.add_overload = add_overload
+    put(dispatcher, "add_overload", add_overload)
 
 
 def compile_or_load(dispatcher: Any, signature: Any) -> Any:

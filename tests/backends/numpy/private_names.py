@@ -18,20 +18,50 @@ SOURCE = Path(__file__).parents[3] / "backends" / "xplm_numpy" / "numba_insides.
 PUBLIC = {"binding", "cgutils", "types", "numba", "llvmlite"}
 """Modules that numba's and llvmlite's manuals describe."""
 
+UNREAD = {"drop", "user_cache_dir"}
+"""Names that a command does not come to: of a damaged file, and of a folder that the test gives."""
+
 
 def private_names(source: str) -> list[str]:
-    """The names that a file takes from numba: imported ones, attributes, and methods that it replaces."""
-    return sorted(set(_names(ast.parse(source))))
+    """The names that a file takes from numba: those that it imports, reads, sets by `put`, and replaces."""
+    tree = ast.parse(source)
+    return sorted(set(_names(tree)) - set(_own(tree)) - UNREAD)
 
 
 def _names(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("numba."):
             yield from {alias.name for alias in node.names} - PUBLIC
-        elif isinstance(node, ast.FunctionDef) and node.decorator_list:
+        elif _replaces(node):
             yield node.name
-        elif isinstance(node, ast.Attribute):
+        elif isinstance(node, ast.Attribute) and not node.attr.startswith("__"):
             yield node.attr
+        elif _puts(node):
+            yield node.args[1].value
+
+
+def _own(tree: ast.AST) -> Iterator[str]:
+    """Names that the file itself defines, and those of what it is given."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and not _replaces(node):
+            yield node.name
+        elif isinstance(node, ast.ClassDef):
+            yield from (s.target.id for s in node.body if isinstance(s, ast.AnnAssign))
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+
+
+def _replaces(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef) and "replaces" in map(_called, node.decorator_list)
+
+
+def _puts(node: ast.AST) -> bool:
+    return _called(node) == "put"
+
+
+def _called(node: ast.AST) -> str | None:
+    """The name of the function that an expression calls."""
+    return getattr(getattr(node, "func", None), "id", None)
 
 
 class _Renamed(ast.NodeTransformer):
@@ -53,7 +83,13 @@ class _Renamed(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         self.generic_visit(node)
-        node.name = self._new if node.name == self._old and node.decorator_list else node.name
+        node.name = self._new if node.name == self._old and _replaces(node) else node.name
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if _puts(node) and node.args[1].value == self._old:
+            node.args[1] = ast.Constant(self._new)
         return node
 
 
