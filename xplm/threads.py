@@ -7,8 +7,8 @@ the same time, by several Python threads or one inside the other, the least coun
 import ctypes
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from importlib import import_module
 from numbers import Integral
@@ -32,34 +32,36 @@ class SharedNumber:
         """`change` sets the number, and returns what restores the one before."""
         self._change = change
         self._lock = Lock()
-        self._held: dict[object, int] = {}  # by holder
+        self._holds: set[_Hold] = set()  # that are entered
         self._now = 0  # what it was set to last; of no meaning while nobody holds one
         self._undo: Undo | None = None  # restores the library's own
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)
 
-    @contextmanager
-    def hold(self, threads: int) -> Iterator[None]:
-        """At most so many threads while this is entered."""
-        holder = object()
+    def hold(self, threads: int) -> AbstractContextManager[None]:
+        """At most so many threads while this is entered, once."""
+        return _Hold(self, threads)
+
+    def add(self, hold: "_Hold") -> None:
+        """One more is entered."""
         with self._lock:
-            self._held[holder] = threads
+            self._holds.add(hold)
             self._update()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._held.pop(holder, None)  # it is not there in a child forked meanwhile
-                self._update()
+
+    def remove(self, hold: "_Hold") -> None:
+        """One less; in a child forked meanwhile it is not there."""
+        with self._lock:
+            self._holds.discard(hold)
+            self._update()
 
     def _update(self) -> None:
         """Have the library follow what is held."""
-        if not self._held:
+        if not self._holds:
             if self._undo is not None:
                 self._undo()
-            self._undo = None
+                self._undo = None
             return
-        least = min(self._held.values())
+        least = min([hold.threads for hold in self._holds])
         if self._undo is None:
             self._undo = self._change(least)
         elif least != self._now:
@@ -69,8 +71,21 @@ class SharedNumber:
     def _forget(self) -> None:
         """In a forked child: the threads that held a number, or the lock, are not there."""
         self._lock = Lock()
-        self._held = {}
+        self._holds = set()
         self._update()
+
+
+class _Hold:  # not a generator: products of microseconds enter one each
+    __slots__ = ("number", "threads")
+
+    def __init__(self, number: SharedNumber, threads: int) -> None:
+        self.number, self.threads = number, threads
+
+    def __enter__(self) -> None:
+        self.number.add(self)
+
+    def __exit__(self, *_: object) -> None:
+        self.number.remove(self)
 
 
 def hold_blas(threads: int) -> AbstractContextManager[None]:

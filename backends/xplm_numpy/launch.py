@@ -49,7 +49,7 @@ _process = _Process()
 def launched(kernel: Any) -> Callable[..., Any]:
     """A kernel with `prange`, as Python calls it; `__wrapped__` is numba's dispatcher."""
 
-    @wraps(kernel)
+    @wraps(kernel, updated=())
     def launch(*arguments: Any) -> Any:
         if _process.is_free:
             return kernel(*arguments)
