@@ -1,7 +1,7 @@
 """Chat templates: from a list of messages to the text that a model was tuned on.
 
-A template is jinja2 source that comes with the checkpoint; `xplm.text.sandbox` keeps it harmless. The text is the very
-one that `apply_chat_template` of transformers gives; `xplm.text.chat_encoder` turns it into token ids.
+A template is jinja2 source that comes with the checkpoint; `xplm.text.renderer` runs it where it can do no harm. The
+text is the one that `apply_chat_template` of transformers gives; `xplm.text.chat_encoder` turns it into token ids.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ class ChatTemplate:
             special_tokens: what the template sees under "bos_token", "eos_token", ...
 
         Raises:
-            TemplateError: the source is not a template.
+            TemplateError: the source is not a template, or compiling it takes too much.
         """
         self.source = source
         self._special_tokens = dict(special_tokens or {})

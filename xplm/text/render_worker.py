@@ -2,7 +2,7 @@
 
 It bounds what a template can take. Before each request it moves its own CPU limit, at which the system ends it, to
 the seconds that the request may take; its memory limit, at which Python raises MemoryError, holds all the time. Linux
-keeps both; macOS keeps the first only, and Windows has neither, so that there the parent's time limit alone holds.
+keeps both. Other POSIX systems keep the first only, and Windows neither: there the parent's time limit alone holds.
 
 It imports jinja2 and the standard library, and ends when its stdin does.
 """
@@ -41,8 +41,8 @@ _compile = functools.lru_cache(maxsize=8)(compile_template)
 def run() -> None:
     """Answer requests until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    # Linux counts for RLIMIT_DATA all memory that the process can write; other systems count the heap alone.
-    _set_limit("RLIMIT_DATA" if sys.platform == "linux" else "RLIMIT_AS", MEMORY_BYTES)
+    if sys.platform == "linux":  # others count the heap alone, or address space that nothing uses
+        _set_limit("RLIMIT_DATA", MEMORY_BYTES)
     _set_limit("RLIMIT_CORE", 0)
     requests, replies = FileIO(0, closefd=False), FileIO(1, "w", closefd=False)
     reply = DONE
