@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from xplm.errors import DataError, TemplateError
 from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.tokenizer import Tokenizer
@@ -88,7 +90,8 @@ def encode_text(tokenizer: Tokenizer, text: str) -> Example:
         RequestError: it is not valid Unicode.
     """
     ids = tokenizer.encode_long(text, add_special_tokens=False, allow_special=False)
-    return Example.from_ids([*ids, *tokenizer.eos_token_ids[:1]])
+    end = np.asarray(tokenizer.eos_token_ids[:1], ids.dtype)
+    return Example.from_ids(np.concatenate([ids, end]))
 
 
 def _parse_turns(text: str) -> list[dict[str, str]]:

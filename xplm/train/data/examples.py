@@ -26,7 +26,7 @@ class Example(NamedTuple):
 
     @classmethod
     def from_ids(
-        cls, ids: Sequence[int], *, scored: Sequence[bool] | np.ndarray | None = None
+        cls, ids: Sequence[int] | np.ndarray, *, scored: Sequence[bool] | np.ndarray | None = None
     ) -> "Example":
         """Shift a sequence against itself.
 
