@@ -12,11 +12,12 @@ from xplm.cli.main import make_app
 COMPUTE_NOTHING = {"pull", "models", "models remove", "convert"}
 NUMPY_ALONE = {"explain", "grade"}  # examples and checks in float64
 BACKEND_IS_IN_ITS_SIDES = {"parity"}  # --test torch:bf16
-OTHER_PROGRAMS = {
-    "bench_peers",
-    "torch_twin",
-    "make_tiny_models",
-}  # PyTorch, and the CPU's llama.cpp
+SCRIPTS_THAT_DO_NOT = {
+    "bench_peers",  # llama.cpp, on the CPU
+    "torch_twin",  # PyTorch
+    "make_tiny_models",  # PyTorch
+    "check_wheel",  # computes nothing
+}
 
 
 def commands(node=None, name=""):
@@ -42,7 +43,11 @@ def test_commands_take_a_device_and_a_backend():
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in sorted((ROOT / "scripts").glob("*.py")) if path.stem not in OTHER_PROGRAMS],
+    [
+        path
+        for path in sorted((ROOT / "scripts").glob("*.py"))
+        if path.stem not in SCRIPTS_THAT_DO_NOT
+    ],
     ids=lambda path: path.stem,
 )
 def test_scripts_take_a_device_and_a_backend(path, monkeypatch, capsys):
