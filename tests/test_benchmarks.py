@@ -268,7 +268,15 @@ def test_steps_are_judged_beside_torchs():
 )
 def test_every_sweep_has_a_point(monkeypatch, sweep, size):
     monkeypatch.setattr(scaling, "repeated", lambda run: ([run()], 48.0))
-    options = {"sweep": sweep, "size": size, "seed": 0, "model": "", "kernels": "portable"}
+    options = {
+        "sweep": sweep,
+        "size": size,
+        "seed": 0,
+        "model": "",
+        "kernels": "portable",
+        "device": "cpu",
+        "backend": None,
+    }
     name, measure = scaling.make_point(options)
     assert name == f"{sweep} {size}"
     assert measure(0)["seconds"] == (48.0 / scaling.DECODED if sweep == "decode" else 48.0)
