@@ -3,7 +3,7 @@
 For the oldest and the newest Python that is found, or for those that are named: the wheel goes into an empty
 environment without pip, which is then made read-only. Every command line of README's table, and its first Python
 example, run there: in another folder, as the user "nobody" where this one is root, with a home that does not exist, and
-with XPLM_HOME in a folder of their own. One more runs without XPLM_HOME. Flags that shorten a command are added.
+with XDG_CACHE_HOME in a folder of their own; one more, without it. Flags that shorten a command are added.
 
 It prints a line a command. Exit codes: 0 all did what they should, 1 one did not, 2 no environment could be made.
 """
@@ -119,14 +119,14 @@ def install(python: str, wheel: Path, environment: Path) -> None:
 
 
 def run(
-    command: Sequence[str], folder: Path, home: bool, stdin: str
+    command: Sequence[str], folder: Path, has_cache: bool, stdin: str
 ) -> "subprocess.CompletedProcess[str]":
     """Run in a folder as a user without a home."""
     kept = {k: v for k, v in os.environ.items() if re.search("CERT|PROXY|CA_BUNDLE", k.upper())}
     variables = kept | {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
     prefix = Path(command[0]).with_name("python").resolve().parents[1]
     variables["LD_LIBRARY_PATH"] = str(prefix / "lib")  # a copy looks where it was installed
-    variables |= {"XPLM_HOME": str(folder / "home")} if home else {}
+    variables |= {"XDG_CACHE_HOME": str(folder / "cache")} if has_cache else {}
     variables |= {name: v for name in ("PIP_INDEX_URL",) if (v := os.environ.get(name))}
     return subprocess.run(
         command, cwd=folder, env=variables, input=stdin, capture_output=True, text=True, check=False,
@@ -146,7 +146,7 @@ def checks(environment: Path, folder: Path) -> Iterator[tuple[str, bool, float, 
     alone = "xplm generate ROMEO: --model shakespeare --max-new-tokens 8"
     lines = [alone, *readme_commands(), "python example.py", *LAST]
     for line in lines:
-        model = next((folder / "home").glob("models/*/*.gguf"), None)
+        model = next((folder / "cache").glob("xplm/models/*/*.gguf"), None)
         if model and not (folder / "model.gguf").exists():
             (folder / "model.gguf").symlink_to(model)
         name, *words = shlex.split(line)
