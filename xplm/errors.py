@@ -4,13 +4,37 @@ Each message is one line that holds the invariant, what was received, and what t
 it as it is and exits with code 2. Any other exception that leaves the library is a bug in the library.
 """
 
+MAX_MESSAGE_CHARS = 1000
+CUT = " [...] "
+
+
+def one_line(text: str) -> str:
+    """Text from a file or a user, fit for a message: one printable line of at most MAX_MESSAGE_CHARS.
+
+    Control, bidirectional and other unprintable characters become escapes. The middle of a long text is left out: a
+    message says at its beginning what must hold, and at its end what to do.
+    """
+    return _shorten(visible(" ".join(_shorten(text).split())))
+
+
+def visible(text: str) -> str:
+    """Text with every unprintable character as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _shorten(text: str) -> str:
+    if len(text) <= MAX_MESSAGE_CHARS:
+        return text
+    half = (MAX_MESSAGE_CHARS - len(CUT)) // 2
+    return text[:half] + CUT + text[-half:]
+
 
 class XplmError(Exception):
     """Base of every error below; catch this one to catch them all."""
 
     def __str__(self) -> str:
-        """The message on one line, whatever a file or a library put into it."""
-        return " ".join(super().__str__().split())
+        """The message on one line of bounded length, whatever a file or a library put into it."""
+        return one_line(super().__str__())
 
 
 class ConfigError(XplmError):

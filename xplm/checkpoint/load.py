@@ -12,8 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from xplm.checkpoint.checkpoint import Checkpoint
-from xplm.checkpoint.files import one_line
-from xplm.errors import CheckpointError
+from xplm.errors import CheckpointError, visible
 from xplm.formats import Format, round_to
 from xplm.models.decoder import EMBEDDING, LM_HEAD, param_specs
 from xplm.out_of_memory import require_memory
@@ -172,5 +171,5 @@ def _check_range(host: np.ndarray, format: Format, name: str) -> None:
 
 
 def _listed(items: list[str]) -> str:
-    text = ", ".join(one_line(item) for item in items[:MAX_LISTED]) or "none"
+    text = ", ".join(visible(item) for item in items[:MAX_LISTED]) or "none"
     return text if len(items) <= MAX_LISTED else f"{text} and {len(items) - MAX_LISTED} more"

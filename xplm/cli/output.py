@@ -13,16 +13,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xplm.backend import PROGRESS
+from xplm.errors import one_line
 from xplm.generate.result import Timings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-CONTROLS = dict.fromkeys(c for c in (*range(0x20), *range(0x7F, 0xA0)) if chr(c) not in "\n\t")
-"""Characters that could move a terminal's cursor or do worse; no text that a model writes needs them."""
+BIDIRECTIONAL = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 
-ESCAPES = {c: f"\\x{c:02x}" for c in CONTROLS}
+CONTROLS = dict.fromkeys(
+    c for c in (*range(0x20), *range(0x7F, 0xA0), *BIDIRECTIONAL) if chr(c) not in "\n\t"
+)
+"""Characters that could move a terminal's cursor, or show text in another order than it has."""
+
+_SPELLED_OUT = (*CONTROLS, *range(0xD800, 0xE000))  # surrogates too, which UTF-8 has not
+
+ESCAPES = {c: f"\\x{c:02x}" if c < 0x100 else f"\\u{c:04x}" for c in _SPELLED_OUT}
 """The same characters made visible."""
+
+JSON_ESCAPES = {c: f"\\u{c:04x}" for c in _SPELLED_OUT}
+"""The same characters as JSON spells them."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,8 @@ class Output:
     def result(self, values: Mapping[str, Any]) -> None:
         """Print the JSON object, if it is asked for. A number that is not finite, which JSON lacks, is null."""
         if self.flags.as_json:
-            print(json.dumps(plain(values), ensure_ascii=False, allow_nan=False), flush=True)
+            text = json.dumps(plain(values), ensure_ascii=False, allow_nan=False)
+            print(text.translate(JSON_ESCAPES), flush=True)
 
 
 @contextmanager
@@ -121,5 +132,5 @@ def plain(value: Any) -> Any:
 
 
 def error_line(message: str) -> str:
-    """A message as the one line that stderr gets; a control character that it quotes is made visible."""
-    return "error: " + " ".join(message.split()).translate(ESCAPES)
+    """A message as the one line that stderr gets."""
+    return f"error: {one_line(message)}"
