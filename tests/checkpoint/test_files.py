@@ -1,11 +1,13 @@
 """Small JSON files that cannot be trusted, and directories that are whole or absent."""
 
 import json
+import os
 
 import pytest
 
 from xplm.checkpoint import files
-from xplm.checkpoint.files import new_directory, read_json_object, write_json
+from xplm.checkpoint.files import link_or_copy, new_directory, replacing, write_json
+from xplm.checkpoint.untrusted import read_json_object
 from xplm.errors import CheckpointError, ConfigError
 
 
@@ -25,11 +27,10 @@ def test_what_is_not_an_object_is_refused(tmp_path, content):
         read_json_object(tmp_path / "x.json", ConfigError)
 
 
-def test_a_giant_file_is_not_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "MAX_JSON_BYTES", 100)
+def test_a_giant_file_is_not_read_whole(tmp_path):
     (tmp_path / "x.json").write_text(json.dumps({"a": "b" * 100}))
     with pytest.raises(CheckpointError, match="at most 100 bytes"):
-        read_json_object(tmp_path / "x.json")
+        read_json_object(tmp_path / "x.json", at_most=100)
 
 
 def test_a_new_directory_appears_when_it_is_complete(tmp_path):
@@ -74,3 +75,73 @@ def test_nothing_is_overwritten(tmp_path):
     ):
         pytest.fail("the directory was handed out")
     assert (tmp_path / "model" / "precious").read_text() == "1"
+
+
+LEFT = ".m.0123456789abcdef.partial"
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
+    (tmp_path / LEFT).mkdir()
+    (tmp_path / LEFT / "model.safetensors").write_bytes(b"half")
+    (tmp_path / ".m.mine.partial").write_text("not a temporary name")
+    with new_directory(tmp_path / "m"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"m", ".m.mine.partial"}
+
+
+def test_what_another_process_is_writing_stays(tmp_path):
+    fcntl = pytest.importorskip("fcntl", reason="locks of POSIX")
+    (tmp_path / LEFT).touch()
+    with (tmp_path / LEFT).open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with replacing(tmp_path / "m") as file:
+            file.write(b"new")
+    assert (tmp_path / "m").read_bytes() == b"new"
+    assert (tmp_path / LEFT).exists()
+
+
+def test_a_link_under_the_temporary_name_is_not_followed(tmp_path, monkeypatch):
+    (tmp_path / "precious").write_text("1")
+    (tmp_path / LEFT).symlink_to("precious")
+    monkeypatch.setattr(files.secrets, "token_hex", lambda n: "0123456789abcdef")
+    with pytest.raises(FileExistsError), replacing(tmp_path / "m") as file:
+        file.write(b"2")
+    assert (tmp_path / "precious").read_text() == "1"
+
+
+def test_a_link_is_replaced_and_a_device_is_not(tmp_path):
+    (tmp_path / "precious").write_text("1")
+    (tmp_path / "link").symlink_to("precious")
+    with replacing(tmp_path / "link") as file:
+        file.write(b"2")
+    assert (tmp_path / "precious").read_text() == "1"
+    (tmp_path / "null").symlink_to(os.devnull)
+    with pytest.raises(OSError, match="not a regular file"), replacing(tmp_path / "null"):
+        pytest.fail("a file was handed out")
+    assert (tmp_path / "null").is_symlink()
+
+
+def test_a_failed_replacement_leaves_the_old_file(tmp_path):
+    (tmp_path / "m").write_text("old")
+    with pytest.raises(RuntimeError), replacing(tmp_path / "m") as file:  # noqa: PT012
+        file.write(b"new")
+        raise RuntimeError
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_file_gets_a_second_name(tmp_path, monkeypatch, has_links):
+    if not has_links:
+        monkeypatch.setattr(files.os, "link", refuse)
+    (tmp_path / "a").write_text("new")
+    (tmp_path / "b").write_text("old")
+    for _ in range(2):  # the second finds its own link
+        link_or_copy(tmp_path / "a", tmp_path / "b")
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+            "a": "new",
+            "b": "new",
+        }
+
+
+def refuse(*_):
+    raise OSError(95, "no links here")

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from xplm.checkpoint.files import one_line, read_json_object, write_json
+from xplm.checkpoint.files import write_json
 from xplm.checkpoint.layouts import TRANSPOSED, stored_tensors
+from xplm.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
 from xplm.checkpoint.save import write_tensors
+from xplm.checkpoint.untrusted import read_json_object
 from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError
 from xplm.models.decoder import param_specs
@@ -110,7 +111,8 @@ def read_adapter(path: Path, config: DecoderConfig) -> dict[str, np.ndarray]:
             f"an adapter is plain LoRA; {path / CONFIG} has peft_type {facts.get('peft_type')!r} "
             f"and {', '.join(used) or 'no other option'}; merge it with PEFT first"
         )
-    stored_halves = _read_tensors(path / WEIGHTS)
+    file = open_safetensors(path / WEIGHTS)
+    unused = set(file.tensors)
     specs = param_specs(config)
     tensors = {}
     for stored in stored_tensors(config):
@@ -118,19 +120,22 @@ def read_adapter(path: Path, config: DecoderConfig) -> dict[str, np.ndarray]:
         if not stored.name.endswith(".weight") or len(shapes[0]) != 2:
             continue
         module = PREFIX + stored.name.removesuffix(".weight")
-        a, b = (stored_halves.pop(module + part, None) for part in (A, B))
-        if a is None and b is None:
+        names = module + A, module + B
+        if not unused.intersection(names):
             continue
         rank, factor = _rank_and_factor(path, facts, module)
         wanted = (rank, shapes[0][-1]), (sum(shape[0] for shape in shapes), rank)
-        halves = _check_shapes(path, module, wanted, a, b)
-        for name, (a, b) in zip(
-            stored.parameters, _take_apart(halves, len(stored.parameters)), strict=True
-        ):
+        _check_shapes(file, names, wanted)
+        unused.difference_update(names)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows shows in the logits
+            a, b = (file.read(name).astype(np.float32) for name in names)
+            b = b * np.float32(factor)
+        parts = _take_apart((a, b), len(stored.parameters))
+        for name, part in zip(stored.parameters, parts, strict=True):
             layer = name.removesuffix(".weight")
-            tensors[layer + A], tensors[layer + B] = a, b * np.float32(factor)
-    if stored_halves or not tensors:
-        left = one_line(next(iter(stored_halves), "no tensor at all"))
+            tensors[layer + A], tensors[layer + B] = part
+    if unused or not tensors:
+        left = min(unused, default="no tensor at all")
         raise CheckpointError(
             f"an adapter must belong to its model; {path} holds {left}; give the model that it was trained on"
         )
@@ -194,7 +199,13 @@ def _rank_and_factor(path: Path, facts: Mapping[str, Any], module: str) -> tuple
             f"{path / CONFIG} must give r, from 1, and lora_alpha, a finite number; "
             f"got {rank!r} and {alpha!r}"
         )
-    return rank, alpha / (sqrt(rank) if facts.get("use_rslora") else rank)
+    factor = alpha / (sqrt(rank) if facts.get("use_rslora") else rank)
+    if abs(factor) > float(np.finfo(np.float32).max):
+        raise CheckpointError(
+            f"{path / CONFIG} must scale by what float32 can hold; lora_alpha {alpha!r} and r {rank!r} "
+            f"scale by {factor:g}; download it again"
+        )
+    return rank, factor
 
 
 def _of_module(path: Path, facts: Mapping[str, Any], key: str, module: str, default: Any) -> Any:
@@ -209,31 +220,17 @@ def _of_module(path: Path, facts: Mapping[str, Any], key: str, module: str, defa
     return next(found, default)
 
 
-def _read_tensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {
-                name: file.get_tensor(name).astype(np.float32)
-                for name in file.keys()  # noqa: SIM118 - not a dict
-            }
-    except (SafetensorError, OSError) as cause:
-        raise CheckpointError(
-            f"{path} must be a whole safetensors file; got: {one_line(str(cause))}"
-        ) from cause
-
-
 def _check_shapes(
-    path: Path,
-    module: str,
-    wanted: tuple[tuple[int, int], tuple[int, int]],
-    a: np.ndarray | None,
-    b: np.ndarray | None,
-) -> Halves:
-    """Both halves of one module's adapter, once they fit its matrix."""
-    if a is None or b is None or (a.shape, b.shape) != wanted:
-        found = [None if x is None else x.shape for x in (a, b)]
+    file: SafetensorsFile, names: tuple[str, str], wanted: tuple[tuple[int, int], tuple[int, int]]
+) -> None:
+    """Refuse an adapter whose halves do not fit its matrix.
+
+    Raises:
+        CheckpointError: one is missing, or has another shape.
+    """
+    found = tuple(file.tensors[name].shape if name in file.tensors else None for name in names)
+    if found != wanted:
         raise CheckpointError(
-            f"the adapter of {module} must have shapes {wanted[0]} and {wanted[1]}; {path} has "
+            f"{names[0]} and its lora_B must have shapes {wanted[0]} and {wanted[1]}; {file.path} has "
             f"{found[0]} and {found[1]}; give the model that it was trained on"
         )
-    return a, b

@@ -1,5 +1,6 @@
 """Converting a model to a Hugging Face directory in another dtype."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> None:
     """A directory's files as they are; a GGUF file's tokenizer, rebuilt."""
     if checkpoint.gguf_metadata is None:
         for name in TEXT_FILES:
-            if (checkpoint.path / name).is_file():
+            if os.path.lexists(checkpoint.path / name):
                 copy_file(checkpoint.path / name, directory / name)
         return
 

@@ -1,53 +1,34 @@
-"""Reading small JSON files that cannot be trusted, writing files that are whole or absent, reporting progress."""
+"""Writing files and directories that are whole or absent; reporting progress.
 
+What is not complete has a temporary name in the same directory:
+
+    .NAME.0123456789abcdef.partial      16 random digits: nobody can put a link there beforehand
+
+Its writer holds a lock on it until the rename. One that is not locked is left over from a process that was killed; the
+next that writes to NAME removes it. Where the platform or the file system has no such locks, it stays.
+"""
+
+import errno
+import glob
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
-from xplm.errors import CheckpointError, XplmError
+from xplm.checkpoint.untrusted import MAX_LARGE_BYTES, read_bytes
+from xplm.errors import CheckpointError
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
 """Told what is being fetched, how many bytes of it are there, and how many it has (None: not known yet)."""
 
-MAX_JSON_BYTES = 64 * 2**20  # the index of a model of a trillion parameters is under 10 MiB
-
-
-def read_json_object(path: Path, error: type[XplmError] = CheckpointError) -> dict[str, Any]:
-    """Read a file that must hold one JSON object.
-
-    Args:
-        path: the file.
-        error: what to raise.
-
-    Returns:
-        The object.
-
-    Raises:
-        XplmError: of the given type; the file is missing, too large, not JSON, or not an object.
-    """
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_JSON_BYTES + 1)
-        if len(content) > MAX_JSON_BYTES:
-            raise error(f"{path} must be at most {MAX_JSON_BYTES} bytes long; download it again")
-        value = json.loads(content)
-    except OSError as cause:
-        raise error(f"{path} must be readable; got: {cause.strerror}") from cause
-    except (ValueError, RecursionError) as cause:  # not UTF-8, not JSON, nested too deep
-        raise error(f"{path} must hold JSON; got: {cause}; download it again") from cause
-    if not isinstance(value, dict):
-        raise error(f"{path} must hold a JSON object; got a {type(value).__name__}")
-    return value
-
-
-def one_line(text: str) -> str:
-    """Text out of a file made fit for a message: line breaks and other control characters are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+NAME_CHARS = 40  # of a name that its temporary one shows
+NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(
+    os, "O_NONBLOCK", 0
+)  # nor wait for a FIFO's writer
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -60,9 +41,18 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file's content and flush it to the disk."""
-    with source.open("rb") as content, target.open("wb") as file:
-        shutil.copyfileobj(content, file)
+    """Copy a tokenizer's file and flush it to the disk.
+
+    Raises:
+        CheckpointError: the source is not a regular file of at most MAX_LARGE_BYTES.
+        OSError: the disk refuses.
+    """
+    try:
+        content = read_bytes(source, MAX_LARGE_BYTES)
+    except OSError as cause:
+        raise CheckpointError(f"{source} must be readable; got: {cause.strerror}") from cause
+    with target.open("wb") as file:
+        file.write(content)
         file.flush()
         sync(file.fileno())
 
@@ -112,7 +102,7 @@ def new_directory(path: Path) -> Iterator[Path]:
         path: the directory to make; an empty one may be there already.
 
     Yields:
-        A temporary directory beside it to write into. It takes the name on success, and is removed on failure.
+        A temporary directory next to it to write into. It takes the name on success, and is removed on failure.
 
     Raises:
         CheckpointError: something is there already, or the disk refuses.
@@ -121,10 +111,7 @@ def new_directory(path: Path) -> Iterator[Path]:
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise CheckpointError(f"{path} must not exist yet; remove it or choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(
-            tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        )
-        partial.chmod(0o755)  # mkdtemp makes it private
+        partial, descriptor = _new_partial(path, _make_directory)
     except OSError as cause:
         raise CheckpointError(f"{path} must be writable; got: {cause.strerror}") from cause
     try:
@@ -134,3 +121,128 @@ def new_directory(path: Path) -> Iterator[Path]:
         raise CheckpointError(f"{path} could not be written: {cause.strerror}") from cause
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # gone already after a success
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that replaces another as a whole, or not at all. A link is replaced, not followed.
+
+    Args:
+        path: the file; one may be there already.
+
+    Yields:
+        An open temporary file next to it. It takes the name on success, and is removed on failure.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):  # a rename would take a device away
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    partial, descriptor = _new_partial(path, _make_file)
+    try:
+        with open(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            sync(file.fileno())
+            rename(partial, path)
+    finally:
+        with suppress(OSError):  # gone already after a success
+            partial.unlink()
+
+
+def link_or_copy(source: Path, path: Path) -> None:
+    """Give a file a second name, in the place of what has it; a copy where the file system has no links.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    _remove_leftovers(path)
+    partial = partial_name(path)
+    try:
+        os.link(source, partial)
+    except OSError:
+        with source.open("rb") as content, replacing(path) as file:
+            shutil.copyfileobj(content, file)
+        return
+    rename(partial, path)
+    partial.unlink(missing_ok=True)  # renaming a link onto its own file does nothing
+
+
+def is_partial(path: Path) -> bool:
+    """Whether a file or directory has a temporary name."""
+    return path.name.startswith(".") and path.name.endswith(".partial")
+
+
+def partial_name(path: Path) -> Path:
+    """A new temporary name for what is, or is to become, `path`."""
+    # Cut, for a name of the longest length that a file system takes has no room for more.
+    return path.parent / f".{path.name[:NAME_CHARS]}.{secrets.token_hex(8)}.partial"
+
+
+def _make_directory(path: Path) -> int:
+    path.mkdir()
+    return os.open(path, os.O_RDONLY)
+
+
+def _make_file(path: Path) -> int:
+    binary = getattr(os, "O_BINARY", 0)  # Windows
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | binary, 0o666)
+
+
+def _new_partial(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
+    """A new file or directory that is to become `path`, locked, and its descriptor, which holds the lock."""
+    _remove_leftovers(path)
+    while True:
+        partial = partial_name(path)
+        descriptor = make(partial)
+        with suppress(BlockingIOError):
+            _lock(descriptor)
+            if partial.exists():
+                return partial, descriptor
+        os.close(descriptor)  # another process took it for a leftover, before it was locked
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of `path`."""
+    name = glob.escape(path.name[:NAME_CHARS])
+    for left in path.parent.glob(f".{name}.{'[0-9a-f]' * 16}.partial"):
+        with suppress(OSError):  # another user's, a link, or removed meanwhile
+            descriptor = os.open(left, os.O_RDONLY | NO_LINK)
+            try:
+                if _lock(descriptor):
+                    remove(left)
+            finally:
+                os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a directory with all that is in it.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a file or directory until its descriptor is closed or the process ends.
+
+    Returns:
+        Whether it is locked; False where the platform or the file system has no locks.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+    """
+    try:
+        import fcntl  # POSIX only
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except (ImportError, OSError):
+        return False
+    return True

@@ -13,7 +13,7 @@ Memory. A tensor is unpacked a few rows at a time into its final dtype: a float3
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from gguf.quants import dequantize
 from xplm.checkpoint.checkpoint import Checkpoint, TensorInfo, cast
 from xplm.checkpoint.gguf_config import ROPE_FACTORS, config_from_gguf
 from xplm.checkpoint.gguf_header import StoredTensor, read_gguf_header
+from xplm.checkpoint.untrusted import Stamp, read_into, reopen
 from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError
 
@@ -77,7 +78,8 @@ def open_gguf(path: Path) -> Checkpoint:
         CheckpointError: the file is missing, truncated or malformed, or stores a kind that cannot be read.
         ConfigError: its architecture is not one of xplm's.
     """
-    metadata, stored = read_gguf_header(path)
+    metadata, stored, stamp = read_gguf_header(path)
+    unpack = partial(_unpack, path, stamp)
     rope_factors = None
     if (factors := stored.pop(ROPE_FACTORS, None)) is not None:
         if factors.kind != GGMLQuantizationType.F32 or len(factors.shape) != 1:
@@ -85,7 +87,7 @@ def open_gguf(path: Path) -> Checkpoint:
                 f"{ROPE_FACTORS} must be a vector in F32; {path} stores {factors.kind.name} of "
                 f"shape {factors.shape}; convert the model again"
             )
-        rope_factors = _unpack(path, factors, np.dtype(np.float32), ROPE_FACTORS)
+        rope_factors = unpack(factors, np.dtype(np.float32), ROPE_FACTORS)
     config = config_from_gguf(
         metadata, {name: tensor.shape for name, tensor in stored.items()}, rope_factors
     )
@@ -93,7 +95,7 @@ def open_gguf(path: Path) -> Checkpoint:
     named = {hugging_face_name(name): tensor for name, tensor in stored.items()}
     tensors = {name: TensorInfo(tensor.shape, tensor.kind.name) for name, tensor in named.items()}
     interleaved = metadata["general.architecture"] == "llama"
-    read = partial(_read_tensor, path, named, config if interleaved else None)
+    read = partial(_read_tensor, unpack, named, config if interleaved else None)
     return Checkpoint(path, config, tensors, STORED_KINDS, read, metadata, READERS)
 
 
@@ -116,13 +118,13 @@ def hugging_face_name(name: str) -> str:
 
 
 def _read_tensor(
-    path: Path,
+    unpack: Callable[[StoredTensor, np.dtype[Any], str], np.ndarray],
     named: Mapping[str, StoredTensor],
     interleaved_for: DecoderConfig | None,
     name: str,
     dtype: np.dtype[Any],
 ) -> np.ndarray:
-    array = _unpack(path, named[name], dtype, name)
+    array = unpack(named[name], dtype, name)
     if interleaved_for is not None and INTERLEAVED.fullmatch(name):
         return _half_split(array, interleaved_for.head_dim)
     return array
@@ -134,45 +136,30 @@ def _half_split(array: np.ndarray, head_dim: int) -> np.ndarray:
     return np.ascontiguousarray(np.swapaxes(pairs, 1, 2)).reshape(array.shape)
 
 
-def _unpack(path: Path, tensor: StoredTensor, dtype: np.dtype[Any], name: str) -> np.ndarray:
-    """One tensor. The file is mapped for this call only, so that its pages do not stay resident."""
+def _unpack(
+    path: Path, stamp: Stamp, tensor: StoredTensor, dtype: np.dtype[Any], name: str
+) -> np.ndarray:
+    """One tensor, some rows at a time."""
     array = np.empty(tensor.shape, dtype)
     if array.size == 0:
         return array
-
-    if tensor.kind in PLAIN_DTYPES and PLAIN_DTYPES[tensor.kind] == dtype:
-        _read_into(array, path, tensor.offset, name)
-        return array
-
     rows = array.reshape(-1, tensor.shape[-1])
-    try:
-        packed = np.memmap(path, np.uint8, "r", tensor.offset, (len(rows), tensor.row_bytes))
-    except (OSError, ValueError) as cause:  # gone, or shorter than when it was opened
-        raise _unreadable(name, path, cause) from cause
-
     step = max(1, ELEMENTS_AT_ONCE // tensor.shape[-1])
-    for start in range(0, len(rows), step):
-        part = np.array(packed[start : start + step])
-        rows[start : start + step] = cast(_widen(part, tensor.kind), dtype, name)
-    return array
-
-
-def _read_into(array: np.ndarray, path: Path, offset: int, name: str) -> None:
-    """Fill an array with the bytes of a file, from an offset on."""
     try:
-        with path.open("rb", buffering=0) as file:
-            file.seek(offset)
-            space = array.reshape(-1).view(np.uint8).data
-            while space and (taken := file.readinto(space)):
-                space = space[taken:]
+        with reopen(path, stamp, tensor.offset) as file:
+            if tensor.kind in PLAIN_DTYPES and PLAIN_DTYPES[tensor.kind] == dtype:
+                read_into(file, array)
+                return array
+            for start in range(0, len(rows), step):
+                part = rows[start : start + step]
+                packed = np.empty((len(part), tensor.row_bytes), np.uint8)
+                read_into(file, packed)
+                part[:] = cast(_widen(packed, tensor.kind), dtype, name)
     except OSError as cause:
-        raise _unreadable(name, path, cause.strerror) from cause
-    if space:  # the file is shorter than when it was opened
-        raise _unreadable(name, path, f"the last {len(space)} bytes are missing")
-
-
-def _unreadable(name: str, path: Path, cause: object) -> CheckpointError:
-    return CheckpointError(f"tensor {name} must be readable from {path}; got: {cause}")
+        raise CheckpointError(
+            f"tensor {name} must be readable from {path}; got: {cause}"
+        ) from cause
+    return array
 
 
 def _widen(packed: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:

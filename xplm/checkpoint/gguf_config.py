@@ -201,6 +201,11 @@ def _named_scaling(metadata: Mapping[str, Any], arch: str) -> dict[str, Any] | N
 
 def _llama3_scaling(rope_factors: np.ndarray, theta: float, head_dim: int) -> dict[str, Any]:
     """The rule whose divisors these are. The slowest frequency is divided by the whole factor."""
+    if 2 * rope_factors.size != head_dim:  # before as many are computed
+        raise ConfigError(
+            f"{ROPE_FACTORS} must hold a divisor for each of {head_dim // 2} frequencies; it holds "
+            f"{rope_factors.size}; convert the model again"
+        )
     factor = float(rope_factors.max(initial=1.0))
     rule = RopeConfig(
         rope_type="llama3",
@@ -215,9 +220,7 @@ def _llama3_scaling(rope_factors: np.ndarray, theta: float, head_dim: int) -> di
         )[0]
         for rope in (plain, rule)
     )
-    if rope_factors.shape != frequencies.shape or not np.allclose(
-        rope_factors, frequencies / scaled, rtol=LLAMA3_TOLERANCE, atol=0.0
-    ):
+    if not np.allclose(rope_factors, frequencies / scaled, rtol=LLAMA3_TOLERANCE, atol=0.0):
         raise ConfigError(
             f"{ROPE_FACTORS} must follow Llama 3's rule for a context of {LLAMA3_ORIGINAL_CONTEXT} "
             f"tokens; its {rope_factors.size} divisors (largest {factor:g}) do not; "

@@ -11,22 +11,24 @@ Everything is little-endian.
 Source: the GGUF specification of the ggml project; numbers of types and kinds come from the gguf package.
 
 The gguf package's own reader believes every length and takes 2.7 s for a vocabulary of 49,152 tokens, so this one
-checks each length against the bytes that are left before it allocates or loops, and slices arrays whole.
+checks each length against the bytes that are left before it allocates or loops, and slices arrays whole. The header
+is read, not mapped, and only as far as it goes.
 """
 
-import mmap
 import struct
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
+from xplm.checkpoint.untrusted import MAX_LARGE_BYTES, Stamp, open_regular, take_stamp
 from xplm.errors import CheckpointError
 
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32  # bytes
 MAX_DIMS = 4
+READ_BYTES = 2**20  # at a time
 
 SCALARS = {
     GGUFValueType.UINT8: "<u1",
@@ -58,6 +60,7 @@ class GGUFHeader(NamedTuple):
 
     metadata: dict[str, Any]  # numbers, strings and lists of them
     tensors: dict[str, StoredTensor]
+    stamp: Stamp  # of the file
 
 
 def read_gguf_header(path: Path) -> GGUFHeader:
@@ -73,10 +76,8 @@ def read_gguf_header(path: Path) -> GGUFHeader:
         CheckpointError: the file is missing, not GGUF, of another version or byte order, truncated, or malformed.
     """
     try:
-        if path.stat().st_size == 0:  # which cannot be mapped
-            raise _MalformedError("an empty file")
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _parse(data)
+        with open_regular(path) as file:
+            return _parse(file)
     except OSError as cause:
         raise CheckpointError(f"{path} must be readable; got: {cause.strerror}") from cause
     except _MalformedError as cause:
@@ -90,19 +91,31 @@ class _MalformedError(Exception):
 
 
 class _Cursor:
-    """A position in the file that moves forward and never past the end."""
+    """A position in the file that moves forward and never past the end, or past MAX_LARGE_BYTES."""
 
-    def __init__(self, data: mmap.mmap) -> None:
-        self.data = data
+    def __init__(self, file: BinaryIO, n_bytes: int) -> None:
+        self.file = file
+        self.n_bytes = n_bytes  # of the file
+        self.data = bytearray()  # what was read so far
         self.position = 0
+
+    def need(self, end: int) -> None:
+        """Read up to an offset, at least."""
+        if end <= len(self.data):
+            return
+        start = self.position
+        if end > self.n_bytes:
+            raise _MalformedError(f"{end - start} bytes at {start} in a file of {self.n_bytes}")
+        if end > MAX_LARGE_BYTES:
+            raise _MalformedError(f"a header of more than {MAX_LARGE_BYTES} bytes")
+        self.data += self.file.read(max(end - len(self.data), READ_BYTES))
+        if end > len(self.data):
+            raise _MalformedError("a file that becomes shorter while it is read")
 
     def take(self, n_bytes: int) -> bytes:
         end = self.position + n_bytes
-        if end > len(self.data):
-            raise _MalformedError(
-                f"{n_bytes} bytes at {self.position} in a file of {len(self.data)}"
-            )
-        taken = self.data[self.position : end]
+        self.need(end)
+        taken = bytes(memoryview(self.data)[self.position : end])
         self.position = end
         return taken
 
@@ -118,20 +131,20 @@ class _Cursor:
 
     def strings(self, count: int) -> list[str]:
         """So many strings, in one loop: a vocabulary has a hundred thousand."""
-        data, size, length_at = self.data, len(self.data), struct.Struct("<Q").unpack_from
+        data, length_at = self.data, struct.Struct("<Q").unpack_from
         end, found = self.position, []
-        try:
-            for _ in range(count):
-                start = end + 8
-                end = start + length_at(data, end)[0]
-                if end > size:
-                    raise _MalformedError(f"{end - start} bytes at {start} in a file of {size}")
+        for _ in range(count):
+            start = end + 8
+            if start > len(data):
+                self.need(start)
+            end = start + length_at(data, end)[0]
+            if end > len(data):
+                self.need(end)
+            try:
                 found.append(data[start:end].decode())
-        except struct.error as cause:
-            raise _MalformedError(f"8 bytes at {end} in a file of {size}") from cause
-        except UnicodeDecodeError as cause:
-            raise _MalformedError(f"a string at {start - 8} that is not UTF-8") from cause
-        self.position = end
+            except UnicodeDecodeError as cause:
+                raise _MalformedError(f"a string at {start - 8} that is not UTF-8") from cause
+            self.position = end
         return found
 
     def value_type(self) -> GGUFValueType:
@@ -161,8 +174,11 @@ class _Cursor:
         return self.scalars(element, count)
 
 
-def _parse(data: mmap.mmap) -> GGUFHeader:
-    cursor = _Cursor(data)
+def _parse(file: BinaryIO) -> GGUFHeader:
+    stamp = take_stamp(file)
+    if stamp.n_bytes == 0:
+        raise _MalformedError("an empty file")
+    cursor = _Cursor(file, stamp.n_bytes)
     if (magic := cursor.take(4)) != b"GGUF":
         raise _MalformedError(f"{magic!r} where a GGUF file starts with b'GGUF'")
     if (version := cursor.u32()) not in VERSIONS:
@@ -188,14 +204,13 @@ def _parse(data: mmap.mmap) -> GGUFHeader:
         raise _MalformedError(f"general.alignment {alignment!r} where a power of two belongs")
     start = -(-cursor.position // alignment) * alignment
     for name, tensor in tensors.items():
-        if start + tensor.offset + tensor.n_bytes > len(data):
+        if start + tensor.offset + tensor.n_bytes > stamp.n_bytes:
             raise _MalformedError(
                 f"the tensor {name!r} of {tensor.n_bytes} bytes at {start + tensor.offset} "
-                f"in a file of {len(data)}"
+                f"in a file of {stamp.n_bytes}"
             )
-    return GGUFHeader(
-        metadata, {name: t._replace(offset=start + t.offset) for name, t in tensors.items()}
-    )
+    placed = {name: t._replace(offset=start + t.offset) for name, t in tensors.items()}
+    return GGUFHeader(metadata, placed, stamp)
 
 
 def _tensor(cursor: _Cursor, name: str) -> StoredTensor:

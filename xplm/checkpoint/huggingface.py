@@ -5,10 +5,10 @@
     model.safetensors.index.json            {"weight_map": {tensor name: shard name}}
     model-00001-of-0000N.safetensors ...
 
-The safetensors library checks each header: offsets that fit the file and do not overlap, sizes that fit the shapes.
 Weights in pickle files are never read: unpickling runs whatever the file says.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from xplm.checkpoint.checkpoint import Checkpoint, TensorInfo, cast
-from xplm.checkpoint.files import one_line, read_json_object
 from xplm.checkpoint.layouts import unpack
+from xplm.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
+from xplm.checkpoint.untrusted import MAX_LARGE_BYTES, read_json_object
 from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError, ConfigError
 
@@ -44,18 +44,17 @@ def open_directory(path: Path) -> Checkpoint:
         CheckpointError: a shard is missing, truncated or malformed, or there are no safetensors.
     """
     config = DecoderConfig.from_hf(read_json_object(path / CONFIG, ConfigError))
-    shards = {shard: _read_header(path / shard) for shard in shard_names(path)}
-
     tensors: dict[str, TensorInfo] = {}
-    shard_of: dict[str, Path] = {}
-    for shard, header in shards.items():
-        if twice := sorted(tensors.keys() & header.keys()):
+    shard_of: dict[str, SafetensorsFile] = {}
+    for shard in shard_names(path):
+        file = open_safetensors(path / shard)
+        if twice := sorted(tensors.keys() & file.tensors.keys()):
             raise CheckpointError(
-                f"each tensor must be stored once; {one_line(twice[0])} is in {shard_of[twice[0]].name} and in "
+                f"each tensor must be stored once; {twice[0]} is in {shard_of[twice[0]].path.name} and in "
                 f"{shard}; remove the shards that {INDEX} does not name"
             )
-        tensors |= header
-        shard_of |= dict.fromkeys(header, path / shard)
+        tensors |= {name: TensorInfo(t.shape, t.kind) for name, t in file.tensors.items()}
+        shard_of |= dict.fromkeys(file.tensors, file)
     stored = Checkpoint(path, config, tensors, STORED_KINDS, partial(_read_tensor, shard_of))
     return unpack(stored)
 
@@ -72,16 +71,16 @@ def shard_names(path: Path) -> list[str]:
     Raises:
         CheckpointError: the index is malformed, a shard that it names is missing, or there are no safetensors.
     """
-    if (path / INDEX).is_file():
+    if os.path.isfile(path / INDEX):
         names = indexed_shards(path / INDEX)
-        if missing := [name for name in names if not (path / name).is_file()]:
+        if missing := [name for name in names if not os.path.isfile(path / name)]:
             raise CheckpointError(
                 f"every shard that {INDEX} names must be in {path}; missing: {', '.join(missing)}; "
                 f"download them again"
             )
         return names
 
-    if (path / WEIGHTS).is_file():
+    if os.path.isfile(path / WEIGHTS):
         return [WEIGHTS]
     found = sorted(
         file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern)
@@ -107,7 +106,7 @@ def indexed_shards(index: Path) -> list[str]:
     Raises:
         CheckpointError: the index is malformed.
     """
-    weight_map = read_json_object(index).get("weight_map")
+    weight_map = read_json_object(index, at_most=MAX_LARGE_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(
             f'{index} must map tensor names to shards under "weight_map"; download it again'
@@ -121,28 +120,7 @@ def indexed_shards(index: Path) -> list[str]:
     return sorted(set(weight_map.values()))
 
 
-def _read_header(path: Path) -> dict[str, TensorInfo]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            return {
-                name: TensorInfo(tuple(tensor.get_shape()), str(tensor.get_dtype()))
-                for name, tensor in slices.items()
-            }
-    except (SafetensorError, OSError) as cause:
-        raise CheckpointError(
-            f"{path} must be a whole safetensors file; got: {one_line(str(cause))}; download it again"
-        ) from cause
-
-
-def _read_tensor(shard_of: Mapping[str, Path], name: str, dtype: np.dtype[Any]) -> np.ndarray:
-    """One tensor. The file is mapped for this call only, so that its pages do not stay resident."""
-    path = shard_of[name]
-    try:
-        with safe_open(path, framework="numpy") as file:
-            stored = file.get_tensor(name)
-    except (SafetensorError, OSError) as cause:
-        raise CheckpointError(
-            f"tensor {name} must be readable from {path}; got: {cause}"
-        ) from cause
-    return cast(stored, dtype, name)
+def _read_tensor(
+    shard_of: Mapping[str, SafetensorsFile], name: str, dtype: np.dtype[Any]
+) -> np.ndarray:
+    return cast(shard_of[name].read(name), dtype, name)

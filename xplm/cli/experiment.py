@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from xplm.checkpoint.files import rename, writing
+from xplm.checkpoint.files import replacing, writing
 from xplm.cli.flags import WhereFlags
 from xplm.cli.output import plain
 from xplm.errors import RequestError
@@ -61,10 +61,8 @@ def write_figures(path: Path | None, figures: Mapping[str, Any]) -> None:
     """
     if path is None:
         return
-    partial = path.with_name(f"{path.name}.partial")
-    with writing(path):
-        partial.write_text(json.dumps(plain(figures), indent=2) + "\n", encoding="utf-8")
-        rename(partial, path)
+    with writing(path), replacing(path) as file:
+        file.write((json.dumps(plain(figures), indent=2) + "\n").encode())
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xplm.backend import load_backend
-from xplm.checkpoint.files import writing
+from xplm.checkpoint.files import replacing, writing
 from xplm.cli.flags import takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.places import home
@@ -114,8 +114,8 @@ def parity(
     }
     if html is not None:
         text = page(made, rows, drifts, unit_roundoff(activations))
-        with writing(html):
-            html.write_text(text, encoding="utf-8")
+        with writing(html), replacing(html) as file:
+            file.write(text.encode())
     if not output.as_json:
         _print(Console(highlight=False), made, rows)
     out.result(made)

@@ -1,5 +1,6 @@
 """`xplm train`: learn a model from a recipe, in sight of the user."""
 
+import os
 import shlex
 import signal
 import sys
@@ -265,7 +266,7 @@ def _pull_tokenizer(name: str, show: Output) -> Path:
 
 def _say_what_resumes(directory: RunDirectory, plan: Recipe, show: Output) -> None:
     """Say where a run goes on, and what is otherwise than it was."""
-    if not directory.path.exists():
+    if not os.path.exists(directory.path):
         return
     if not directory.checkpoints:
         show.note(f"{directory.path} holds no checkpoint yet; starting from the beginning")

@@ -1,12 +1,13 @@
 """A conversation as a file: JSON, {"messages": [{"role": ..., "content": ...}, ...]}, as chat APIs spell it."""
 
 import json
-import os
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from xplm.checkpoint.files import replacing
+from xplm.checkpoint.untrusted import parse_json, read_text
 from xplm.errors import RequestError
 
 if TYPE_CHECKING:
@@ -21,22 +22,15 @@ class Transcript(NamedTuple):
 
 
 def write_transcript(path: str | PathLike[str], messages: "Sequence[Message]") -> None:
-    """Write a conversation to a temporary file beside `path`, then rename it.
+    """Write a conversation; a file that is there is replaced as a whole.
 
     Raises:
         RequestError: the file cannot be written.
     """
-    path = Path(path)
-    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
+    text = json.dumps({"messages": list(messages)}, ensure_ascii=False, indent=2)
     try:
-        try:
-            with partial.open("w", encoding="utf-8") as file:
-                json.dump({"messages": list(messages)}, file, ensure_ascii=False, indent=2)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)  # fails too where the path is not one
+        with replacing(Path(path)) as file:
+            file.write(text.encode())
     except OSError as error:
         raise RequestError(f'cannot write "{path}": {error.strerror}') from error
     except ValueError as error:  # half a surrogate pair, or a zero byte in the path
@@ -52,11 +46,13 @@ def read_transcript(path: str | PathLike[str]) -> Transcript:
         RequestError: the file cannot be read, or is not such a conversation.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = parse_json(read_text(Path(path)))
     except OSError as error:
         raise RequestError(f'cannot read "{path}": {error.strerror}') from error
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f'"{path}" must be JSON in UTF-8, as save writes it') from error
+    except ValueError as error:
+        raise RequestError(
+            f'"{path}" must be JSON in UTF-8, as save writes it; got: {error}'
+        ) from error
 
     messages = content.get("messages") if isinstance(content, dict) else None
     if not isinstance(messages, list) or not all(_is_message(message) for message in messages):

@@ -18,10 +18,18 @@ from typing import Any
 
 import tokenizers
 
+from xplm.checkpoint.files import replacing
+from xplm.checkpoint.untrusted import (
+    MAX_LARGE_BYTES,
+    MAX_SMALL_BYTES,
+    read_json_object,
+    read_text,
+)
 from xplm.errors import TokenizerError
 from xplm.text.faults import library_faults
 from xplm.text.parts import SPECIAL_TOKEN_NAMES, TokenizerParts, unique_ids
 
+MAX_ID = 2**31 - 1
 PROBE = "a b\U0010fffd"  # the last character is in no vocabulary
 _STRICT = ("bos_token", "eos_token")  # a generation cannot do without those that a model names
 
@@ -46,7 +54,7 @@ def read_directory(directory: Path) -> TokenizerParts:
         if text is None:
             continue
         if isinstance(text, str) and pipeline.token_to_id(text) is None and name not in _STRICT:
-            _log.warning("no %s: tokenizer.json has no token %r", name, text)
+            _log.warning("no %s: tokenizer.json has no token %.80r", name, text)
             continue
         if not isinstance(text, str) or pipeline.token_to_id(text) is None:
             raise TokenizerError(
@@ -56,7 +64,13 @@ def read_directory(directory: Path) -> TokenizerParts:
         special_tokens[name] = text
 
     eos = generation.get("eos_token_id")
-    ends = [*(eos if isinstance(eos, list) else [eos])]
+    ends = [i for i in (eos if isinstance(eos, list) else [eos]) if i is not None]
+    for token_id in ends:
+        if type(token_id) is not int or not 0 <= token_id <= MAX_ID:
+            raise TokenizerError(
+                f"eos_token_id must be token ids from 0, got {token_id!r} in {directory}/generation_config.json: "
+                "correct it"
+            )
     if "eos_token" in special_tokens:
         ends.insert(0, pipeline.token_to_id(special_tokens["eos_token"]))
     template = _chat_template(directory, config.get("chat_template"))
@@ -87,7 +101,7 @@ def write_directory(directory: Path, parts: TokenizerParts) -> None:
 
 
 def _read_pipeline(path: Path) -> tokenizers.Tokenizer:
-    text = _read_text(path)
+    text = _read_text(path, MAX_LARGE_BYTES)
     if text is None:
         raise TokenizerError(
             f"a Hugging Face directory must hold tokenizer.json, and {path.parent} does not: "
@@ -128,25 +142,16 @@ def _is_named_template(value: Any) -> bool:
 
 def _read_object(path: Path) -> dict[str, Any]:
     """A JSON object; empty when the file is not there."""
-    text = _read_text(path)
-    if text is None:
-        return {}
-    try:
-        value = json.loads(text)
-        json.dumps(value, ensure_ascii=False).encode()  # an escaped lone surrogate is not text
-    except (ValueError, RecursionError) as error:
-        raise TokenizerError(f"{path} must hold JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise TokenizerError(f"{path} must hold a JSON object, got {value!r:.80}")
-    return value
+    return read_json_object(path, TokenizerError) if os.path.lexists(path) else {}
 
 
-def _read_text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+def _read_text(path: Path, at_most: int = MAX_SMALL_BYTES) -> str | None:
+    """A file's text; None when the file is not there."""
+    if not os.path.lexists(path):
         return None
-    except (OSError, UnicodeDecodeError) as error:
+    try:
+        return read_text(path, at_most)
+    except (OSError, ValueError) as error:
         raise TokenizerError(f"{path} must be a readable UTF-8 file: {error}") from None
 
 
@@ -155,9 +160,5 @@ def _to_json(value: dict[str, Any]) -> str:
 
 
 def _replace_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with replacing(path) as file:
+        file.write(text.encode())

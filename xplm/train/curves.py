@@ -6,7 +6,7 @@ from math import inf, log10
 from pathlib import Path
 from typing import Any
 
-from xplm.checkpoint.files import writing
+from xplm.checkpoint.files import replacing, writing
 
 PANELS = {
     "loss": ("train_loss", "val_loss"),
@@ -40,10 +40,8 @@ def draw_curves(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         CheckpointError: the disk refuses.
     """
     figure = make_figure(lines)
-    partial = path.with_name(path.name + ".partial")
-    with writing(path):
-        figure.savefig(partial, format="png", dpi=80)
-        partial.replace(path)
+    with writing(path), replacing(path) as file:
+        figure.savefig(file, format="png", dpi=80)
 
 
 def make_figure(lines: Sequence[Mapping[str, Any]]) -> Any:
@@ -80,7 +78,8 @@ def make_figure(lines: Sequence[Mapping[str, Any]]) -> Any:
 
 def _points(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
     """A metric's steps and values."""
-    return [(line["step"], line[name]) for line in lines if line[name] is not None]
+    values = [(line["step"], line.get(name)) for line in lines]
+    return [(step, value) for step, value in values if isinstance(value, int | float)]
 
 
 def _make_logarithmic(axis: Any, values: Sequence[float]) -> None:

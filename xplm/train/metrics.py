@@ -1,12 +1,16 @@
 """metrics.jsonl: how a run went, one JSON object a line."""
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from xplm.checkpoint.files import rename, sync, writing
+from xplm.checkpoint.files import replacing, writing
+from xplm.checkpoint.untrusted import parse_json, read_bytes
+
+MAX_BYTES = 2**30  # of a file: some millions of lines
 
 
 @dataclass(frozen=True)
@@ -38,14 +42,10 @@ class JsonLines:
             CheckpointError: the disk refuses.
         """
         self._path = path
-        partial = path.with_name(path.name + ".partial")
         with writing(path):
             kept = [line for line in read_lines(path) if line["step"] <= upto]
-            with partial.open("w", encoding="utf-8") as file:
-                file.writelines(_to_line(line) for line in kept)
-                file.flush()
-                sync(file.fileno())
-            rename(partial, path)
+            with replacing(path) as file:
+                file.writelines(_to_line(line).encode() for line in kept)
             self._file = path.open("a", encoding="utf-8")
 
     def append(self, value: Any) -> None:
@@ -73,18 +73,18 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
     A crash of the machine may leave half a line, or a stretch of zeros; a run is not lost with it.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
     # What follows the last line end is half a line.
-    values = (_parse(line) for line in path.read_bytes().split(b"\n")[:-1])
+    values = (_parse(line) for line in read_bytes(path, MAX_BYTES).split(b"\n")[:-1])
     return [v for v in values if isinstance(v, dict) and type(v.get("step")) is int]
 
 
 def _parse(line: bytes) -> Any:
     """A line's value, or None where it is not JSON."""
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
+        return parse_json(line.decode())
+    except ValueError:
         return None
 
 

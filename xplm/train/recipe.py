@@ -13,8 +13,8 @@ does not exist is taken for a name.
 """
 
 import json
+import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
@@ -22,6 +22,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
+from xplm.checkpoint.untrusted import MAX_TOML_BYTES, parse_toml, read_text
 from xplm.errors import RequestError
 from xplm.generate.options import SamplingOptions
 from xplm.text.trainable import TOKENIZER_KINDS
@@ -203,10 +204,10 @@ def load_recipe(name: str | Path, settings: Mapping[str, Any] | None = None) -> 
     """
     path = find_recipe(name)
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = parse_toml(read_text(path, MAX_TOML_BYTES))
     except OSError as error:
         raise RequestError(f"a recipe must be readable; got {path}: {error.strerror}") from error
-    except ValueError as error:  # not TOML, not UTF-8, or an integer of thousands of digits
+    except ValueError as error:
         raise RequestError(f"a recipe must be TOML in UTF-8; got {path}: {error}") from error
     _check_sections(tables)
     _anchor(tables, path.parent)
@@ -227,8 +228,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not equals or not re.fullmatch(r"\s*\w+\.\w+\s*", place):
         raise RequestError(f'a setting is SECTION.KEY=VALUE, as in train.seed=1; got "{text}"')
     try:
-        return place.strip(), tomllib.loads(f"value = {value}")["value"]
-    except ValueError:  # not TOML, or an integer of thousands of digits
+        return place.strip(), parse_toml(f"value = {value}")["value"]
+    except ValueError:
         return place.strip(), value.strip()
 
 
@@ -283,6 +284,11 @@ def _section(kind: Any, name: str, table: Mapping[str, Any]) -> Any:
     unknown = {key: value for key, value in table.items() if key not in types}
     if unknown and not free:
         raise RequestError(f"[{name}] has {', '.join(types)}; got unknown {', '.join(unknown)}")
+    for key, value in unknown.items():
+        if not isinstance(value, int | float | str):  # a date, say
+            raise RequestError(
+                f"{name}.{key} must be a number, a truth value or a text; got {value!r}"
+            )
 
     given = {
         key: _typed(f"{name}.{key}", v, types[key]) for key, v in table.items() if key in types
@@ -309,11 +315,12 @@ def _anchor(tables: Mapping[str, Any], base: Path) -> None:
     for place in PATHS + MODELS:
         section, _, key = place.partition(".")
         name = tables.get(section, {}).get(key)
-        is_kind = place == "data.tokenizer" and name in TOKENIZER_KINDS
-        if not isinstance(name, str) or not name or is_kind:
+        if not isinstance(name, str) or not name:
             continue
-        path = (base / Path(name).expanduser()).absolute()
-        if place in PATHS or path.exists():
+        if place == "data.tokenizer" and name in TOKENIZER_KINDS:
+            continue
+        path = (base / os.path.expanduser(name)).absolute()
+        if place in PATHS or os.path.exists(path):
             tables[section][key] = str(path)
 
 

@@ -15,13 +15,21 @@ of their own.
 
 import os
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from xplm.checkpoint.files import new_directory, rename, writing
+from xplm.checkpoint.files import (
+    is_partial,
+    link_or_copy,
+    new_directory,
+    partial_name,
+    remove,
+    rename,
+    replacing,
+    writing,
+)
 from xplm.errors import RequestError
 from xplm.runtime import Runtime
 from xplm.train.recipe import Recipe, load_recipe, to_toml
@@ -33,7 +41,6 @@ SAMPLES = "samples.jsonl"
 CURVES = "curves.png"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
-PARTIAL = ".partial"
 
 
 class RunDirectory:
@@ -66,7 +73,7 @@ class RunDirectory:
             RequestError: it is not a recipe.
         """
         path = self.path / RECIPE
-        return load_recipe(path) if path.exists() else None
+        return load_recipe(path) if os.path.lexists(path) else None
 
     def check(self, *, resume: bool) -> None:
         """Refuse to write over what is not this run's.
@@ -77,20 +84,24 @@ class RunDirectory:
         Raises:
             RequestError: a run or something else is there, or another process is at work on it.
         """
-        if resume and self.path.is_dir():
+        if resume and os.path.isdir(self.path):
             self._acquire()
-        if (self.path / RECIPE).exists():
+        if os.path.lexists(self.path / RECIPE):
             if not resume:
                 raise RequestError(
                     f"{self.path} holds a run already; go on with it by --resume, or choose another --out"
                 )
             return
-        begun = {RECIPE + PARTIAL, CHECKPOINTS, LOCK}
-        is_ours = self.path.is_dir() and {path.name for path in self.path.iterdir()} <= begun
-        if self.path.exists() and not is_ours:
+        if os.path.exists(self.path) and not self._is_begun():
             raise RequestError(
                 f"a run needs a directory of its own; {self.path} holds something else; choose another --out"
             )
+
+    def _is_begun(self) -> bool:
+        """Whether there is nothing but what a run makes before its recipe."""
+        return os.path.isdir(self.path) and all(
+            file.name in (CHECKPOINTS, LOCK) or is_partial(file) for file in self.path.iterdir()
+        )
 
     def release(self) -> None:
         """Let another process have the directory. One that ends or crashes lets go of it too."""
@@ -125,11 +136,11 @@ class RunDirectory:
         self.check(resume=resume)
         with writing(self.path):
             (self.path / CHECKPOINTS).mkdir(exist_ok=True)
-            for left_over in (self.path / CHECKPOINTS).glob(f".*{PARTIAL}"):
-                shutil.rmtree(left_over)
-            partial = self.path / (RECIPE + PARTIAL)
-            partial.write_text(to_toml(recipe), encoding="utf-8")
-            rename(partial, self.path / RECIPE)
+            for left in (*self.path.iterdir(), *(self.path / CHECKPOINTS).iterdir()):
+                if is_partial(left):
+                    remove(left)
+            with replacing(self.path / RECIPE) as file:
+                file.write(to_toml(recipe).encode())
 
     def load_newest(self, rt: Runtime) -> TrainState | None:
         """The state of the newest checkpoint, or None where there is none.
@@ -173,22 +184,14 @@ class RunDirectory:
 
     def _publish(self, checkpoint: Path) -> None:
         for file in checkpoint.iterdir():
-            if file.name in (TENSORS, FACTS):
-                continue
-            partial = self.path / (file.name + PARTIAL)
-            partial.unlink(missing_ok=True)
-            try:
-                os.link(file, partial)
-            except OSError:  # a file system without links
-                shutil.copyfile(file, partial)
-            rename(partial, self.path / file.name)
-            partial.unlink(missing_ok=True)  # renaming a link onto its own file does nothing
+            if file.name not in (TENSORS, FACTS):
+                link_or_copy(file, self.path / file.name)
 
     def _prune(self, keep: int, best_step: int | None) -> None:
         """Remove all but the last checkpoints and the best, each first out of sight and then file by file."""
         checkpoints = self.checkpoints
         for step in list(checkpoints)[:-keep]:
             if step != best_step:
-                hidden = checkpoints[step].with_name(f".{checkpoints[step].name}{PARTIAL}")
+                hidden = partial_name(checkpoints[step])
                 rename(checkpoints[step], hidden)
-                shutil.rmtree(hidden)
+                remove(hidden)

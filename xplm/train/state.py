@@ -14,11 +14,11 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from xplm.backend import Backend
-from xplm.checkpoint.files import read_json_object, write_json
+from xplm.checkpoint.files import write_json
+from xplm.checkpoint.safetensors_file import open_safetensors
 from xplm.checkpoint.save import write_tensors
+from xplm.checkpoint.untrusted import read_json_object
 from xplm.errors import CheckpointError
 from xplm.out_of_memory import require_memory
 from xplm.train.loss_scale import LossScale
@@ -111,14 +111,16 @@ def load_state(directory: Path, backend: Backend) -> TrainState:
     facts = read_json_object(directory / FACTS)
     groups: dict[str, Params] = {"masters": {}, "moments": {}, "average": {}}
     try:
-        with safe_open(directory / TENSORS, framework="numpy") as file:
-            n_bytes = (directory / TENSORS).stat().st_size
-            require_memory(backend, n_bytes, "parameters and moments of a run", "free memory")
-            for key in file.keys():  # noqa: SIM118 - not a dict
-                group, _, name = key.partition("/")
-                groups[group][name] = backend.from_host(file.get_tensor(key))
         _check_types(facts, FACT_TYPES)
         _check_types(facts["scale"], SCALE_TYPES)
+        file = open_safetensors(directory / TENSORS)
+        what = "parameters and moments of a run"
+        require_memory(backend, file.stamp.n_bytes, what, "free memory")
+        for key in file.tensors:
+            group, _, name = key.partition("/")
+            if group not in groups:
+                raise ValueError(f"a tensor {key}")
+            groups[group][name] = backend.from_host(file.read(key))
         best_loss = facts["best_loss"]
         return TrainState(
             step=facts["step"],
@@ -131,9 +133,9 @@ def load_state(directory: Path, backend: Backend) -> TrainState:
             line_loss=facts["line_loss"],
             line_targets=facts["line_targets"],
         )
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (CheckpointError, ValueError) as error:
         raise CheckpointError(
-            f"{directory} must hold a whole training state; got: {error!r}; remove it to resume "
+            f"{directory} must hold a whole training state; got: {error}; remove it to resume "
             f"from the checkpoint before it"
         ) from error
 

@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from xplm.checkpoint.files import rename, writing
+from xplm.checkpoint.files import replacing, writing
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":", "-.")
@@ -204,7 +204,5 @@ def _legend(figure: Any, axis: Any, n_rows: int) -> None:
 
 
 def _save(figure: Any, path: Path) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    with writing(path):
-        figure.savefig(partial, format="png", dpi=100)
-        rename(partial, path)
+    with writing(path), replacing(path) as file:
+        figure.savefig(file, format="png", dpi=100)

@@ -8,20 +8,24 @@ a hash of the corpus and of the tokenizer, so that a bin is built once, and agai
 """
 
 import hashlib
+import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import tokenizers
 
+from xplm.checkpoint.files import replacing
+from xplm.checkpoint.untrusted import open_regular
 from xplm.errors import DataError
 from xplm.text.tokenizer import Tokenizer
 from xplm.train.data.sources import Piece, Progress, list_files, read_pieces, unseen
 
 _BATCH_CHARS = 2**20  # tokenised at once, on all cores
 _FORMAT = "xplm tokens 1"
+
+_log = logging.getLogger(__name__)
 
 
 def open_tokens(
@@ -43,14 +47,28 @@ def open_tokens(
     """
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
     bin_path = cache / f"{_digest(path, tokenizer, progress)}.u{dtype.itemsize}.bin"
-    if not bin_path.exists():
-        try:
-            _build(bin_path, path, tokenizer, dtype, progress)
-        except OSError as cause:
-            raise DataError(f"{bin_path} could not be written; got: {cause.strerror}") from cause
-    return np.asarray(
-        np.memmap(bin_path, dtype, "r")
-    )  # a plain array: memmap's own slices are slow
+    if os.path.lexists(bin_path):
+        tokens = _map(bin_path, dtype)
+        if tokens is not None and tokens.max() < tokenizer.vocab_size:
+            return tokens
+        _log.warning("%s is damaged; building it again", bin_path)
+    try:
+        _build(bin_path, path, tokenizer, dtype, progress)
+    except OSError as cause:
+        raise DataError(f"{bin_path} could not be written; got: {cause.strerror}") from cause
+    tokens = _map(bin_path, dtype)
+    if tokens is None:
+        raise DataError(f"{bin_path} must stay as it was written; it did not; start again")
+    return tokens
+
+
+def _map(bin_path: Path, dtype: np.dtype) -> np.ndarray | None:
+    """A bin's ids, as a plain array, for memmap's own slices are slow; None where they are not whole."""
+    try:
+        with open_regular(bin_path) as file:
+            return np.asarray(np.memmap(file, dtype, "r"))
+    except (OSError, ValueError):  # ValueError: no bytes, or half an id
+        return None
 
 
 def _digest(path: Path, tokenizer: Tokenizer, progress: Progress) -> str:
@@ -64,7 +82,7 @@ def _digest(path: Path, tokenizer: Tokenizer, progress: Progress) -> str:
     for file in files:
         digest.update(f"\0{file.suffix.lower()}\0{file.stat().st_size}\0".encode())
         try:
-            with file.open("rb") as stream:
+            with open_regular(file) as stream:
                 while block := stream.read(2**20):
                     digest.update(block)
                     done += len(block)
@@ -78,19 +96,11 @@ def _build(
     bin_path: Path, path: Path, tokenizer: Tokenizer, dtype: np.dtype, progress: Progress
 ) -> None:
     bin_path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(suffix=".partial", dir=bin_path.parent)
-    partial = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            for ids in _encode(read_pieces(path, progress), tokenizer):
-                file.write(np.asarray(ids, dtype).tobytes())
-            if not file.tell():
-                raise DataError(f"training data must hold text, and {path} holds none")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(bin_path)
-    finally:
-        partial.unlink(missing_ok=True)  # gone already after a success
+    with replacing(bin_path) as file:
+        for ids in _encode(read_pieces(path, progress), tokenizer):
+            file.write(np.asarray(ids, dtype).tobytes())
+        if not file.tell():
+            raise DataError(f"training data must hold text, and {path} holds none")
 
 
 def _encode(pieces: Iterator[Piece], tokenizer: Tokenizer) -> Iterator[list[int]]:

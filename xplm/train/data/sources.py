@@ -9,17 +9,21 @@ A record is a text, {"text": text}, or a chat {"messages": [{"role": ..., "conte
 end with the marker </s>, as published data sets for small models have it; the marker is not part of the text.
 """
 
-import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from xplm.checkpoint.untrusted import open_regular, parse_json
 from xplm.errors import DataError
 from xplm.text.pieces import cut_text, find_cut
 
 END_MARKER = "</s>"
 PIECE_CHARS = 2**16
+MAX_LINE_CHARS = 2**26
+MAX_JSON_BYTES = 2**28  # of a list, which is held in memory
 RECORDS_PER_REPORT = 256
 
 Progress = Callable[[str, int, int], None]
@@ -48,14 +52,21 @@ def list_files(path: Path) -> list[Path]:
     """The files to read at a path.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or a JSON list is too large.
     """
-    if path.is_file():
-        return [path]
-    found = sorted(file for file in path.rglob("*") if file.is_file())
-    files = [f for f in found if not any(p.startswith(".") for p in f.relative_to(path).parts)]
+    if os.path.isfile(path):
+        files = [path]
+    else:
+        inside = path.rglob("*") if os.path.isdir(path) else ()
+        found = sorted(file for file in inside if os.path.isfile(file))
+        files = [f for f in found if not any(p.startswith(".") for p in f.relative_to(path).parts)]
     if not files:
         raise DataError(f"training data must be a file, or a folder with files in it; got {path}")
+    for file in files:
+        if file.suffix.lower() == ".json" and file.stat().st_size > MAX_JSON_BYTES:
+            raise DataError(
+                f"a JSON list must have at most {MAX_JSON_BYTES} bytes; {file} has more; write it as JSON lines"
+            )
     return files
 
 
@@ -144,8 +155,8 @@ def without_end(text: str) -> str:
 @contextmanager
 def _opened(path: Path) -> Iterator[TextIO]:
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            yield file
+        with open_regular(path) as file, TextIOWrapper(file, encoding="utf-8-sig") as stream:
+            yield stream
     except OSError as cause:
         raise DataError(f"{path} must be readable; got: {cause.strerror}") from cause
     except UnicodeDecodeError as cause:
@@ -176,10 +187,13 @@ def _records_of(stream: TextIO, path: Path) -> Iterator[Record]:
             raise DataError(f"{path} must hold a JSON list; got {values!r:.80}")
         yield from (Record(value, f"{path}, item {i + 1}") for i, value in enumerate(values))
         return
-    for number, line in enumerate(stream, 1):
+    for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE_CHARS + 1), ""), 1):
         place = f"{path}, line {number}"
+        if len(line) > MAX_LINE_CHARS:
+            raise DataError(f"{place}, must have at most {MAX_LINE_CHARS} characters; it has more")
         if line.strip():
-            yield Record(_parse(line, place) if _is_json(path) else line.strip(), place)
+            value = _parse(line, place) if _is_json(path) else line.strip()
+            yield Record(value, place)
 
 
 def _is_json(path: Path) -> bool:
@@ -188,6 +202,6 @@ def _is_json(path: Path) -> bool:
 
 def _parse(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as cause:
+        return parse_json(text)
+    except ValueError as cause:
         raise DataError(f"{place}, must hold JSON; got: {cause}") from cause
