@@ -18,7 +18,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from ctypes import CFUNCTYPE, c_int
 from functools import wraps
 from importlib import import_module
 from threading import RLock
@@ -26,6 +25,8 @@ from typing import Any
 
 from xplm.errors import BackendError
 from xplm.threads import check_threads, limit_blas
+from xplm_numpy.border import NumbaError, border
+from xplm_numpy.compiler import COMPILER
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +104,8 @@ def _after_fork() -> None:
     if not had_started:
         return
     try:
-        _tell_openmp_of_this_process()
-    except (ImportError, AttributeError) as error:
+        _take_over_openmp()
+    except NumbaError as error:
         _process.refusal = BackendError(
             'a process that computes must be started by "spawn" or "forkserver"; this one was forked from one '
             f"whose OpenMP threads had started, and numba cannot compute in it on one thread ({error}); "
@@ -123,10 +124,17 @@ def _layer() -> str | None:
         return None
 
 
-def _tell_openmp_of_this_process() -> None:
-    """Have numba's layer take this process for the one that started it. It starts no thread again."""
-    omppool: Any = import_module("numba.np.ufunc.omppool")
-    CFUNCTYPE(None, c_int)(omppool.launch_threads)(numba.config.NUMBA_NUM_THREADS)
+def _take_over_openmp() -> None:
+    """Have numba's layer take this process for the one that started it.
+
+    Raises:
+        NumbaError: it cannot be told.
+    """
+    insides = COMPILER.insides
+    if insides is None:
+        raise NumbaError("its internals are other than those tested")
+    with border():
+        insides.take_over_openmp(numba.config.NUMBA_NUM_THREADS)
 
 
 if hasattr(os, "register_at_fork"):

@@ -18,7 +18,9 @@ tuple of functions. A function that was compiled as a part is compiled again whe
 import pickle
 from collections.abc import Callable
 from copy import copy
+from ctypes import CFUNCTYPE, c_int
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import llvmlite
@@ -282,6 +284,12 @@ def allocate(context: Any, builder: Any, array: Any, shape: Any, *, is_zero: boo
     made.shape = cgutils.pack_array(builder, sizes, itemsize.type)
     made.strides = cgutils.pack_array(builder, strides, itemsize.type)
     return made._getvalue()
+
+
+def take_over_openmp(threads: int) -> None:
+    """Have numba's OpenMP layer take this process, a forked child, for the one that started it; starts no thread."""
+    omppool = import_module("numba.np.ufunc.omppool")  # loaded when its threads start
+    CFUNCTYPE(None, c_int)(omppool.launch_threads)(threads)
 
 
 def user_cache_folder() -> str:

@@ -42,7 +42,7 @@ class Engine:
         """The most tokens that a sequence can hold."""
         return self.config.context_length
 
-    def check_ids(self, ids: Sequence[int]) -> list[int]:
+    def check_ids(self, ids: Sequence[int] | np.ndarray) -> list[int]:
         """Refuse what the decoder cannot read.
 
         Args:
@@ -64,7 +64,7 @@ class Engine:
         self.require_known("token ids", ids)
         return [int(i) for i in ids]
 
-    def require_known(self, name: str, ids: Sequence[int]) -> None:
+    def require_known(self, name: str, ids: Sequence[int] | np.ndarray) -> None:
         """Refuse ids that are no integers of the vocabulary.
 
         Args:

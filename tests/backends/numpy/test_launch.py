@@ -95,7 +95,7 @@ def test_more_threads_than_numba_has_are_refused():
 def test_a_child_of_openmp_has_one_thread(process, monkeypatch, caplog):
     monkeypatch.setattr(numba, "threading_layer", lambda: "omp")
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(launch, "_tell_openmp_of_this_process", lambda: None)
+    monkeypatch.setattr(launch, "_take_over_openmp", lambda: None)
     launch._after_fork()
     with limit_threads(numba.config.NUMBA_NUM_THREADS):
         assert numba.get_num_threads() == 1
