@@ -12,6 +12,13 @@ LOWEST = ROOT / "scripts" / "lowest.txt"
 EXTRAS = ("strict", "plot", "test")
 """Beside what xplm needs; other extras hold gigabytes, or tools of development."""
 
+SAMPLE = (
+    "tests/backends/numpy/test_kernel_cache.py",
+    "tests/kernels/test_attention.py",
+    "tests/text/test_chat.py",
+    "tests/text/test_tokenizer.py",
+)
+
 
 def floors(requirements):
     """{"numpy": "2.1"} of ["numpy>=2.1,<3", "xplm[plot]"]."""
@@ -40,7 +47,7 @@ def test_the_lowest_versions_generate_train_and_pass_a_sample_of_the_tests(tmp_p
             *xplm, "generate", "ROMEO:", "--model", "shakespeare", "--max-new-tokens", "4",
             "--backend", backend, **kernels,
         )  # fmt: skip
-        run(*xplm, "gradcheck", "--backend", backend, **kernels)
+        run(*xplm, "gradcheck", "--op", "attention", "--backend", backend, **kernels)
 
     (tmp_path / "a.txt").write_text("the cat sat on the mat. " * 100)
     recipe = tmp_path / "small.toml"
@@ -50,5 +57,4 @@ def test_the_lowest_versions_generate_train_and_pass_a_sample_of_the_tests(tmp_p
     )
     for backend in ("numpy", "strict"):
         run(*xplm, "train", recipe, "--out", tmp_path / backend, "--backend", backend, **kernels)
-    sample = ("tests/kernels", "tests/text", "tests/checkpoint", "tests/backends/numpy/test_jit.py")
-    run(python, "-m", "pytest", "-p", "no:cacheprovider", "--backend", "numpy", *sample, **kernels)
+    run(python, "-m", "pytest", "-p", "no:cacheprovider", "--backend", "numpy", *SAMPLE, **kernels)
