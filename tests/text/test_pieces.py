@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
 import xplm.text.tokenizer as module
@@ -26,6 +28,7 @@ PROSE = "It was late.\nThe cat, \n\n 3 dogs and\na man said:  'no'!\nSo\n" * 40
         ("a \nb c", 4),  # no break between two others: in front of a space
         ("abc", 3),
         (" abc", 4),
+        ("\none", 4),
         ("", 0),
     ],
 )
@@ -33,12 +36,12 @@ def test_a_text_is_cut_where_tokenizers_cut_it(text, cut):
     assert find_cut(text) == cut
 
 
-@pytest.mark.parametrize("text", [PROSE, "x" * 1000, " " * 1000, "\n" * 1000, "", "a b\n"])
-@pytest.mark.parametrize("n_chars", [1, 2, 100])
+@given(st.text("ab \n.,'"), st.integers(1, 9))
 def test_pieces_are_the_text(text, n_chars):
-    pieces = list(cut_text(text, n_chars))
-    assert "".join(pieces) == text
-    assert max(map(len, pieces)) <= n_chars
+    *pieces, last = cut_text(text, n_chars)
+    assert "".join([*pieces, last]) == text
+    assert all(0 < len(piece) <= n_chars for piece in pieces)
+    assert len(last) <= n_chars
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from xplm.errors import DataError
 from xplm.text.trainable import train_tokenizer
@@ -79,24 +77,15 @@ def test_progress_ends_at_all_bytes(tmp_path: Path) -> None:
     assert [report[1] for report in seen] == sorted(report[1] for report in seen)
 
 
-@pytest.mark.parametrize(
-    ("text", "head"),
-    [
-        ("one\ntwo\nthree", "one\ntwo\n"),
-        ("one\ntwo\n\n", "one\n"),
-        ("one\n\n two", "one\n\n"),  # no line break between two words: in front of the space
-        ("one two three", "one two"),
-        ("onetwo", "onetwo"),
-        ("\none", "\none"),
-    ],
-)
-def test_where_a_text_is_cut(text: str, head: str) -> None:
-    assert text[: sources._cut(text)] == head
-
-
-@given(st.text("ab \n.,'", min_size=1))
-def test_a_cut_leaves_no_empty_piece(text: str) -> None:
-    assert 0 < sources._cut(text) <= len(text)
+def test_a_long_record_is_cut_as_a_long_text_is(tmp_path: Path) -> None:
+    text = "One line.\nAnother\n" * PIECE_CHARS
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}), encoding="utf-8")
+    for name in ("a.txt", "a.jsonl"):
+        pieces = list(read_pieces(tmp_path / name))
+        assert "".join(piece.text for piece in pieces) == text
+        assert max(len(piece.text) for piece in pieces) <= 2 * PIECE_CHARS
+        assert [piece.is_last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
 
 
 def test_pieces_have_the_tokens_of_the_whole(tmp_path: Path) -> None:
