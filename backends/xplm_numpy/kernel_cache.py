@@ -33,8 +33,8 @@ PACKAGE = Path(__file__).parent
 MAGIC = b"xplm kernel 1\n"
 DIGEST_BYTES = hashlib.sha256().digest_size
 
-LOCK_SECONDS = 30.0
-"""Several times what a kernel takes to compile."""
+LOCK_SECONDS = 120.0
+"""Ten times the compilation of the largest kernel: a slow or busy machine takes a multiple of it."""
 
 logger = logging.getLogger(__name__)
 
