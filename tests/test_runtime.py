@@ -4,7 +4,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from xplm.errors import BackendError, RequestError
+from xplm.errors import BackendError, KernelError, RequestError
 from xplm.generate.engine import Engine
 from xplm.kernels import PORTABLE
 from xplm.kernels.fusions import FUSIONS
@@ -15,6 +15,10 @@ from xplm.numerics.tiny_models import tiny_config
 from xplm.params import init_params
 from xplm.precision import Policy
 from xplm.runtime import make_runtime
+
+
+def uncompiled(*_, **__):
+    raise KernelError("its compiler fails")
 
 
 def double(x, *_):
@@ -35,6 +39,14 @@ def test_a_backend_replaces_kernels_by_name_unless_told_not_to(numpy_backend):
     assert fused.ops.swiglu_fwd is PORTABLE["swiglu_fwd"]
     assert make_runtime(backend, "fp32", kernels="portable").ops.gelu_fwd is PORTABLE["gelu_fwd"]
     assert PORTABLE["gelu_fwd"] is not double
+
+
+def test_a_kernel_that_its_backend_cannot_compile_is_the_portable_one(numpy_backend):
+    kernels = dict.fromkeys(("gelu_fwd", "double"), uncompiled)
+    rt = make_runtime(replace(numpy_backend, kernels=kernels), "fp32")
+    x = np.ones(3, np.float32)
+    np.testing.assert_array_equal(rt.ops.gelu_fwd(x)[0], PORTABLE["gelu_fwd"](x)[0])
+    assert rt.fused(double)(3.0) == (6.0, None)
 
 
 @pytest.mark.parametrize("more", [{}, {"add_rms_norm_fwd": FUSIONS["add_rms_norm_fwd"]}], ids=len)

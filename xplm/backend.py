@@ -93,7 +93,7 @@ class Backend:
     )
     kernels: Mapping[str, Callable[..., Any]] = field(
         default_factory=dict
-    )  # what replaces portable kernels, fusions and rules of optimizers
+    )  # replace portable kernels, fusions and rules of optimizers; may raise KernelError
 
 
 def backend_names() -> list[str]:

@@ -2,9 +2,12 @@
 
 import pytest
 from numba.core import config
+from xplm_numpy import backend, kernels
 
 from tests.backends.missing import without
 from xplm.backend import load_backend
+from xplm.kernels import PORTABLE
+from xplm.runtime import make_runtime
 
 
 def test_without_numba(monkeypatch, caplog):
@@ -13,6 +16,19 @@ def test_without_numba(monkeypatch, caplog):
     (line,) = caplog.messages
     assert "numba cannot be used (ModuleNotFoundError" in line
     assert line.endswith("the portable kernels run, slower")
+
+
+def test_whatever_numba_raises_the_portable_kernels_run(monkeypatch, caplog):
+    monkeypatch.delattr(kernels, "FUSED")
+    assert load_backend("numpy").kernels == {}
+    (line,) = caplog.messages
+    assert "cannot import name 'FUSED'" in line
+
+
+def test_portable_kernels_do_not_import_the_fused_ones(monkeypatch):
+    monkeypatch.setattr(backend, "load_fused", None)
+    rt = make_runtime(load_backend("numpy"), "fp32", "portable")
+    assert rt.ops.gelu_fwd is PORTABLE["gelu_fwd"]
 
 
 @pytest.mark.parametrize("is_disabled", [0, 1])
