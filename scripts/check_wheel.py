@@ -39,6 +39,7 @@ SHORTER = {
     "xplm precision search": "--model shakespeare --characters 200 --window 64 --part norm",
     "xplm precision fragility": "--model shakespeare --tokens 20 --reply 8 --batch 2",
     "xplm eval perplexity": "--model shakespeare --window 64",
+    "xplm gradcheck": "--op rms_norm",
     "xplm bench": "--model shakespeare --prompt-tokens 32 --new-tokens 8 --repeats 1",
 }
 JUDGE = {"xplm precision fragility"}  # a share of so few tokens may miss its limit: exit code 1
