@@ -33,7 +33,8 @@ def download(
     """
     from huggingface_hub.file_download import http_get
 
-    if partial.exists() and partial.stat().st_size > n_bytes:
+    is_link = partial.is_symlink()  # never written through
+    if is_link or (partial.exists() and partial.stat().st_size > n_bytes):
         partial.unlink()
     with partial.open("ab", buffering=0) as out:  # so that a kill loses nothing that arrived
         http_get(

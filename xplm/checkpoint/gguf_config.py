@@ -201,10 +201,10 @@ def _named_scaling(metadata: Mapping[str, Any], arch: str) -> dict[str, Any] | N
 
 def _llama3_scaling(rope_factors: np.ndarray, theta: float, head_dim: int) -> dict[str, Any]:
     """The rule whose divisors these are. The slowest frequency is divided by the whole factor."""
-    if 2 * rope_factors.size != head_dim:  # before as many are computed
+    if rope_factors.ndim != 1 or 2 * rope_factors.size != head_dim:  # before as many are computed
         raise ConfigError(
-            f"{ROPE_FACTORS} must hold a divisor for each of {head_dim // 2} frequencies; it holds "
-            f"{rope_factors.size}; convert the model again"
+            f"{ROPE_FACTORS} must follow Llama 3's rule for {head_dim / 2:g} frequencies; it has shape "
+            f"{rope_factors.shape}; convert the model again"
         )
     factor = float(rope_factors.max(initial=1.0))
     rule = RopeConfig(

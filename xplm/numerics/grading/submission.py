@@ -10,6 +10,7 @@ nothing) for integers and masks, or a dict by forward's own names. A loss that i
 """
 
 import inspect
+import os
 import runpy
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -131,8 +132,10 @@ def load_submission(path: Path) -> Submission:
     Raises:
         RequestError: it cannot be read or run, or lacks one of the two functions.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         raise RequestError(f'a file must be readable; got "{path}", which is a folder')
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise RequestError(f'a file must be readable; got "{path}", which is not a regular file')
     try:
         defined = runpy.run_path(str(path))
     except OSError as error:
