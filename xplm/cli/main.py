@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from xplm import __version__
+import xplm as library
 from xplm.backend import is_memory_error
 from xplm.cli.output import error_line, progress_as_before
 from xplm.cli.stdio import give_up_stdout, prepare_streams
@@ -49,7 +49,7 @@ def make_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
 
 def _print_version(asked: bool) -> None:
     if asked:
-        print(f"xplm {__version__}")
+        print(f"xplm {library.__version__}")
         raise typer.Exit
 
 
