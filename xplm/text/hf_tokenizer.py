@@ -151,8 +151,10 @@ def _read_text(path: Path, at_most: int = MAX_SMALL_BYTES) -> str | None:
         return None
     try:
         return read_text(path, at_most)
-    except (OSError, ValueError) as error:
-        raise TokenizerError(f"{path} must be a readable UTF-8 file: {error}") from None
+    except OSError as error:
+        raise TokenizerError(f"{path} must be readable; got: {error.strerror}") from error
+    except ValueError as error:
+        raise TokenizerError(f"{path} must be a UTF-8 text; got: {error}") from error
 
 
 def _to_json(value: dict[str, Any]) -> str:
