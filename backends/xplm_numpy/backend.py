@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,7 @@ class Fused(Mapping[str, Callable[..., Any]]):
         return len(self._table)
 
 
+@cache
 def load_fused() -> Mapping[str, Callable[..., Any]]:
     """The fused kernels by name; none, and one line of the log, where numba cannot be used."""
     try:

@@ -14,9 +14,12 @@ def border() -> Iterator[None]:
 
     Raises:
         NumbaError: an exception left numba.
+        MemoryError: there is no memory; that says nothing about numba.
     """
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         raise NumbaError(f"{type(error).__name__}: {lines[0][:200]}".rstrip(": ")) from error

@@ -78,7 +78,7 @@ def _limited(threads: int) -> Iterator[None]:
         try:
             yield
         finally:
-            numba.set_num_threads(before)
+            numba.set_num_threads(1 if _process.is_serial else before)  # forked meanwhile
 
 
 def _turn() -> AbstractContextManager[Any]:

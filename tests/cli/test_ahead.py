@@ -37,15 +37,17 @@ from xplm.models.decoder import param_specs
 from xplm.numerics.tiny_models import tiny_config
 from xplm.params import init_params
 from xplm.runtime import make_runtime
-from xplm_numpy.kernel_cache import KernelCache
+from xplm_numpy.numba_insides import KernelCache
 
 task, kind, policy = sys.argv[1:]
 compile_ahead.TASKS[task](make_runtime(load_backend("numpy"), policy), kind)
 missing = []
 load = KernelCache.load_overload
 def count(self, signature, context):
-    missing.append((self._name, signature))
-    return load(self, signature, context)
+    found = load(self, signature, context)
+    if found is None:
+        missing.append((self._function.__qualname__, signature))
+    return found
 KernelCache.load_overload = count
 
 if task == "generate":

@@ -5,10 +5,14 @@ import signal
 import sys
 
 INTERRUPTED = 130
+BAD_INPUT = 2
 
 NEW_OBJECTS = 100_000
 """So many, and Python looks for cycles among them. By itself it looks after some hundreds; opening a model makes many
 more, and drops few."""
+
+OUT_OF_MEMORY = "error: a command must fit the memory; there is not enough to start it; free memory, or raise its limit"
+"""Fixed: a message made now might find no memory either."""
 
 
 def run() -> None:
@@ -26,5 +30,8 @@ def run() -> None:
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends what is waited for
         sys.exit(INTERRUPTED)
+    except MemoryError:
+        print(OUT_OF_MEMORY, file=sys.stderr)
+        sys.exit(BAD_INPUT)
     finally:
         gc.freeze()  # what is left goes with the process; searched for cycles, it would keep the user waiting

@@ -145,6 +145,23 @@ def test_where_nothing_has_compiled_nothing_more_is_tried(caplog):
     assert line.endswith("the portable kernels run, slower")
 
 
+def test_a_lack_of_memory_leaves_the_way_and_the_kernel(tmp_path, caplog):
+    answers = [MemoryError, numba_insides.compile_or_load]
+
+    def compile_or_load(*arguments):
+        if answers[0] is MemoryError:
+            raise answers.pop(0)
+        return answers[0](*arguments)
+
+    insides = SimpleNamespace(**vars(numba_insides) | {"compile_or_load": compile_or_load})
+    compiler = Compiler(insides, KernelStore(tmp_path))
+    kernel = add(compiler)
+    with pytest.raises(MemoryError):
+        kernel(ONES)
+    assert (kernel(ONES), compiler.way) == (2.0, "whole")
+    assert not caplog.messages
+
+
 def test_the_border_gives_one_short_line():
     with pytest.raises(NumbaError) as failed, border():
         raise ValueError("a" * 300 + "\nand more")

@@ -21,7 +21,17 @@ def process(monkeypatch):
     """A process in which no kernel was launched yet."""
     made = launch._Process()
     monkeypatch.setattr(launch, "_process", made)
-    return made
+    threads = numba.get_num_threads()
+    yield made
+    numba.set_num_threads(threads)
+
+
+@pytest.fixture
+def openmp(process, monkeypatch):
+    """GNU's OpenMP, whose threads have started."""
+    monkeypatch.setattr(numba, "threading_layer", lambda: "omp")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(launch, "_take_over_openmp", lambda: None)
 
 
 def greatest_at_once(n_threads):
@@ -92,15 +102,18 @@ def test_more_threads_than_numba_has_are_refused():
         load_backend("numpy", threads=most + 1)
 
 
-def test_a_child_of_openmp_has_one_thread(process, monkeypatch, caplog):
-    monkeypatch.setattr(numba, "threading_layer", lambda: "omp")
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(launch, "_take_over_openmp", lambda: None)
+def test_a_child_of_openmp_has_one_thread(openmp, caplog):
     launch._after_fork()
     with limit_threads(numba.config.NUMBA_NUM_THREADS):
         assert numba.get_num_threads() == 1
     assert greatest_at_once(1) == greatest_at_once(1) == 1
     assert caplog.text.count("run on one thread") == 1
+
+
+def test_a_child_forked_while_threads_are_limited_keeps_one_afterwards(openmp):
+    with limit_threads(numba.config.NUMBA_NUM_THREADS):
+        launch._after_fork()
+    assert numba.get_num_threads() == 1
 
 
 def test_a_child_that_cannot_compute_is_refused_in_one_line_that_names_spawn(process, monkeypatch):
