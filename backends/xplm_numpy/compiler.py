@@ -10,12 +10,13 @@ results may differ in the last bits, for LLVM may contract a product and a sum i
 
 import hashlib
 import logging
+import os
 import shutil
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
+from threading import RLock
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -56,7 +57,8 @@ class Compiler:
         self._left = {WHOLE: left} if left else {}  # why, of what the log is yet to say
         self._refused: dict[Any, str] = {}  # why, by dispatcher and signature; by None: all are
         self._has_compiled = False
-        self._turn = threading.local()
+        self._lock: Any = RLock() if insides is None else insides.LOCK
+        self._is_compiling = False  # in the Python thread that has the lock
 
     def add(self, dispatcher: Any, *, is_kernel: bool) -> None:
         """Have a dispatcher of numba.njit()'s compile in the way of this process, from now on."""
@@ -98,15 +100,23 @@ class Compiler:
         Raises:
             KernelError: it compiles in no way.
         """
-        if getattr(self._turn, "is_taken", False):  # a part of another function, whose turn it is
-            return self._compile_so(dispatcher, signature)
-        with self.insides.LOCK if self.insides is not None else nullcontext():
-            self._turn.is_taken = True
+        with self._lock:
+            if self._is_compiling:  # another function, which this is a part of
+                return self._compile_so(dispatcher, signature)
+            self._is_compiling = True
             try:
                 return self._compile_somehow(dispatcher, signature)
             finally:
-                self._turn.is_taken = False
+                self._is_compiling = False
                 self._store.unlock()
+
+    def before_fork(self) -> None:
+        """Wait until no other Python thread compiles: a child lacks that thread, and would wait for it for ever."""
+        self._lock.acquire()
+
+    def after_fork(self) -> None:
+        """In the parent and in the child: go on."""
+        self._lock.release()
 
     def _compile_so(self, dispatcher: Any, signature: Any) -> Any:
         if self.way == WHOLE:
@@ -224,3 +234,10 @@ def _folders(insides: ModuleType | None) -> Iterator[Path]:
 
 COMPILER = make_compiler()
 """Of all kernels."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=COMPILER.before_fork,
+        after_in_parent=COMPILER.after_fork,
+        after_in_child=COMPILER.after_fork,
+    )

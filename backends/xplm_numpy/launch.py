@@ -41,6 +41,7 @@ class _Process:
         self.is_free = False  # kernels are launched without further ado
         self.one_at_a_time = RLock()
         self.is_serial = False  # forked after OpenMP had started
+        self.has_said_so = False
         self.refusal: Exception | None = None  # why a child cannot even do that
 
 
@@ -82,14 +83,18 @@ def _limited(threads: int) -> Iterator[None]:
 
 
 def _turn() -> AbstractContextManager[Any]:
-    """What a kernel runs in, for the first, in a forked child, and under `workqueue`."""
+    """What a kernel runs in: the first one, all in a child on one thread, and all under `workqueue`."""
     if _process.refusal is not None:
         raise _process.refusal
     if _process.is_serial:
-        logger.warning(
-            "this process was forked after OpenMP's threads had started: its kernels run on one thread; "
-            'start processes by "spawn" or "forkserver" for more'
-        )
+        if not _process.has_said_so:
+            _process.has_said_so = True
+            logger.warning(
+                "this process was forked after OpenMP's threads had started: its kernels run on one thread; "
+                'start processes by "spawn" or "forkserver" for more'
+            )
+        numba.set_num_threads(1)  # of this Python thread: a new one begins with all of them
+        return nullcontext()
     numba.get_num_threads()  # starts the layer, which then has a name
     if numba.threading_layer() == "workqueue":
         return _process.one_at_a_time

@@ -49,7 +49,7 @@ ALIGNMENT = 64
 VERSIONS = numba.__version__, llvmlite.__version__
 
 LOCK = global_compiler_lock
-"""Held while numba compiles, in any thread."""
+"""Held while numba compiles, in any thread; the thread that has it may take it again."""
 
 _REDUCE, _REBUILD = CompileResult._reduce, CompileResult._rebuild
 

@@ -1,7 +1,10 @@
 """The ways to compile a kernel: when one is left for the next, and what is said."""
 
+import os
+import signal
 import sys
-from contextlib import nullcontext
+import threading
+import time
 from types import SimpleNamespace
 
 import numba
@@ -136,13 +139,57 @@ def test_what_no_way_compiles_is_refused_and_the_way_stays(tmp_path, caplog):
 
 
 def test_where_nothing_has_compiled_nothing_more_is_tried(caplog):
-    compiler = Compiler(SimpleNamespace(LOCK=nullcontext(), adopt=fails), KernelStore(None), "")
+    compiler = Compiler(SimpleNamespace(LOCK=threading.RLock(), adopt=fails), KernelStore(None), "")
     wrong, right = add(compiler, uncompilable), add(compiler)
     for kernel in (wrong, right):
         with pytest.raises(KernelError):
             kernel(ONES)
     (line,) = caplog.messages
     assert line.endswith("the portable kernels run, slower")
+
+
+@pytest.mark.parametrize("insides", [None, numba_insides], ids=["plain", "whole"])
+def test_python_threads_compile_one_at_a_time(tmp_path, monkeypatch, insides):
+    compiler = Compiler(insides, KernelStore(tmp_path))
+    dispatcher, running, greatest = add(compiler), [], []
+
+    def compile_so(*_):
+        running.append(1)
+        greatest.append(len(running))
+        time.sleep(0.002)
+        running.pop()
+
+    monkeypatch.setattr(compiler, "_compile_so", compile_so)
+    workers = [threading.Thread(target=dispatcher.compile, args=(n,)) for n in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert greatest == [1] * 6
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_child_forked_while_a_python_thread_compiles_can_compile():
+    has_lock, done = threading.Event(), []
+
+    def compile_slowly():
+        with ways.COMPILER._lock:
+            has_lock.set()
+            time.sleep(0.2)
+            done.append("compiled")
+
+    worker = threading.Thread(target=compile_slowly)
+    worker.start()
+    has_lock.wait()
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)  # ends a child that waits for a thread that it lacks
+        with ways.COMPILER._lock:
+            os._exit(0 if done == ["compiled"] else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    worker.join()
 
 
 def test_a_lack_of_memory_leaves_the_way_and_the_kernel(tmp_path, caplog):

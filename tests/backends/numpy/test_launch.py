@@ -110,6 +110,20 @@ def test_a_child_of_openmp_has_one_thread(openmp, caplog):
     assert caplog.text.count("run on one thread") == 1
 
 
+def test_a_new_python_thread_of_such_a_child_has_one_too(openmp):
+    launch._after_fork()
+    seen = []
+
+    def kernel():
+        seen.append(numba.get_num_threads())
+
+    for _ in range(2):  # the first kernel of the process, and a later one
+        worker = threading.Thread(target=launched(kernel))
+        worker.start()
+        worker.join()
+    assert seen == [1, 1]
+
+
 def test_a_child_forked_while_threads_are_limited_keeps_one_afterwards(openmp):
     with limit_threads(numba.config.NUMBA_NUM_THREADS):
         launch._after_fork()
