@@ -1,22 +1,22 @@
-"""Reading a safetensors file without mapping it.
+"""Reading a safetensors file without mapping its tensors.
 
     n_bytes u64, little-endian
     header  JSON: {name: {"dtype": ..., "shape": [...], "data_offsets": [begin, end]}, "__metadata__": {...}}
     the tensors, end to end, without holes: offsets count from here
 
-The safetensors library maps the file, and a process dies that reads a mapping whose file was shortened. Here a tensor
-is read into memory of its own, and what is not there is an error.
+The safetensors library checks the header. It maps the file, and a process dies that reads a mapping whose file was
+shortened; so the mapping is closed at once, and a tensor is read into memory of its own. What is not there is an error.
 
 Source: the format's description in the README of huggingface/safetensors.
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from xplm.checkpoint.untrusted import (
     MAX_LARGE_BYTES,
@@ -37,24 +37,11 @@ FLOATS: dict[str, np.dtype[Any]] = {
 }
 """What can be read."""
 
-OTHER_BYTES = {
-    "I64": 8,
-    "U64": 8,
-    "I32": 4,
-    "U32": 4,
-    "I16": 2,
-    "U16": 2,
-    "I8": 1,
-    "U8": 1,
-    "BOOL": 1,
-}
-OTHER_BYTES |= {"F8_E4M3": 1, "F8_E5M2": 1}
-"""Bytes of an element of what can be there, and is not read."""
-
 LENGTH_BYTES = 8
+MAX_DIMS = 64  # those that NumPy has
 
 
-class StoredTensor(NamedTuple):
+class SafetensorsEntry(NamedTuple):
     """Where a tensor is in the file."""
 
     kind: str  # "F32", "BF16", ...
@@ -67,7 +54,7 @@ class SafetensorsFile(NamedTuple):
 
     path: Path
     stamp: Stamp
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, SafetensorsEntry]
 
     def read(self, name: str) -> np.ndarray:
         """Read one tensor of a kind in FLOATS.
@@ -93,7 +80,7 @@ class SafetensorsFile(NamedTuple):
 
 
 def open_safetensors(path: Path) -> SafetensorsFile:
-    """Read and check the header of a file.
+    """Read the header of a file; the safetensors library checks it.
 
     Raises:
         CheckpointError: the file cannot be read, is shorter or longer than its header says, or malformed.
@@ -106,56 +93,32 @@ def open_safetensors(path: Path) -> SafetensorsFile:
             if start > stamp.n_bytes or n_bytes > MAX_LARGE_BYTES:
                 raise ValueError(f"a header of {n_bytes} bytes in a file of {stamp.n_bytes}")
             text = file.read(n_bytes).decode()
-        return SafetensorsFile(path, stamp, _tensors(parse_json(text), start, stamp.n_bytes))
+            header = parse_json(text)
+            with safe_open(path, framework="numpy"):  # checks every entry, and the file's length
+                pass
+        tensors = {
+            name: _entry(name, entry, start)
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+        reopen(path, stamp, 0).close()  # what was checked is what was read
     except OSError as cause:
-        raise CheckpointError(f"{path} must be readable; got: {cause.strerror}") from cause
-    except ValueError as cause:
+        raise CheckpointError(f"{path} must be readable; got: {cause.strerror or cause}") from cause
+    except (ValueError, SafetensorError) as cause:
         raise CheckpointError(
             f"{path} must be a whole safetensors file; got: {cause}; download it again"
         ) from cause
+    return SafetensorsFile(path, stamp, tensors)
 
 
-def _tensors(header: Any, start: int, n_bytes: int) -> dict[str, StoredTensor]:
-    """The tensors of a file of `n_bytes`, which begin at `start`.
+def _entry(name: str, entry: Any, start: int) -> SafetensorsEntry:
+    """A tensor's entry of a header that the library has checked; tensors begin at `start`.
 
     Raises:
-        ValueError: an entry is malformed, or the tensors do not fill the file end to end.
+        ValueError: it has too many dimensions, or is in a form that the library takes and the format does not name.
     """
-    if not isinstance(header, dict):
-        raise ValueError(f"a header that is a {type(header).__name__}")
-    tensors, stretches = {}, []
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        kind, shape, offsets = _fields(name, entry)
-        begin, end = offsets
-        size = FLOATS[kind].itemsize if kind in FLOATS else OTHER_BYTES.get(kind)
-        if size is not None and end - begin != math.prod(shape) * size:
-            raise ValueError(
-                f"{end - begin} bytes for the tensor {name}, {kind} of shape {tuple(shape)}"
-            )
-        stretches.append((begin, end))
-        tensors[name] = StoredTensor(kind, tuple(shape), start + begin)
-
-    filled = 0
-    for begin, end in sorted(stretches):
-        if begin != filled or end < begin:
-            raise ValueError(f"a tensor from {begin} to {end} after one that ends at {filled}")
-        filled = end
-    if start + filled != n_bytes:
-        raise ValueError(f"{n_bytes} bytes where its header says {start + filled}")
-    return tensors
-
-
-def _fields(name: str, entry: Any) -> tuple[str, list[int], list[int]]:
-    """dtype, shape and data_offsets of a tensor's entry."""
-    entry = entry if isinstance(entry, dict) else {}
-    kind, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
-    is_entry = isinstance(kind, str) and _is_sizes(shape) and _is_sizes(offsets)
-    if not is_entry or len(offsets) != 2:
+    if not isinstance(entry, dict) or not isinstance(entry["dtype"], str):
         raise ValueError(f"a malformed entry of the tensor {name}")
-    return kind, shape, offsets
-
-
-def _is_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
+    if len(entry["shape"]) > MAX_DIMS:
+        raise ValueError(f"{len(entry['shape'])} dimensions of the tensor {name}")
+    return SafetensorsEntry(entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0])
