@@ -19,6 +19,7 @@ class FakeIndex:
     content: bytes
     address: str = ""
     speaks_json: bool = True
+    page: str | None = None  # its listing, in the place of the right one
     first_bytes: list[int] = field(default_factory=list)  # of each GET of the wheel
 
 
@@ -50,8 +51,8 @@ def fake_index(project: str, wheel: str, content: bytes) -> Iterator[FakeIndex]:
         def _page(self) -> tuple[bytes, str]:
             other, url = "/files/other-1.0-py3-none-any.whl", f"../../files/{quote(index.wheel)}"
             if index.speaks_json:
-                page = {"files": [{"url": other}, {"url": url}]}
-                return json.dumps(page).encode(), "application/vnd.pypi.simple.v1+json"
+                page = index.page or json.dumps({"files": [{"url": other}, {"url": url}]})
+                return page.encode(), "application/vnd.pypi.simple.v1+json"
             page_text = f'<a href="{other}">other</a><a href="{url}#sha256=00">wheel</a>'
             return page_text.encode(), "text/html; charset=utf-8"
 

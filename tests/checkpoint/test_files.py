@@ -77,6 +77,66 @@ def test_nothing_is_overwritten(tmp_path):
     assert (tmp_path / "model" / "precious").read_text() == "1"
 
 
+@pytest.mark.parametrize("name", [".", "..", "a/..", "link", "dangling"])
+def test_what_is_no_new_name_is_refused_before_the_work(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to("a")
+    (tmp_path / "dangling").symlink_to("nothing")
+    with (
+        pytest.raises(CheckpointError, match="must have a name of its own"),
+        new_directory(files.Path(name)),
+    ):
+        pytest.fail("the directory was handed out")
+    assert sorted(os.listdir(tmp_path)) == ["a", "dangling", "link"]
+
+
+def test_directories_that_cannot_be_opened_are_not(tmp_path, monkeypatch):
+    opened = []
+
+    def open_file(path, *arguments):
+        opened.append(path)
+        assert not os.path.isdir(path)
+        return posix_open(path, *arguments)
+
+    posix_open, rename, descriptors = os.open, files.rename, "/proc/self/fd"
+
+    def rename_closed(partial, path):
+        if os.path.isdir(descriptors):
+            there = [os.path.join(descriptors, name) for name in os.listdir(descriptors)]
+            assert str(partial) not in [
+                os.readlink(name) for name in there if os.path.lexists(name)
+            ]
+        rename(partial, path)
+
+    monkeypatch.delattr(os, "O_DIRECTORY", raising=False)
+    monkeypatch.setattr(os, "open", open_file)
+    monkeypatch.setattr(files, "rename", rename_closed)
+    with new_directory(tmp_path / "model") as partial:
+        (partial / "a").write_text("1")
+    with replacing(tmp_path / "m") as file:
+        file.write(b"2")
+    assert (tmp_path / "model" / "a").read_text() == "1"
+    assert (tmp_path / "m").read_bytes() == b"2"
+    assert len(opened) == 1  # the file
+    with pytest.raises(RuntimeError), replacing(tmp_path / "m"):
+        raise RuntimeError
+    assert sorted(os.listdir(tmp_path)) == ["m", "model"]
+
+
+def test_a_refused_rename_or_lock_leaves_nothing(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("1")
+    monkeypatch.setattr(files.Path, "replace", refuse)
+    with pytest.raises(OSError, match="no links here"):
+        link_or_copy(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(OSError, match="no links here"), replacing(tmp_path / "b"):
+        pass
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(CheckpointError, match="no links here"), new_directory(tmp_path / "c"):
+        pytest.fail("the directory was handed out")
+    assert os.listdir(tmp_path) == ["a"]
+
+
 LEFT = ".m.0123456789abcdef.partial"
 
 

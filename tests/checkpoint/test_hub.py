@@ -1,6 +1,7 @@
 """Fetching from the Hugging Face hub, against a hub on loopback."""
 
 import errno
+import logging
 import os
 import signal
 import subprocess
@@ -9,9 +10,11 @@ import time
 
 import numpy as np
 import pytest
+from huggingface_hub import errors
 
 from tests.checkpoint.fake_hub import REPO, fake_hub
 from tests.checkpoint.tiny import hf_config, random_tensors, write_directory
+from xplm.checkpoint.download import download, explained
 from xplm.checkpoint.hub import is_hub_id
 from xplm.checkpoint.opening import open_checkpoint
 from xplm.checkpoint.pull import pull, resolve
@@ -63,7 +66,10 @@ def test_neither_pickle_nor_prose_is_fetched(hub, cache):
 @pytest.mark.parametrize(
     ("cause", "said"),
     [
-        (OSError("Consistency check failed:\nfile should be longer"), "longer; pull again"),
+        (
+            OSError("Consistency check failed:\nuse `force_download=True`"),
+            "not all of its bytes came; pull again",
+        ),
         (OSError(errno.ECONNRESET, "Connection reset"), "Connection reset; pull again"),
         (OSError(errno.ENOSPC, "No space left"), "No space left; make room and pull again"),
     ],
@@ -77,6 +83,16 @@ def test_only_a_full_disk_wants_room(hub, cache, monkeypatch, cause, said):
         pull_tiny(hub, cache)
     assert "\n" not in str(error.value)
     assert ("make room" in str(error.value)) == (cause.errno == errno.ENOSPC)
+
+
+def test_an_incomplete_file_is_said_in_bytes(tmp_path, monkeypatch):
+    def http_get(url, out, **__):
+        out.write(b"abc")
+        raise OSError("Consistency check failed:\nuse `force_download=True`")
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", http_get)
+    with pytest.raises(DownloadError, match="m could not be fetched: 3 of 7 bytes came; pull"):
+        download("http://127.0.0.1:9", tmp_path / "m", 7, "m", lambda *_: None)
 
 
 def test_a_second_pull_asks_for_nothing(hub, cache):
@@ -146,6 +162,38 @@ def test_bytes_that_do_not_match_their_checksum_are_removed(hub, cache):
 def test_no_network_is_said(cache):
     with pytest.raises(DownloadError, match=f"{REPO} could not be fetched: there is no network"):
         pull(REPO, hub_cache=cache, hub_endpoint="http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("endpoint", ["http://[::1", "http://a:99999999", "http://", "ftp://a"])
+def test_a_malformed_address_is_said(cache, endpoint):
+    with pytest.raises(DownloadError, match="correct HF_ENDPOINT"):
+        pull(REPO, hub_cache=cache, hub_endpoint=endpoint)
+
+
+def test_a_malformed_setting_of_the_library_is_said(cache, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://[::1")
+    monkeypatch.delitem(sys.modules, "huggingface_hub.constants")  # imported again, and fails
+    monkeypatch.delattr("huggingface_hub.constants")
+    for fetch in (pull, resolve):
+        with pytest.raises(DownloadError, match="correct HF_ENDPOINT"):
+            fetch(REPO, hub_cache=cache)
+
+
+def test_the_offline_mode_is_named(cache, monkeypatch):
+    def offline(*_, **__):
+        raise errors.OfflineModeIsEnabled
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", offline)
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE is set"):
+        pull(REPO, hub_cache=cache)
+
+
+def test_the_librarys_log_is_silent_during_a_fetch_alone():
+    log = logging.getLogger("huggingface_hub.file_download")
+    before = log.isEnabledFor(logging.WARNING)
+    with explained("m", "the hub"):
+        assert not log.isEnabledFor(logging.ERROR)
+    assert log.isEnabledFor(logging.WARNING) == before
 
 
 def test_an_unknown_repository_is_said(hub, cache):

@@ -168,6 +168,23 @@ def test_an_index_without_the_wheel(target, index, change, said):
         fetch_named(MODEL, target, silent, NOWHERE, index.address)
 
 
+@pytest.mark.parametrize(
+    "page",
+    ["{}", "[]", "null", "{", '{"files": [{}]}', '{"files": [{"url": 5}]}', "[" * 5000 + "]" * 5000,
+     '{"files": [{"url": "http://[::1"}]}'],
+)  # fmt: skip
+def test_a_listing_of_something_else(target, index, page):
+    index.page = page
+    with pytest.raises(DownloadError, match="the package index does not answer as it should"):
+        fetch_named(MODEL, target, silent, NOWHERE, index.address)
+
+
+@pytest.mark.parametrize("address", ["http://[::1", "http://a:99999999", "simple"])
+def test_a_malformed_address_of_the_index(target, address):
+    with pytest.raises(DownloadError, match="correct PIP_INDEX_URL"):
+        fetch_named(MODEL, target, silent, NOWHERE, address)
+
+
 def test_a_home_that_cannot_be_written(tmp_path):
     (tmp_path / "home").write_text("a file")
     with pytest.raises(DownloadError, match="could not be stored"):

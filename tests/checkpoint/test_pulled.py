@@ -29,7 +29,7 @@ def test_models_are_listed_with_source_and_size(places, tmp_path):
     embedded, named, hub = list_models(*places)
     assert (embedded.name, embedded.source) == ("shakespeare", PACKAGE)
     assert embedded.n_bytes > 1e6
-    assert named == (NAME, HOME, 1000, places[0] / "models" / NAME, False)
+    assert named == (NAME, HOME, 1000, places[0] / "models" / NAME, False, False)
     assert (hub.name, hub.source, hub.is_whole) == (REPO, HUB, True)
     files = (tmp_path / "repository").iterdir()
     assert hub.n_bytes == pytest.approx(sum(f.stat().st_size for f in files), abs=100)  # refs
@@ -55,3 +55,9 @@ def test_only_what_was_pulled_is_removed(places, name):
     with pytest.raises(DownloadError, match=f"pulled: {NAME}, {REPO}; got"):
         remove_model(name, *places)
     assert len(list_models(*places)) == 3
+
+
+def test_a_hub_cache_that_cannot_be_read_is_said(places):
+    (places[0] / "file").touch()
+    with pytest.raises(DownloadError, match="the hub's cache must be a readable directory; got"):
+        list_models(places[0], places[0] / "file")

@@ -29,3 +29,17 @@ def test_a_model_is_removed(xplm, pulled):
     assert (out.code, out.json["n_bytes"]) == (0, 2_000_000)
     assert not pulled.parent.exists()
     assert "to remove is one that was pulled: none" in xplm("models", "remove", NAME).error
+
+
+def test_of_a_link_only_the_link_is_removed(xplm, pulled, tmp_path):
+    pulled.parent.rename(tmp_path / "elsewhere")
+    pulled.parent.symlink_to(tmp_path / "elsewhere")
+    out = xplm("models", "remove", NAME)
+    assert out.stdout == f"removed {NAME}: the link {pulled.parent}; what it led to stays\n"
+    assert not pulled.parent.is_symlink()
+    assert (tmp_path / "elsewhere" / pulled.name).exists()
+
+
+def test_flags_before_remove_are_refused(xplm, pulled):
+    assert "flags must follow their command" in xplm("models", "--json", "remove", NAME).error
+    assert pulled.exists()

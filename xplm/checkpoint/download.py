@@ -4,10 +4,13 @@ The hub's library makes the requests: proxies and certificates are those that it
 """
 
 import hashlib
+import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from xplm.checkpoint.files import Progress, rename, sync
 from xplm.errors import DownloadError
@@ -30,21 +33,35 @@ def download(
         name: the file's, for `progress`.
         progress: called as bytes arrive.
         headers: of the requests.
+
+    Raises:
+        DownloadError: fewer bytes came.
+        ValueError: the address is malformed.
     """
+    if not is_address(url):
+        raise ValueError("a malformed address")
     from huggingface_hub.file_download import http_get
 
     is_link = partial.is_symlink()  # never written through
     if is_link or (partial.exists() and partial.stat().st_size > n_bytes):
         partial.unlink()
     with partial.open("ab", buffering=0) as out:  # so that a kill loses nothing that arrived
-        http_get(
-            url,
-            out,
-            resume_size=out.tell(),
-            headers=dict(headers or {}),
-            expected_size=n_bytes,
-            tqdm_class=bar_class(name, progress),
-        )
+        try:
+            http_get(
+                url,
+                out,
+                resume_size=out.tell(),
+                headers=dict(headers or {}),
+                expected_size=n_bytes,
+                tqdm_class=bar_class(name, progress),
+            )
+        except OSError as cause:
+            if not _is_incomplete(cause):
+                raise
+            n_came = os.fstat(out.fileno()).st_size
+            raise DownloadError(
+                f"{name} could not be fetched: {n_came} of {n_bytes} bytes came; pull again"
+            ) from cause
         sync(out.fileno())
 
 
@@ -68,6 +85,8 @@ def keep(partial: Path, target: Path, sha256: str, name: str) -> None:
 def explained(name: str, server: str) -> Iterator[None]:
     """Turn what a server or the network does to a fetch into an error that says why; a disk's errors pass.
 
+    The hub's library logs its retries, with advice that is its own; it is silent meanwhile.
+
     Args:
         name: what is fetched.
         server: whom it is fetched from, as in "the hub".
@@ -75,10 +94,14 @@ def explained(name: str, server: str) -> Iterator[None]:
     Raises:
         DownloadError: the fetch failed.
     """
+    require_hub_library()
     from huggingface_hub import errors
 
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
     failure: Exception
     try:
+        log.setLevel(logging.CRITICAL)
         yield
         return
     except errors.GatedRepoError as cause:
@@ -87,7 +110,9 @@ def explained(name: str, server: str) -> Iterator[None]:
         reason, failure = "there is no such repository, or it is private; check the name", cause
     except errors.HfHubHTTPError as cause:
         reason, failure = f"{server} answered {cause.response.status_code}; pull again later", cause
-    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as cause:
+    except errors.OfflineModeIsEnabled as cause:
+        reason, failure = "HF_HUB_OFFLINE is set; unset it and pull again", cause
+    except errors.LocalEntryNotFoundError as cause:
         reason, failure = _offline(server), cause
     except errors.HTTPError as cause:  # type: ignore[attr-defined]  # its HTTP library's base
         reason, failure = _offline(server), cause
@@ -96,9 +121,44 @@ def explained(name: str, server: str) -> Iterator[None]:
     except OSError as cause:
         if cause.errno is not None and not isinstance(cause, ConnectionError):
             raise
-        said = cause.strerror or str(cause)  # the library's own: too few bytes came
+        said = (
+            "not all of its bytes came" if _is_incomplete(cause) else cause.strerror or str(cause)
+        )
         reason, failure = f"{' '.join(said.split())}; pull again", cause
+    finally:
+        log.setLevel(level)
     raise DownloadError(f"{name} could not be fetched: {reason}") from failure
+
+
+def require_hub_library() -> None:
+    """Import the hub's library, which reads its settings as it is imported.
+
+    Raises:
+        DownloadError: one of them is malformed.
+    """
+    try:
+        import huggingface_hub.constants  # noqa: F401
+    except ValueError as cause:
+        raise DownloadError(
+            f"the settings of the hub's library must be well-formed; got: {cause}; "
+            "correct HF_ENDPOINT, or whichever HF_ variable it is"
+        ) from cause
+
+
+def is_address(url: str) -> bool:
+    """Whether a request can be made of it."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port  # which it checks
+        host.encode("idna")
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and host != "" and url.isprintable()
+
+
+def _is_incomplete(cause: OSError) -> bool:
+    """Whether it is the library's complaint of too few bytes, which has no class or number of its own."""
+    return type(cause) is OSError and cause.errno is None
 
 
 def _offline(server: str) -> str:

@@ -70,9 +70,14 @@ def rename(partial: Path, path: Path) -> None:
     sync_directory(path.parent)
 
 
+def _opens_directories() -> bool:
+    """Whether directories can be opened, and open files renamed: not on Windows, which has none of our locks either."""
+    return hasattr(os, "O_DIRECTORY")
+
+
 def sync_directory(path: Path) -> None:
-    """Wait until the names in a directory are on the disk, where directories can be opened: not on Windows."""
-    if not hasattr(os, "O_DIRECTORY"):
+    """Wait until the names in a directory are on the disk, where directories can be opened."""
+    if not _opens_directories():
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -108,6 +113,10 @@ def new_directory(path: Path) -> Iterator[Path]:
         CheckpointError: something is there already, or the disk refuses.
     """
     try:
+        if path.name in ("", "..") or path.is_symlink():  # which no directory can be renamed to
+            raise CheckpointError(
+                f"a new directory must have a name of its own; {path} is none; choose another name"
+            )
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise CheckpointError(f"{path} must not exist yet; remove it or choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +130,8 @@ def new_directory(path: Path) -> Iterator[Path]:
         raise CheckpointError(f"{path} could not be written: {cause.strerror}") from cause
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # gone already after a success
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 @contextmanager
@@ -140,12 +150,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     if os.path.exists(path) and not os.path.isfile(path):  # a rename would take a device away
         raise OSError(errno.EINVAL, "it is not a regular file")
     partial, descriptor = _new_partial(path, _make_file)
+    assert descriptor is not None  # a file's
     try:
         with open(descriptor, "wb") as file:
             yield file
             file.flush()
             sync(file.fileno())
-            rename(partial, path)
+            if not _opens_directories():
+                file.close()
+            rename(partial, path)  # while it is open, and so locked, where that can be
     finally:
         with suppress(OSError):  # gone already after a success
             partial.unlink()
@@ -165,8 +178,10 @@ def link_or_copy(source: Path, path: Path) -> None:
         with source.open("rb") as content, replacing(path) as file:
             shutil.copyfileobj(content, file)
         return
-    rename(partial, path)
-    partial.unlink(missing_ok=True)  # renaming a link onto its own file does nothing
+    try:
+        rename(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)  # renaming a link onto its own file does nothing
 
 
 def is_partial(path: Path) -> bool:
@@ -180,9 +195,13 @@ def partial_name(path: Path) -> Path:
     return path.parent / f".{path.name[:NAME_CHARS]}.{secrets.token_hex(8)}.partial"
 
 
-def _make_directory(path: Path) -> int:
+def _make_directory(path: Path) -> int | None:
     path.mkdir()
-    return os.open(path, os.O_RDONLY)
+    try:
+        return os.open(path, os.O_RDONLY) if _opens_directories() else None
+    except OSError:
+        path.rmdir()
+        raise
 
 
 def _make_file(path: Path) -> int:
@@ -190,12 +209,17 @@ def _make_file(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | binary, 0o666)
 
 
-def _new_partial(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
-    """A new file or directory that is to become `path`, locked, and its descriptor, which holds the lock."""
+def _new_partial(path: Path, make: Callable[[Path], int | None]) -> tuple[Path, int | None]:
+    """A new file or directory that is to become `path`, locked, and its descriptor, which holds the lock.
+
+    A directory has none where directories cannot be opened.
+    """
     _remove_leftovers(path)
     while True:
         partial = partial_name(path)
         descriptor = make(partial)
+        if descriptor is None:
+            return partial, None
         with suppress(BlockingIOError):
             _lock(descriptor)
             if partial.exists():

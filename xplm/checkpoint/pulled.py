@@ -1,9 +1,10 @@
 """Models on this machine that have a name: a list of them, their size on disk, and removing one."""
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from xplm.checkpoint.download import require_hub_library
+from xplm.checkpoint.files import remove
 from xplm.checkpoint.hub import resolve_in_hub_cache
 from xplm.checkpoint.named import NAMED
 from xplm.checkpoint.pull import EMBEDDED, default_home
@@ -23,6 +24,7 @@ class PulledModel(NamedTuple):
     n_bytes: int  # on disk, with what an interrupted fetch left
     path: Path
     is_whole: bool  # False: its fetch was interrupted
+    is_link: bool = False  # the path is a link to a folder elsewhere
 
 
 def list_models(home: Path | None, hub_cache: Path | None = None) -> list[PulledModel]:
@@ -33,7 +35,7 @@ def list_models(home: Path | None, hub_cache: Path | None = None) -> list[Pulled
         hub_cache: where the hub's models are kept; None for the hub library's own place.
 
     Raises:
-        DownloadError: there is no home directory.
+        DownloadError: there is no home directory, or the hub's cache cannot be read.
     """
     models = [PulledModel(n, PACKAGE, _size(path), path, True) for n, path in EMBEDDED.items()]
     folder = (home or default_home()) / "models"
@@ -41,17 +43,18 @@ def list_models(home: Path | None, hub_cache: Path | None = None) -> list[Pulled
         path = folder / name
         if n_bytes := _size(path):
             is_whole = (path / model.file).exists()
-            models.append(PulledModel(name, HOME, n_bytes, path, is_whole))
+            models.append(PulledModel(name, HOME, n_bytes, path, is_whole, path.is_symlink()))
     for repo in _hub_repositories(hub_cache):
+        path = repo.repo_path
         is_whole = resolve_in_hub_cache(repo.repo_id, hub_cache) is not None
         models.append(
-            PulledModel(repo.repo_id, HUB, _size(repo.repo_path), repo.repo_path, is_whole)
+            PulledModel(repo.repo_id, HUB, _size(path), path, is_whole, path.is_symlink())
         )
     return models
 
 
 def remove_model(name: str, home: Path | None, hub_cache: Path | None = None) -> PulledModel:
-    """Remove a model from the disk.
+    """Remove a model from the disk; of one that is a link to a folder elsewhere, the link alone.
 
     Args:
         name: as `list_models` has it.
@@ -70,15 +73,16 @@ def remove_model(name: str, home: Path | None, hub_cache: Path | None = None) ->
         there = ", ".join(removable) or "none"
         raise DownloadError(f'a model to remove is one that was pulled: {there}; got "{name}"')
     try:
-        shutil.rmtree(models[name].path)
+        remove(models[name].path)
     except OSError as cause:
         raise DownloadError(
-            f"{models[name].path} could not be removed: {cause.strerror}; remove it by hand"
+            f"{models[name].path} could not be removed: {cause.strerror or cause}; remove it by hand"
         ) from cause
     return models[name]
 
 
 def _hub_repositories(cache: Path | None) -> list["CachedRepoInfo"]:
+    require_hub_library()
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -86,6 +90,11 @@ def _hub_repositories(cache: Path | None) -> list["CachedRepoInfo"]:
         repositories = scan_cache_dir(cache).repos
     except CacheNotFound:
         return []
+    except (OSError, ValueError) as cause:  # ValueError: it is a file
+        said = cause.strerror if isinstance(cause, OSError) and cause.strerror else cause
+        raise DownloadError(
+            f"the hub's cache must be a readable directory; got: {said}; correct HF_HOME or HF_HUB_CACHE"
+        ) from cause
     models = (repo for repo in repositories if repo.repo_type == "model")
     return sorted(models, key=lambda repo: repo.repo_id)
 

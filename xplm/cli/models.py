@@ -8,6 +8,7 @@ from xplm.checkpoint.pulled import PulledModel, list_models, remove_model
 from xplm.cli.flags import takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.places import home
+from xplm.errors import RequestError
 
 app = typer.Typer(
     name="models",
@@ -24,6 +25,10 @@ def models(context: typer.Context, output: OutputFlags) -> None:
     Example: xplm models
     """
     if context.invoked_subcommand:
+        if output != OutputFlags():
+            raise RequestError(
+                f"flags must follow their command; write: xplm models {context.invoked_subcommand} NAME --json"
+            )
         return
     out, found = Output(output), list_models(home())
     width = max(len(model.name) for model in found)
@@ -48,7 +53,10 @@ def remove(
     """
     out = Output(output)
     model = remove_model(name, home())
-    out.line(f"removed {model.name}: {model.n_bytes / 1e6:.1f} MB in {model.path}")
+    if model.is_link:
+        out.line(f"removed {model.name}: the link {model.path}; what it led to stays")
+    else:
+        out.line(f"removed {model.name}: {model.n_bytes / 1e6:.1f} MB in {model.path}")
     out.result(as_dict(model))
 
 
