@@ -40,16 +40,16 @@ def assign(array: Array, key: Any, value: Array) -> Array:
     return array
 
 
-def ignore(n_bytes: int) -> None:
-    """What libraries do that need not know beforehand how much memory they will be asked for."""
+def ignore(number: int) -> None:
+    """Default `reserve` and `check_threads`: does nothing."""
 
 
 def never(call: Callable[[], None]) -> None:
-    """What libraries do that do not tell when they compile."""
+    """Default `before_compiling`: nothing is reported, so the call is not made."""
 
 
 def none() -> int:
-    """What such a library has told of."""
+    """Default `compilations`: none is reported."""
     return 0
 
 
@@ -90,6 +90,12 @@ class Backend:
     )
     limit_threads: Callable[[int], AbstractContextManager[None]] | None = (
         None  # (n) at most n CPU threads while entered; refuses n at once. None: it has no such number
+    )
+    threads: int | None = (
+        None  # CPU threads asked for; None: as many as the library takes by itself
+    )
+    check_threads: Callable[[int], None] = (
+        ignore  # (n) refuses n threads that the kernels do not have; called when a runtime takes them
     )
     kernels: Mapping[str, Callable[..., Any]] = field(
         default_factory=dict
@@ -151,4 +157,5 @@ def _with_threads(backend: Backend, threads: int) -> Backend:
             "or limit the process (on Linux: taskset -c 0-3 ...)"
         )
     backend.limit_threads(threads)  # refuses now what it would refuse later
-    return replace(backend, computing=partial(backend.limit_threads, threads))
+    computing = partial(backend.limit_threads, threads)
+    return replace(backend, computing=computing, threads=threads)

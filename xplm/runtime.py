@@ -63,7 +63,8 @@ def make_runtime(
 
     Raises:
         RequestError: `kernels` or the policy's text is not one of these.
-        BackendError: the backend lacks float32, or float64 where the policy names it.
+        BackendError: the backend lacks float32, or float64 where the policy names it; or its kernels lack so many
+            threads as are asked for.
     """
     if kernels not in ("fused", "portable"):
         raise RequestError(f'kernels are "fused" or "portable"; got "{kernels}"')
@@ -72,8 +73,8 @@ def make_runtime(
 
     backend = emulate(backend, policy, rounding)
     own = dict(backend.kernels) if kernels == "fused" else {}
-    with backend.computing():  # refuses a number of threads that these kernels do not have
-        pass
+    if own and backend.threads is not None:
+        backend.check_threads(backend.threads)
     portable = PORTABLE | FUSIONS
     guarded = {
         name: _or_portable(kernel, portable[name]) if name in portable else kernel

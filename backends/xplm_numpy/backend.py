@@ -45,18 +45,22 @@ def make_backend(device: str) -> Backend:
         before_compiling=before_compiling,
         compilations=compilations,
         limit_threads=limit_threads,
+        check_threads=check_threads,
     )
 
 
 def limit_threads(threads: int) -> AbstractContextManager[None]:
-    """At most so many threads while this is entered: of NumPy's BLAS, and of fused kernels once they are imported.
-
-    Raises:
-        BackendError: numba has not so many.
-    """
+    """At most so many threads while this is entered: of NumPy's BLAS, and of fused kernels once they are imported."""
     launch = sys.modules.get("xplm_numpy.launch")
     limit: Limit = limit_blas if launch is None else launch.limit_threads
     return limit(threads)
+
+
+def check_threads(threads: int) -> None:
+    """Refuse more threads than fused kernels have: BackendError."""
+    from xplm_numpy.launch import check_threads
+
+    check_threads(threads)
 
 
 class Fused(Mapping[str, Callable[..., Any]]):

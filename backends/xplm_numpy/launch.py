@@ -24,7 +24,8 @@ from threading import RLock
 from typing import Any
 
 from xplm.errors import BackendError
-from xplm.threads import check_threads, limit_blas
+from xplm.threads import check_threads as check_number
+from xplm.threads import limit_blas
 from xplm_numpy.border import NumbaError, border
 from xplm_numpy.compiler import COMPILER
 
@@ -62,20 +63,26 @@ def launched(kernel: Any) -> Callable[..., Any]:
 
 
 def limit_threads(threads: int) -> AbstractContextManager[None]:
-    """At most so many threads of kernels, of this Python thread, and of BLAS while this is entered.
+    """At most so many threads of kernels, of this Python thread, and of BLAS while this is entered."""
+    return _limited(check_number(threads))
+
+
+def check_threads(threads: int) -> None:
+    """Refuse more threads than kernels have.
 
     Raises:
         BackendError: numba has not so many.
     """
     reason = ", as many as numba has in this process (NUMBA_NUM_THREADS in the environment)"
-    return _limited(check_threads(threads, numba.config.NUMBA_NUM_THREADS, reason))
+    check_number(threads, numba.config.NUMBA_NUM_THREADS, reason)
 
 
 @contextmanager
 def _limited(threads: int) -> Iterator[None]:
     with limit_blas(threads):
         before = numba.get_num_threads()
-        numba.set_num_threads(1 if _process.is_serial else threads)
+        most = 1 if _process.is_serial else numba.config.NUMBA_NUM_THREADS
+        numba.set_num_threads(min(threads, most))
         try:
             yield
         finally:

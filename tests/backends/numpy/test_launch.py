@@ -14,6 +14,7 @@ from xplm_numpy.launch import launched, limit_threads
 
 from xplm.backend import load_backend
 from xplm.errors import BackendError
+from xplm.runtime import make_runtime
 
 
 @pytest.fixture
@@ -96,10 +97,14 @@ def test_numbers_of_threads_are_a_python_threads_own():
     assert seen == {n: n for n in (1, most)}
 
 
-def test_more_threads_than_numba_has_are_refused():
+def test_more_threads_than_numba_has_are_refused_to_fused_kernels_only():
     most = numba.config.NUMBA_NUM_THREADS
+    backend = load_backend("numpy", threads=most + 1)
     with pytest.raises(BackendError, match=f"from 1 to {most}, as many as numba has"):
-        load_backend("numpy", threads=most + 1)
+        make_runtime(backend, "fp32")
+    rt = make_runtime(backend, "fp32", "portable")  # whose products BLAS computes
+    with rt.backend.computing():
+        assert numba.get_num_threads() == most
 
 
 def test_a_child_of_openmp_has_one_thread(openmp, caplog):
