@@ -1,7 +1,11 @@
 """The border to numba: whatever it raises becomes one exception here, and nowhere else."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+MOST_CHARACTERS = 200
+"""Of another library's message, in a line of the log."""
 
 
 class NumbaError(Exception):
@@ -21,5 +25,7 @@ def border() -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        raise NumbaError(f"{type(error).__name__}: {lines[0][:200]}".rstrip(": ")) from error
+        paragraph = " ".join(re.split(r"\n\s*\n", str(error).strip())[0].split())
+        if len(paragraph) > MOST_CHARACTERS:
+            paragraph = f"{paragraph[: MOST_CHARACTERS - 1]}…"
+        raise NumbaError(f"{type(error).__name__}: {paragraph}".rstrip(": ")) from error

@@ -21,11 +21,12 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numba
+from numba.core.errors import NumbaError as NumbaSourceError
 
 from xplm.errors import KernelError
 from xplm_numpy.announce import note_compiling
 from xplm_numpy.border import NumbaError, border
-from xplm_numpy.kernel_cache import PACKAGE, KernelStore, own_stamp
+from xplm_numpy.kernel_cache import PACKAGE, KernelStore, folder_fault, own_stamp
 
 WHOLE, PLAIN, MEMORY = "whole", "plain", "memory"
 
@@ -50,7 +51,7 @@ class Compiler:
             left: why there are no insides.
         """
         self.insides, self._store = insides, store
-        self._ways = [WHOLE] * (insides is not None) + [PLAIN] * (store.folder is not None)
+        self._ways = [WHOLE] * (insides is not None) + [PLAIN] * store.is_writable
         self._ways.append(MEMORY)
         self.way = self._ways[0]
         self._kernels: list[_Kernel] = []
@@ -90,7 +91,10 @@ class Compiler:
             assert self.insides is not None
             self.insides.adopt(dispatcher, is_kernel=kernel.is_kernel, store=self._store)
         elif self.way == PLAIN:
-            with _kept_in(self._plain_folder()):
+            folder = self._plain_folder()
+            if fault := folder_fault(folder):
+                raise PermissionError(f"{folder}: {fault}")
+            with _kept_in(folder):
                 dispatcher.enable_caching()
         attributes["compile"] = lambda signature: self._compile(dispatcher, signature)
 
@@ -147,6 +151,9 @@ class Compiler:
             except NumbaError as error:
                 self._left[way] = str(error)
                 failure = error
+                self._store.unlock()
+                if way == PLAIN and isinstance(error.__cause__, NumbaSourceError):
+                    break  # it is about the source, which the next way compiles alike
             else:
                 self._has_compiled = True
                 self._say_what_was_left()
@@ -210,17 +217,20 @@ def make_compiler() -> Compiler:
         with border():
             from xplm_numpy import numba_insides
     except NumbaError as error:
-        return Compiler(None, KernelStore.in_first(_folders(None)), str(error))
-    return Compiler(numba_insides, KernelStore.in_first(_folders(numba_insides)))
+        return Compiler(None, _store(None), str(error))
+    return Compiler(numba_insides, _store(numba_insides))
+
+
+def _store(insides: ModuleType | None) -> KernelStore:
+    return KernelStore.in_first(_folders(insides), _named_folder())
 
 
 def _folders(insides: ModuleType | None) -> Iterator[Path]:
     """Where kernels may be kept: where NUMBA_CACHE_DIR says, beside their source, or in the user's cache."""
-    own = f"xplm_{hashlib.sha256(bytes(PACKAGE)).hexdigest()[:16]}"
-    told = getattr(numba.config, "CACHE_DIR", "")
-    if told:
-        yield Path(told).absolute() / own
-    yield PACKAGE / "__pycache__"
+    named = _named_folder()
+    if named is not None:
+        yield named
+    yield PACKAGE / "__pycache__" / "kernels"
     users = Path("~/.cache/numba")
     try:
         with border():
@@ -229,7 +239,17 @@ def _folders(insides: ModuleType | None) -> Iterator[Path]:
     except (NumbaError, RuntimeError) as error:  # RuntimeError: there is no home
         logger.debug("no folder for compiled kernels in a home: %s", error)
     if users.is_absolute():
-        yield users / own
+        yield users / _own_name()
+
+
+def _named_folder() -> Path | None:
+    """In the folder that NUMBA_CACHE_DIR names."""
+    named = getattr(numba.config, "CACHE_DIR", "")
+    return Path(named).absolute() / _own_name() if named else None
+
+
+def _own_name() -> str:
+    return f"xplm_{hashlib.sha256(bytes(PACKAGE)).hexdigest()[:16]}"
 
 
 COMPILER = make_compiler()

@@ -8,7 +8,8 @@ A kernel is compiled from functions of several files, so every file of this pack
 file compiled from something else is replaced. One that is damaged is dropped, before any of it is unpickled or run.
 
 Code in these files runs with the rights of this process. So a folder must belong to this user, to root, or to the owner
-of this package, and not be writable for everybody; so must a file that is read. A digest does not tell friend from foe.
+of this package, and nobody else may write to it; a file that is read must belong to one of them, too. A digest does not
+tell friend from foe.
 
 Several processes use one folder, and any of them may be killed at any moment: a file appears whole or not at all. Locks
 only save work: nobody waits for one longer than LOCK_SECONDS.
@@ -29,6 +30,7 @@ from uuid import uuid4
 
 from xplm_numpy.announce import note_waiting
 
+READ_ONLY = "it is read-only"
 PACKAGE = Path(__file__).parent
 MAGIC = b"xplm kernel 1\n"
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -70,10 +72,13 @@ def folder_fault(folder: Path) -> str | None:
         return error.strerror or str(error)
     if not _is_trusted(status):
         return "it belongs to another user"
-    if status.st_mode & stat.S_IWOTH and hasattr(os, "geteuid"):
-        return "everybody can write to it"
+    if hasattr(os, "geteuid"):  # elsewhere these bits mean nothing
+        if status.st_mode & stat.S_IWOTH:
+            return "everybody can write to it"
+        if status.st_mode & stat.S_IWGRP and status.st_gid != os.getegid():
+            return "another group can write to it"
     if not os.access(folder, os.W_OK | os.X_OK):
-        return "it is read-only"
+        return READ_ONLY
     return None
 
 
@@ -90,28 +95,42 @@ def _owners() -> set[int]:
 class KernelStore:
     """The folder of compiled kernels of this process. It says one line about each kind of trouble, once."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, *, is_writable: bool = True) -> None:
         """In a folder without fault, or nowhere."""
         self.folder = folder
-        self.is_writable = folder is not None
+        self.is_writable = is_writable and folder is not None
         self._lock: Any = None
         self._patience = LOCK_SECONDS
         self._said: set[str] = set()
 
     @classmethod
-    def in_first(cls, candidates: Iterable[Path | None]) -> "KernelStore":
-        """In the first of some folders that is without fault."""
-        faults = []
+    def in_first(cls, candidates: Iterable[Path], named: Path | None = None) -> "KernelStore":
+        """In the first of some folders that is without fault; without one, in a read-only one that holds kernels.
+
+        Args:
+            candidates: the folders.
+            named: the one of them that the user named. One line says why it is not taken.
+        """
+        faults = {}
         for folder in candidates:
-            if folder is not None:
-                fault = folder_fault(folder)
-                if fault is None:
-                    return cls(folder)
-                faults.append(f"{folder}: {fault}")
+            fault = folder_fault(folder)
+            if fault is None:
+                if named in faults:
+                    logger.warning(
+                        "NUMBA_CACHE_DIR names a folder that cannot keep kernels (%s: %s): they are kept in %s",
+                        named,
+                        faults[named],
+                        folder,
+                    )
+                return cls(folder)
+            faults[folder] = fault
+        for folder, fault in faults.items():
+            if fault == READ_ONLY and any(folder.glob("*.nbc")):
+                return cls(folder, is_writable=False)
         logger.warning(
             "no folder can keep compiled kernels (%s): they are compiled at each start; "
             "NUMBA_CACHE_DIR names a folder of your own",
-            "; ".join(faults) or "there is no home",
+            "; ".join(f"{folder}: {fault}" for folder, fault in faults.items()),
         )
         return cls(None)
 
@@ -148,7 +167,13 @@ class KernelStore:
 
     def save(self, name: str, key: str, data: bytes) -> None:
         """Write a file, whole or not at all. After a failure nothing more is written."""
-        if self.folder is None or not self.is_writable:
+        if self.folder is None:
+            return
+        if not self.is_writable:
+            self._say_once(
+                "written",
+                f"{self.folder} is read-only: kernels that it lacks are compiled at each start",
+            )
             return
         digests = hashlib.sha256(key.encode()).digest() + hashlib.sha256(data).digest()
         temporary = self.folder / f"{name}.{uuid4().hex[:16]}.tmp"
@@ -170,15 +195,15 @@ class KernelStore:
         """Remove a file that is of no use, so that it is compiled again."""
         assert self.folder is not None
         path = self.folder / name
+        try:
+            path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+            outcome = "it, and others like it, are dropped and compiled again"
+        except OSError as error:
+            outcome = f"it is compiled again, but cannot be removed ({error.strerror or error})"
         self._say_once(
             "dropped",
-            f"a compiled kernel in {self.folder} cannot be used ({name}: {reason}): "
-            "it, and others like it, are dropped and compiled again",
+            f"a compiled kernel in {self.folder} cannot be used ({name}: {reason}): {outcome}",
         )
-        try:
-            path.rmdir() if path.is_dir() else path.unlink()
-        except OSError as error:
-            logger.debug("%s stays: %s", path, error)
 
     def lock(self, name: str) -> bool:
         """Wait to be the one process that compiles a file. True where another one may have written it meanwhile."""

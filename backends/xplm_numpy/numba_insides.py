@@ -13,6 +13,9 @@ order of sums: LLVM inlines small functions only, and would call a large one as 
 This package's functions have a target of their own for that; others' are compiled as usual, and may call these. A part
 cannot do what takes machine code of its own, or its environment: call itself, print, raise with arguments, stand in a
 tuple of functions. A function that was compiled as a part is compiled again when Python calls it.
+
+Elsewhere the package uses numba's extension interface, which is public: `intrinsic`, and in it `compile_internal`,
+`make_array`, `make_tuple`, `get_dummy_value` and `create_struct_proxy`. The versions tested have all of them.
 """
 
 import pickle
@@ -186,7 +189,7 @@ class KernelCache(NullCache):
     @replaces(NullCache)
     def save_overload(self, sig: Any, result: Any) -> None:
         """Store what was compiled."""
-        if self._store.is_writable and not result.library.has_dynamic_globals:
+        if self._store.folder is not None and not result.library.has_dynamic_globals:
             context = result.target_context
             key = self._key(sig, context)
             self._store.save(self._file(sig, context), key, dumps(_REDUCE(result)))

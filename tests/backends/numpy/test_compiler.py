@@ -148,6 +148,32 @@ def test_where_nothing_has_compiled_nothing_more_is_tried(caplog):
     assert line.endswith("the portable kernels run, slower")
 
 
+def test_numbas_own_files_are_not_read_from_a_folder_that_others_write_to(tmp_path, caplog):
+    store = KernelStore(tmp_path)
+    folder = Compiler(None, store)._plain_folder()
+    folder.mkdir()
+    folder.chmod(0o777)
+    compiler = Compiler(None, store)
+    assert add(compiler)(ONES) == 2.0
+    assert compiler.way == "memory"
+    (line,) = caplog.messages
+    assert "everybody can write to it" in line
+
+
+def test_numba_compiles_a_faulty_source_no_third_time(tmp_path, monkeypatch):
+    compiler = Compiler(numba_insides, KernelStore(tmp_path))
+    wrong, ways_tried, compile_so = add(compiler, uncompilable), [], compiler._compile_so
+
+    def note(*arguments):
+        ways_tried.append(compiler.way)
+        return compile_so(*arguments)
+
+    monkeypatch.setattr(compiler, "_compile_so", note)
+    with pytest.raises(KernelError):
+        wrong(ONES)
+    assert ways_tried == ["whole", "plain"]
+
+
 @pytest.mark.parametrize("insides", [None, numba_insides], ids=["plain", "whole"])
 def test_python_threads_compile_one_at_a_time(tmp_path, monkeypatch, insides):
     compiler = Compiler(insides, KernelStore(tmp_path))
@@ -211,7 +237,9 @@ def test_a_lack_of_memory_leaves_the_way_and_the_kernel(tmp_path, caplog):
 
 def test_the_border_gives_one_short_line():
     with pytest.raises(NumbaError) as failed, border():
-        raise ValueError("a" * 300 + "\nand more")
-    assert str(failed.value) == f"ValueError: {'a' * 200}"
+        raise ValueError("a" * 300)
+    assert str(failed.value) == f"ValueError: {'a' * 199}…"
+    with pytest.raises(NumbaError, match=r"^ValueError: one and two$"), border():
+        raise ValueError("one\n  and two\n \nand more")
     with pytest.raises(NumbaError, match=r"KeyError$"), border():
         raise KeyError

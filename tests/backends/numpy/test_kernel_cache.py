@@ -86,6 +86,7 @@ def test_a_directory_that_holds_something_stays_and_the_kernel_is_compiled_in_me
     store.save(NAME, KEY, CODE)
     assert not store.is_writable
     assert (store.folder / NAME / "something").exists()
+    assert "but cannot be removed" in caplog.messages[0]
     assert "they are compiled at each start" in caplog.messages[-1]
 
 
@@ -144,6 +145,12 @@ def test_a_folder_belongs_to_this_user_and_not_to_everybody(tmp_path, monkeypatc
     everybodys.chmod(0o1777)
     assert folder_fault(everybodys) == "everybody can write to it"
 
+    own.chmod(0o770)
+    assert folder_fault(own) is None  # the group is this user's
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getegid", lambda: -1)
+        assert folder_fault(own) == "another group can write to it"
+
     monkeypatch.setattr(kernel_cache, "_owners", lambda: {-1})
     assert folder_fault(own) == "it belongs to another user"
 
@@ -168,6 +175,30 @@ def test_the_first_folder_without_fault_is_taken_and_without_any_nothing_is_kept
     assert (store.load(NAME, KEY), store.lock(NAME), os.listdir(good)) == (None, False, [])
     (line,) = caplog.messages
     assert f"{file}/within: Not a directory; {good}: it is read-only" in line
+
+
+def test_a_named_folder_that_is_not_taken_is_spoken_of(tmp_path, caplog):
+    file, good = tmp_path / "file", tmp_path / "good"
+    file.touch()
+    named = file / "within"
+    assert KernelStore.in_first([named, good], named).folder == good
+    (line,) = caplog.messages
+    assert f"({named}: Not a directory): they are kept in {good}" in line
+
+
+def test_kernels_are_read_from_a_read_only_folder_where_no_other_can_keep_any(
+    store, monkeypatch, caplog
+):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    found = KernelStore.in_first([store.folder / NAME, store.folder])
+    assert (found.folder, found.is_writable) == (store.folder, False)
+    assert found.load(NAME, KEY) == CODE
+    assert not caplog.messages
+    for _ in range(2):
+        found.save("another", KEY, CODE)
+    (line,) = caplog.messages
+    assert line.endswith("is read-only: kernels that it lacks are compiled at each start")
+    assert os.listdir(store.folder) == [NAME]
 
 
 def test_any_file_changes_the_stamp(tmp_path):
