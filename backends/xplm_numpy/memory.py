@@ -1,8 +1,8 @@
 """Huge pages for weights, in a process that keeps freed memory (`xplm.cli.process`).
 
-Weights are read faster from huge pages, for a processor looks up one address where it would look up 512, and foresees
-reading up to a page's end only. NumPy asks the system for them, but for arrays of 4 MiB and more alone; a matrix of a
-small model is less. `reserve` makes arrays that large and gives them back: the memory keeps what was asked for it.
+Weights are read faster from huge pages: a processor translates one address instead of 512, and its prefetching stops
+at the end of a page. NumPy requests huge pages only for arrays of 4 MiB and more; a matrix of a small model is smaller.
+`reserve` allocates arrays of that size and frees them: the memory keeps the request.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """Kernels that are compiled by two processes: the one that needs them begins with the first, and another with the last.
 
 Compiling takes seconds a kernel and one core, and the order in which a command needs its kernels is known: decoding
-comes after the prompt, and the way back after the way forward. What one process has compiled the other finds on disk.
+comes after the prompt, and backward after forward. What one process has compiled, the other finds on disk.
 """
 
 import logging

@@ -1,6 +1,6 @@
-"""The peak of a training step's memory, foretold from the recipe and the model's configuration.
+"""The peak of a training step's memory, predicted from the recipe and the model's configuration.
 
-All through a step lie there
+Throughout a step the memory holds
 
     P         masters
     M         the optimizer's moments
@@ -146,7 +146,7 @@ def _advice(recipe: Recipe, largest: str) -> str:
 
 
 def count_moments(optimizer: Optimizer, trained: Mapping[str, ParamSpec], options: Any) -> int:
-    """Numbers in an optimizer's moments. What it makes for the least of tensors tells which axes they have."""
+    """Elements of an optimizer's moments. Those of a tensor with axes of length 2 show which axes they have."""
     total = 0
     for spec in trained.values():
         probe = np.zeros((2,) * len(spec.shape), np.float32)
