@@ -19,7 +19,7 @@ class Library:
 
     def __init__(self):
         self.number = 8
-        self.shared = SharedNumber(self.change)
+        self.shared = SharedNumber(lambda: self.number, self.change)
 
     def change(self, n):
         before, self.number = self.number, n
@@ -36,9 +36,12 @@ def test_the_least_of_what_is_held_counts_and_the_library_has_its_own_again():
                 assert library.number == 1
         assert library.number == 4
     assert library.number == 8
+    library.number = 3  # the user's
     with library.shared.hold(16):
-        assert library.number == 16
-    assert library.number == 8
+        assert library.number == 3
+        with library.shared.hold(2):
+            assert library.number == 2
+        assert library.number == 3
 
 
 def test_it_is_restored_in_whatever_order_holders_leave():
@@ -79,7 +82,10 @@ def blas(request, monkeypatch):
     library = next(library for library in found if "numpy" in library.filepath)
     made = threads._blas() if request.param.endswith("names") else threads._blas_of_threadpoolctl()
     monkeypatch.setattr(threads, "_blas", lambda: made)
-    return lambda: library.num_threads
+    before = library.num_threads
+    library.set_num_threads(3)  # its own, on any machine
+    yield lambda: library.num_threads
+    library.set_num_threads(before)
 
 
 def test_blas_takes_what_is_held_by_this_thread_and_by_others(blas):

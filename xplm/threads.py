@@ -1,7 +1,8 @@
 """How many threads a computation takes, where a library has one number of them for the whole process.
 
 A computation holds its number while it runs, and the library has its own again afterwards. Of numbers that are held at
-the same time, by several Python threads or one inside the other, the least counts.
+the same time, by several Python threads or one inside the other, the least counts; and so does the library's own, which
+the user may have set.
 """
 
 import ctypes
@@ -28,9 +29,10 @@ Undo = Callable[[], None]
 class SharedNumber:
     """A library's number of threads, held at the least of what computations ask for."""
 
-    def __init__(self, change: Callable[[int], Undo]) -> None:
-        """`change` sets the number, and returns what restores the one before."""
-        self._change = change
+    def __init__(self, read: Callable[[], int], change: Callable[[int], Undo]) -> None:
+        """`read` returns the number; `change` sets it, and returns what restores the one before."""
+        self._read, self._change = read, change
+        self._own = 0  # the library's; of no meaning while nobody holds one
         self._lock = Lock()
         self._holds: set[_Hold] = set()  # that are entered
         self._now = 0  # what it was set to last; of no meaning while nobody holds one
@@ -61,7 +63,9 @@ class SharedNumber:
                 self._undo()
                 self._undo = None
             return
-        least = min([hold.threads for hold in self._holds])
+        if self._undo is None:
+            self._own = self._read()
+        least = min([self._own, *[hold.threads for hold in self._holds]])
         if self._undo is None:
             self._undo = self._change(least)
         elif least != self._now:
@@ -148,7 +152,7 @@ def _blas() -> SharedNumber | None:
         set_threads(threads)
         return partial(set_threads, before)
 
-    return SharedNumber(change)
+    return SharedNumber(get_threads, change)
 
 
 def _blas_of_threadpoolctl() -> SharedNumber | None:
@@ -158,6 +162,9 @@ def _blas_of_threadpoolctl() -> SharedNumber | None:
     found = ThreadpoolController().select(user_api="blas")
     if not found.lib_controllers:
         return None
+
+    def read() -> int:
+        return max(library.num_threads for library in found.lib_controllers)
 
     def release() -> None:  # or no other Python thread could change the number
         OpenBLASController.clear_controlling_thread()
@@ -172,7 +179,7 @@ def _blas_of_threadpoolctl() -> SharedNumber | None:
 
         return undo
 
-    return SharedNumber(change)
+    return SharedNumber(read, change)
 
 
 @cache
