@@ -179,8 +179,41 @@ def test_fragility_goes_on_with_the_flags_that_it_was_begun_with(
     assert f"of {more['tokens']} tokens are" in xplm(*flags, "--tokens", 1).stdout
 
     assert "holds another run" in xplm(*flags, "--tokens", 99, "--against", "fp16").error
-    file.write_text("1\n")
-    assert "holds another run" in xplm(*flags).error
+    for other in ("1\n", json.dumps(json.loads(first) | {"replies": [5]}) + "\n"):
+        file.write_text(other)
+        assert "holds another run" in xplm(*flags).error
+    file.write_text("[" * 5000 + "\n")
+    assert "must hold batches of this command; got: " in xplm(*flags).error
+
+
+def test_a_half_written_last_line_of_figures_is_dropped(tmp_path, monkeypatch):
+    batch = {"settings": {}, "others": {}, "replies": [[1]]}
+    batch |= {key: [[1]] for key in ("prompts", "margin", "bound")}
+    line = json.dumps(batch)
+    (tmp_path / "a").write_text(f"{line}\n{line[:20]}")
+    assert precision_fragility.read_batches(tmp_path / "a") == [batch]
+    assert precision_fragility.read_batches(tmp_path / "none") == []
+    monkeypatch.setattr(precision_fragility, "MAX_FIGURES_BYTES", 10)
+    with pytest.raises(RequestError, match="at most 10 bytes"):
+        precision_fragility.read_batches(tmp_path / "a")
+
+
+@pytest.mark.parametrize("module", [precision_search, precision_sweep])
+def test_the_threads_asked_for_are_those_of_the_reference(
+    xplm, tiny_directory, text, monkeypatch, module
+):
+    def load_checkpoint(rt, checkpoint):
+        raise RequestError(f"threads: {rt.backend.computing.args}")
+
+    monkeypatch.setattr(module, "load_checkpoint", load_checkpoint)
+    command = ("precision", module.__name__.rpartition("_")[2])
+    out = xplm(*command, "--model", tiny_directory, "--text", text, "--threads", 1)
+    assert "threads: (1,)" in out.error
+
+
+def test_the_threads_asked_for_are_those_of_every_side():
+    side = precision_fragility.side_runtime("numpy:bf16", WhereFlags(threads=1))
+    assert side.backend.computing.args == (1,)
 
 
 def test_shares_are_of_flips_and_of_tokens():

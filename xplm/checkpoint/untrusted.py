@@ -91,6 +91,15 @@ def read_text(path: Path, at_most: int = MAX_SMALL_BYTES) -> str:
     return read_bytes(path, at_most).decode("utf-8-sig")
 
 
+def read_whole_lines(path: Path, at_most: int) -> list[bytes]:
+    """The lines of a file that a process adds to; what follows the last line end is half a line, and left out.
+
+    Raises:
+        OSError: as `read_bytes`.
+    """
+    return read_bytes(path, at_most).split(b"\n")[:-1]
+
+
 def read_json_object(
     path: Path, error: type[XplmError] = CheckpointError, at_most: int = MAX_SMALL_BYTES
 ) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`xplm precision fragility`: are the tokens that flip in other configurations the ones that were marked?"""
 
 import json
+import os
 import time
 from itertools import islice
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from xplm.backend import DEFAULT_BACKENDS, load_backend
-from xplm.checkpoint.files import writing
+from xplm.checkpoint.files import replacing, writing
 from xplm.checkpoint.opening import open_checkpoint
+from xplm.checkpoint.untrusted import parse_json, read_whole_lines
 from xplm.cli.experiment import Model, number, table
 from xplm.cli.flags import WhereFlags, takes_flags
 from xplm.cli.input import read_text
@@ -32,6 +34,7 @@ from xplm.numerics.fragility_trial import (
 from xplm.runtime import Runtime, make_runtime
 
 HOST = DEFAULT_BACKENDS["cpu"]
+MAX_FIGURES_BYTES = 2**30
 HEADINGS = ("configuration", "flips", "marked", "margins moved by", "over noise")
 
 
@@ -93,8 +96,8 @@ def fragility(
         replies = [r.token_ids for r in lm.generate(asked, max_new_tokens=reply)]
         measured = measure_batch(lm.engine, others, asked, replies, against, seed)
         batches.append({"settings": settings} | measured)
-        with writing(figures), figures.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(batches[-1]) + "\n")
+        with writing(figures), replacing(figures) as file:
+            file.writelines((json.dumps(known) + "\n").encode() for known in batches)
         seconds = time.perf_counter() - began
         out.note(f"{count_tokens(batches)} tokens, {seconds:.0f} s a batch")
 
@@ -113,27 +116,36 @@ def side_runtime(side: str, where: WhereFlags) -> Runtime:
     """
     backend, policy = parse_side(side)
     device = "cpu" if backend == HOST else where.device
-    return make_runtime(load_backend(backend, device), policy, where.kernels)
+    return make_runtime(load_backend(backend, device, where.threads), policy, where.kernels)
 
 
 def read_batches(path: Path) -> list[dict[str, Any]]:
-    """The batches of a file; none where there is no file.
+    """The batches of a file, without a last line that is unfinished; none where there is no file.
 
     Raises:
         RequestError: it cannot be read, or holds something else.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        batches = [json.loads(line) for line in lines]
+        lines = read_whole_lines(path, MAX_FIGURES_BYTES) if os.path.lexists(path) else []
+        batches = [parse_json(line.decode()) for line in lines]
     except (OSError, ValueError) as cause:
         raise RequestError(
             f"{path} must hold batches of this command; got: {cause}; give another --figures"
         ) from cause
-    if not all(
-        isinstance(b, dict) and {"settings", "prompts", "replies"} <= b.keys() for b in batches
-    ):
+    if not all(_is_batch(batch) for batch in batches):
         raise RequestError(f"{path} holds another run; give another --figures")
     return batches
+
+
+def _is_batch(value: Any) -> bool:
+    """Whether a line has the parts of a batch."""
+    return (
+        isinstance(value, dict)
+        and all(isinstance(value.get(name), dict) for name in ("settings", "others"))
+        and all(isinstance(value.get(name), list) for name in ("prompts", "margin", "bound"))
+        and isinstance(value.get("replies"), list)
+        and all(isinstance(reply, list) for reply in value["replies"])
+    )
 
 
 def report(result: dict[str, Any]) -> str:

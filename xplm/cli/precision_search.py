@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
+from xplm.checkpoint.opening import open_checkpoint
 from xplm.cli.experiment import (
     INTERRUPTED,
     Characters,
@@ -21,7 +22,7 @@ from xplm.cli.input import read_text
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.places import home
 from xplm.cli.progress import pull_with_progress
-from xplm.language_model import load
+from xplm.language_model import load_checkpoint
 from xplm.numerics.policies import search as searching
 from xplm.numerics.policies.cost import PARTS, count_numbers
 from xplm.numerics.policies.reading import cut
@@ -66,7 +67,7 @@ def search(
     for short in formats:
         where.runtime(short)  # refuses what is no format, and what the backend lacks
     path = pull_with_progress(model, home(), out)
-    lm = load(path, where.device, "fp32", where.backend, where.kernels)
+    lm = load_checkpoint(where.runtime("fp32"), open_checkpoint(path))
     ids = lm.tokenizer.encode(read_text(text)[:characters])
     window = min(window, len(ids))
     chunks = cut(lm.engine, ids, window)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from xplm.checkpoint.opening import open_checkpoint
 from xplm.cli.experiment import (
     INTERRUPTED,
     Characters,
@@ -30,7 +31,7 @@ from xplm.cli.output import Output, OutputFlags
 from xplm.cli.places import home
 from xplm.cli.progress import pull_with_progress
 from xplm.errors import RequestError
-from xplm.language_model import LanguageModel, load
+from xplm.language_model import LanguageModel, load_checkpoint
 from xplm.numerics.policies import sweep as sweeping
 from xplm.numerics.policies.distance import Tally
 from xplm.numerics.policies.picture import draw_sweep
@@ -86,7 +87,7 @@ def sweep(
     require_picture(png)
     names = check_policies(where, policies or POLICIES)
     path = pull_with_progress(model, home(), out)
-    lm = load(path, where.device, "fp32", where.backend, where.kernels)
+    lm = load_checkpoint(where.runtime("fp32"), open_checkpoint(path))
     ids = lm.tokenizer.encode(read_text(text)[:characters])
     cut(lm.engine, ids, window)  # refuses a window or a text that is too short
     window = min(window, len(ids))

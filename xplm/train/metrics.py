@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xplm.checkpoint.files import replacing, writing
-from xplm.checkpoint.untrusted import parse_json, read_bytes
+from xplm.checkpoint.untrusted import parse_json, read_whole_lines
 
 MAX_BYTES = 2**30  # of a file: some millions of lines
 
@@ -75,8 +75,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """
     if not os.path.lexists(path):
         return []
-    # What follows the last line end is half a line.
-    values = (_parse(line) for line in read_bytes(path, MAX_BYTES).split(b"\n")[:-1])
+    values = (_parse(line) for line in read_whole_lines(path, MAX_BYTES))
     return [v for v in values if isinstance(v, dict) and type(v.get("step")) is int]
 
 
