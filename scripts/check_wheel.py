@@ -154,7 +154,11 @@ def checks(environment: Path, folder: Path) -> Iterator[tuple[str, bool, float, 
         words += shlex.split(SHORTER.get(first_word(line, list(SHORTER)) or "", ""))
         stdin = STDIN.get(first_word(line, list(STDIN)) or "", "")
         began = time.perf_counter()
-        done = run([str(environment / "bin" / name), *words], folder, line != alone, stdin)
+        try:
+            done = run([str(environment / "bin" / name), *words], folder, line != alone, stdin)
+        except subprocess.TimeoutExpired:
+            yield line, False, time.perf_counter() - began, f"still ran after {LONGEST_SECONDS} s"
+            continue
         right = (0, 1) if first_word(line, list(JUDGE)) else (0,)
         is_right = done.returncode in right and "Traceback" not in done.stderr
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]

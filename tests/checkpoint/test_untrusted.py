@@ -67,6 +67,14 @@ def test_a_shard_name_of_300_characters_is_refused(tmp_path):
         open_checkpoint(tmp_path)
 
 
+def test_an_index_beyond_16_mib_is_refused(tmp_path):
+    write_directory(tmp_path, CONFIG, [random_tensors(CONFIG)])
+    with (tmp_path / "model.safetensors.index.json").open("wb") as index:
+        index.truncate(2**24 + 1)
+    with pytest.raises(CheckpointError, match=f"at most {2**24} bytes"):
+        open_checkpoint(tmp_path)
+
+
 @pytest.fixture(params=["safetensors", "gguf"])
 def weights(request, tmp_path) -> tuple[Path, Path]:
     """A model, and the file that its weights are in."""

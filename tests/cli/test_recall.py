@@ -27,3 +27,9 @@ def test_answers_given_back_are_counted(xplm, tiny_directory, tmp_path, monkeypa
     ]
     out = xplm(*recall, "--least", 2, "--json")
     assert (out.code, out.json) == (1, {"recalled": 1, "asked": 2})
+
+
+def test_a_file_without_chats_is_refused(xplm, tiny_directory, tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    out = xplm("eval", "recall", "--model", tiny_directory, "--data", tmp_path / "empty.jsonl")
+    assert "must hold " in out.error

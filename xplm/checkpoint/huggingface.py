@@ -20,7 +20,7 @@ import numpy as np
 from xplm.checkpoint.checkpoint import Checkpoint, TensorInfo, cast
 from xplm.checkpoint.layouts import unpack
 from xplm.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
-from xplm.checkpoint.untrusted import MAX_LARGE_BYTES, read_json_object
+from xplm.checkpoint.untrusted import read_json_object
 from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError, ConfigError
 
@@ -106,7 +106,7 @@ def indexed_shards(index: Path) -> list[str]:
     Raises:
         CheckpointError: the index is malformed.
     """
-    weight_map = read_json_object(index, at_most=MAX_LARGE_BYTES).get("weight_map")
+    weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(
             f'{index} must map tensor names to shards under "weight_map"; download it again'

@@ -18,10 +18,10 @@ from typing import Any, BinaryIO, NamedTuple
 from xplm.errors import CheckpointError, XplmError
 
 MAX_SMALL_BYTES = 16 * 2**20
-"""Of a configuration, a chat or a template; the largest tokenizer_config.json are a few MiB."""
+"""Of a configuration, an index, a chat or a template; the largest tokenizer_config.json are a few MiB."""
 
 MAX_LARGE_BYTES = 64 * 2**20
-"""Of a tokenizer, an index or a header; those of a vocabulary of 262,144 tokens are about 35 MiB."""
+"""Of a tokenizer or a header; those of a vocabulary of 262,144 tokens are about 35 MiB."""
 
 MAX_TOML_BYTES = 64 * 2**10
 """Of a recipe; tomllib takes time that grows with the square of the size."""

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from xplm.checkpoint.convert import convert as convert_checkpoint
-from xplm.cli.flags import takes_flags
+from xplm.cli.flags import MODEL_HELP, takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.places import home
 from xplm.cli.progress import pull_with_progress
@@ -17,9 +17,7 @@ def convert(
     output: OutputFlags,
     source: Annotated[
         str,
-        typer.Argument(
-            metavar="SRC", help="A pulled name, a Hugging Face directory, or a .gguf file."
-        ),
+        typer.Argument(metavar="SRC", help=MODEL_HELP),
     ],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="The directory to make.")],
     dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "bf16",

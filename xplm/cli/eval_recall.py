@@ -7,6 +7,7 @@ import typer
 
 from xplm.cli.flags import ModelFlags, takes_flags
 from xplm.cli.output import Output, OutputFlags
+from xplm.errors import DataError
 from xplm.train.data.chat import read_chats
 
 ROOM = 8
@@ -27,6 +28,8 @@ def recall(
     Example: xplm eval recall --model runs/facts-chat --data chats.jsonl
     """
     chats = list(read_chats(data))
+    if not chats:
+        raise DataError(f"{data} must hold at least one chat; got none; give another file")
     out = Output(output)
     lm = model.load(out)
     recalled = 0

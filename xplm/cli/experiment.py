@@ -9,20 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from xplm.checkpoint.files import replacing, writing
-from xplm.cli.flags import WhereFlags
+from xplm.cli.flags import MODEL_HELP, WhereFlags
 from xplm.cli.output import plain
 from xplm.errors import RequestError
 from xplm.precision import Policy
 from xplm.train.curves import INSTALL, can_draw
 
-INTERRUPTED = 130
-
 Policies = Annotated[
     list[str] | None, typer.Argument(metavar="[POLICY]...", help="fp32, bf16,softmax=bf16, ...")
 ]
-Model = Annotated[
-    str, typer.Option(help="A pulled name, a Hugging Face directory, or a .gguf file.")
-]
+Model = Annotated[str, typer.Option(help=MODEL_HELP)]
 Text = Annotated[str, typer.Option(metavar="FILE", help="A text in UTF-8; - reads stdin.")]
 Characters = Annotated[int | None, typer.Option(min=1, help="The first so many of the text.")]
 Figures = Annotated[

@@ -29,6 +29,8 @@ from xplm.precision import Policy
 from xplm.runtime import Runtime, make_runtime
 from xplm.threads import MOST_THREADS
 
+MODEL_HELP = "A pulled name, a Hugging Face directory, or a .gguf file."
+
 
 def takes_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Spread the groups among a command's parameters out into single flags, which typer reads from its signature."""
@@ -106,9 +108,7 @@ class WhereFlags:
 class ModelFlags:
     """Which model, and where and how to compute."""
 
-    model: Annotated[
-        str, typer.Option(help="A pulled name, a Hugging Face directory, or a .gguf file.")
-    ] = "smollm2-135m-instruct"
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2-135m-instruct"
     where: WhereFlags = WhereFlags()
     policy: Annotated[
         str,

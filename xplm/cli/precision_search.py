@@ -1,4 +1,4 @@
-"""`xplm precision search`: the cheapest policy within a budget of loss."""
+"""`xplm precision search`: a cheap policy within a budget of loss."""
 
 import sys
 from typing import Annotated, Any
@@ -7,8 +7,8 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
 from xplm.checkpoint.opening import open_checkpoint
+from xplm.cli.entry import INTERRUPTED
 from xplm.cli.experiment import (
-    INTERRUPTED,
     Characters,
     Figures,
     Model,
@@ -52,7 +52,7 @@ def search(
     characters: Characters = None,
     figures: Figures = None,
 ) -> None:
-    """Search the cheapest policy that keeps a text's loss within a budget.
+    """Search greedily for a cheap policy that keeps a text's loss within a budget.
 
     From float32 throughout, part by part, the one that has most bytes to save first, each format from the narrowest
     on: the first that keeps the loss within the budget stays. The cost of a policy is the bytes that decoding one token

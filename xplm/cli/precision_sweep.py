@@ -11,8 +11,8 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from xplm.checkpoint.opening import open_checkpoint
+from xplm.cli.entry import INTERRUPTED
 from xplm.cli.experiment import (
-    INTERRUPTED,
     Characters,
     Figures,
     Model,

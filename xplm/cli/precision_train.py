@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from xplm.cli.entry import INTERRUPTED
 from xplm.cli.experiment import (
-    INTERRUPTED,
     Figures,
     Picture,
     Policies,

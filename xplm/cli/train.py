@@ -16,6 +16,7 @@ from rich.table import Column
 
 from xplm.cli.ahead import compile_ahead
 from xplm.cli.dry_run import show_dry_run
+from xplm.cli.entry import INTERRUPTED
 from xplm.cli.flags import WhereFlags, takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.places import home, token_cache
@@ -34,7 +35,6 @@ from xplm.train.recipe_names import RECIPES
 from xplm.train.run_directory import METRICS, RECIPE, RunDirectory
 from xplm.train.task import training_policy
 
-INTERRUPTED = 130
 RUNS = Path("runs")
 
 
@@ -57,9 +57,7 @@ def train(
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run", help="Foretell the peak of memory, take two steps, keep nothing."
-        ),
+        typer.Option("--dry-run", help="Predict the peak of memory, take two steps, keep nothing."),
     ] = False,
     init: Annotated[
         str | None, typer.Option(help="Fine-tune this model: a name, or a directory.")

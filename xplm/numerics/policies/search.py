@@ -1,4 +1,4 @@
-"""The cheapest policy within a budget of loss, found greedily.
+"""A cheap policy within a budget of loss, found greedily.
 
     from float32 throughout, part by part, the one that has most bytes to save first:
         of the formats, the narrowest first, keep the first with
