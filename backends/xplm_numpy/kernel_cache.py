@@ -99,7 +99,7 @@ class KernelStore:
         """In a folder without fault, or nowhere."""
         self.folder = folder
         self.is_writable = is_writable and folder is not None
-        self._lock: Any = None
+        self._locks: list[Any] = []  # of a kernel, and of kernels that are parts of it
         self._patience = LOCK_SECONDS
         self._said: set[str] = set()
 
@@ -230,14 +230,13 @@ class KernelStore:
         except (OSError, NotImplementedError) as error:
             self._say_once("locked", f"{lock.lock_file} cannot be locked ({error}): this compiles")
             return False
-        self._lock = lock
+        self._locks.append(lock)
         return True
 
     def unlock(self) -> None:
-        """Give a lock back, if this process has one."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        """Give all locks back."""
+        while self._locks:
+            self._locks.pop().release()
 
     def _say_once(self, kind: str, line: str) -> None:
         if kind not in self._said:

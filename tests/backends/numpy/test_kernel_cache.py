@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xplm_numpy.kernel_cache as kernel_cache
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from xplm_numpy.kernel_cache import KernelStore, folder_fault, source_stamp
 
 NAME, KEY, CODE = "module.function-cpython311-0123456789abcdef.nbc", "key", bytes(range(256))
@@ -128,6 +128,17 @@ def test_nobody_waits_for_a_lock_longer_than_the_limit_and_only_once(store, monk
     assert "this one compiles on its own" in line
     assert store.lock(NAME)
     store.unlock()
+
+
+def test_a_kernel_keeps_its_lock_while_a_part_takes_its_own(store):
+    assert store.lock(NAME)
+    assert store.lock("part.nbc")
+    other = FileLock(f"{store.folder}/{NAME}.lock")
+    with pytest.raises(Timeout):
+        other.acquire(timeout=0)
+    store.unlock()
+    with other:
+        assert other.is_locked
 
 
 def test_a_lock_that_cannot_be_made_is_done_without(store, caplog):
