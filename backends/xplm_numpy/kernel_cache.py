@@ -115,7 +115,7 @@ class KernelStore:
         for folder in candidates:
             fault = folder_fault(folder)
             if fault is None:
-                if named in faults:
+                if named is not None and named in faults:
                     logger.warning(
                         "NUMBA_CACHE_DIR names a folder that cannot keep kernels (%s: %s): they are kept in %s",
                         named,
