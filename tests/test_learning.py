@@ -87,6 +87,7 @@ def test_the_time_beside_torch_is_shown_and_not_judged(judge):
     assert (row.value, row.sense, row.is_met) == (2.0, "", True)
 
 
+@pytest.mark.nightly
 def test_a_run_is_measured_once_and_then_read(tmp_path):
     """A tiny recipe does not reach the threshold; with the loss of one that does in its place, nothing is missed."""
     recipe = to_toml(tiny_recipe(tmp_path, train__steps=2, train__eval_every=2))

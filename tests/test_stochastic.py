@@ -32,6 +32,7 @@ def train(rt):
     return rt.backend.to_host(grads["model.layers.0.self_attn.v_proj.weight"]).astype(np.float64)
 
 
+@pytest.mark.nightly_on("jax")
 @pytest.mark.parametrize("policy", ["bf16", "e5m7,accumulate=bf16"])
 def test_models_train_with_it(backend, policy):
     def train_with(seed):

@@ -111,7 +111,7 @@ class KernelStore:
             candidates: the folders.
             named: the one of them that the user named. One line says why it is not taken.
         """
-        faults = {}
+        faults: dict[Path, str] = {}
         for folder in candidates:
             fault = folder_fault(folder)
             if fault is None:

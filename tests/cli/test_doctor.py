@@ -62,10 +62,10 @@ def test_every_backend_is_asked_or_named(xplm, quick):
 def test_a_library_that_is_missing_is_named_with_what_installs_it(xplm, quick, monkeypatch):
     load = load_backend
 
-    def without_strict(name, device):
+    def without_strict(name, *where):
         if name == "strict":
             raise BackendError("it is missing; run: pip install array-api-strict")
-        return load(name, device)
+        return load(name, *where)
 
     monkeypatch.setattr(doctor, "load_backend", without_strict)
     out = xplm("doctor")

@@ -117,4 +117,4 @@ def test_the_table_of_an_op_fits_a_terminal(xplm):
 
 
 def test_a_recipe_that_is_not_there_is_one_line(xplm, tmp_path):
-    assert "a recipe must be readable" in xplm("gradcheck", "--model", tmp_path / "no.toml").error
+    assert "a TOML file that exists" in xplm("gradcheck", "--model", tmp_path / "no.toml").error

@@ -13,7 +13,7 @@ LOGITS_BOUND = (
     2e-3  # logits reach 47, where float32 is spaced at 4e-6; 30 layers of a dozen roundings each
 )
 PERPLEXITY = 41.809
-LENGTHS = (1, 2, 17, 200)  # tokens
+LENGTHS = (1, 17, 200)  # tokens
 
 ENGLISH = (
     "The history of the lighthouse begins with fires lit on hilltops to guide ships home. In time people built towers, "
@@ -61,7 +61,11 @@ def oracle(path, load_oracle):
     return load_oracle(path.parent, gguf_file=path.name)
 
 
-@pytest.mark.parametrize("text", [ENGLISH, CODE, CHINESE], ids=["english", "code", "chinese"])
+@pytest.mark.parametrize(
+    "text",
+    [ENGLISH, CODE, pytest.param(CHINESE, marks=pytest.mark.nightly)],
+    ids=["english", "code", "chinese"],
+)
 def test_logits_equal_transformers(lm, oracle, text):
     ids = lm.tokenizer.encode(text)[: max(LENGTHS)]
     assert len(ids) == max(LENGTHS)
@@ -71,11 +75,12 @@ def test_logits_equal_transformers(lm, oracle, text):
         np.testing.assert_array_equal(logits.argmax(-1), expected.argmax(-1))
 
 
-def test_64_greedy_tokens_equal_transformers_on_10_prompts(lm, oracle):
+@pytest.mark.parametrize("n_prompts", [2, pytest.param(10, marks=pytest.mark.nightly)])
+def test_64_greedy_tokens_equal_transformers(lm, oracle, n_prompts):
     # Ids are transformers' own greedy choice if and only if each is the arg-max after the ones before it.
-    results = lm.generate(PROMPTS, max_new_tokens=64, temperature=0.0)
-    assert len(results) == 10
-    for prompt, result in zip(PROMPTS, results, strict=True):
+    results = lm.generate(PROMPTS[:n_prompts], max_new_tokens=64, temperature=0.0)
+    assert len(results) == n_prompts
+    for prompt, result in zip(PROMPTS[:n_prompts], results, strict=True):
         given = lm.tokenizer.encode(prompt)
         expected = oracle.logits([*given, *result.token_ids]).argmax(-1)[len(given) - 1 :].tolist()
         assert [*result.token_ids] == expected[: len(result.token_ids)]
@@ -99,6 +104,7 @@ def shakespeare():
         return file.read(20_000)
 
 
+@pytest.mark.nightly
 @needs_shakespeare
 def test_perplexity_is_transformers(lm):
     result = lm.perplexity(shakespeare(), window=512)
@@ -106,6 +112,7 @@ def test_perplexity_is_transformers(lm):
     assert result.perplexity == pytest.approx(PERPLEXITY, abs=0.01)
 
 
+@pytest.mark.nightly
 @needs_shakespeare
 @pytest.mark.parametrize("policy", ["fp16", "bf16"])
 def test_perplexity_in_half_precision_is_within_3_in_1000(path, policy):

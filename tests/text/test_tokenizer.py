@@ -254,7 +254,7 @@ def test_chat_template_is_found_in_each_of_its_places(tmp_path: Path) -> None:
         with pytest.raises(TokenizerError, match="chat_template must be text, or a list of"):
             Tokenizer.from_directory(tmp_path)
     config.write_text(json.dumps({"chat_template": "\ud800"}))
-    with pytest.raises(TokenizerError, match=r"must hold JSON: .*surrogates not allowed"):
+    with pytest.raises(TokenizerError, match="must hold JSON; got: a lone surrogate"):
         Tokenizer.from_directory(tmp_path)
 
 

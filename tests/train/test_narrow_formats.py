@@ -26,7 +26,9 @@ def without_curves(monkeypatch):
     monkeypatch.setattr(loop, "can_draw", lambda: False)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    "policy", [POLICIES[0], *(pytest.param(p, marks=pytest.mark.nightly) for p in POLICIES[1:])]
+)
 def test_a_run_learns_and_is_the_same_on_numpy_and_strict(tmp_path, policy):
     recipe = tiny_recipe(tmp_path, train__policy=policy)
     runs = {name: run_to(start(recipe, tmp_path / name, backend=name)) for name in BACKENDS}

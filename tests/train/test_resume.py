@@ -32,10 +32,11 @@ from xplm.train.state import load_state
         ("adamw", 1),
         ("adamw", 4),
         ("adamw", 7),
-        ("sgd", 5),
-        ("lion", 5),
-        ("adafactor", 5),
         ("muon", 5),
+        *(
+            pytest.param(name, 5, marks=pytest.mark.nightly)
+            for name in ("sgd", "lion", "adafactor")
+        ),
     ],
 )
 def test_stopped_saved_and_resumed(tmp_path, optimizer, stop):

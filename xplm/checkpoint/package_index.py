@@ -110,8 +110,9 @@ def _json_links(text: str) -> list[str]:
     files = listing.get("files") if isinstance(listing, dict) else None
     if not isinstance(files, list):
         raise ValueError("a listing holds a list of files")
-    links = [file.get("url") if isinstance(file, dict) else None for file in files]
-    if not all(isinstance(link, str) for link in links):
+    found = [file.get("url") if isinstance(file, dict) else None for file in files]
+    links = [link for link in found if isinstance(link, str)]
+    if len(links) < len(files):
         raise ValueError("a file of a listing has an address")
     return links
 
