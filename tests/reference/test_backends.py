@@ -30,6 +30,7 @@ def numpys_logits(path):
     return (lm := xplm.load(path)).logits(lm.tokenizer.encode(TEXT))
 
 
+@pytest.mark.nightly_on("jax")  # it compiles each op for each shape
 @needs_story
 @pytest.mark.parametrize("name", [pytest.param(name, marks=on(name)) for name in OTHERS])
 def test_64_greedy_tokens_of_the_story_model_are_numpys(name):
@@ -48,6 +49,7 @@ def test_64_greedy_tokens_of_the_story_model_are_numpys(name):
     assert lm.generate(PROMPT, max_new_tokens=n, temperature=0.0).token_ids == expected[:n]
 
 
+@pytest.mark.nightly_on("jax")
 @pytest.mark.parametrize("name", [pytest.param(name, marks=on(name)) for name in ("torch", "jax")])
 def test_logits_of_smollm2_are_numpys(name):
     load_or_skip(name)

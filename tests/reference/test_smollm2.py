@@ -63,7 +63,7 @@ def oracle(path, load_oracle):
 
 @pytest.mark.parametrize(
     "text",
-    [ENGLISH, CODE, pytest.param(CHINESE, marks=pytest.mark.nightly)],
+    [ENGLISH, *(pytest.param(text, marks=pytest.mark.nightly) for text in (CODE, CHINESE))],
     ids=["english", "code", "chinese"],
 )
 def test_logits_equal_transformers(lm, oracle, text):
@@ -91,6 +91,7 @@ def test_64_greedy_tokens_equal_transformers(lm, oracle, n_prompts):
             assert len(result.token_ids) == 64
 
 
+@pytest.mark.nightly
 def test_one_prompt_alone_as_transformers_generates_it(lm, oracle):
     result = lm.generate(PROMPTS[0], max_new_tokens=32, temperature=0.0)
     expected = oracle.greedy(lm.tokenizer.encode(PROMPTS[0]), 32)

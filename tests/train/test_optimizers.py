@@ -218,6 +218,7 @@ def test_decay_shrinks_matrices_and_leaves_vectors_alone(name):
         np.testing.assert_allclose(new[key], expected, rtol=1e-6)
 
 
+@pytest.mark.nightly_on("jax")
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_backend_takes_the_same_steps(name, backend):
     expected = run_steps(name, {})

@@ -55,7 +55,9 @@ def test_stopped_saved_and_resumed(tmp_path, optimizer, stop):
     )
 
 
-@pytest.mark.parametrize("policy", ["bf16", "fp16", "fp64"])
+@pytest.mark.parametrize(
+    "policy", ["fp16", *(pytest.param(p, marks=pytest.mark.nightly) for p in ("bf16", "fp64"))]
+)
 def test_resumed_under_every_policy(tmp_path, policy):
     recipe = tiny_recipe(tmp_path, train__policy=policy)
     unbroken = run_to(start(recipe, tmp_path / "unbroken"))

@@ -173,6 +173,7 @@ PLACES = [
 @pytest.mark.parametrize(
     ("backend", "device"), [pytest.param(*place, marks=on(place[0])) for place in PLACES]
 )
+@pytest.mark.nightly_on("jax")  # it compiles each op for each shape
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_every_backend_learns_the_same(make_trainer, backend, device, optimizer):
     settings = {"optimizer__name": optimizer, "train__dropout": 0.1, "train__ema": 0.9}
