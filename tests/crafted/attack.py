@@ -16,7 +16,7 @@ from typing import NamedTuple
 from tests.crafted.loaders import LOADERS
 from xplm.errors import MAX_MESSAGE_CHARS, XplmError
 
-SECONDS = 20.0  # that one file may take, on a machine that is busy
+SECONDS = 5.0  # of this process, that one file may take
 EXTRA_BYTES = 2 * 2**30  # of address space, beyond what the process has
 
 
@@ -46,7 +46,7 @@ def attack(name: str, folder: Path, count: int, seed: int) -> Outcome:
         rng = Random(f"{name} {seed} {number}")
         path = rng.choice(list(mutators))
         path.write_bytes(mutators[path](originals[path], rng))
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             loader.load(folder, path)
             tally["read"] += 1
@@ -57,7 +57,7 @@ def attack(name: str, folder: Path, count: int, seed: int) -> Outcome:
                 faults.append(f"{number}, {path.name}: the message {said!r:.200}")
         except Exception as error:  # noqa: BLE001 - which is what is looked for
             faults.append(f"{number}, {path.name}: {type(error).__name__}: {error}"[:300])
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         slowest = max(slowest, seconds)
         if seconds > SECONDS:
             faults.append(f"{number}, {path.name}: took {seconds:.1f} s")
