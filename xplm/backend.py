@@ -77,7 +77,7 @@ class Backend:
     assign: Callable[[Array, Any, Array], Array] = (
         assign  # (array, key, value) -> the array written
     )
-    reserve: Callable[[int], None] = ignore  # (bytes) is told before weights are loaded
+    reserve: Callable[[int], None] = ignore  # (bytes) called before weights are loaded
     before_compiling: Callable[[Callable[[], None]], None] = (
         never  # (call) has it called once, as soon as a kernel has to be compiled
     )
@@ -121,7 +121,7 @@ def load_backend(
         The backend.
 
     Raises:
-        BackendError: no such backend or device, its library or hardware is missing, or it cannot take so many
+        BackendError: no such backend or device, its library or hardware is missing, or it has fewer
             threads. Nothing falls back.
     """
     kind, _, number = device.partition(":")
@@ -150,7 +150,7 @@ def load_backend(
 
 
 def _with_threads(backend: Backend, threads: int) -> Backend:
-    """The backend, whose computations take so many threads."""
+    """The backend, limited to `threads` threads."""
     if backend.limit_threads is None:
         raise BackendError(
             f'backend "{backend.name}" takes no number of threads; got {threads}; leave it out, '

@@ -24,7 +24,7 @@ def require_memory(
 
     Args:
         backend: whose device is to hold it.
-        n_bytes: predicted size, beside what the process holds already.
+        n_bytes: predicted size, in addition to what the process holds already.
         what: is to be allocated, in the plural.
         advice: what to change, in the imperative.
         on_host: the host holds it, whatever the backend's device is.

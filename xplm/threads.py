@@ -41,7 +41,7 @@ class SharedNumber:
             os.register_at_fork(after_in_child=self._forget)
 
     def hold(self, threads: int) -> AbstractContextManager[None]:
-        """At most so many threads while this is entered, once."""
+        """A limit of `threads` threads while this is entered, once."""
         return _Hold(self, threads)
 
     def add(self, hold: "_Hold") -> None:
@@ -93,7 +93,7 @@ class _Hold:  # not a generator: products of microseconds enter one each
 
 
 def hold_blas(threads: int) -> AbstractContextManager[None]:
-    """At most so many threads of NumPy's BLAS while this is entered."""
+    """Limit NumPy's BLAS to `threads` threads while this is entered."""
     blas = _blas()
     return nullcontext() if blas is None else blas.hold(threads)
 

@@ -201,7 +201,7 @@ class Compiler:
 
 @contextmanager
 def _kept_in(folder: Path) -> Iterator[None]:
-    """numba keeps in a folder what it is told to cache."""
+    """numba's cache is in `folder` while this is entered."""
     config: Any = numba.config
     before = config.CACHE_DIR
     config.CACHE_DIR = str(folder)
@@ -226,7 +226,7 @@ def _store(insides: ModuleType | None) -> KernelStore:
 
 
 def _folders(insides: ModuleType | None) -> Iterator[Path]:
-    """Where kernels may be kept: where NUMBA_CACHE_DIR says, beside their source, or in the user's cache."""
+    """Where kernels may be stored: NUMBA_CACHE_DIR, next to their source, or the user's cache."""
     named = _named_folder()
     if named is not None:
         yield named

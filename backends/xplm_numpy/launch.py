@@ -7,7 +7,7 @@
 
 So under `workqueue` kernels run one at a time. In a child that was forked after GNU's OpenMP had started, they run on
 one thread: a team of one needs no other, and PyTorch's data loaders rely on the same. numba ends such a child unless
-its layer is told that the process is another; where that cannot be told, a kernel raises.
+its layer takes the child for its parent; where that cannot be arranged, a kernel raises.
 
 Which layer there is numba decides when the first kernel is loaded. From then on the check costs a kernel 0.1
 microseconds.
@@ -63,7 +63,7 @@ def launched(kernel: Any) -> Callable[..., Any]:
 
 
 def limit_threads(threads: int) -> AbstractContextManager[None]:
-    """At most so many threads of kernels, of this Python thread, and of BLAS while this is entered."""
+    """Limit this Python thread's kernels, and BLAS, to `threads` threads while this is entered."""
     return _limited(check_number(threads))
 
 
@@ -71,7 +71,7 @@ def check_threads(threads: int) -> None:
     """Refuse more threads than kernels have.
 
     Raises:
-        BackendError: numba has not so many.
+        BackendError: numba has fewer.
     """
     reason = ", as many as numba has in this process (NUMBA_NUM_THREADS in the environment)"
     check_number(threads, numba.config.NUMBA_NUM_THREADS, reason)
@@ -140,7 +140,7 @@ def _take_over_openmp() -> None:
     """Have numba's layer take this process for the one that started it.
 
     Raises:
-        NumbaError: it cannot be told.
+        NumbaError: it cannot.
     """
     insides = COMPILER.insides
     if insides is None:

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
+from unittest.mock import patch
 
 from tests.crafted.loaders import LOADERS
 from xplm.errors import MAX_MESSAGE_CHARS, XplmError
@@ -48,7 +49,8 @@ def attack(name: str, folder: Path, count: int, seed: int) -> Outcome:
         path.write_bytes(mutators[path](originals[path], rng))
         began = time.process_time()
         try:
-            loader.load(folder, path)
+            with patch("os.fsync"):  # of files that nobody keeps
+                loader.load(folder, path)
             tally["read"] += 1
         except XplmError as error:
             tally["refused"] += 1

@@ -315,9 +315,10 @@ def load_run(path: Path, changed: Path) -> None:
     trainer = start(tiny_recipe(path, **HARD), path / "run", resume=True)
     trainer._is_drawn = True  # which takes a second
     trainer.close()
-    lines = read_lines(changed) if changed.name == "metrics.jsonl" else []
-    if len(lines) % 8 == 7:
-        draw_curves(path / "curves.png", lines)
+    if changed.name == "metrics.jsonl":
+        lines = read_lines(changed)
+        if changed.stat().st_size % 8 == 0:  # drawing takes a second, too
+            draw_curves(path / "curves.png", lines)
 
 
 LOADERS = {

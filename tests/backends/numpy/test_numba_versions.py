@@ -24,5 +24,5 @@ def test_the_kernels_tests_pass_under_each_minor_version_of_numba(minor, tmp_pat
     assert version.startswith(f"0.{minor}.")
     run(
         python, "-m", "pytest", "-p", "no:cacheprovider", "--backend", "numpy",
-        "tests/backends/numpy", "tests/kernels", NUMBA_CACHE_DIR=tmp_path / "kernels",
+        "tests/backends/numpy", "tests/kernels/fusions", NUMBA_CACHE_DIR=tmp_path / "kernels",
     )  # fmt: skip
