@@ -100,7 +100,9 @@ def test_the_precision_table_is_what_policies_are():
 
 
 def test_the_recipes_are_those_that_come_with_xplm():
-    named = {name for row in rows("training.md", "recipe")[1] for name in re.findall("`(.*?)`", row[0])}
+    named = {
+        name for row in rows("training.md", "recipe")[1] for name in re.findall("`(.*?)`", row[0])
+    }
     assert named == {path.stem for path in (ROOT / "xplm/train/recipes").glob("*.toml")}
 
 
@@ -116,7 +118,9 @@ def test_the_listing_is_a_shipped_adapter_in_fifty_lines():
 def listed_backend(tmp_path, monkeypatch):
     """The listing, installed as a package of its own would be: a module on the path, and an entry point."""
     (tmp_path / "my_package.py").write_text(LISTING)
-    entry_points = tomllib.loads(block("backends.md", "toml", "xplm.backends"))["project"]["entry-points"]
+    entry_points = tomllib.loads(block("backends.md", "toml", "xplm.backends"))["project"][
+        "entry-points"
+    ]
     ((group, entries),) = entry_points.items()
     lines = [f"[{group}]", *[f"{name} = {target}" for name, target in entries.items()]]
     (tmp_path / "my_package-1.0.dist-info").mkdir()

@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 
 import pytest
@@ -42,10 +43,15 @@ def imported(*folders):
     return {name for name in others if not name.startswith("xplm")}
 
 
+@cache
+def installed():
+    return packages_distributions()
+
+
 def distribution(module):
     """The distribution that a module comes from, as far as this environment knows."""
     known = {"cupy": "cupy-cuda12x", "llama_cpp": "llama-cpp-python"}
-    found = known.get(module) or packages_distributions().get(module, [module])[0]
+    found = known.get(module) or installed().get(module, [module])[0]
     return re.sub(r"[-_.]+", "-", found).lower()
 
 

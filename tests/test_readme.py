@@ -47,6 +47,7 @@ def test_the_flags_named_are_those_that_are_there():
     assert named - {"--help", "--install-completion"} <= there
 
 
+@pytest.mark.nightly
 def test_the_first_example_runs(capsys):
     code = block("xplm.load(")
     path = smollm2_gguf()

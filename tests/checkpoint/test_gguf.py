@@ -155,6 +155,7 @@ def test_a_file_that_shrank_or_went_after_opening(tmp_path, dtype):
         checkpoint.read("model.embed_tokens.weight", np.dtype(dtype))
 
 
+@pytest.mark.nightly
 def test_smollm2_against_transformers():
     pytest.importorskip("torch", reason="the oracle is transformers on torch")
     loader = pytest.importorskip("transformers.modeling_gguf_pytorch_utils")

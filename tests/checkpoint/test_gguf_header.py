@@ -98,6 +98,7 @@ def test_every_value_type_against_the_package_writer(tmp_path):
     np.testing.assert_array_equal(stored, np.arange(6))
 
 
+@pytest.mark.nightly
 def test_a_real_file_reads_as_the_package_reader_does():
     path = smollm2_gguf()
     header, reader = read_gguf_header(path), gguf.GGUFReader(path)

@@ -204,11 +204,13 @@ def peak_over_weights(path):
     return float(run.stdout)
 
 
+@pytest.mark.nightly
 @needs_proc
 def test_a_bf16_load_of_a_gguf_costs_its_weights_once():
     assert peak_over_weights(smollm2_gguf()) <= 1.2
 
 
+@pytest.mark.nightly
 @needs_proc
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 def test_a_bf16_load_of_a_directory_costs_its_weights_once(tmp_path, dtype):

@@ -172,10 +172,15 @@ def test_it_ends_with_its_stdin():
     ("task", "kind", "policy"),
     [
         ("generate", "llama", "fp32"),
-        ("generate", "llama", "bf16"),
-        ("generate", "gpt2", "fp32"),
         ("train", "llama", "fp32"),
-        ("train", "gpt", "fp32"),
+        *(
+            pytest.param(*of_another, marks=pytest.mark.nightly)
+            for of_another in (
+                ("generate", "llama", "bf16"),
+                ("generate", "gpt2", "fp32"),
+                ("train", "gpt", "fp32"),
+            )
+        ),
     ],
 )
 def test_the_command_has_nothing_left_to_compile(task, kind, policy):

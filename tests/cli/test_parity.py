@@ -110,13 +110,13 @@ def test_table_of_a_model_on_disk(xplm, tiny_directory):
 
 
 def test_a_bug_is_exit_code_1_and_has_a_place(xplm, tmp_path):
+    side = ("parity", "--test", "numpy:bf16", "--model", write_recipe(tmp_path))
     with planted("xplm/kernels/attention.py", "visible = key <= query", "visible = key < query"):
-        out = xplm("parity", "--test", "numpy:fp16", "--html", tmp_path / "bug.html")
-        assert out.code == 1
-        assert "A BUG, first in: attention forward" in out.stdout
-        assert "first in: attention forward" in (tmp_path / "bug.html").read_text()
-        made = xplm("parity", "--test", "numpy:fp16", "--model", write_recipe(tmp_path), "--json")
-    assert made.code == 1
+        out = xplm(*side, "--html", tmp_path / "bug.html")
+        made = xplm(*side, "--json")
+    assert (out.code, made.code) == (1, 1)
+    assert "A BUG, first in: attention forward" in out.stdout
+    assert "first in: attention forward" in (tmp_path / "bug.html").read_text()
     assert made.json["is_parity"] is False
     assert made.json["first_fault"]["where"] == "attention forward"
 

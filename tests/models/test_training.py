@@ -139,13 +139,7 @@ def test_no_argument_is_written_to(numpy_backend, name):
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        name
-        if name == "gpt2, one head"
-        else pytest.param(name, marks=pytest.mark.nightly_on("jax"))
-        for name in TINY_MODELS
-    ],
+    "name", [pytest.param(name, marks=pytest.mark.nightly_on("jax")) for name in TINY_MODELS]
 )
 def test_gradients_are_wide_and_shaped_like_their_parameters(backend, name):
     run = Pass(backend, name)

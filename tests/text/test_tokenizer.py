@@ -79,6 +79,7 @@ def test_smollm2_is_the_published_pipeline_on_a_book(
     assert smollm2.decode(ids) == text
 
 
+@pytest.mark.nightly
 def test_smollm2_is_what_transformers_reads_from_the_gguf(smollm2: Tokenizer) -> None:
     reference = _transformers_tokenizer(smollm2_gguf())
     # Its reader leaves out the digit splitter, so the texts here have no digits.

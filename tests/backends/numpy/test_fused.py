@@ -24,8 +24,8 @@ from xplm.train.optimizers import find_optimizer
 
 BACKEND = load_backend("numpy")
 PAIRS = [op for op in OPS if BACKEND.kernels.keys() & {f"{op}_fwd", f"{op}_bwd"}]
-POLICIES = ("fp32", "bf16", "fp16", "bf16,softmax=bf16,norm=bf16,rope=bf16,loss=bf16")
-DTYPES = ("float32", "bfloat16", "float16")
+NARROW_ISLANDS = "bf16,softmax=bf16,norm=bf16,rope=bf16,loss=bf16"
+DTYPES = ("float32", "bfloat16", pytest.param("float16", marks=pytest.mark.nightly))
 
 every_op = pytest.mark.parametrize("op", PAIRS)
 
@@ -70,7 +70,14 @@ def test_an_island_in_float64_is_the_portable_kernels(op):
         assert_same_bits(found, portable)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "fp32",
+        "bf16",
+        *(pytest.param(p, marks=pytest.mark.nightly) for p in ("fp16", NARROW_ISLANDS)),
+    ],
+)
 @every_op
 def test_every_result_could_be_rounding(op, policy):
     test, reference = make_runtime(BACKEND, policy), make_runtime(BACKEND, "fp64", "portable")

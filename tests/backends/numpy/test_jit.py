@@ -55,6 +55,7 @@ def test_a_kernel_is_compiled_anew_when_a_function_of_another_file_has_changed(t
     assert run() == ["6", "0"]
 
 
+@pytest.mark.nightly
 def test_bits_are_the_same_from_the_compiler_and_from_the_disk(tmp_path):
     """`_backward` calls a function that LLVM would not compile into it by itself."""
 

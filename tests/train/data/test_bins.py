@@ -109,6 +109,7 @@ def test_no_text_is_refused(tmp_path: Path) -> None:
         open_tokens(tmp_path / "a.jsonl", train_tokenizer("char", ["a"]), tmp_path / "cache")
 
 
+@pytest.mark.nightly
 def test_memory_does_not_grow_with_the_corpus(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
