@@ -94,6 +94,7 @@ RECIPES = {
     "llama-llama3-old": Recipe(rope=LLAMA3 | {"rope_theta": 500.0}, old_spelling=True),
     "llama-yarn": Recipe(rope=yarn()),
     "llama-yarn-old": Recipe(rope=yarn(), old_spelling=True),
+    "llama-yarn-length-outside": Recipe({"original_max_position_embeddings": 32}, yarn()),
     "llama-yarn-mscale": Recipe(rope=yarn(mscale=1.0, mscale_all_dim=0.5)),
     "llama-yarn-attention-factor": Recipe(rope=yarn(attention_factor=1.3)),
     "llama-yarn-untruncated": Recipe(rope=yarn(truncate=False, beta_fast=8.0, beta_slow=0.5)),
@@ -113,6 +114,11 @@ RECIPES = {
     "qwen2-yarn-old": Recipe(rope=yarn(), model_type="qwen2", old_spelling=True),
     "gpt2": Recipe({"n_inner": 48}, model_type="gpt2"),
     "gpt2-wide": Recipe(model_type="gpt2"),  # n_inner left out: 4 times the width
+    "gpt2-scaled-by-layer": Recipe({"scale_attn_by_inverse_layer_idx": True}, model_type="gpt2"),
+    "gpt2-unscaled": Recipe({"scale_attn_weights": False}, model_type="gpt2"),
+    "gpt2-scaled-by-layer-alone": Recipe(
+        {"scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True}, model_type="gpt2"
+    ),
     "starcoder2": Recipe({"sliding_window": None}, model_type="starcoder2"),
     "starcoder2-window": Recipe({"sliding_window": 6}, model_type="starcoder2"),
     "starcoder2-no-bias": Recipe({"use_bias": False}, model_type="starcoder2"),
@@ -131,7 +137,10 @@ def make_model(name: str, directory: Path) -> Path:
     """
     recipe, path = RECIPES[name], directory / name
     rope = {"rope_theta": 10000.0} | (recipe.rope or {"rope_type": "default"})
-    config = FAMILIES[recipe.model_type](**(BASE | recipe.config | {"rope_parameters": rope}))
+    config_class = FAMILIES[recipe.model_type]
+    known = config_class().to_dict().keys() | config_class.attribute_map
+    base = {key: value for key, value in (BASE | {"rope_parameters": rope}).items() if key in known}
+    config = config_class(**(base | recipe.config))
 
     generator = torch.Generator().manual_seed(sorted(RECIPES).index(name))
     model = AutoModelForCausalLM.from_config(config)

@@ -3,8 +3,9 @@ import dataclasses
 import pytest
 
 from tests.tiny import BASE, LLAMA3, VARIANTS, YARN, make_config
-from xplm.config import FAMILIES, DecoderConfig
-from xplm.errors import ConfigError
+from xplm.config import DecoderConfig
+from xplm.errors import ConfigError, RequestError
+from xplm.families import FAMILIES
 from xplm.rope_scaling import RopeConfig
 
 
@@ -72,10 +73,6 @@ def test_no_end_of_text_is_not_the_familys():
     config = make_config(bos_token_id=None, eos_token_id=None)
     assert (config.bos_token_id, config.eos_token_id) == (None, ())
     assert DecoderConfig.from_hf(config.to_hf()) == config
-
-
-def test_unknown_keys_are_ignored():
-    assert make_config(torch_dtype="bfloat16", pretraining_tp=1) == make_config()
 
 
 def test_config_is_frozen():
@@ -290,8 +287,46 @@ def test_a_missing_field_is_named(key):
         DecoderConfig.from_hf(without(key))
 
 
-def test_context_length_counts_stretched_rope():
-    assert make_config().context_length == 64
-    assert make_config(rope_scaling={"rope_type": "dynamic", "factor": 2.0}).context_length == 128
-    assert make_config(rope_scaling=YARN | {"factor": 8.0}).context_length == 128
-    assert make_config(rope_scaling=LLAMA3).context_length == 64
+@pytest.mark.parametrize(
+    ("positions", "rope", "context"),
+    [
+        (64, None, 64),
+        (64, {"rope_type": "dynamic", "factor": 2.0}, 128),
+        (64, YARN | {"factor": 8.0}, 128),
+        (64, LLAMA3, 64),
+        (64, {"type": "linear", "factor": 4.0}, 256),
+        (4096, {"type": "linear", "factor": 4.0}, 16384),  # of the trained length
+        (16384, {"type": "linear", "factor": 4.0}, 16384),  # of the stretched one
+        (2048, {"type": "linear", "factor": 2.5}, 5120),
+        (4096, {"type": "linear", "factor": 4.0, "original_max_position_embeddings": 4096}, 16384),
+        (16384, {"type": "linear", "factor": 4.0, "original_max_position_embeddings": 4096}, 16384),
+        (16384, {"type": "dynamic", "factor": 4.0}, 65536),
+        (
+            16384,
+            {"type": "dynamic", "factor": 4.0, "original_max_position_embeddings": 4096},
+            16384,
+        ),
+        (4096, {"type": "yarn", "factor": 4.0}, 16384),
+        (16384, {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}, 16384),
+        (64, {"type": "linear", "factor": 0.5}, 64),
+    ],
+)
+def test_context_length_counts_stretched_rope(positions, rope, context, caplog):
+    config = make_config(max_position_embeddings=positions, rope_scaling=rope)
+    assert config.context_length == context
+    assert DecoderConfig.from_hf(config.to_hf()) == config
+    assert not caplog.records
+
+
+def test_a_context_may_be_asked_for(caplog):
+    config = make_config()
+    assert config.with_context(8).context_length == 8
+    assert not caplog.records
+    assert config.with_context(100).context_length == 100
+    assert "a context of 100 is above the 64 positions" in caplog.text
+    assert config.with_context(8).to_hf() == config.to_hf()
+    with pytest.raises(RequestError, match=r"at most the 64 positions .* learned; got 65"):
+        make_config(model_type="gpt2").with_context(65)
+    for wrong in (0, -1, True, 8.0, "8"):
+        with pytest.raises(RequestError, match="a context must be a positive number of tokens"):
+            config.with_context(wrong)

@@ -12,6 +12,7 @@ LAYERS = [
     {
         "params",
         "config",
+        "families",
         "rope_scaling",
         "host_memory",
         "backend",

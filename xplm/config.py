@@ -1,117 +1,23 @@
 """A decoder's configuration, read from Hugging Face's config.json and validated.
 
-A family is a row of FAMILIES: what its config.json leaves unsaid. Fields keep Hugging Face's names; keys that xplm has
-no use for are ignored.
+Fields keep Hugging Face's names. What a family's config.json leaves unsaid, and which of its keys are read, stands in
+`xplm.families`.
 """
 
+import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields, replace
 from reprlib import repr as shown  # a value of any length, cut short
 from typing import Any
 
-from xplm.errors import ConfigError
-from xplm.rope_scaling import ROPE_TYPES, RopeConfig
+from xplm.errors import ConfigError, RequestError
+from xplm.families import FAMILIES, Family, check_keys
+from xplm.rope_scaling import ROPE_TYPES, RopeConfig, stretched_context
+
+_log = logging.getLogger(__name__)
 
 MAX_INT = 2**31 - 1  # of every field
 MAX_LAYERS = 10_000
-
-
-@dataclass(frozen=True)
-class Family:
-    """What a model_type means beyond its config.json."""
-
-    architecture: str  # transformers' class name
-    norm: str = "rms_norm"  # or "layer_norm"
-    norm_eps_key: str = "rms_norm_eps"
-    activation: str = "swiglu"  # or "gelu"
-    hidden_acts: tuple[str, ...] = ("silu", "swish")  # spellings of it, the one to write first
-    position: str = "rope"  # or "learned"
-    attention_bias: bool | str = False  # of q, k and v: a fact, or the key that says
-    output_bias: bool | str = False  # of o
-    mlp_bias: bool | str = False
-    has_window: bool = False  # whether a sliding window is read at all
-    window_switch: str | None = None  # key that turns it on; None: it is on when set
-    windowed_from: str | None = None  # key of the first layer that has it; None: all have
-    spelling: Mapping[str, str] = field(default_factory=dict)  # our key -> the family's
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # of keys that config.json leaves out
-
-
-FAMILIES = {
-    "llama": Family(
-        "LlamaForCausalLM",
-        attention_bias="attention_bias",
-        output_bias="attention_bias",
-        mlp_bias="mlp_bias",
-        defaults={"bos_token_id": 1, "eos_token_id": 2},
-    ),
-    "mistral": Family(
-        "MistralForCausalLM",
-        has_window=True,
-        defaults={
-            "num_key_value_heads": 8,
-            "max_position_embeddings": 131072,
-            "sliding_window": 4096,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-        },
-    ),
-    "qwen2": Family(
-        "Qwen2ForCausalLM",
-        attention_bias=True,
-        has_window=True,
-        window_switch="use_sliding_window",
-        windowed_from="max_window_layers",
-        defaults={
-            "num_key_value_heads": 32,
-            "max_position_embeddings": 32768,
-            "sliding_window": 4096,
-            "max_window_layers": 28,
-        },
-    ),
-    "gpt2": Family(
-        "GPT2LMHeadModel",
-        norm="layer_norm",
-        norm_eps_key="layer_norm_epsilon",
-        activation="gelu",
-        hidden_acts=("gelu_new", "gelu_pytorch_tanh"),
-        position="learned",
-        attention_bias=True,
-        output_bias=True,
-        mlp_bias=True,
-        spelling={
-            "hidden_size": "n_embd",
-            "intermediate_size": "n_inner",
-            "num_hidden_layers": "n_layer",
-            "num_attention_heads": "n_head",
-            "num_key_value_heads": "n_head",
-            "max_position_embeddings": "n_positions",
-            "hidden_act": "activation_function",
-        },
-        defaults={
-            "n_positions": 1024,
-            "layer_norm_epsilon": 1e-5,
-            "tie_word_embeddings": True,
-        },
-    ),
-    "starcoder2": Family(
-        "Starcoder2ForCausalLM",
-        norm="layer_norm",
-        norm_eps_key="norm_epsilon",
-        activation="gelu",
-        hidden_acts=("gelu_pytorch_tanh", "gelu_new"),
-        attention_bias="use_bias",
-        output_bias="use_bias",
-        mlp_bias="use_bias",
-        has_window=True,
-        defaults={
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 4096,
-            "norm_epsilon": 1e-5,
-            "use_bias": True,
-            "tie_word_embeddings": True,
-        },
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -136,23 +42,51 @@ class DecoderConfig:
     mlp_bias: bool
     tie_word_embeddings: bool
     windows: tuple[int | None, ...]  # one a layer: the keys it sees, None for all
+    scale_attn_weights: bool = True  # scores are divided by sqrt(head_dim)
+    scale_attn_by_inverse_layer_idx: bool = False  # and by the layer's number, from 1
     initializer_range: float = 0.02
     bos_token_id: int | None = None
     eos_token_id: tuple[int, ...] = ()
     pad_token_id: int | None = None
+    context: int | None = None  # positions of a sequence, asked for; None: what the rest says
 
     @property
     def context_length(self) -> int:
         """The most positions a sequence may have, stretched RoPE included."""
-        rope = self.rope
-        if rope is None:
+        if self.context is not None:
+            return self.context
+        if self.rope is None:
             return self.max_position_embeddings
-        if rope.rope_type == "dynamic":
-            return int(self.max_position_embeddings * rope.factor)
-        if rope.rope_type == "yarn" and rope.original_max_position_embeddings is not None:
-            stretched = int(rope.original_max_position_embeddings * rope.factor)
-            return max(self.max_position_embeddings, stretched)
-        return self.max_position_embeddings
+        return stretched_context(self.rope, self.max_position_embeddings)
+
+    def with_context(self, context: int) -> "DecoderConfig":
+        """The same decoder, whose sequences have at most `context` positions.
+
+        Raises:
+            RequestError: it is not a positive integer, or above the positions that the model has learned.
+        """
+        if isinstance(context, bool) or not isinstance(context, int) or context < 1:
+            raise RequestError(
+                f"a context must be a positive number of tokens; got {shown(context)}"
+            )
+        own = replace(self, context=None).context_length
+        if context > own and self.rope is None:
+            raise RequestError(
+                f"a context must be at most the {own} positions that this model has learned; got {context}"
+            )
+        if context > own:
+            _log.warning(
+                "a context of %d is above the %d positions that config.json gives this model; "
+                "what it says beyond those may be poor",
+                context,
+                own,
+            )
+        return replace(self, context=context)
+
+    def attention_scale(self, layer: int) -> float:
+        """The factor of a layer's attention scores, q k^T."""
+        scale = self.head_dim**-0.5 if self.scale_attn_weights else 1.0
+        return scale / (layer + 1) if self.scale_attn_by_inverse_layer_idx else scale
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> "DecoderConfig":
@@ -170,7 +104,8 @@ class DecoderConfig:
                 f"model_type is one of {', '.join(FAMILIES)}; got {shown(model_type)}"
             )
         family = FAMILIES[model_type]
-        hf = {**family.defaults, **hf}
+        check_keys(hf, model_type)
+        hf = {**family.defaults, **_without_aliases(hf, family)}
         hf = {**hf, **{ours: hf.get(theirs) for ours, theirs in family.spelling.items()}}
         if (hf.get("hidden_act") or family.hidden_acts[0]) not in family.hidden_acts:
             raise ConfigError(
@@ -203,6 +138,10 @@ class DecoderConfig:
             mlp_bias=_flag(hf, family.mlp_bias),
             tie_word_embeddings=_flag(hf, "tie_word_embeddings"),
             windows=_windows(hf, family, layers),
+            scale_attn_weights=_scale_flag(hf, family, "scale_attn_weights", True),
+            scale_attn_by_inverse_layer_idx=_scale_flag(
+                hf, family, "scale_attn_by_inverse_layer_idx", False
+            ),
             initializer_range=_positive_float(hf, "initializer_range", 0.02),
             bos_token_id=_token_id(hf, "bos_token_id"),
             eos_token_id=_token_ids(hf, "eos_token_id"),
@@ -212,6 +151,10 @@ class DecoderConfig:
             raise ConfigError(
                 "num_attention_heads is a multiple of num_key_value_heads; "
                 f"got {heads} and {config.num_key_value_heads}"
+            )
+        if model_type == "gpt2" and config.head_dim * heads != hidden_size:
+            raise ConfigError(
+                f"the heads of a gpt2 share its width of {hidden_size}; got {heads} heads of {config.head_dim}"
             )
         if config.rope and config.head_dim % 2:
             raise ConfigError(f"head_dim is even, for RoPE turns pairs; got {config.head_dim}")
@@ -252,7 +195,21 @@ class DecoderConfig:
             hf |= _rope_to_hf(self.rope)
         if family.has_window:
             hf |= _windows_to_hf(self.windows, family)
+        if family.has_attention_scales:
+            hf["scale_attn_weights"] = self.scale_attn_weights
+            hf["scale_attn_by_inverse_layer_idx"] = self.scale_attn_by_inverse_layer_idx
         return {family.spelling.get(key, key): value for key, value in hf.items()}
+
+
+def _without_aliases(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """Keys that transformers takes for the family's, under the family's names."""
+    own = dict(hf)
+    for alias in family.aliases:
+        key = family.spelling[alias]
+        value = own.pop(alias, None)
+        if value is not None and own.setdefault(key, value) != value:
+            raise ConfigError(f"{alias} is {key} here; got {shown(value)} and {shown(own[key])}")
+    return own
 
 
 def _rope(hf: Mapping[str, Any], max_positions: int) -> RopeConfig:
@@ -279,10 +236,15 @@ def _rope(hf: Mapping[str, Any], max_positions: int) -> RopeConfig:
         if f.name not in ("rope_type", "truncate", "original_max_position_embeddings")
         and known.get(f.name) is not None
     }
-    trained = _positive_int({**hf, **known}, "original_max_position_embeddings", max_positions)
+    key = "original_max_position_embeddings"
+    lengths = known if hf.get(key) is None else hf  # the order in which transformers looks
+    is_given = rope_type != "default" and lengths.get(key) is not None
+    trained = None
+    if is_given or rope_type in ("yarn", "llama3"):
+        trained = _positive_int(lengths, key, max_positions)
     rope = RopeConfig(
         rope_type=rope_type,
-        original_max_position_embeddings=trained if rope_type in ("yarn", "llama3") else None,
+        original_max_position_embeddings=trained,
         truncate=bool(given.get("truncate", True)),
         **numbers,
     )
@@ -308,6 +270,14 @@ def _windows(hf: Mapping[str, Any], family: Family, layers: int) -> tuple[int | 
             raise ConfigError(f"layer_types names each of the {layers} layers; got {shown(kinds)}")
         if odd := [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]:
             raise ConfigError(f"layer_types are full_ or sliding_attention; got {shown(odd[0])}")
+    if kinds is not None and not family.has_layer_types:
+        kind = "sliding_attention" if on else "full_attention"
+        if odd := [other for other in kinds if other != kind]:
+            raise ConfigError(
+                f"layer_types of this {hf['model_type']} are {kind}, as its class in transformers has them; "
+                f"got {shown(odd[0])}"
+            )
+        kinds = None
     if not on:
         return (None,) * layers
 
@@ -373,6 +343,12 @@ def _flag(hf: Mapping[str, Any], key: bool | str) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{key} is true or false; got {shown(value)}")
     return value
+
+
+def _scale_flag(hf: Mapping[str, Any], family: Family, key: str, default: bool) -> bool:
+    if not family.has_attention_scales or hf.get(key) is None:
+        return default
+    return _flag(hf, key)
 
 
 def _token_id(hf: Mapping[str, Any], key: str) -> int | None:

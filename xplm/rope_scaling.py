@@ -17,10 +17,13 @@ Numerics. Computed once a forward pass, on the host, in float64; `xplm.kernels.r
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+SHORTEST_TRAINED = 2048  # positions: Llama's first models; none was trained on fewer
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class RopeConfig:
     rope_theta: float = 10000.0
     factor: float = 1.0  # how many times longer than trained
     original_max_position_embeddings: int | None = (
-        None  # trained length, positions; yarn and llama3
+        None  # trained length, positions; yarn and llama3 have one
     )
     low_freq_factor: float = 1.0  # llama3: wavelengths above trained length / this are interpolated
     high_freq_factor: float = 4.0  # llama3: wavelengths below trained length / this are kept
@@ -62,6 +65,40 @@ def inverse_frequencies(
         theta = _dynamic_theta(rope, head_dim, max_position_embeddings, length)
         return theta**-exponents, 1.0
     return SCALINGS[rope.rope_type](rope, rope.rope_theta**-exponents)
+
+
+def stretched_context(rope: RopeConfig, max_position_embeddings: int) -> int:
+    """The positions that a model was stretched to.
+
+    A linear or dynamic type that names no trained length has it in max_position_embeddings, or has the stretched one
+    there: both are usual. The arithmetic of "dynamic" takes max_position_embeddings for the trained length. That of
+    "linear" takes neither, so it is the stretched length if a factor of it is at least SHORTEST_TRAINED.
+
+    Args:
+        rope: type and parameters.
+        max_position_embeddings: as configured.
+    """
+    trained = rope.original_max_position_embeddings
+    if rope.rope_type not in ("linear", "dynamic", "yarn"):
+        return max_position_embeddings
+    if trained is not None:
+        return max(max_position_embeddings, int(trained * rope.factor))
+    if rope.rope_type == "linear" and max_position_embeddings >= SHORTEST_TRAINED * rope.factor:
+        return max_position_embeddings
+    return int(max_position_embeddings * max(rope.factor, 1.0))
+
+
+def unread_rope_keys(hf: Mapping[str, Any]) -> list[str]:
+    """Keys of a config.json's RoPE parameters that their type does not read, such as "rope_scaling.finetuned"."""
+    name = "rope_scaling" if hf.get("rope_scaling") else "rope_parameters"
+    given = hf.get(name)
+    if not isinstance(given, Mapping):
+        return []
+    rope_type = given.get("rope_type", given.get("type", "default"))
+    read = READ_ALWAYS + READ_BY.get(rope_type if isinstance(rope_type, str) else "", ())
+    return [
+        f"{name}.{key}" for key, value in given.items() if key not in read and value is not None
+    ]
 
 
 def _default(_: RopeConfig, inv_freq: np.ndarray) -> tuple[np.ndarray, float]:
@@ -129,3 +166,21 @@ SCALINGS: dict[str, Callable[[RopeConfig, np.ndarray], tuple[np.ndarray, float]]
 }
 
 ROPE_TYPES = (*SCALINGS, "dynamic")
+
+READ_ALWAYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+READ_BY = {
+    "linear": ("factor", "original_max_position_embeddings"),
+    "dynamic": ("factor", "original_max_position_embeddings"),
+    "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+    "yarn": (
+        "factor",
+        "original_max_position_embeddings",
+        "attention_factor",
+        "beta_fast",
+        "beta_slow",
+        "mscale",
+        "mscale_all_dim",
+        "truncate",
+    ),
+}
+"""Keys of rope_parameters that each type reads."""

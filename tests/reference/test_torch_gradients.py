@@ -52,6 +52,13 @@ MODELS = {
     "mistral, window": {"model_type": "mistral", "sliding_window": 5},
     "qwen2": {"model_type": "qwen2"},
     "starcoder2": {"model_type": "starcoder2", "use_bias": True},
+    "gpt2, scores scaled by layer": {
+        "model_type": "gpt2",
+        "n_inner": 72,
+        "scale_attn_weights": False,
+        "scale_attn_by_inverse_layer_idx": True,
+        "tie_word_embeddings": True,
+    },
     "gpt2": {
         "model_type": "gpt2",
         "n_embd": 48,

@@ -22,11 +22,11 @@ from xplm.params import count_params, init_params
 from xplm.runtime import make_runtime
 from xplm.train.lora import adapter_specs
 
-GPT2 = {"model_type": "gpt2", "n_embd": 16, "n_head": 4, "n_layer": 2, "n_inner": 24}
+GPT2 = {"model_type": "gpt2", "n_inner": 24}
 STARCODER = {"model_type": "starcoder2", "use_bias": True, "norm_epsilon": 1e-5}
 FAMILIES = {
     "llama": {},
-    "gpt2": GPT2 | {"n_embd": 32, "n_inner": 48, "n_positions": 64},
+    "gpt2": GPT2 | {"n_inner": 48, "max_position_embeddings": 64},
 }
 """Changes to a tiny model."""
 

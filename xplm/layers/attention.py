@@ -77,7 +77,7 @@ def attention_layer_fwd(
         v,
         context.first,
         start=context.start,
-        scale=D**-0.5,
+        scale=config.attention_scale(layer),
         window=config.windows[layer],
         wide=rt.dtype.softmax,
     )  # (B, H, T, D)

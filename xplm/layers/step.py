@@ -60,9 +60,11 @@ class Steps:
     def _bind(self) -> BoundBlocks | None:
         rt, config = self._rt, self._config
         islands = (rt.dtype.norm, rt.dtype.rope, rt.dtype.softmax)
+        scales = {config.attention_scale(layer) for layer in range(config.num_hidden_layers)}
         if (
             not rt.has("bind_blocks", "norm_attention_residual", "norm_mlp_residual")
             or (config.norm, config.activation) != ("rms_norm", "swiglu")
+            or len(scales) != 1
             or any(dtype != rt.backend.xp.float32 for dtype in islands)
             or any("lora_A" in name for name in self._params)
         ):
@@ -80,7 +82,7 @@ class Steps:
             tuple(blocks),
             attention_half=rt.ops.norm_attention_residual,
             mlp_half=rt.ops.norm_mlp_residual,
-            scale=config.head_dim**-0.5,
+            scale=scales.pop(),
             eps=config.norm_eps,
             wide=rt.dtype.norm,
         )

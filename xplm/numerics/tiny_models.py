@@ -35,7 +35,11 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
     "mistral, window": {"model_type": "mistral", "sliding_window": 3},
     "qwen2": {"model_type": "qwen2"},
     "gpt2": {"model_type": "gpt2"},
-    "gpt2, one head": {"model_type": "gpt2", "num_attention_heads": 1},
+    "gpt2, one head": {
+        "model_type": "gpt2",
+        "num_attention_heads": 1,
+        "scale_attn_by_inverse_layer_idx": True,
+    },
     "starcoder2": {"model_type": "starcoder2", "use_bias": True},
 }
 """Changes to BASE."""
@@ -53,6 +57,8 @@ def tiny_config(changes: Mapping[str, Any]) -> DecoderConfig:
             "n_layer": hf["num_hidden_layers"],
             "n_head": hf["num_attention_heads"],
             "n_positions": hf["max_position_embeddings"],
+            "scale_attn_weights": hf.get("scale_attn_weights"),
+            "scale_attn_by_inverse_layer_idx": hf.get("scale_attn_by_inverse_layer_idx"),
         }
     return DecoderConfig.from_hf(hf)
 

@@ -8,8 +8,9 @@ so that whatever is trained, transformers knows the model.
 
 from typing import Any, Protocol
 
-from xplm.config import FAMILIES, DecoderConfig
+from xplm.config import DecoderConfig
 from xplm.errors import RequestError
+from xplm.families import FAMILIES
 from xplm.train.recipe import ModelRecipe
 
 MODEL_TYPES = {
@@ -98,7 +99,8 @@ def make_config(model: ModelRecipe, context: int, tokenizer: Vocabulary) -> Deco
     }
     # A token that the tokenizer lacks is said to be absent; what else is left open takes the family's default.
     given = {k: v for k, v in hf.items() if v is not None or k.endswith("token_id")}
-    return DecoderConfig.from_hf({family.spelling.get(key, key): v for key, v in given.items()})
+    spelt = {family.spelling.get(key, key): v for key, v in given.items()}
+    return DecoderConfig.from_hf({key: v for key, v in spelt.items() if key in family.keys})
 
 
 def _swiglu_width(hidden_size: int) -> int:

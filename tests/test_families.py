@@ -1,0 +1,89 @@
+"""Which keys of a config.json are read, refused, named or left alone."""
+
+import pytest
+
+from tests.tiny import VARIANTS, YARN, make_config
+from xplm.config import DecoderConfig
+from xplm.errors import ConfigError
+from xplm.families import FAMILIES
+
+
+def test_keys_that_nobody_reads_are_named_in_one_warning(caplog):
+    unknown = {
+        "torch_dtype": "bfloat16",
+        "pretraining_tp": 1,
+        "sharp": True,
+        "x\n": 1,
+        "none": None,
+    }
+    yarn = YARN | {"finetuned": True}
+    changed = make_config(**unknown, rope_scaling=yarn)
+    (record,) = caplog.records
+    said = "reads; they are ignored: sharp, x\\n, rope_scaling.finetuned"
+    assert record.getMessage().endswith(said)
+    assert changed == make_config(rope_scaling=YARN)
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_a_config_of_our_own_gives_no_warning(name, caplog):
+    DecoderConfig.from_hf(make_config(**VARIANTS[name]).to_hf() | {"torch_dtype": "float32"})
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"is_causal": False}, "is_causal must be true or left out, .*; got False"),
+        ({"is_causal": None}, "is_causal must be true"),
+        ({"pruned_heads": {"0": [1]}}, "pruned_heads must be {}"),
+        ({"add_cross_attention": True}, "add_cross_attention must be false"),
+        ({"per_layer_config": {"0": {"sliding_window": 3}}}, "per_layer_config must be {}"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1.0"),
+        (
+            {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+            "says 'gptq'; load the original",
+        ),
+        ({"quantization_config": {"load_in_4bit": True}}, "says 'bitsandbytes'; load the original"),
+        ({"layer_types": ["chunked_attention"] * 2}, "layer_types are full_ or sliding"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types of this"),
+    ],
+)
+def test_a_key_that_is_not_honoured_is_refused_by_name(model_type, given, said):
+    if "this" in said and FAMILIES[model_type].has_layer_types:
+        pytest.skip("layer_types are read")
+    sizes = {"model_type": model_type, "num_attention_heads": 4, "num_key_value_heads": 4}
+    with pytest.raises(ConfigError, match=said):
+        make_config(**sizes, **given)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_key_at_its_neutral_value_is_taken(model_type):
+    sizes = {"model_type": model_type, "num_attention_heads": 4, "num_key_value_heads": 4}
+    neutral = {"is_causal": True, "pruned_heads": {}, "quantization_config": None}
+    neutral |= {"per_layer_config": None, "partial_rotary_factor": 1, "is_encoder_decoder": False}
+    assert make_config(**sizes, **neutral) == make_config(**sizes)
+
+
+def test_gpt2_says_what_its_scores_are_scaled_by():
+    plain = make_config(model_type="gpt2")
+    assert [plain.attention_scale(layer) for layer in (0, 1)] == [0.5, 0.5]
+    by_layer = make_config(model_type="gpt2", scale_attn_by_inverse_layer_idx=True)
+    assert [by_layer.attention_scale(layer) for layer in (0, 1)] == [0.5, 0.25]
+    alone = make_config(
+        model_type="gpt2", scale_attn_by_inverse_layer_idx=True, scale_attn_weights=False
+    )
+    assert [alone.attention_scale(layer) for layer in (0, 1)] == [1.0, 0.5]
+    for config in (plain, by_layer, alone):
+        assert DecoderConfig.from_hf(config.to_hf()) == config
+    assert make_config(scale_attn_weights=False).attention_scale(1) == 0.5  # not a Llama's key
+
+
+def test_gpt2_is_read_under_the_usual_names_too_but_not_under_two():
+    sizes = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2}
+    usual = DecoderConfig.from_hf({"model_type": "gpt2", "vocab_size": 9, **sizes})
+    assert (usual.hidden_size, usual.num_hidden_layers, usual.num_attention_heads) == (8, 3, 2)
+    with pytest.raises(ConfigError, match="hidden_size is n_embd here; got 8 and 16"):
+        DecoderConfig.from_hf({"model_type": "gpt2", "vocab_size": 9, **sizes, "n_embd": 16})
+    with pytest.raises(ConfigError, match="heads of a gpt2 share its width of 8; got 2 heads of 6"):
+        DecoderConfig.from_hf({"model_type": "gpt2", "vocab_size": 9, **sizes, "head_dim": 6})
