@@ -8,7 +8,7 @@ from typing import Any, TypeGuard, cast, overload
 import numpy as np
 
 from xplm.backend import load_backend
-from xplm.checkpoint.adapter import merge_adapter, read_adapter
+from xplm.checkpoint.adapter import adapted_config, merge_adapter, read_adapter
 from xplm.checkpoint.checkpoint import Checkpoint
 from xplm.checkpoint.load import LOAD_ADVICE, load_params
 from xplm.checkpoint.opening import open_checkpoint
@@ -254,6 +254,7 @@ def load_checkpoint(
         CheckpointError, TokenizerError: weights, tokenizer or adapter are missing, malformed or not supported.
         OutOfMemoryError: the device has less free memory than the parameters take.
     """
+    config = checkpoint.config
     if checkpoint.gguf_metadata is None:
         tokenizer = Tokenizer.from_directory(checkpoint.path)
     else:
@@ -261,8 +262,10 @@ def load_checkpoint(
     with memory_faults(rt.backend, "the parameters", LOAD_ADVICE):
         params = load_params(checkpoint, rt)
         if adapter is not None:
-            params = merge_adapter(rt, params, read_adapter(Path(adapter), checkpoint.config))
-    return LanguageModel(checkpoint.config, params, rt, tokenizer)
+            tensors = read_adapter(Path(adapter), config)
+            params = merge_adapter(rt, params, tensors)
+            config = adapted_config(config, tensors)
+    return LanguageModel(config, params, rt, tokenizer)
 
 
 def _is_prompt(value: Prompt | Sequence[Prompt]) -> TypeGuard[Prompt]:

@@ -191,7 +191,7 @@ def test_alpha_is_taken_into_b(tmp_path, facts, factor):
         ({"r": None}, "must give r, from 1, and lora_alpha, .*; got None"),
         ({"lora_alpha": float("nan")}, "must give r, .*; got 3 and nan"),
         ({"lora_alpha": True}, "must give r, .*; got 3 and True"),
-        ({"r": 4}, r"must have shapes \(4, 16\)"),
+        ({"r": 4}, r"must have shape \(4, 16\)"),
     ],
 )
 def test_an_adapter_of_another_kind_is_refused(tmp_path, facts, message):
@@ -233,18 +233,6 @@ def test_the_adapters_of_gpt2s_q_k_and_v_are_stored_as_one(tmp_path):
         expected = adapter_product(adapter, layer)
         # Two thirds of the 9 terms are zeros.
         np.testing.assert_allclose(adapter_product(back, layer), expected, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "pattern", [["c_attn"], {"c_(attn|fc)": 9}, {"(a+)+$": 9}], ids=["list", "choice", "trap"]
-)
-def test_a_pattern_that_is_no_modules_name_is_refused(tmp_path, pattern):
-    config = make_config(**GPT2)
-    write_adapter(tmp_path, config, random_adapter(config), base="somewhere")
-    path = tmp_path / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"rank_pattern": pattern}))
-    with pytest.raises(CheckpointError, match="rank_pattern must give numbers by the names"):
-        read_adapter(tmp_path, config)
 
 
 def test_an_adapter_of_what_is_no_matrix_is_refused(tmp_path):

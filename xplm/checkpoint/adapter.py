@@ -2,6 +2,8 @@
 
     adapter_config.json         which model they belong to, rank, alpha, and the modules that have one
     adapter_model.safetensors   "base_model.model." + module + ".lora_A.weight" and ".lora_B.weight"
+                                of an embedding ".lora_embedding_A" (R, V) and ".lora_embedding_B" (C, R), transposed
+                                of both tables also ".base_layer.weight" or ".weight", which takes the model's place
 
 Inside, B holds the factor that PEFT keeps beside it, alpha / rank (alpha / sqrt(rank) with use_rslora): it is
 multiplied in on reading, and adapters are written with alpha = rank.
@@ -10,24 +12,25 @@ Where a family stores several matrices as one, as GPT-2 does q, k and v, an adap
 
     joined        A = [Aq; Ak; Av] (3R, C),  B = diag(Bq, Bk, Bv) (N, 3R)      so that B A = [Bq Aq; Bk Ak; Bv Av]
     taken apart   Aq = Ak = Av = A,  [Bq; Bk; Bv] = B
+
+An adapter of one of two tied tables unties them: the other stays as it is.
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from math import isfinite, sqrt
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
+from xplm.checkpoint.adapter_config import AdapterConfig, read_adapter_config
 from xplm.checkpoint.files import write_json
-from xplm.checkpoint.layouts import TRANSPOSED, stored_tensors
+from xplm.checkpoint.layouts import MODULES, TRANSPOSED, stored_name, stored_tensors
 from xplm.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
 from xplm.checkpoint.save import write_tensors
-from xplm.checkpoint.untrusted import read_json_object
 from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError
-from xplm.models.decoder import param_specs
+from xplm.models.decoder import EMBEDDING, LM_HEAD, param_specs
 from xplm.precision import cast
 from xplm.runtime import Runtime
 from xplm.typing import Array, Params
@@ -36,7 +39,8 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"
-UNSUPPORTED = ("use_dora", "modules_to_save")
+EMBEDDING_A, EMBEDDING_B = ".lora_embedding_A", ".lora_embedding_B"
+TRAINING_ONLY = ".lora_velora_embed"  # what VeLoRA's backward pass projects onto
 
 Halves: TypeAlias = tuple[np.ndarray, np.ndarray]
 """A (R, C) and B (N, R) of one matrix (N, C)."""
@@ -98,48 +102,124 @@ def read_adapter(path: Path, config: DecoderConfig) -> dict[str, np.ndarray]:
         config: the model's that it is to be used with.
 
     Returns:
-        Float32 tensors by our names, as `write_adapter` takes them.
+        Float32 tensors by our names, as `write_adapter` takes them, and whole tables where the file stores them.
 
     Raises:
         CheckpointError: a file is missing or malformed, the adapter is of a kind that xplm does not have, or it does
             not fit the model.
     """
-    facts = read_json_object(path / CONFIG)
-    used = [key for key in UNSUPPORTED if facts.get(key)]
-    if facts.get("peft_type") != "LORA" or used:
-        raise CheckpointError(
-            f"an adapter is plain LoRA; {path / CONFIG} has peft_type {facts.get('peft_type')!r} "
-            f"and {', '.join(used) or 'no other option'}; merge it with PEFT first"
-        )
+    facts = read_adapter_config(path / CONFIG)
     file = open_safetensors(path / WEIGHTS)
-    unused = set(file.tensors)
+    unused = {name for name in file.tensors if not name.endswith(TRAINING_ONLY)}
     specs = param_specs(config)
-    tensors = {}
+    tensors = _read_tables(file, facts, config, unused)
     for stored in stored_tensors(config):
         shapes = [specs[name].shape for name in stored.parameters]
-        if not stored.name.endswith(".weight") or len(shapes[0]) != 2:
+        if not specs[stored.parameters[0]].is_hidden_matrix:
             continue
-        module = PREFIX + stored.name.removesuffix(".weight")
-        names = module + A, module + B
+        module = stored.name.removesuffix(".weight")
+        names = PREFIX + module + A, PREFIX + module + B
         if not unused.intersection(names):
             continue
-        rank, factor = _rank_and_factor(path, facts, module)
-        wanted = (rank, shapes[0][-1]), (sum(shape[0] for shape in shapes), rank)
-        _check_shapes(file, names, wanted)
+        wide = sum(shape[0] for shape in shapes), shapes[0][-1]
+        halves = _read_halves(file, facts, module, names, wide)
         unused.difference_update(names)
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows shows in the logits
-            a, b = (file.read(name).astype(np.float32) for name in names)
-            b = b * np.float32(factor)
-        parts = _take_apart((a, b), len(stored.parameters))
-        for name, part in zip(stored.parameters, parts, strict=True):
+        for name, part in zip(
+            stored.parameters, _take_apart(halves, len(stored.parameters)), strict=True
+        ):
             layer = name.removesuffix(".weight")
             tensors[layer + A], tensors[layer + B] = part
-    if unused or not tensors:
+    if biases := sorted(name for name in unused if name.endswith(".bias")):
+        raise CheckpointError(
+            f"an adapter must be plain LoRA; {path} has biases that were trained, such as {biases[0]}; "
+            "merge it with PEFT first"
+        )
+    if unused or not any(name.endswith(A) for name in tensors):
         left = min(unused, default="no tensor at all")
         raise CheckpointError(
-            f"an adapter must belong to its model; {path} holds {left}; give the model that it was trained on"
+            f"an adapter must belong to its model; {path} holds {left}; give the model that it was trained on, "
+            "or merge it with PEFT first"
         )
     return tensors
+
+
+def adapted_config(config: DecoderConfig, tensors: Mapping[str, np.ndarray]) -> DecoderConfig:
+    """A model's configuration with an adapter merged in: its tables are no longer tied where one alone has one.
+
+    Args:
+        config: the model's.
+        tensors: as `read_adapter` returns them.
+    """
+    is_tied = config.tie_word_embeddings and not _adapts_tables(tensors)
+    return replace(config, tie_word_embeddings=is_tied)
+
+
+def _adapts_tables(tensors: Mapping[str, np.ndarray]) -> bool:
+    return any(table.removesuffix(".weight") + A in tensors for table in (EMBEDDING, LM_HEAD))
+
+
+def _read_tables(
+    file: SafetensorsFile, facts: AdapterConfig, config: DecoderConfig, unused: set[str]
+) -> dict[str, np.ndarray]:
+    """Adapters of the embedding and the head, and what the file stores in these tables' place.
+
+    Raises:
+        CheckpointError: one does not fit, or two that are tied differ.
+    """
+    shape = config.vocab_size, config.hidden_size
+    tensors: dict[str, np.ndarray] = {}
+    for table, first, second in ((EMBEDDING, EMBEDDING_A, EMBEDDING_B), (LM_HEAD, A, B)):
+        module = stored_name(table, MODULES.get(config.model_type, {})).removesuffix(".weight")
+        layer = table.removesuffix(".weight")
+        for name in (f"{PREFIX}{module}.base_layer.weight", f"{PREFIX}{module}.weight"):
+            if name in unused:
+                _check_shapes(file, (name,), (shape,))
+                unused.discard(name)
+                tensors[table] = file.read(name).astype(np.float32)
+        names = PREFIX + module + first, PREFIX + module + second
+        if unused.intersection(names):
+            is_transposed = table == EMBEDDING
+            stored_shape = shape[::-1] if is_transposed else shape
+            a, b = _read_halves(file, facts, module, names, stored_shape)
+            tensors[layer + A], tensors[layer + B] = (b.T, a.T) if is_transposed else (a, b)
+            unused.difference_update(names)
+
+    if not config.tie_word_embeddings:
+        return tensors
+    stored = [tensors.pop(table) for table in (EMBEDDING, LM_HEAD) if table in tensors]
+    if len(stored) == 2 and not np.array_equal(stored[0], stored[1]):
+        raise CheckpointError(
+            f"tied embeddings must be one matrix; {file.path} stores two that differ; "
+            "merge the adapter with PEFT first"
+        )
+    if stored:
+        after = param_specs(adapted_config(config, tensors))
+        tensors |= {table: stored[0] for table in (EMBEDDING, LM_HEAD) if table in after}
+    return tensors
+
+
+def _read_halves(
+    file: SafetensorsFile,
+    facts: AdapterConfig,
+    module: str,
+    names: tuple[str, str],
+    shape: tuple[int, int],
+) -> Halves:
+    """A (R, C) and B (N, R) of a matrix of shape (N, C), the factor in B.
+
+    Raises:
+        CheckpointError: one is missing or has another shape, or the adapter's configuration does not name the module.
+    """
+    if not facts.is_target(module):
+        raise CheckpointError(
+            f"target_modules must name every module that has an adapter; {facts.path} leaves out {module}; "
+            "make the two files agree"
+        )
+    rank, factor = facts.rank_and_factor(module)
+    _check_shapes(file, names, ((rank, shape[1]), (shape[0], rank)))
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows shows in the logits
+        a, b = (file.read(name).astype(np.float32) for name in names)
+        return a, b * np.float32(factor)
 
 
 def merge_adapter(rt: Runtime, params: Params, tensors: Mapping[str, np.ndarray]) -> Params:
@@ -151,12 +231,16 @@ def merge_adapter(rt: Runtime, params: Params, tensors: Mapping[str, np.ndarray]
         tensors: as `read_adapter` returns them.
     """
     merged = dict(params)
-    for name in tensors:
-        if name.endswith(A):
-            layer = name.removesuffix(A)
-            weight = params[f"{layer}.weight"]
-            delta = rt.backend.from_host(adapter_product(tensors, layer))
-            merged[f"{layer}.weight"] = _add(weight, delta)
+    layers = [name.removesuffix(A) for name in tensors if name.endswith(A)]
+    if LM_HEAD not in params and _adapts_tables(tensors):
+        merged[LM_HEAD] = params[EMBEDDING]
+    for table in (EMBEDDING, LM_HEAD):
+        if table in tensors:
+            merged[table] = cast(rt.backend.from_host(tensors[table]), merged[table].dtype)
+    for layer in layers:
+        weight = merged[f"{layer}.weight"]
+        delta = rt.backend.from_host(adapter_product(tensors, layer))
+        merged[f"{layer}.weight"] = _add(weight, delta)
     return merged
 
 
@@ -186,51 +270,17 @@ def _take_apart(halves: Halves, n_parts: int) -> list[Halves]:
     return [(a, part) for part in np.split(b, n_parts)]
 
 
-def _rank_and_factor(path: Path, facts: Mapping[str, Any], module: str) -> tuple[int, float]:
-    """A module's rank, and what its B A is multiplied by.
-
-    Raises:
-        CheckpointError: they are not numbers, or given by a pattern that is not a module's name.
-    """
-    rank = _of_module(path, facts, "rank_pattern", module, facts.get("r"))
-    alpha = _of_module(path, facts, "alpha_pattern", module, facts.get("lora_alpha"))
-    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not isfinite(alpha):
-        raise CheckpointError(
-            f"{path / CONFIG} must give r, from 1, and lora_alpha, a finite number; "
-            f"got {rank!r} and {alpha!r}"
-        )
-    factor = alpha / (sqrt(rank) if facts.get("use_rslora") else rank)
-    if abs(factor) > float(np.finfo(np.float32).max):
-        raise CheckpointError(
-            f"{path / CONFIG} must scale by what float32 can hold; lora_alpha {alpha!r} and r {rank!r} "
-            f"scale by {factor:g}; download it again"
-        )
-    return rank, factor
-
-
-def _of_module(path: Path, facts: Mapping[str, Any], key: str, module: str, default: Any) -> Any:
-    """What a pattern says of a module; the first that names it, or the end of its name, holds."""
-    pattern = facts.get(key) or {}
-    if not isinstance(pattern, dict) or not all(re.fullmatch(r"[\w.]+", name) for name in pattern):
-        raise CheckpointError(
-            f"{key} must give numbers by the names of modules; {path / CONFIG} has {pattern!r:.80}; "
-            "merge the adapter with PEFT first"
-        )
-    found = (value for name, value in pattern.items() if f".{module}".endswith(f".{name}"))
-    return next(found, default)
-
-
 def _check_shapes(
-    file: SafetensorsFile, names: tuple[str, str], wanted: tuple[tuple[int, int], tuple[int, int]]
+    file: SafetensorsFile, names: tuple[str, ...], wanted: tuple[tuple[int, int], ...]
 ) -> None:
-    """Refuse an adapter whose halves do not fit its matrix.
+    """Refuse tensors that do not fit their matrix.
 
     Raises:
         CheckpointError: one is missing, or has another shape.
     """
-    found = tuple(file.tensors[name].shape if name in file.tensors else None for name in names)
-    if found != wanted:
-        raise CheckpointError(
-            f"{names[0]} and its lora_B must have shapes {wanted[0]} and {wanted[1]}; {file.path} has "
-            f"{found[0]} and {found[1]}; give the model that it was trained on"
-        )
+    found = [file.tensors[name].shape if name in file.tensors else None for name in names]
+    for name, shape, right in zip(names, found, wanted, strict=True):
+        if shape != right:
+            raise CheckpointError(
+                f"{name} must have shape {right}; {file.path} has {shape}; give the model that it was trained on"
+            )

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from xplm.checkpoint.adapter import A, adapter_product, read_adapter
+from xplm.checkpoint.adapter import A, adapted_config, adapter_product, read_adapter
 from xplm.checkpoint.checkpoint import Checkpoint, cast
 from xplm.checkpoint.files import copy_file
 from xplm.checkpoint.load import check_layers, check_tied, match_names
 from xplm.checkpoint.opening import open_checkpoint
 from xplm.checkpoint.save import MODEL_DTYPES, SHARD_BYTES, save_directory
 from xplm.errors import RequestError
-from xplm.models.decoder import param_specs
+from xplm.models.decoder import EMBEDDING, param_specs
 from xplm.precision import SHORT_NAMES
 from xplm.text.tokenizer import Tokenizer
 
@@ -66,18 +66,24 @@ def convert(
 
     def read(name: str, dtype: np.dtype[Any]) -> np.ndarray:
         layer = name.removesuffix(".weight")
-        if layer + A not in adapters:
-            return checkpoint.read(stored[name], dtype)
-        weight = checkpoint.read(stored[name], np.dtype(np.float32))
-        return cast(weight + adapter_product(adapters, layer), dtype, name)
+        source = stored.get(name, stored[EMBEDDING])  # of a head that the adapter unties
+        if layer + A not in adapters and name not in adapters:
+            return checkpoint.read(source, dtype)
+        weight = adapters.get(name)
+        if weight is None:
+            weight = checkpoint.read(source, np.dtype(np.float32))
+        if layer + A in adapters:
+            weight = weight + adapter_product(adapters, layer)
+        return cast(weight, dtype, name)
 
     def write_tokenizer(directory: Path) -> None:
         _write_tokenizer(checkpoint, directory)
 
-    shapes = {name: spec.shape for name, spec in specs.items()}
+    config = adapted_config(checkpoint.config, adapters)
+    shapes = {name: spec.shape for name, spec in param_specs(config).items()}
     save_directory(
         destination,
-        checkpoint.config,
+        config,
         shapes,
         read,
         name,
