@@ -93,3 +93,14 @@ def test_what_cannot_be_loaded_is_refused_in_one_line(tmp_path, arguments, error
     with pytest.raises(error) as caught:
         xplm.load(tmp_path, **arguments)
     assert "\n" not in str(caught.value)
+
+
+@needs_story
+def test_a_context_beside_the_models_own(caplog):
+    assert xplm.load(STORY, context=5).engine.context == 5
+    with pytest.raises(RequestError, match="context of 5 tokens"):
+        xplm.load(STORY, context=5).logits([1] * 6)
+    assert not caplog.records
+    own = xplm.load(STORY).engine.context
+    assert xplm.load(STORY, context=own + 1).engine.context == own + 1
+    assert f"above the {own} positions" in caplog.text

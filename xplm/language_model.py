@@ -211,6 +211,7 @@ def load(
     home: Path | None = None,
     adapter: str | Path | None = None,
     threads: int | None = None,
+    context: int | None = None,
 ) -> LanguageModel:
     """Load a model, which is fetched first if its name is known and it is not on this machine.
 
@@ -223,12 +224,14 @@ def load(
         home: where fetched models are kept; None for the platform's user cache directory.
         adapter: a directory in PEFT's layout, whose low-rank adapters are merged into the model.
         threads: CPU threads that the model computes on, while it does; None leaves that to the backend's library.
+        context: the most tokens of a sequence; None for what the model's configuration says. More than that is allowed
+            where positions are not learned, with a warning.
 
     Returns:
         The model, its parameters in the device's memory.
 
     Raises:
-        RequestError: the policy or kernels are not among those above.
+        RequestError: the policy or kernels are not among those above, or the model cannot have such a context.
         BackendError: the backend, the device or a dtype is missing, or the backend cannot take so many threads.
         CheckpointError, ConfigError, TokenizerError: the model's files are missing, malformed or not supported.
         DownloadError: the model has to be fetched, and cannot be.
@@ -237,11 +240,16 @@ def load(
     if not isinstance(policy, str):
         raise RequestError(f'a policy must be a text such as "bf16"; got {policy!r}')
     rt = make_runtime(load_backend(backend, device, threads), policy, kernels)
-    return load_checkpoint(rt, open_checkpoint(pull(str(name_or_path), home=home)), adapter)
+    return load_checkpoint(
+        rt, open_checkpoint(pull(str(name_or_path), home=home)), adapter, context
+    )
 
 
 def load_checkpoint(
-    rt: Runtime, checkpoint: Checkpoint, adapter: str | Path | None = None
+    rt: Runtime,
+    checkpoint: Checkpoint,
+    adapter: str | Path | None = None,
+    context: int | None = None,
 ) -> LanguageModel:
     """The model of an open checkpoint.
 
@@ -249,12 +257,16 @@ def load_checkpoint(
         rt: where its parameters go, and their dtypes.
         checkpoint: the open checkpoint.
         adapter: as `load` takes it.
+        context: as `load` takes it.
 
     Raises:
+        RequestError: the model cannot have such a context.
         CheckpointError, TokenizerError: weights, tokenizer or adapter are missing, malformed or not supported.
         OutOfMemoryError: the device has less free memory than the parameters take.
     """
     config = checkpoint.config
+    if context is not None:
+        config = config.with_context(context)
     if checkpoint.gguf_metadata is None:
         tokenizer = Tokenizer.from_directory(checkpoint.path)
     else:

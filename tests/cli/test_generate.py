@@ -159,3 +159,11 @@ def test_ctrl_c_ends_the_process_cleanly(tmp_path):
 def test_the_story_model_tells_its_story(xplm):
     out = xplm("generate", "--model", STORY, "Once upon a time", "--max-new-tokens", 20)
     assert out.stdout.startswith(", a little girl named Lily lived in a small house")
+
+
+def test_a_context_of_ones_own_limits_the_prompt_or_is_warned_of(xplm, tiny_directory, caplog):
+    given = ("generate", "--model", tiny_directory, "Once", "--max-new-tokens", 1)
+    assert "context of 2 tokens" in xplm(*given, "--context", 2).error
+    assert not caplog.records
+    assert xplm(*given, "--context", 257).code == 0
+    assert "above the 256 positions" in caplog.text

@@ -117,6 +117,10 @@ class ModelFlags:
     adapter: Annotated[
         Path | None, typer.Option(help="Low-rank adapters for it, a directory in PEFT's layout.")
     ] = None
+    context: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens to a sequence; if not given, as the model's config says."),
+    ] = None
 
     @property
     def device(self) -> str:
@@ -151,7 +155,7 @@ class ModelFlags:
         if decodes and self.adapter is None:  # beside adapters no step is fused
             compile_ahead(rt, "generate", checkpoint.config.model_type)
             start_early(rt)
-        return load_checkpoint(rt, checkpoint, self.adapter)
+        return load_checkpoint(rt, checkpoint, self.adapter, self.context)
 
 
 @dataclass(frozen=True)
