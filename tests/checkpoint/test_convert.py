@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from tests.checkpoint.tiny import hf_config, random_tensors, write_directory, write_gguf
 from tests.paths import STORY, needs_story, smollm2_gguf
+from tests.text.directories import byte_level, write_tokenizer
 from xplm.backend import load_backend
 from xplm.checkpoint.convert import convert
 from xplm.checkpoint.load import load_params
@@ -175,3 +176,25 @@ def test_a_failed_conversion_leaves_nothing(tmp_path):
     with pytest.raises(CheckpointError, match="must stay finite in float16"):
         convert(source, tmp_path / "b", "fp16")
     assert list(tmp_path.iterdir()) == [source]
+
+
+def test_every_chat_template_survives(tmp_path):
+    source = write_directory(tmp_path / "a", hf_config(), [random_tensors(hf_config())])
+    config = {"chat_template": [{"name": "tool_use", "template": "T"}]}
+    write_tokenizer(source, byte_level(), tokenizer_config_json=config)
+    convert(source, tmp_path / "b", "fp32")
+    again = Tokenizer.from_directory(tmp_path / "b")
+    assert (again.chat_template, again.named_templates) == (None, {"tool_use": "T"})
+
+    files = {"chat_template_jinja": "D", "additional_chat_templates__rag_jinja": "R"}
+    write_tokenizer(source, byte_level(), chat_template_json={"chat_template": "J"}, **files)
+    convert(source, tmp_path / "c", "fp32")
+    again = Tokenizer.from_directory(tmp_path / "c")
+    assert (again.chat_template, again.named_templates) == ("D", {"rag": "R"})
+
+    for name in ("chat_template.jinja", "tokenizer_config.json"):
+        (tmp_path / "c" / name).unlink()
+    (tmp_path / "c" / "additional_chat_templates" / "rag.jinja").unlink()
+    assert Tokenizer.from_directory(tmp_path / "c").chat_template == "J"
+    again.save(tmp_path / "c")
+    assert Tokenizer.from_directory(tmp_path / "c").named_templates == {"rag": "R"}

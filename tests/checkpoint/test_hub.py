@@ -57,6 +57,13 @@ def test_a_repository_is_fetched_and_opens(hub, cache):
     assert (SHARD, len(hub.files[SHARD]), len(hub.files[SHARD])) in seen
 
 
+def test_every_chat_template_is_fetched(hub, cache):
+    names = ("chat_template.jinja", "additional_chat_templates/tool_use.jinja")
+    hub.files |= dict.fromkeys(names, b"T")
+    path = pull_tiny(hub, cache)
+    assert all((path / name).read_bytes() == b"T" for name in names)
+
+
 def test_neither_pickle_nor_prose_is_fetched(hub, cache):
     path = pull_tiny(hub, cache)
     assert {name for name, _ in hub.ranges} == set(hub.files) - {"pytorch_model.bin", "README.md"}

@@ -209,25 +209,6 @@ def test_damaged_tokenizer_json_raises_only_our_error(
     assert isinstance(text, str)
 
 
-def test_special_token_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
-    _tiny_directory(tmp_path)
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
-    with pytest.raises(
-        TokenizerError, match=r"eos_token must be a token of tokenizer\.json, got '</s>'"
-    ):
-        Tokenizer.from_directory(tmp_path)
-
-
-def test_a_padding_token_outside_the_vocabulary_is_left_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    _tiny_directory(tmp_path)
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]"}))
-    tokenizer = Tokenizer.from_directory(tmp_path)
-    assert (tokenizer.special_tokens, tokenizer.pad_token_id) == ({}, None)
-    assert "no pad_token: tokenizer.json has no token '[PAD]'" in caplog.text
-
-
 def test_special_token_may_be_an_object_and_eos_may_be_many(tmp_path: Path) -> None:
     _tiny_directory(tmp_path)
     config = {"eos_token": {"content": "<|im_end|>", "lstrip": False}, "bos_token": None}

@@ -15,6 +15,7 @@ from xplm.checkpoint.save import MODEL_DTYPES, SHARD_BYTES, save_directory
 from xplm.errors import RequestError
 from xplm.models.decoder import EMBEDDING, param_specs
 from xplm.precision import SHORT_NAMES
+from xplm.text.template_files import TEMPLATE_FOLDER, template_files
 from xplm.text.tokenizer import Tokenizer
 
 TEXT_FILES = (
@@ -23,6 +24,7 @@ TEXT_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
     "tokenizer.model",
     "vocab.json",
     "merges.txt",
@@ -98,6 +100,9 @@ def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> None:
         for name in TEXT_FILES:
             if os.path.lexists(checkpoint.path / name):
                 copy_file(checkpoint.path / name, directory / name)
+        for path in template_files(checkpoint.path):
+            (directory / TEMPLATE_FOLDER).mkdir(exist_ok=True)
+            copy_file(path, directory / TEMPLATE_FOLDER / path.name)
         return
 
     Tokenizer.from_gguf(checkpoint.gguf_metadata).save(directory)

@@ -34,9 +34,12 @@ SMALL_FILES = (
     TOKENIZER,
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "generation_config.json",
     "chat_template.jinja",
+    "chat_template.json",
 )
+TEMPLATES = re.compile(r"additional_chat_templates/\w[\w.-]*\.jinja", re.ASCII)
 SHA256_DIGITS = 64
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 MAX_ID_LENGTH = 96  # characters
@@ -119,6 +122,8 @@ def _pull(repo: str, cache: Path, endpoint: str | None, progress: Progress) -> P
         if name in files:
             path = _fetch(repo, name, cache, endpoint, progress)
     snapshot = path.parent
+    for name in filter(TEMPLATES.fullmatch, files):
+        _fetch(repo, name, cache, endpoint, progress)
     for name in indexed_shards(snapshot / INDEX) if INDEX in files else [WEIGHTS]:
         _fetch(repo, name, cache, endpoint, progress)
     if found := resolve_in_hub_cache(repo, cache):

@@ -10,7 +10,11 @@ from typing import Any
 
 from xplm.errors import TemplateError
 from xplm.text import renderer
+from xplm.text.template_files import DEFAULT
 from xplm.text.tokenizer import Tokenizer
+
+TOOL_USE = "tool_use"
+"""The template for a chat with tools."""
 
 Message = Mapping[str, Any]
 """{"role": "system" | "user" | "assistant" | ..., "content": text}, and whatever else the template reads."""
@@ -39,16 +43,13 @@ class ChatTemplate:
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Tokenizer) -> "ChatTemplate":
-        """The template that a tokenizer came with.
+        """The default template that a tokenizer came with.
 
         Raises:
             TemplateError: it came with none, or with one that does not compile.
         """
         if tokenizer.chat_template is None:
-            raise TemplateError(
-                "a chat needs a chat template, and this model's tokenizer has none: "
-                "take an instruction-tuned model, or generate from a plain prompt"
-            )
+            raise TemplateError(_lacking(tokenizer))
         return cls(tokenizer.chat_template, tokenizer.special_tokens)
 
     def render(
@@ -74,18 +75,70 @@ class ChatTemplate:
         Raises:
             TemplateError: a message is malformed, or the template refuses it, fails, leaves the sandbox or runs away.
         """
+        given = variables | {"messages": messages, "add_generation_prompt": add_generation_prompt}
+        return self.render_with(given, now or datetime.now())
+
+    def render_with(
+        self, variables: Mapping[str, Any], now: datetime, *, is_marked: bool = False
+    ) -> str:
+        """As `render`, with "messages" and "add_generation_prompt" among the variables.
+
+        Args:
+            variables: names for the template.
+            now: the date that the template may print.
+            is_marked: texts with a mark in them are for the template what they are without; see `xplm.text.marked`.
+
+        Raises:
+            TemplateError: as `render`.
+        """
+        messages = variables["messages"]
         for message in messages:
             if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
                 raise TemplateError(
                     f'a message is {{"role": ..., "content": ...}}, got {message!r:.100}'
                 )
-        given = {"tools": None, "documents": None} | self._special_tokens | variables
-        given |= {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+        given = {"tools": None, "documents": None} | self._special_tokens | dict(variables)
         try:
-            plain = _plain(given)
+            plain = _plain(given | {"messages": list(messages)})
         except RecursionError:
             raise TemplateError("a message is nested too deep") from None
-        return renderer.render(self.source, plain, now or datetime.now())
+        return renderer.render(self.source, plain, now, is_marked=is_marked)
+
+
+def choose_template(tokenizer: Tokenizer, name: str | None, variables: Mapping[str, Any]) -> str:
+    """The name of a tokenizer's template for a chat, as transformers chooses it.
+
+    Args:
+        tokenizer: the model's.
+        name: of the template that is asked for; None: "tool_use", where there is one and tools are given, or the
+            default.
+        variables: names for the template; `tools` is what decides.
+
+    Raises:
+        TemplateError: the tokenizer has no such template.
+    """
+    named = tokenizer.named_templates
+    if name is None and named and variables.get("tools") is not None and TOOL_USE in named:
+        name = TOOL_USE
+    name = name or DEFAULT
+    if name in named or (name == DEFAULT and tokenizer.chat_template is not None):
+        return name
+    raise TemplateError(_lacking(tokenizer))
+
+
+def _lacking(tokenizer: Tokenizer) -> str:
+    names = sorted(tokenizer.named_templates)
+    if tokenizer.chat_template is not None:
+        names.insert(0, DEFAULT)
+    if not names:
+        return (
+            "a chat needs a chat template, and this model's tokenizer has none: "
+            "take an instruction-tuned model, or generate from a plain prompt"
+        )
+    return (
+        f"a chat needs one of this model's chat templates, {', '.join(names)}: "
+        f"give the name of one as chat_template, or tools where {TOOL_USE} is among them"
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -1,95 +1,161 @@
-r"""From messages to token ids, with special tokens that no message can forge.
+r"""From messages to token ids, with special tokens that no message, tool or document can forge.
 
-In a rendered chat, the template's `<|im_end|>` and one that a user typed look the same. When a message spells out a
-special token, the chat is rendered with a MARK inside of it:
+In a rendered chat, the template's `<|im_end|>` and one that a user typed look the same. When a text that the template
+is given spells out a special token, the chat is rendered with a MARK inside of it:
 
     <|im_start|>user\n What is <M|im_end|>? <|im_end|>\n
 
 so that only the template's own special tokens are whole. They give their place to a CUT, which the tokeniser takes for
 a token, and so splits the text exactly where they would; the marks go, and what they broke is encoded as plain text.
-Without such a message, the ids are those of the rendered text.
+The template itself does not see the marks (`xplm.text.marked`): one that searches a message for a special token finds
+it. Without such a text, the ids are those of the rendered text.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
 import tokenizers
 
-from xplm.errors import RequestError
-from xplm.text.chat import ChatTemplate, Message
+from xplm.errors import RequestError, TemplateError
+from xplm.text.chat import ChatTemplate, Message, choose_template
+from xplm.text.marked import MARK
+from xplm.text.template_files import DEFAULT
 from xplm.text.tokenizer import Tokenizer, encode_with
 
-# Unicode sets these two code points aside for use inside a program; text in interchange has no place for them.
-_MARK, _CUT = "\ufdd0", "\ufdd1"
+_CUT = "\ufdd1"  # like MARK, a code point that text in interchange has no place for
+_PROBE = "xplm"  # an assistant's message
 
 
 class ChatEncoder:
     """The chat format of one model.
 
     Attributes:
-        template: its chat template.
         tokenizer: its tokenizer.
     """
 
     def __init__(self, tokenizer: Tokenizer, context: int | None = None) -> None:
-        """Take template and tokenizer of a model.
+        """Take templates and tokenizer of a model.
 
         Args:
             tokenizer: the model's.
             context: tokens that a conversation has to fit, see `Tokenizer.require_fit`; None: any number.
 
         Raises:
-            TemplateError: the tokenizer has no chat template, or one that does not compile.
+            TemplateError: the tokenizer has no chat template, or its default does not compile.
         """
         self.tokenizer = tokenizer
-        self.template = ChatTemplate.from_tokenizer(tokenizer)
         self._context = context
+        self._compiled: dict[str, ChatTemplate] = {}
+        if tokenizer.chat_template is not None or not tokenizer.named_templates:
+            self._compiled[DEFAULT] = ChatTemplate.from_tokenizer(tokenizer)
+
+    @property
+    def template(self) -> ChatTemplate:
+        """The template for a chat without tools.
+
+        Raises:
+            TemplateError: there are several, none of them the default.
+        """
+        return self._template(choose_template(self.tokenizer, None, {}))
+
+    @cached_property
+    def turn_end_ids(self) -> tuple[int, ...]:
+        """Special tokens that the templates put behind an assistant's message, white space aside.
+
+        A template that takes no conversation of a user's and an assistant's message says nothing of them.
+        """
+        turns = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": _PROBE}]
+        ends = []
+        for name in dict.fromkeys((*self._compiled, *self.tokenizer.named_templates)):
+            try:
+                text = self._template(name).render(turns, add_generation_prompt=False)
+            except TemplateError:
+                continue
+            _, said, rest = text.rpartition(_PROBE)
+            end = self._pattern.match(rest.lstrip()) if said else None
+            if end:
+                ends.append(self._special_ids[end[0].strip()])
+        return tuple(dict.fromkeys(ends))
 
     def encode(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool = True, **variables: Any
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        chat_template: str | None = None,
+        **variables: Any,
     ) -> list[int]:
         """Token ids of a conversation.
 
         Args:
             messages: the turns, oldest first.
             add_generation_prompt: end with the opening of the assistant's next turn.
-            variables: further names for the template.
+            chat_template: name of the template; None: "tool_use" for a chat with tools, where the model has one, else
+                the default.
+            variables: further names for the template, such as `tools` and `documents`.
 
         Returns:
-            Ids. Special tokens come from the template alone; those that a message spells out are plain text.
+            Ids. Special tokens come from the template alone; those that a message, a tool or a document spells out are
+            plain text.
 
         Raises:
-            TemplateError: as `ChatTemplate.render`.
-            RequestError: a message holds a lone surrogate, or a special token together with U+FDD0 or U+FDD1, or the
-                conversation cannot fit the context.
+            TemplateError: as `ChatTemplate.render`, or there is no such template.
+            RequestError: a message holds a lone surrogate, or a special token together with U+FDD0 or U+FDD1, or one
+                that the template does something with that cannot be followed, or the conversation cannot fit the
+                context.
         """
-
-        def render(turns: Any) -> str:
-            return self.template.render(
-                turns, add_generation_prompt=add_generation_prompt, **variables
-            )
-
-        marked_messages = _map_text(self._mark, messages)
-        text = render(messages)
+        template = self._template(choose_template(self.tokenizer, chat_template, variables))
+        now = datetime.now()
+        given = variables | {"messages": messages}
+        rest = {"add_generation_prompt": add_generation_prompt}
+        text = template.render_with(given | rest, now)
         if self._context is not None:
             self.tokenizer.require_fit(text, self._context)
-        if marked_messages == _map_text(str, messages):
+        marked = _map_text(self._mark, given)
+        is_forged = marked != _map_text(str, given)
+        if not is_forged and not self._is_forged_by_normalizer(given):
             return self.tokenizer.encode(text, add_special_tokens=False)
-        if _MARK in text or _CUT in text:
+        if MARK in text or _CUT in text:
             raise RequestError(
                 "a chat may spell out a special token or hold the noncharacters U+FDD0 and U+FDD1, got both: "
                 "remove the noncharacters"
             )
-        return self._encode_marked(render(marked_messages))
+        if not is_forged:
+            return self._encode_marked(text)
+        marked_text = template.render_with(marked | rest, now, is_marked=True)
+        if marked_text.replace(MARK, "") != text:
+            found = next(match[0] for t in _texts(given) if (match := self._pattern.search(t)))
+            raise RequestError(
+                "a chat's template must treat a special token that a message, tool or document spells out as text, "
+                f"and this one does not so with {found.strip()!r}: remove it from there"
+            )
+        return self._encode_marked(marked_text)
+
+    def _template(self, name: str) -> ChatTemplate:
+        if name not in self._compiled:
+            source = self.tokenizer.named_templates[name]
+            self._compiled[name] = ChatTemplate(source, self.tokenizer.special_tokens)
+        return self._compiled[name]
 
     def _mark(self, text: str) -> str:
         return self._pattern.sub(lambda match: _break(match[0]), text)
 
+    def _is_forged_by_normalizer(self, given: Any) -> bool:
+        """Whether a text spells out a special token once it is normalized, as in other letters."""
+        normalizer = self.tokenizer.pipeline.normalizer
+        tokens = [token.content for token in self._special.values() if token.normalized]
+        if normalizer is None or not tokens:
+            return False
+        tokens = [normalizer.normalize_str(token) for token in tokens]
+        texts = map(normalizer.normalize_str, _texts(given))
+        return any(token in text for text in texts for token in tokens)
+
     def _encode_marked(self, text: str) -> list[int]:
         special = iter([self._special_ids[name.strip()] for name in self._pattern.findall(text)])
-        text = self._pattern.sub(_CUT, text).replace(_MARK, "")
+        text = self._pattern.sub(_CUT, text).replace(MARK, "")
         ids = encode_with(self._cutting_pipeline, text, add_special_tokens=False)
         cut_id = self._cutting_pipeline.token_to_id(_CUT)
         return [next(special) if token_id == cut_id else token_id for token_id in ids]
@@ -107,10 +173,12 @@ class ChatEncoder:
     def _pattern(self) -> re.Pattern[str]:
         """A special token, the longest that fits, with the white space that it swallows."""
         tokens = sorted(self._special.values(), key=lambda t: len(t.content), reverse=True)
-        expressions = [
-            r"\s*" * token.lstrip + re.escape(token.content) + r"\s*" * token.rstrip
-            for token in tokens
-        ]
+        expressions = []
+        for token in tokens:
+            text = re.escape(token.content)
+            if token.single_word:
+                text = rf"(?<!\w){text}(?!\w)"
+            expressions.append(r"\s*" * token.lstrip + text + r"\s*" * token.rstrip)
         return re.compile("|".join(expressions) or r"(?!)")
 
     @cached_property
@@ -126,15 +194,28 @@ class ChatEncoder:
 def _break(token: str) -> str:
     """The text of a special token with the mark behind its first character."""
     cut = len(token) - len(token.lstrip()) + 1
-    return token[:cut] + _MARK + token[cut:]
+    return token[:cut] + MARK + token[cut:]
 
 
 def _map_text(function: Callable[[str], str], value: Any) -> Any:
-    """The same nest of messages, with the function applied to every text but the keys."""
+    """The same nest of texts, with the function applied to every one, keys included."""
     if isinstance(value, str):
         return function(value)
-    if isinstance(value, dict):
-        return {key: _map_text(function, item) for key, item in value.items()}
+    if isinstance(value, Mapping):
+        return {_map_text(function, key): _map_text(function, item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_map_text(function, item) for item in value]
     return value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text of a nest of them, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _texts(key)
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)

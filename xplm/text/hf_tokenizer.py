@@ -1,37 +1,38 @@
 """The tokenizer files of a Hugging Face directory.
 
     tokenizer.json            the pipeline: normaliser, pre-tokeniser, vocabulary, merges, post-processor, decoder
-    tokenizer_config.json     the special tokens by name; the chat template
-    special_tokens_map.json   the special tokens again, as older versions wrote them; tokenizer_config.json wins
-    chat_template.jinja       the chat template again, as newer versions write it; it wins
+    tokenizer_config.json     the special tokens by name, further tokens, settings; the chat template
     generation_config.json    the ids that end a text, which may be more than the one `eos_token`
+    config.json               how many ids the model has
 
-Only the first must be there. Truncation and padding, which tokenizer.json can hold, are turned off: neither belongs
-to a model's prompt.
+Only the first must be there. What else says something of tokens is in `xplm.text.declared_tokens`, and of chat
+templates in `xplm.text.template_files`. Truncation and padding, which tokenizer.json can hold, are turned off: neither
+belongs to a model's prompt.
 """
 
 import json
 import logging
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
 from xplm.checkpoint.files import replacing
-from xplm.checkpoint.untrusted import (
-    MAX_LARGE_BYTES,
-    MAX_SMALL_BYTES,
-    read_json_object,
-    read_text,
-)
+from xplm.checkpoint.untrusted import MAX_LARGE_BYTES
 from xplm.errors import TokenizerError
+from xplm.text.declared_tokens import add_declared, read_declared
 from xplm.text.faults import library_faults
-from xplm.text.parts import SPECIAL_TOKEN_NAMES, TokenizerParts, unique_ids
+from xplm.text.json_files import read_object, read_optional_text
+from xplm.text.parts import TokenizerParts, unique_ids
+from xplm.text.prefix_space import PREFIX_SPACE_CLASSES, has_prefix_space, with_prefix_space
+from xplm.text.template_files import read_templates, to_config
 
 MAX_ID = 2**31 - 1
 PROBE = "a b\U0010fffd"  # the last character is in no vocabulary
-_STRICT = ("bos_token", "eos_token")  # a generation cannot do without those that a model names
+
+_CLASS_OF = {"gpt2": "GPT2Tokenizer", "qwen2": "Qwen2Tokenizer", "starcoder2": "GPT2Tokenizer"}
+"""Class of transformers for a model_type whose files name none."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,25 +44,24 @@ def read_directory(directory: Path) -> TokenizerParts:
         TokenizerError: a file is missing, malformed, or contradicts another.
     """
     pipeline = _read_pipeline(directory / "tokenizer.json")
-    config = _read_object(directory / "tokenizer_config.json")
-    named = _read_object(directory / "special_tokens_map.json") | config
-    generation = _read_object(directory / "generation_config.json")
+    config = read_object(directory / "tokenizer_config.json")
+    model = read_object(directory / "config.json")
+    generation = read_object(directory / "generation_config.json")
 
-    special_tokens = {}
-    for name in SPECIAL_TOKEN_NAMES:
-        token = named.get(name)
-        text = token.get("content") if isinstance(token, dict) else token
-        if text is None:
-            continue
-        if isinstance(text, str) and pipeline.token_to_id(text) is None and name not in _STRICT:
-            _log.warning("no %s: tokenizer.json has no token %.80r", name, text)
-            continue
-        if not isinstance(text, str) or pipeline.token_to_id(text) is None:
-            raise TokenizerError(
-                f"{name} must be a token of tokenizer.json, got {text!r} in {directory}: "
-                "make the two files agree"
-            )
-        special_tokens[name] = text
+    pipeline = _set_prefix_space(pipeline, config, model)
+    if config.get("split_special_tokens"):
+        raise TokenizerError(
+            f"split_special_tokens must be false, got true in {directory}/tokenizer_config.json: "
+            "xplm reads special tokens that a prompt spells out as such; remove the key"
+        )
+    n_rows = model.get("vocab_size")
+    with library_faults(f"the tokens of {directory} must fit its tokenizer.json"):
+        special_tokens = add_declared(
+            pipeline,
+            read_declared(directory, config),
+            n_rows if type(n_rows) is int else None,
+        )
+    _check_surround(pipeline, config, special_tokens)
 
     eos = generation.get("eos_token_id")
     ends = [i for i in (eos if isinstance(eos, list) else [eos]) if i is not None]
@@ -73,8 +73,8 @@ def read_directory(directory: Path) -> TokenizerParts:
             )
     if "eos_token" in special_tokens:
         ends.insert(0, pipeline.token_to_id(special_tokens["eos_token"]))
-    template = _chat_template(directory, config.get("chat_template"))
-    return TokenizerParts(pipeline, special_tokens, unique_ids(ends), template)
+    template, named = read_templates(directory, config)
+    return TokenizerParts(pipeline, special_tokens, unique_ids(ends), template, named)
 
 
 def write_directory(directory: Path, parts: TokenizerParts) -> None:
@@ -88,8 +88,9 @@ def write_directory(directory: Path, parts: TokenizerParts) -> None:
         "clean_up_tokenization_spaces": False,
         **parts.special_tokens,
     }
-    if parts.chat_template is not None:
-        config["chat_template"] = parts.chat_template
+    template = to_config(parts.chat_template, parts.named_templates)
+    if template is not None:
+        config["chat_template"] = template
     generation: dict[str, Any] = {"eos_token_id": list(parts.eos_token_ids)}
     for name in ("bos_token", "pad_token"):
         if name in parts.special_tokens:
@@ -101,7 +102,7 @@ def write_directory(directory: Path, parts: TokenizerParts) -> None:
 
 
 def _read_pipeline(path: Path) -> tokenizers.Tokenizer:
-    text = _read_text(path, MAX_LARGE_BYTES)
+    text = read_optional_text(path, MAX_LARGE_BYTES)
     if text is None:
         raise TokenizerError(
             f"a Hugging Face directory must hold tokenizer.json, and {path.parent} does not: "
@@ -116,45 +117,51 @@ def _read_pipeline(path: Path) -> tokenizers.Tokenizer:
     return pipeline
 
 
-def _chat_template(directory: Path, configured: Any) -> str | None:
-    separate = _read_text(directory / "chat_template.jinja")
-    if separate is not None:
-        return separate
-    templates = configured
-    if not isinstance(configured, list):
-        templates = [{"name": "default", "template": configured}]
-    if not all(map(_is_named_template, templates)):
-        raise TokenizerError(
-            'chat_template must be text, or a list of {"name": text, "template": text}, '
-            f"got {configured!r:.80} in {directory}/tokenizer_config.json"
-        )
-    return {template["name"]: template["template"] for template in templates}.get("default")
-
-
-def _is_named_template(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("name"), str)
-        and isinstance(value.get("template"), str | None)
-        and "template" in value
+def _set_prefix_space(
+    pipeline: tokenizers.Tokenizer, config: Mapping[str, Any], model: Mapping[str, Any]
+) -> tokenizers.Tokenizer:
+    """The pipeline as `add_prefix_space` wants it, where the tokenizer's class lets that decide."""
+    wanted, found = config.get("add_prefix_space"), has_prefix_space(pipeline)
+    if type(wanted) is not bool or found is None or wanted == found:
+        return pipeline
+    if _tokenizer_class(pipeline, config, model) in PREFIX_SPACE_CLASSES:
+        return with_prefix_space(pipeline, wanted)
+    _log.warning(
+        "add_prefix_space is %s in tokenizer_config.json and %s in tokenizer.json, which decides",
+        wanted,
+        found,
     )
+    return pipeline
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """A JSON object; empty when the file is not there."""
-    return read_json_object(path, TokenizerError) if os.path.lexists(path) else {}
+def _tokenizer_class(
+    pipeline: tokenizers.Tokenizer, config: Mapping[str, Any], model: Mapping[str, Any]
+) -> str:
+    """Name of the class that transformers 5 takes; empty where it takes tokenizer.json as it is."""
+    model_type = model.get("model_type")
+    name = config.get("tokenizer_class") or model.get("tokenizer_class")
+    name = str(name or _CLASS_OF.get(str(model_type), "")).removesuffix("Fast")
+    is_byte_level = isinstance(pipeline.decoder, tokenizers.decoders.ByteLevel)
+    if model_type == "mistral" or (name == "LlamaTokenizer" and is_byte_level):
+        return ""
+    return name
 
 
-def _read_text(path: Path, at_most: int = MAX_SMALL_BYTES) -> str | None:
-    """A file's text; None when the file is not there."""
-    if not os.path.lexists(path):
-        return None
-    try:
-        return read_text(path, at_most)
-    except OSError as error:
-        raise TokenizerError(f"{path} must be readable; got: {error.strerror}") from error
-    except ValueError as error:
-        raise TokenizerError(f"{path} must be a UTF-8 text; got: {error}") from error
+def _check_surround(
+    pipeline: tokenizers.Tokenizer, config: Mapping[str, Any], special_tokens: Mapping[str, str]
+) -> None:
+    """Warn where tokenizer_config.json asks for a BOS or EOS token that tokenizer.json does not add, or the reverse."""
+    added = pipeline.encode("").ids
+    for name in ("bos_token", "eos_token"):
+        wanted = config.get(f"add_{name}")
+        found = name in special_tokens and pipeline.token_to_id(special_tokens[name]) in added
+        if type(wanted) is bool and wanted != found:
+            _log.warning(
+                "add_%s is %s in tokenizer_config.json and %s in tokenizer.json, which decides",
+                name,
+                wanted,
+                found,
+            )
 
 
 def _to_json(value: dict[str, Any]) -> str:

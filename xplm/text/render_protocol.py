@@ -2,7 +2,8 @@
 
 A frame is a length of 8 bytes, big-endian, and then as many bytes. Text is UTF-8 that may hold lone surrogates.
 
-    request   a JSON object: "source", "cpu_seconds", and to render, not only to compile, "variables" and "now"
+    request   a JSON object: "source", "cpu_seconds", and to render, not only to compile, "variables", "is_marked" and
+              "now"
     reply     DONE and the text, or FAILED and what went wrong; the first one, DONE alone, says that the renderer is up
 """
 

@@ -16,6 +16,7 @@ import time
 from datetime import datetime
 from io import FileIO
 
+from xplm.text.marked import mark_all
 from xplm.text.render_protocol import (
     DONE,
     FAILED,
@@ -85,7 +86,9 @@ def _render(request: bytes) -> bytes:
             return DONE
         verb = "failed"
         now = datetime.fromisoformat(wanted["now"])
-        text = render_template(code, wanted["variables"], now)
+        is_marked = wanted["is_marked"]
+        variables = mark_all(wanted["variables"]) if is_marked else wanted["variables"]
+        text = render_template(code, variables, now, is_marked=is_marked)
         if len(text) > MAX_CHARS:
             raise ValueError(f"a chat has at most {MAX_CHARS} characters, and it wrote {len(text)}")
         return DONE + encode(text)

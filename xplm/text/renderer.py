@@ -61,18 +61,22 @@ def check(source: str) -> None:
     _CHILD.ask({"source": source})
 
 
-def render(source: str, variables: Mapping[str, Any], now: datetime) -> str:
+def render(
+    source: str, variables: Mapping[str, Any], now: datetime, *, is_marked: bool = False
+) -> str:
     """Render a template.
 
     Args:
         source: the template.
         variables: names that the template sees, with values of JSON's types.
         now: the time that `strftime_now` formats.
+        is_marked: texts with a mark in them are for the template what they are without; see `xplm.text.marked`.
 
     Raises:
         TemplateError: it fails, tries to leave its sandbox, or takes too much.
     """
-    return _CHILD.ask({"source": source, "variables": variables, "now": now.isoformat()})
+    request = {"source": source, "variables": variables, "is_marked": is_marked}
+    return _CHILD.ask(request | {"now": now.isoformat()})
 
 
 class _Child:

@@ -12,11 +12,14 @@ from typing import Any, NoReturn
 
 import jinja2
 from jinja2 import nodes
+from jinja2.compiler import CodeGenerator, Frame, optimizeconst
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
+
+from xplm.text.marked import wrap
 
 
 def compile_template(source: str) -> CodeType:
@@ -28,25 +31,44 @@ def compile_template(source: str) -> CodeType:
     return _Environment().compile(source)
 
 
-def render_template(code: CodeType, variables: Mapping[str, Any], now: datetime) -> str:
+def render_template(
+    code: CodeType, variables: Mapping[str, Any], now: datetime, *, is_marked: bool = False
+) -> str:
     """Render a compiled template.
 
     Args:
         code: the template.
         variables: names that the template sees, with values of JSON's types.
         now: the time that `strftime_now` formats.
+        is_marked: the variables hold Marked texts, and what the template joins with them is Marked too.
 
     Raises:
         Exception: of any kind, for jinja2 passes on the errors of the operations that a template asks for.
     """
     environment = _Environment()
+    if is_marked:
+        environment.concat = lambda texts: wrap("".join(texts))  # type: ignore[method-assign]
     environment.globals["strftime_now"] = now.strftime
     template = jinja2.Template.from_code(environment, code, environment.make_globals(None))
     return template.render(variables)
 
 
+class _CodeGenerator(CodeGenerator):
+    """Compiles `a ~ b` to the environment's own `concat`, as jinja2 does the output of blocks and macros."""
+
+    @optimizeconst
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802, jinja2's name
+        self.write("environment.concat(map(str, (")
+        for operand in node.nodes:
+            self.visit(operand, frame)
+            self.write(", ")
+        self.write(")))")
+
+
 class _Environment(ImmutableSandboxedEnvironment):
     """A sandbox with the names and the white-space rules of Hugging Face's chat templates."""
+
+    code_generator_class = _CodeGenerator
 
     def __init__(self) -> None:
         extensions = [loopcontrols, _GenerationTag]

@@ -87,13 +87,18 @@ class Tokenizer:
 
     @property
     def special_tokens(self) -> dict[str, str]:
-        """Text of the special tokens that have a name: "bos_token", "eos_token", "unk_token", "pad_token"."""
+        """Text of the special tokens that have a name: "bos_token", "eos_token", "unk_token", "pad_token", ..."""
         return dict(self.parts.special_tokens)
 
     @property
     def chat_template(self) -> str | None:
-        """Source of the chat template, or None for a model that was not tuned for chat."""
+        """Source of the default chat template, or None for a model that was not tuned for chat."""
         return self.parts.chat_template
+
+    @property
+    def named_templates(self) -> dict[str, str]:
+        """Sources of further chat templates by name; "tool_use" is for chats with tools."""
+        return dict(self.parts.named_templates)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -241,9 +246,14 @@ class Tokenizer:
         return whole[:start], whole[start + len(probe) :]
 
     @cached_property
-    def _special_ids(self) -> frozenset[int]:
+    def special_token_ids(self) -> dict[str, int]:
+        """Id of every special token, by its text."""
         added = self.pipeline.get_added_tokens_decoder()
-        return frozenset(token_id for token_id, token in added.items() if token.special)
+        return {token.content: token_id for token_id, token in added.items() if token.special}
+
+    @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        return frozenset(self.special_token_ids.values())
 
     @cached_property
     def _plain_pipeline(self) -> tokenizers.Tokenizer:

@@ -152,7 +152,7 @@ def with_chat_template(tokenizer: Tokenizer) -> Tokenizer:
     Raises:
         TokenizerError: it has no template and lacks the special tokens of CHAT_TEMPLATE.
     """
-    if tokenizer.chat_template is not None:
+    if tokenizer.chat_template is not None or tokenizer.named_templates:
         return tokenizer
     ids = [tokenizer.pipeline.token_to_id(token) for token in (USER, ASSISTANT, END)]
     if any(token_id is None or not tokenizer.is_special(token_id) for token_id in ids):
