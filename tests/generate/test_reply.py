@@ -53,3 +53,28 @@ def test_logits_that_are_not_finite_are_refused_however_the_token_is_chosen(temp
     with pytest.raises(RequestError, match="logits must be finite"):
         reply.advance(np.float32([0.0, bad, 1.0]))
     assert reply.ids == []
+
+
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [
+        ("<s>", "ab"),
+        ("b<s>", "a"),
+        ("<s>\nc", "ab"),
+        ("<s>c", "ab\ncd"),
+        ("s>", "ab\ncd"),
+        (("x", "<s>"), "ab"),
+    ],
+)
+def test_a_stop_text_may_hold_a_special_token(stop, text):
+    reply, tokenizer = make_reply(SamplingOptions(stop=stop))
+    for token in tokenizer.encode("ab<s>\ncd</s>"):
+        if reply.finish_reason is None:
+            reply.push(token, 0.0)
+    assert (reply.text, reply.finish_reason) == (text, "stop")
+    assert (reply.ids[-1] == 1) == (text == "ab\ncd")
+
+
+def test_a_stop_text_that_is_no_unicode_is_refused():
+    with pytest.raises(RequestError, match="lone surrogate"):
+        make_reply(SamplingOptions(stop="\ud800"))

@@ -10,7 +10,7 @@ from xplm.generate.engine import Engine
 from xplm.generate.options import SamplingOptions
 from xplm.generate.result import FinishReason, Generation, Timings
 from xplm.generate.sampling import choose_token, log_normaliser
-from xplm.generate.stop import StopFilter
+from xplm.generate.stop import StopFilter, hide_special
 from xplm.text.detokenize import StreamDecoder
 from xplm.text.tokenizer import Tokenizer
 
@@ -38,6 +38,9 @@ class Reply:
             max_tokens: new tokens at most, at least 1.
             continues_prompt: the text runs on from the prompt's, so that a space between the two is part of it; else
                 it stands alone, as a turn of a chat does.
+
+        Raises:
+            RequestError: a stop text holds a lone surrogate.
         """
         self.prompt_ids = list(prompt_ids)
         self.options = options
@@ -50,7 +53,10 @@ class Reply:
         self._tokenizer = tokenizer
         self._continues_prompt = continues_prompt
         self._decoder = StreamDecoder(tokenizer)
-        self._stop_filter = StopFilter(options.stop)
+        stop, self._stand_ins = hide_special(
+            options.stop, tokenizer.special_token_ids if options.stop else {}
+        )
+        self._stop_filter = StopFilter(stop)
         if continues_prompt:
             self._decoder.push(self.prompt_ids[-1])
 
@@ -69,11 +75,12 @@ class Reply:
         self.ids.append(token)
         self.logprobs.append(logprob)
 
+        stand_in = self._stand_ins.get(token, "")
         if token in self.stop_ids:
             self.finish_reason = "stop"
-            piece = self._stop_filter.push(self._decoder.flush())
+            piece = self._stop_filter.push(self._decoder.flush() + stand_in)
         else:
-            piece = self._stop_filter.push(self._decoder.push(token))
+            piece = self._stop_filter.push(self._decoder.push(token) + stand_in)
             if len(self.ids) == self.max_tokens:
                 self.finish_reason = "length"
                 piece += self._stop_filter.push(self._decoder.flush())

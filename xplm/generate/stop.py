@@ -3,17 +3,60 @@
 What may turn out to be the beginning of a stop text is held back until the next piece decides, so a caller never sees
 a part of one. Where several stop texts match, the match that ends first wins, which makes the result independent of how
 the text was cut into pieces.
+
+A reply's text lacks its special tokens. Where a stop text holds one, half a surrogate pair, which no text can hold,
+stands for it, both there and in the text that is searched; none comes out.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+
+from xplm.errors import RequestError
+
+_FIRST_STAND_IN, _N_STAND_INS = 0xD800, 2048
+_STAND_INS = re.compile("[\ud800-\udfff]")
+
+
+def hide_special(
+    stop: Sequence[str], special: Mapping[str, int]
+) -> tuple[tuple[str, ...], dict[int, str]]:
+    """Put stand-ins in the place of special tokens.
+
+    Args:
+        stop: stop texts.
+        special: id of every special token, by its text.
+
+    Returns:
+        The stop texts with stand-ins, and the stand-in of each special token in them, by its id.
+
+    Raises:
+        RequestError: a stop text holds a lone surrogate, or all together too many special tokens.
+    """
+    if any(map(_STAND_INS.search, stop)):
+        raise RequestError("a stop text must be valid Unicode, got a lone surrogate: remove it")
+    held = [token for token in special if token and any(token in text for text in stop)]
+    by_length = sorted(held, key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, by_length)) or r"(?!)")
+    found = dict.fromkeys(token for text in stop for token in pattern.findall(text))
+    if len(found) > _N_STAND_INS:
+        raise RequestError(
+            f"stop texts may hold {_N_STAND_INS} special tokens, got {len(found)}: give them as stop_token_ids"
+        )
+    stand_ins = {token: chr(_FIRST_STAND_IN + n) for n, token in enumerate(found)}
+    hidden = tuple(pattern.sub(lambda match: stand_ins[match[0]], text) for text in stop)
+    return hidden, {special[token]: stand_in for token, stand_in in stand_ins.items()}
 
 
 class StopFilter:
     """Passes text through until a stop text appears; owns what is held back."""
 
     def __init__(self, stop: Sequence[str]) -> None:
-        """Watch for `stop`, texts that are not empty; none at all lets everything through at once."""
+        """Watch for `stop`, texts that are not empty; none at all lets everything through at once.
+
+        Stand-ins of special tokens, in the stop texts and in the text, are not let through.
+        """
         self._stop = tuple(stop)
+        self._has_stand_ins = any(map(_STAND_INS.search, self._stop))
         self._held = ""
         self.is_stopped = False
 
@@ -28,16 +71,19 @@ class StopFilter:
             self.is_stopped = True
             self._held = ""
             _, start = min(matches)
-            return text[:start]
+            return self._visible(text[:start])
 
         n_held = max((_overlap(text, s) for s in self._stop), default=0)
         self._held = text[len(text) - n_held :]
-        return text[: len(text) - n_held]
+        return self._visible(text[: len(text) - n_held])
 
     def flush(self) -> str:
         """The text held back, once no more will come."""
         held, self._held = self._held, ""
-        return held
+        return self._visible(held)
+
+    def _visible(self, text: str) -> str:
+        return _STAND_INS.sub("", text) if self._has_stand_ins else text
 
 
 def _overlap(text: str, stop: str) -> int:
