@@ -242,3 +242,15 @@ def test_a_closed_stream_has_no_whole(chat):
     stream.close()
     with pytest.raises(RequestError, match="a stream must be read to its end; this one was closed"):
         stream.finish()
+
+
+def test_a_turn_ends_where_the_template_ends_one():
+    lm = tiny_model()
+    lm.params["model.norm.weight"][:] = 0  # every reply begins with token 0, <s>
+    parts = lm.tokenizer.parts
+    said = "{% for m in messages %}{{ m.content }}<s>{% endfor %}"
+    for template, reason in ((said, "stop"), (parts.chat_template, "length")):
+        lm.tokenizer = Tokenizer(parts._replace(chat_template=template))
+        out = lm.chat().send("Hi", max_new_tokens=3)
+        assert (out.text, out.finish_reason) == ("", reason)
+        assert lm.chat().send("Hi", max_new_tokens=3, ignore_eos=True).finish_reason == "length"

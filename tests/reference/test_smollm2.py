@@ -85,7 +85,7 @@ def test_64_greedy_tokens_equal_transformers(lm, oracle, n_prompts):
         expected = oracle.logits([*given, *result.token_ids]).argmax(-1)[len(given) - 1 :].tolist()
         assert [*result.token_ids] == expected[: len(result.token_ids)]
         if result.finish_reason == "stop":
-            ends = lm.config.eos_token_id
+            ends = lm.tokenizer.eos_token_ids
             assert result.token_ids[-1] in ends or expected[len(result.token_ids)] in ends
         else:
             assert len(result.token_ids) == 64

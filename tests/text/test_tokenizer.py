@@ -47,7 +47,7 @@ def test_smollm2_ids_are_the_known_ones(smollm2: Tokenizer) -> None:
 
 def test_smollm2_special_tokens(smollm2: Tokenizer) -> None:
     assert smollm2.vocab_size == 49152
-    assert (smollm2.bos_token_id, smollm2.eos_token_ids, smollm2.pad_token_id) == (1, (2,), 2)
+    assert (smollm2.bos_token_id, smollm2.eos_token_ids, smollm2.pad_token_id) == (1, (2, 0, 4), 2)
     assert smollm2.special_tokens["unk_token"] == "<|endoftext|>"
     assert [i for i in range(100) if smollm2.is_special(i)] == list(range(17))
 

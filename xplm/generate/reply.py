@@ -130,6 +130,7 @@ def start_reply(
     options: SamplingOptions,
     *,
     continues_prompt: bool,
+    turn_end_ids: Collection[int] = (),
     cache: KVCache | None = None,
 ) -> Reply:
     """An empty reply to a prompt, after checking that there is room for one.
@@ -140,6 +141,7 @@ def start_reply(
         prompt_ids: what to reply to.
         options: how to choose tokens, and when to stop.
         continues_prompt: as for Reply.
+        turn_end_ids: ids that end a turn of a chat, besides the model's own end of sequence.
         cache: that is there for the reply; another is allocated where it is too small, or None.
 
     Raises:
@@ -160,7 +162,8 @@ def start_reply(
     has_cache = capacity >= len(prompt_ids) + max_tokens
     engine.require_memory(options.num_beams, len(prompt_ids), max_tokens, has_cache=has_cache)
 
-    eos = () if options.ignore_eos else (*engine.config.eos_token_id, *tokenizer.eos_token_ids)
+    ends = (*engine.config.eos_token_id, *tokenizer.eos_token_ids, *turn_end_ids)
+    eos = () if options.ignore_eos else ends
     return Reply(
         tokenizer,
         prompt_ids,

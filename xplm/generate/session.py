@@ -144,6 +144,7 @@ class Chat:
             self._encoder.encode(messages),
             make_options(options),
             continues_prompt=False,
+            turn_end_ids=self._encoder.turn_end_ids,
             cache=self._cache,
         )
 

@@ -7,6 +7,7 @@
     tokenizer.ggml.merges        "left right", best first ("gpt2")
     tokenizer.ggml.scores        log-probability of each piece ("llama")
     tokenizer.ggml.*_token_id    special tokens by name
+    tokenizer.chat_template      the default chat template; with .NAME behind it, a further one
 
 Source: the GGUF specification (ggml-org/ggml, docs/gguf.md), and llama.cpp where that leaves a default open.
 
@@ -15,28 +16,17 @@ merges of a "llama" vocabulary are all the ways to cut a piece into two pieces, 
 """
 
 import logging
-from collections.abc import Mapping
-from enum import IntEnum
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from xplm.errors import TokenizerError
+from xplm.text.control_tokens import TokenType, correct_types, find_ends
 from xplm.text.parts import SPECIAL_TOKEN_NAMES, TokenizerParts, unique_ids
 from xplm.text.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
-
-
-class TokenType(IntEnum):
-    """The entries of "tokenizer.ggml.token_type"."""
-
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3
-    USER_DEFINED = 4
-    UNUSED = 5
-    BYTE = 6
-
 
 _SPACE = "\u2581"  # SentencePiece's stand-in for a space
 _ID_KEYS = {
@@ -47,6 +37,7 @@ _ID_KEYS = {
     "unk_token": "unknown_token_id",
     "pad_token": "padding_token_id",
 }
+_CONTROL_NAMES = ("bos_token", "eos_token", "eot_token", "eom_token")
 _SENTENCEPIECE_IDS = {"unk_token": 0, "bos_token": 1, "eos_token": 2}
 
 _log = logging.getLogger(__name__)
@@ -66,7 +57,16 @@ def read_metadata(metadata: Mapping[str, Any]) -> TokenizerParts:
             f"tokenizer.ggml.tokens must differ, got {len(tokens) - len(vocab)} repeated: convert the model again"
         )
     ids = _special_token_ids(metadata, len(tokens), _SENTENCEPIECE_IDS if model == "llama" else {})
-    types = _token_types(metadata, len(tokens))
+    ends = find_ends(vocab)
+    template, named_templates = _templates(metadata)
+    types = correct_types(
+        tokens,
+        _token_types(metadata, len(tokens)),
+        named={ids[name] for name in _CONTROL_NAMES if name in ids},
+        ends=ends,
+        template="".join([template or "", *named_templates.values()]),
+        is_merged=_merged(metadata, vocab, model),
+    )
 
     if model == "gpt2":
         pre = _pre_tokenizer(metadata)
@@ -94,14 +94,12 @@ def read_metadata(metadata: Mapping[str, Any]) -> TokenizerParts:
         ids.get("eos_token") if _flag(metadata, "add_eos_token", False) else None,
     )
 
-    template = metadata.get("tokenizer.chat_template")
-    if not isinstance(template, str | None):
-        raise TokenizerError(f"tokenizer.chat_template must be text, got {template!r:.80}")
     return TokenizerParts(
         pipeline,
         {name: tokens[ids[name]] for name in SPECIAL_TOKEN_NAMES if name in ids},
-        unique_ids(ids.get(name) for name in ("eos_token", "eot_token", "eom_token")),
+        unique_ids([*(ids.get(name) for name in ("eos_token", "eot_token", "eom_token")), *ends]),
         template,
+        named_templates,
     )
 
 
@@ -209,6 +207,34 @@ def _token_types(metadata: Mapping[str, Any], n_tokens: int) -> list[int]:
             f"tokenizer.ggml.token_type must have {n_tokens} entries, one a token, got {len(types)}"
         )
     return types
+
+
+def _templates(metadata: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
+    """The source of the default chat template, and those of further ones by name."""
+    key = "tokenizer.chat_template"
+    found = {k: value for k, value in metadata.items() if k == key or k.startswith(f"{key}.")}
+    for name, value in found.items():
+        if not isinstance(value, str | None):
+            raise TokenizerError(f"{name} must be text, got {value!r:.80}")
+    default = found.pop(key, None)
+    return default, {k.removeprefix(f"{key}."): value for k, value in found.items() if value}
+
+
+def _merged(
+    metadata: Mapping[str, Any], vocab: Mapping[str, int], model: str
+) -> Callable[[str], bool]:
+    """Tells whether the merges can make a token out of plain text."""
+    if model != "gpt2":  # any two pieces whose union is a piece are joined
+        return lambda token: (
+            len(token) == 1
+            or any(token[:cut] in vocab and token[cut:] in vocab for cut in range(1, len(token)))
+        )
+
+    @cache
+    def made() -> set[str]:
+        return {merge.replace(" ", "") for merge in _get_list(metadata, "merges", str)}
+
+    return lambda token: len(token) == 1 or token in made()
 
 
 def _surround(tokens: list[str], bos: int | None, eos: int | None) -> Any:
