@@ -54,8 +54,9 @@ def draw_samples(
     Raises:
         RequestError: a prompt fills the model's context.
     """
+    ends = ChatEncoder(tokenizer).turn_end_ids if chat and prompts else ()
     replies = [
-        start_reply(engine, tokenizer, ids, options, continues_prompt=not chat)
+        start_reply(engine, tokenizer, ids, options, continues_prompt=not chat, turn_end_ids=ends)
         for ids in encode_prompts(tokenizer, prompts, chat=chat)
     ]
     if not replies:
