@@ -1,7 +1,8 @@
 r"""From messages to token ids, with special tokens that no message, tool or document can forge.
 
-In a rendered chat, the template's `<|im_end|>` and one that a user typed look the same. When a text that the template
-is given spells out a special token, the chat is rendered with a MARK inside of it:
+In a rendered chat, the template's `<|im_end|>` and one that a user typed look the same. When the texts that the
+template is given spell out a special token, or hold what it could put together to one, the chat is rendered with a MARK
+inside of it:
 
     <|im_start|>user\n What is <M|im_end|>? <|im_end|>\n
 
@@ -114,25 +115,18 @@ class ChatEncoder:
         text = template.render_with(given | rest, now)
         if self._context is not None:
             self.tokenizer.require_fit(text, self._context)
-        marked = _map_text(self._mark, given)
-        is_forged = marked != _map_text(str, given)
-        if not is_forged and not self._is_forged_by_normalizer(given):
-            return self.tokenizer.encode(text, add_special_tokens=False)
-        if MARK in text or _CUT in text:
-            raise RequestError(
-                "a chat may spell out a special token or hold the noncharacters U+FDD0 and U+FDD1, got both: "
-                "remove the noncharacters"
-            )
-        if not is_forged:
+        texts = list(_texts(given))
+        spelled = next((match[0] for t in texts if (match := self._pattern.search(t))), None)
+        if spelled or self._could_be_assembled(texts):
+            marked = _map_text(self._mark, given)
+            marked_text = template.render_with(marked | rest, now, is_marked=True)
+            if spelled or self._count(marked_text) != self._count(text):
+                _check_marked(marked_text, text, spelled)
+                return self._encode_marked(marked_text)
+        if self._is_forged_by_normalizer(texts):
+            _check_marked(text, text, None)
             return self._encode_marked(text)
-        marked_text = template.render_with(marked | rest, now, is_marked=True)
-        if marked_text.replace(MARK, "") != text:
-            found = next(match[0] for t in _texts(given) if (match := self._pattern.search(t)))
-            raise RequestError(
-                "a chat's template must treat a special token that a message, tool or document spells out as text, "
-                f"and this one does not so with {found.strip()!r}: remove it from there"
-            )
-        return self._encode_marked(marked_text)
+        return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _template(self, name: str) -> ChatTemplate:
         if name not in self._compiled:
@@ -141,17 +135,27 @@ class ChatEncoder:
         return self._compiled[name]
 
     def _mark(self, text: str) -> str:
-        return self._pattern.sub(lambda match: _break(match[0]), text)
+        """The text with a mark wherever a special token could begin, behind its first character."""
+        return self._beginning.sub(lambda match: match[0] + MARK, text)
 
-    def _is_forged_by_normalizer(self, given: Any) -> bool:
+    def _could_be_assembled(self, texts: list[str]) -> bool:
+        """Whether a template that cuts or joins texts could make a special token of them."""
+        characters = set().union(*texts)
+        return any(begin in characters and end in characters for begin, end in self._ends)
+
+    def _count(self, text: str) -> int:
+        return len(self._pattern.findall(text))
+
+    def _is_forged_by_normalizer(self, texts: list[str]) -> bool:
         """Whether a text spells out a special token once it is normalized, as in other letters."""
         normalizer = self.tokenizer.pipeline.normalizer
         tokens = [token.content for token in self._special.values() if token.normalized]
         if normalizer is None or not tokens:
             return False
         tokens = [normalizer.normalize_str(token) for token in tokens]
-        texts = map(normalizer.normalize_str, _texts(given))
-        return any(token in text for text in texts for token in tokens)
+        valid = (text.encode(errors="replace").decode() for text in texts)
+        normalized = map(normalizer.normalize_str, valid)
+        return any(token in text for text in normalized for token in tokens)
 
     def _encode_marked(self, text: str) -> list[int]:
         special = iter([self._special_ids[name.strip()] for name in self._pattern.findall(text)])
@@ -182,6 +186,17 @@ class ChatEncoder:
         return re.compile("|".join(expressions) or r"(?!)")
 
     @cached_property
+    def _ends(self) -> set[tuple[str, str]]:
+        """The first and the last character of each special token."""
+        return {(token[0], token[-1]) for token in self._special_ids if token}
+
+    @cached_property
+    def _beginning(self) -> re.Pattern[str]:
+        """The first character of what could be a special token."""
+        begins = sorted({re.escape(begin) for begin, _ in self._ends})
+        return re.compile("|".join(begins) or r"(?!)")
+
+    @cached_property
     def _cutting_pipeline(self) -> tokenizers.Tokenizer:
         """The model's pipeline, in which the special tokens are plain text and a CUT is a token."""
         pipeline = tokenizers.Tokenizer.from_str(self.tokenizer.pipeline.to_str())
@@ -191,10 +206,23 @@ class ChatEncoder:
         return pipeline
 
 
-def _break(token: str) -> str:
-    """The text of a special token with the mark behind its first character."""
-    cut = len(token) - len(token.lstrip()) + 1
-    return token[:cut] + MARK + token[cut:]
+def _check_marked(marked_text: str, text: str, spelled: str | None) -> None:
+    """Refuse a chat whose marks cannot tell the template's special tokens from others.
+
+    Raises:
+        RequestError: the text holds a mark of its own, or the template did something else with the marked texts.
+    """
+    if MARK in text or _CUT in text:
+        raise RequestError(
+            "a chat may spell out a special token or hold the noncharacters U+FDD0 and U+FDD1, got both: "
+            "remove the noncharacters"
+        )
+    if marked_text.replace(MARK, "") != text:
+        token = f"{spelled.strip()!r}" if spelled else "one that it puts together"
+        raise RequestError(
+            "a chat's template must treat a special token that a message, tool or document spells out as text, "
+            f"and this one does not so with {token}: remove it from there"
+        )
 
 
 def _map_text(function: Callable[[str], str], value: Any) -> Any:
