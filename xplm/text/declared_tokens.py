@@ -161,7 +161,7 @@ def _special_texts(
     config: Mapping[str, Any], legacy: Mapping[str, Any], numbered: Mapping[int, AddedToken]
 ) -> set[str]:
     """Every text that one of the files calls special."""
-    values = [token.content for token in numbered.values() if token.special]
+    values: list[Any] = [token.content for token in numbered.values() if token.special]
     for settings in (config, legacy):
         values += [value for key, value in settings.items() if key.endswith("_token")]
         for key in _EXTRA_KEYS:

@@ -128,7 +128,7 @@ class Marked(str):
             return self._find_all(self._plain.rsplit(None, maxsplit))
         return self._between(self._gaps(plain(sep), maxsplit, str.rsplit))
 
-    def splitlines(self, keepends: bool = False) -> list[str]:  # type: ignore[override]
+    def splitlines(self, keepends: bool = False) -> list[str]:
         """As of the text without marks."""
         return self._find_all(self._plain.splitlines(keepends))
 
@@ -223,8 +223,10 @@ def _keep_marks(name: str) -> Callable[..., str]:
     return change
 
 
-_QUESTIONS = ("count", "endswith", "find", "index", "rfind", "rindex", "startswith")
-_QUESTIONS += tuple(name for name in dir(str) if name.startswith("is"))
+_QUESTIONS: tuple[str, ...] = (
+    *("count", "endswith", "find", "index", "rfind", "rindex", "startswith"),
+    *(name for name in dir(str) if name.startswith("is")),
+)
 for _name in _QUESTIONS:
     setattr(Marked, _name, _answer_plainly(_name))
 for _name in ("capitalize", "casefold", "lower", "swapcase", "upper"):
