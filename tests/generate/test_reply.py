@@ -75,6 +75,13 @@ def test_a_stop_text_may_hold_a_special_token(stop, text):
     assert (reply.ids[-1] == 1) == (text == "ab\ncd")
 
 
+def test_a_stop_text_that_is_a_special_token_may_be_spelled_out():
+    reply, tokenizer = make_reply(SamplingOptions(stop="<s>"))
+    for token in tokenizer.encode("ab<s>c", allow_special=False):
+        reply.push(token, 0.0)
+    assert (reply.text, reply.finish_reason) == ("ab", "stop")
+
+
 def test_a_stop_text_that_is_no_unicode_is_refused():
     with pytest.raises(RequestError, match="lone surrogate"):
         make_reply(SamplingOptions(stop="\ud800"))

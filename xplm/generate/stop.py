@@ -27,7 +27,8 @@ def hide_special(
         special: id of every special token, by its text.
 
     Returns:
-        The stop texts with stand-ins, and the stand-in of each special token in them, by its id.
+        The stop texts, for a reply may spell one out in plain tokens; those with special tokens once more with
+        stand-ins; and the stand-in of each special token in them, by its id.
 
     Raises:
         RequestError: a stop text holds a lone surrogate, or all together too many special tokens.
@@ -43,8 +44,10 @@ def hide_special(
             f"stop texts may hold {_N_STAND_INS} special tokens, got {len(found)}: give them as stop_token_ids"
         )
     stand_ins = {token: chr(_FIRST_STAND_IN + n) for n, token in enumerate(found)}
-    hidden = tuple(pattern.sub(lambda match: stand_ins[match[0]], text) for text in stop)
-    return hidden, {special[token]: stand_in for token, stand_in in stand_ins.items()}
+    hidden = (pattern.sub(lambda match: stand_ins[match[0]], text) for text in stop)
+    return tuple(dict.fromkeys([*stop, *hidden])), {
+        special[token]: stand_in for token, stand_in in stand_ins.items()
+    }
 
 
 class StopFilter:
