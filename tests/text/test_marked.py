@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xplm.text.marked import MARK, Marked, mark_all, plain, wrap
@@ -46,12 +46,14 @@ def plain_all(value):
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
+@settings(max_examples=30, deadline=None)
 @given(text=MARKED, needle=NEEDLES, n=COUNTS)
 def test_answers_are_those_of_the_text_without_marks(name, text, needle, n):
     operation = OPERATIONS[name]
     assert plain_all(operation(text, needle, n)) == operation(plain(text), needle, n)
 
 
+@settings(max_examples=30, deadline=None)
 @given(text=MARKED, needle=NEEDLES, n=COUNTS)
 def test_parts_put_together_again_hold_every_mark(text, needle, n):
     whole = str.join("", text.split(needle)), str.join("", [text[:n], text[n:]]), "".join(text)
