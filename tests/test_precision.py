@@ -1,3 +1,6 @@
+import pickle
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -28,7 +31,38 @@ def test_a_base_sets_what_is_stored_and_leaves_the_islands_alone(base):
 
 
 def test_float64_widens_the_islands_as_well():
-    assert Policy.parse("fp64") == Policy(*["float64"] * 9)
+    policy = Policy.parse("fp64")
+    assert {getattr(policy, part) for part in (*STORED, *ISLANDS)} == {"float64"}
+
+
+def test_a_policy_is_made_of_a_text_or_a_policy_and_its_exceptions():
+    policy = Policy.parse("bf16,softmax=bf16")
+    assert Policy("bf16,softmax=bf16") == policy == Policy("bf16", softmax="bf16")
+    assert Policy("bf16", softmax="bfloat16") == policy == Policy(Policy("bf16"), softmax="bf16")
+    assert Policy() == Policy("fp32")
+    assert hash(Policy("bf16")) == hash(Policy.parse("bf16"))
+    assert replace(policy, softmax="float32") == Policy("bf16")
+    assert eval(repr(policy)) == policy == pickle.loads(pickle.dumps(policy))
+
+
+@pytest.mark.parametrize("base", [None, 16, b"bf16", np.float32])
+def test_what_is_no_policy_is_refused(base):
+    with pytest.raises(RequestError, match="a policy is a text such as"):
+        Policy(base)
+    with pytest.raises(RequestError, match=r"a part's dtype is a text|a policy's dtypes are"):
+        Policy(softmax=base if base is not None else "fp7")
+
+
+def test_near_names_are_guessed():
+    for make, meant in (
+        (lambda: Policy("FP16"), "fp16"),
+        (lambda: Policy("float32"), "fp32"),
+        (lambda: Policy("bf16,nrom=fp32"), "norm"),
+        (lambda: Policy("bf16", sofmax="fp32"), "softmax"),
+        (lambda: Policy("bf16", softmax="pf16"), "fp16"),
+    ):
+        with pytest.raises(RequestError, match=rf"did you mean {meant}\?$"):
+            make()
 
 
 @pytest.mark.parametrize("part", [*STORED, *ISLANDS])

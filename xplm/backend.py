@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from xplm.errors import BackendError
+from xplm.errors import BackendError, did_you_mean
 from xplm.host_memory import DeviceMemory as DeviceMemory  # an adapter needs both names
 from xplm.host_memory import host_memory as host_memory
 from xplm.threads import check_threads
@@ -61,7 +61,7 @@ def is_memory_error(error: Exception) -> bool:
     return isinstance(error, MemoryError) or str(error) == "can't start new thread"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Backend:
     """An array library on one device."""
 
@@ -101,6 +101,11 @@ class Backend:
         default_factory=dict
     )  # replace portable kernels, fusions and rules of optimizers; may raise KernelError
 
+    def __repr__(self) -> str:
+        """The library and the device."""
+        threads = "" if self.threads is None else f", {self.threads} threads"
+        return f"Backend({self.name} on {self.device_name}{threads})"
+
 
 def backend_names() -> list[str]:
     """The backends that can be named, whether or not their libraries are installed."""
@@ -124,15 +129,17 @@ def load_backend(
         BackendError: no such backend or device, its library or hardware is missing, or it has fewer
             threads. Nothing falls back.
     """
-    kind, _, number = device.partition(":")
+    kind, _, number = str(device).partition(":")
     if kind not in DEFAULT_BACKENDS or (number and not number.isdecimal()):
-        raise BackendError(f'a device is cpu, cuda or cuda:N; got "{device}"')
+        hint = did_you_mean(kind, DEFAULT_BACKENDS)
+        raise BackendError(f'a device is cpu, cuda or cuda:N; got "{device}"{hint}')
 
     found = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
     name = name or DEFAULT_BACKENDS[kind]
     if name not in found:
         raise BackendError(
             f'no backend named "{name}"; installed: {", ".join(sorted(found)) or "none"}'
+            f"{did_you_mean(name, found)}"
         )
     try:
         make_backend = found[name].load()

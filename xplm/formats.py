@@ -34,7 +34,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 
-from xplm.errors import RequestError
+from xplm.errors import RequestError, did_you_mean
 from xplm.namespace import array_namespace
 from xplm.typing import Array
 
@@ -116,6 +116,7 @@ def find_format(name: str) -> Format:
     if format is None:
         raise RequestError(
             f'a number format is one of {", ".join(FORMATS)}, or bits such as e5m7; got "{name}"'
+            f"{did_you_mean(name, FORMATS)}"
         )
     return format
 

@@ -19,14 +19,15 @@ A dtype that a backend has runs as it is; one that it lacks ("fp8", "tf32", "e5m
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from reprlib import repr as shown  # a value of any length, cut short
+from typing import NamedTuple, TypedDict, Unpack
 
 import ml_dtypes
 import numpy as np
 
-from xplm.errors import BackendError, RequestError
-from xplm.formats import Format, find_format, format_of_bits, round_to
+from xplm.errors import BackendError, RequestError, did_you_mean
+from xplm.formats import FORMATS, Format, find_format, format_of_bits, round_to
 from xplm.namespace import array_namespace
 from xplm.typing import Array, DType, Namespace
 
@@ -74,25 +75,66 @@ class PolicyDtypes(NamedTuple):
     loss: DType
 
 
-@dataclass(frozen=True)
+class PolicyParts(TypedDict, total=False):
+    """The fields of Policy, as keywords."""
+
+    param: str
+    compute: str
+    cache: str
+    rope: str
+    norm: str
+    softmax: str
+    loss: str
+    matmul: str
+    accumulate: str
+
+
+@dataclass(frozen=True, init=False, repr=False)
 class Policy:
     """The dtype of every part, by its name in `xplm.formats` ("float32", "bfloat16", "float8_e4m3fn", ...)."""
 
-    param: str = "float32"  # weights at rest
-    compute: str = "float32"  # activations between ops
-    cache: str = "float32"  # keys and values of earlier positions
-    rope: str = "float32"
-    norm: str = "float32"
-    softmax: str = "float32"
-    loss: str = "float32"
-    matmul: str = "float32"  # operands of matrix products; float32 and float64 round nothing
-    accumulate: str = (
-        "float32"  # partial sums of matrix products; float32 and float64 round nothing
-    )
+    param: str
+    """Weights at rest."""
+    compute: str
+    """Activations between ops."""
+    cache: str
+    """Keys and values of earlier positions."""
+    rope: str
+    """Angles of positions, and the rotation by them."""
+    norm: str
+    """Means, variances and the normalised row."""
+    softmax: str
+    """Attention scores, their exponentials and sums."""
+    loss: str
+    """Logits on their way to a loss or a sampler."""
+    matmul: str
+    """Operands of matrix products; float32 and float64 round nothing."""
+    accumulate: str
+    """Partial sums of matrix products; float32 and float64 round nothing."""
+
+    def __init__(self, base: "str | Policy" = "fp32", **parts: Unpack[PolicyParts]) -> None:
+        """A base, with other dtypes for some parts: Policy("bf16", softmax="fp32").
+
+        Args:
+            base: a text as `parse` takes it, or a policy.
+            parts: dtypes, by their names in a policy's text or in `xplm.formats`.
+
+        Raises:
+            RequestError: the base is neither, or a name is unknown.
+        """
+        names = [f.name for f in fields(self)]
+        if unknown := [name for name in parts if name not in names]:
+            raise RequestError(
+                f"a policy's parts are {', '.join(names)}; got unknown {', '.join(unknown)}"
+                f"{did_you_mean(unknown, names)}"
+            )
+        for name, dtype in zip(names, _dtypes(base), strict=True):
+            given = parts.get(name, dtype)
+            object.__setattr__(self, name, dtype if given == dtype else _part_dtype(name, given))
 
     @classmethod
     def parse(cls, text: str) -> "Policy":
-        """Read a policy such as "bf16" or "fp16,norm=fp16,cache=fp32".
+        """Read a policy such as "bf16" or "fp16,norm=fp16,cache=fp32"; Policy(text) does the same.
 
         Args:
             text: a base ("fp64", "fp32", "fp16", "bf16", "tf32", "fp8", "e5m7", ...), then any number of
@@ -104,25 +146,11 @@ class Policy:
         Raises:
             RequestError: a name is unknown, or a part is given twice.
         """
-        base, *overrides = text.split(",")
-        stored = _dtype_name(base, text)
-        policy = cls(param=stored, compute=stored, cache=stored)
-        if stored == "float64":
-            policy = cls(*[stored] * len(fields(cls)))
+        return cls(text)
 
-        seen: set[str] = set()
-        for override in overrides:
-            part, _, short = override.partition("=")
-            part = part.strip()
-            if part not in {f.name for f in fields(cls)} or part in seen:
-                known = ", ".join(f.name for f in fields(cls))
-                raise RequestError(
-                    f"a policy names each part once, out of {known}; "
-                    f'got "{override}" in "{text}"; write, for example, "bf16,softmax=bf16"'
-                )
-            seen.add(part)
-            policy = replace(policy, **{part: _dtype_name(short, text)})
-        return policy
+    def __repr__(self) -> str:
+        """The policy as a call that makes it: Policy("bf16,softmax=bf16")."""
+        return f'Policy("{self}")'
 
     def __str__(self) -> str:
         """The shortest text that `parse` reads back as this policy."""
@@ -176,6 +204,42 @@ def cast_host(x: np.ndarray, dtype: np.dtype | Format) -> np.ndarray:
     return x.astype(dtype, copy=False)
 
 
+def _dtypes(base: str | Policy) -> list[str]:
+    """The dtype of each field of a policy, or of its text."""
+    names = [f.name for f in fields(Policy)]
+    if isinstance(base, Policy):
+        return [getattr(base, name) for name in names]
+    if not isinstance(base, str):
+        raise RequestError(
+            f'a policy is a text such as "bf16,softmax=bf16", or a Policy; got {shown(base)}'
+        )
+    stored, *overrides = base.split(",")
+    stored = _dtype_name(stored, base)
+    others = "float64" if stored == "float64" else "float32"
+    dtypes = dict.fromkeys(names, others) | dict.fromkeys(("param", "compute", "cache"), stored)
+
+    seen: set[str] = set()
+    for override in overrides:
+        part, _, short = override.partition("=")
+        part = part.strip()
+        if part not in names or part in seen:
+            raise RequestError(
+                f"a policy names each part once, out of {', '.join(names)}; "
+                f'got "{override}" in "{base}"; write, for example, "bf16,softmax=bf16"'
+                + ("" if part in seen else did_you_mean(part, names))
+            )
+        seen.add(part)
+        dtypes[part] = _dtype_name(short, base)
+    return list(dtypes.values())
+
+
+def _part_dtype(part: str, dtype: object) -> str:
+    """The name in `xplm.formats` of a part's dtype, which may be a short one."""
+    if not isinstance(dtype, str):
+        raise RequestError(f'a part\'s dtype is a text such as "bf16"; got {part}={shown(dtype)}')
+    return dtype if dtype in FORMATS else _dtype_name(dtype, f"{part}={dtype}")
+
+
 def _dtype_name(short: str, text: str) -> str:
     short = short.strip()
     if short in SHORT_NAMES:
@@ -185,6 +249,7 @@ def _dtype_name(short: str, text: str) -> str:
         raise RequestError(
             f"a policy's dtypes are {', '.join(SHORT_NAMES)}, or bits such as e5m7 (2 to 8, and 1 to 23); "
             f'got "{short}" in "{text}"; write, for example, "bf16" or "bf16,softmax=bf16"'
+            f"{did_you_mean(_short_name(short) if short in FORMATS else short, SHORT_NAMES)}"
         )
     return format.name
 

@@ -10,14 +10,16 @@ import numpy as np
 
 from xplm.backend import Backend
 from xplm.emulation import Rounding, emulate
-from xplm.errors import KernelError, RequestError
+from xplm.errors import KernelError, RequestError, did_you_mean
 from xplm.formats import Format, round_to
 from xplm.kernels import PORTABLE
 from xplm.kernels.fusions import FUSIONS, MADE_OF
 from xplm.precision import HOST_DTYPES, Policy, PolicyDtypes
 
+KERNELS = ("fused", "portable")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Runtime:
     """A backend and a policy, with the kernel table and the dtypes that follow from them."""
 
@@ -26,11 +28,15 @@ class Runtime:
     kernels: Mapping[str, Callable[..., Any]]  # by function name: "rms_norm_fwd"
     dtype: PolicyDtypes  # the backend's dtype objects; a Format where it is emulated
     host_dtype: PolicyDtypes  # the same as NumPy dtypes; float32 where it is emulated
-    ops: Any = field(init=False, repr=False)  # the kernel table, as attributes
+    ops: Any = field(init=False)  # the kernel table, as attributes
 
     def __post_init__(self) -> None:
         """Spread the table out, so that a layer reads `rt.ops.rms_norm_fwd(...)`."""
         object.__setattr__(self, "ops", SimpleNamespace(**self.kernels))
+
+    def __repr__(self) -> str:
+        """The library, the device and the policy."""
+        return f"Runtime({self.backend.name} on {self.backend.device_name}, {self.policy!r})"
 
     def fused(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The backend's replacement for `function`, or `function` itself."""
@@ -66,10 +72,10 @@ def make_runtime(
         BackendError: the backend lacks float32, or float64 where the policy names it; or its kernels lack so many
             threads as are asked for.
     """
-    if kernels not in ("fused", "portable"):
-        raise RequestError(f'kernels are "fused" or "portable"; got "{kernels}"')
-    if isinstance(policy, str):
-        policy = Policy.parse(policy)
+    if kernels not in KERNELS:
+        hint = did_you_mean(str(kernels), KERNELS)
+        raise RequestError(f'kernels are "fused" or "portable"; got "{kernels}"{hint}')
+    policy = Policy(policy)
 
     backend = emulate(backend, policy, rounding)
     own = dict(backend.kernels) if kernels == "fused" else {}

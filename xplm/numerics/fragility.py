@@ -104,7 +104,7 @@ def measure_fragility(
         RequestError: a prompt is empty, a reply does not fit the context behind it, an id is unknown, or `against` is
             not a policy.
     """
-    policy = Policy.parse(against) if isinstance(against, str) else against
+    policy = Policy(against)
     measured, scale = _measurable(policy)
     for prompt, reply in zip(prompts, replies, strict=True):
         engine.check_ids(prompt)
