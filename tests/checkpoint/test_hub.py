@@ -216,6 +216,14 @@ def test_a_repository_of_pickle_is_refused(hub, cache):
     assert hub.ranges == []
 
 
+def test_an_adapters_repository_is_refused_with_what_to_do(hub, cache):
+    for name in [name for name in hub.files if "safetensors" in name]:
+        del hub.files[name]
+    hub.files["adapter_config.json"] = b"{}"
+    with pytest.raises(DownloadError, match="is an adapter; download it into a directory"):
+        pull_tiny(hub, cache)
+
+
 def test_a_repository_without_a_tokenizer_is_refused(hub, cache):
     del hub.files["tokenizer.json"]
     with pytest.raises(DownloadError, match=r"lacks tokenizer\.json"):

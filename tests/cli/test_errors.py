@@ -8,10 +8,12 @@ import sys
 
 import numpy as np
 import pytest
+import typer
 from safetensors.numpy import load_file, save_file
 
 from tests.cli.conftest import write_tiny
 from tests.generate.tiny import CHAT_TEMPLATE
+from xplm.cli.main import HELP_ALONE, make_app
 
 GENERATE = ("generate", "--max-new-tokens", 1)
 
@@ -19,10 +21,20 @@ GENERATE = ("generate", "--max-new-tokens", 1)
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
-        ([], "Missing command"),
-        (["gnerate"], "No such command 'gnerate'"),
-        (["generate", "x", "--nonesuch"], "No such option: --nonesuch"),
+        (["gnerate"], "No such command 'gnerate'. Did you mean 'generate', 'grade'?"),
+        (["generate", "x", "--nonesuch"], "No such option: --nonesuch; see xplm generate --help"),
+        (["generate", "x", "--temprature", 1], "(Possible options: --temperature)"),
         (["generate", "x", "--model"], "'--model' requires an argument"),
+        (["generate", "x", "--model", "shakespear"], "did you mean shakespeare?"),
+        (["generate", "x", "--policy", "FP16"], "did you mean fp16?"),
+        (["generate", "x", "--backend", "nunpy"], "did you mean numpy?"),
+        (["generate", "x", "--kernels", "portabel"], "did you mean portable?"),
+        (["explain", "rmsnorm"], "did you mean rms_norm?"),
+        (["gradcheck", "--op", "atention"], "did you mean attention?"),
+        (["convert", "shakespeare", "target", "--dtype", "fp61"], "did you mean fp16?"),
+        (["models", "remove", "nonesuch"], 'got "nonesuch"'),
+        (["precision", "sweap"], "Did you mean 'sweep'?; see xplm precision --help"),
+        (["precision", "search", "--parts", "sofmax"], "see xplm precision search --help"),
         (["generate", "x", "--top-k", "many"], "'--top-k'"),
         (["generate", "x", "--threads", 0], "'--threads'"),
         (["generate", "x", "--top-p", 7], "top_p must be a number, above 0 and at most 1; got 7.0"),
@@ -32,7 +44,7 @@ GENERATE = ("generate", "--max-new-tokens", 1)
         (["generate", "x", "--stop", ""], "every stop text must be"),
         (["generate", "x", "--num-beams", 2, "--temperature", 1], "beam search does not sample"),
         (["generate", "x", "--seed", -1], "seed must be"),
-        (["generate", "x", "--system", "y"], "--system needs --chat"),
+        (["generate", "x", "--system", "y"], "--system needs --chat; see xplm generate --help"),
         (["generate", "x", "--policy", "fp7"], 'got "fp7"'),
         (["generate", "x", "--policy", "bf16,wings=fp32"], 'got "wings=fp32"'),
         (["generate", "x", "--kernels", "magic"], 'got "magic"'),
@@ -45,8 +57,7 @@ GENERATE = ("generate", "--max-new-tokens", 1)
         (["pull", "nonesuch"], 'got "nonesuch"'),
         (["pull"], "Missing argument"),
         (["convert", "nonesuch", "target"], 'got "nonesuch"'),
-        (["eval"], "Missing command"),
-        (["eval", "perplexity"], "Missing option '--text'"),
+        (["eval", "perplexity"], "Missing option '--text'; see xplm eval perplexity --help"),
         (["eval", "perplexity", "--text", "/nonesuch.txt"], '"/nonesuch.txt": No such file'),
     ],
 )
@@ -72,6 +83,32 @@ def test_bad_usage(xplm, arguments, fragment):
 )
 def test_bad_text(xplm, tiny_directory, arguments, stdin, fragment):
     assert fragment in xplm(*arguments, "--model", tiny_directory, stdin=stdin).error
+
+
+@pytest.mark.parametrize("group", HELP_ALONE, ids=" ".join)
+def test_a_group_without_a_command_prints_its_help(xplm, group):
+    out = xplm(*group)
+    assert (out.code, out.stderr) == (0, "")
+    assert out.stdout == xplm(*group, "--help").stdout
+
+
+def test_every_group_prints_its_help():
+    app = typer.main.get_command(make_app())
+    groups = [
+        [name]
+        for name, command in app.commands.items()
+        if hasattr(command, "commands") and not command.invoke_without_command
+    ]
+    assert sorted(HELP_ALONE) == sorted([[], *groups])
+
+
+def test_an_adapter_as_a_model_is_refused_with_the_command_that_works(xplm, tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    for command in (["generate", "x", "--model", tmp_path], ["convert", tmp_path, "out"]):
+        error = xplm(*command).error
+        assert f"{tmp_path} is an adapter for org/base" in error
+        assert f"--model org/base --adapter {tmp_path}" in error
 
 
 def test_nobody_types_a_prompt(xplm):

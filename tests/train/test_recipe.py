@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from xplm.errors import RequestError
+from xplm.train.optimizers import find_optimizer
 from xplm.train.recipe import (
     DataRecipe,
     Recipe,
@@ -195,4 +196,25 @@ def test_a_name_near_a_recipes_is_guessed(name, hint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RequestError, match="a recipe is one of facts-chat, ") as error:
         load_recipe(name)
+    assert str(error.value).endswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("train.step", "did you mean steps?"),
+        ("model.n_layers", "did you mean num_hidden_layers?"),
+        ("train.lr", "did you mean schedule.lr?"),
+        ("shedule.lr", "did you mean schedule?"),
+        ("optimizer.wieght_decay", "did you mean weight_decay?"),
+        ("train.zebra", "got unknown zebra"),
+    ],
+)
+def test_a_key_near_a_recipes_is_guessed(key, hint):
+    def read():
+        recipe = load_recipe("shakespeare-char", {"data.path": "x", key: 1})
+        find_optimizer(recipe.optimizer.name).make_options(recipe.optimizer.options)
+
+    with pytest.raises(RequestError) as error:
+        read()
     assert str(error.value).endswith(hint)

@@ -25,6 +25,7 @@ import numpy as np
 
 from xplm.checkpoint.adapter_config import AdapterConfig, read_adapter_config
 from xplm.checkpoint.files import write_json
+from xplm.checkpoint.huggingface import ADAPTER_CONFIG
 from xplm.checkpoint.layouts import MODULES, TRANSPOSED, stored_name, stored_tensors
 from xplm.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
 from xplm.checkpoint.save import write_tensors
@@ -35,7 +36,7 @@ from xplm.precision import cast
 from xplm.runtime import Runtime
 from xplm.typing import Array, Params
 
-CONFIG = "adapter_config.json"
+CONFIG = ADAPTER_CONFIG
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"

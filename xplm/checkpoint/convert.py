@@ -12,7 +12,7 @@ from xplm.checkpoint.files import copy_file
 from xplm.checkpoint.load import check_layers, check_tied, match_names
 from xplm.checkpoint.opening import open_checkpoint
 from xplm.checkpoint.save import MODEL_DTYPES, SHARD_BYTES, save_directory
-from xplm.errors import RequestError
+from xplm.errors import RequestError, did_you_mean
 from xplm.models.decoder import EMBEDDING, param_specs
 from xplm.precision import SHORT_NAMES
 from xplm.text.template_files import TEMPLATE_FOLDER, template_files
@@ -57,7 +57,8 @@ def convert(
     """
     name = SHORT_NAMES.get(dtype, dtype)
     if name not in MODEL_DTYPES:
-        raise RequestError(f'a checkpoint is written in fp32, fp16 or bf16; got "{dtype}"')
+        hint = did_you_mean(dtype, ("fp32", "fp16", "bf16", *MODEL_DTYPES))
+        raise RequestError(f'a checkpoint is written in fp32, fp16 or bf16; got "{dtype}"{hint}')
 
     checkpoint = open_checkpoint(source)
     check_layers(checkpoint)

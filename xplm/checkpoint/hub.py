@@ -24,7 +24,14 @@ from xplm.checkpoint.download import (
     require_hub_library,
 )
 from xplm.checkpoint.files import Progress
-from xplm.checkpoint.huggingface import CONFIG, INDEX, WEIGHTS, indexed_shards, shard_names
+from xplm.checkpoint.huggingface import (
+    ADAPTER_CONFIG,
+    CONFIG,
+    INDEX,
+    WEIGHTS,
+    indexed_shards,
+    shard_names,
+)
 from xplm.errors import CheckpointError, DownloadError
 
 TOKENIZER = "tokenizer.json"
@@ -144,6 +151,11 @@ def _check_files(repo: str, files: list[str]) -> None:
     missing = [name for name in (CONFIG, TOKENIZER) if name not in files]
     if INDEX not in files and WEIGHTS not in files:
         missing.append(f"{WEIGHTS} (weights in pickle files can run code and are never loaded)")
+    if missing and ADAPTER_CONFIG in files:
+        raise DownloadError(
+            f"a model has weights of its own; {repo} is an adapter; download it into a directory, "
+            "and give its model, with the directory as --adapter"
+        )
     if missing:
         raise DownloadError(
             f"a repository must hold {CONFIG}, {TOKENIZER} and safetensors; {repo} lacks "

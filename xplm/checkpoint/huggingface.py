@@ -25,6 +25,7 @@ from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError, ConfigError
 
 CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"  # of a directory that holds an adapter, and no model
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 STORED_KINDS = ("F32", "F16", "BF16")

@@ -2,9 +2,11 @@
 
 import os
 from pathlib import Path
+from shlex import quote
 
 from xplm.checkpoint.checkpoint import Checkpoint
-from xplm.checkpoint.huggingface import open_directory
+from xplm.checkpoint.huggingface import ADAPTER_CONFIG, INDEX, WEIGHTS, open_directory
+from xplm.checkpoint.untrusted import read_json_object
 from xplm.errors import CheckpointError
 
 
@@ -18,10 +20,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
         The checkpoint; nothing of its weights is in memory yet.
 
     Raises:
-        CheckpointError: there is neither at the path, or it is malformed.
+        CheckpointError: there is neither at the path, or it is malformed or an adapter.
         ConfigError: the model is not one that xplm has.
     """
     if os.path.isdir(path):  # false, too, for what cannot be a path
+        _refuse_adapter(path)
         return open_directory(path)
     if path.suffix == ".gguf":
         from xplm.checkpoint.gguf import open_gguf  # the gguf package takes 50 ms to import
@@ -31,4 +34,22 @@ def open_checkpoint(path: Path) -> Checkpoint:
     raise CheckpointError(
         f"a model is a Hugging Face directory or a .gguf file; {path} is {got}; "
         f"give the directory that holds config.json"
+    )
+
+
+def _refuse_adapter(path: Path) -> None:
+    """Refuse a directory that holds an adapter and no weights of a model.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    if not os.path.isfile(path / ADAPTER_CONFIG):
+        return
+    if any(os.path.isfile(path / name) for name in (WEIGHTS, INDEX)):
+        return
+    named = read_json_object(path / ADAPTER_CONFIG).get("base_model_name_or_path")
+    base = named if isinstance(named, str) and named else "MODEL"
+    raise CheckpointError(
+        f"a model has weights of its own; {path} is an adapter for {base}; give both: "
+        f"--model {quote(base)} --adapter {quote(str(path))}, or in Python load({base!r}, adapter={str(path)!r})"
     )

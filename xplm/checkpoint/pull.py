@@ -12,7 +12,7 @@ from pathlib import Path
 from xplm.checkpoint.files import Progress
 from xplm.checkpoint.hub import is_hub_id, pull_from_hub, resolve_in_hub_cache
 from xplm.checkpoint.named import NAMED, fetch_named
-from xplm.errors import DownloadError
+from xplm.errors import DownloadError, did_you_mean
 
 EMBEDDED = {"shakespeare": Path(__file__).parent / "embedded" / "shakespeare"}
 """Models that need no network at all."""
@@ -103,7 +103,7 @@ def _find(name: str, home: Path | None, hub_cache: Path | None) -> Path | None:
         return resolve_in_hub_cache(name, hub_cache)
     raise DownloadError(
         f"a model is one of {', '.join((*EMBEDDED, *NAMED))}, a Hugging Face id (org/name) or a path that exists; "
-        f'got "{name}"; check its spelling'
+        f'got "{name}"{did_you_mean(name, (*EMBEDDED, *NAMED)) or "; check its spelling"}'
     )
 
 

@@ -8,7 +8,7 @@ from xplm.checkpoint.files import remove
 from xplm.checkpoint.hub import resolve_in_hub_cache
 from xplm.checkpoint.named import NAMED
 from xplm.checkpoint.pull import EMBEDDED, default_home
-from xplm.errors import DownloadError
+from xplm.errors import DownloadError, did_you_mean
 
 if TYPE_CHECKING:
     from huggingface_hub import CachedRepoInfo
@@ -71,7 +71,9 @@ def remove_model(name: str, home: Path | None, hub_cache: Path | None = None) ->
     removable = [n for n, model in models.items() if model.source != PACKAGE]
     if name not in removable:
         there = ", ".join(removable) or "none"
-        raise DownloadError(f'a model to remove is one that was pulled: {there}; got "{name}"')
+        raise DownloadError(
+            f'a model to remove is one that was pulled: {there}; got "{name}"{did_you_mean(name, removable)}'
+        )
     try:
         remove(models[name].path)
     except OSError as cause:

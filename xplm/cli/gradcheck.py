@@ -11,7 +11,7 @@ import typer
 from xplm.backend import Backend, load_backend
 from xplm.cli.flags import WhereFlags, takes_flags
 from xplm.cli.output import Output, OutputFlags
-from xplm.errors import RequestError
+from xplm.errors import RequestError, did_you_mean
 from xplm.models.decoder import param_specs
 from xplm.numerics.check_layers import LAYERS, VARIANTS, check_layer
 from xplm.numerics.check_model import check_model
@@ -100,7 +100,7 @@ def gradcheck(
     if op is not None and model is not None:
         raise RequestError("a check is of an op or of a model; got --op and --model; give one")
     if op is not None and op not in OPS:
-        raise RequestError(f'an op is one of {", ".join(OPS)}; got "{op}"')
+        raise RequestError(f'an op is one of {", ".join(OPS)}; got "{op}"{did_you_mean(op, OPS)}')
     if op is not None and entries is not None:
         raise RequestError("an op is checked at every number; got --op and --entries; give one")
     computer, kernels = load_backend(where.backend, where.device, where.threads), where.kernels

@@ -29,6 +29,9 @@ COMMANDS = (
 )  # fmt: skip
 """In the order of the help. Each is a function, or an `app` of several, in a module of its own name."""
 
+HELP_ALONE: tuple[list[str], ...] = ([], ["eval"], ["precision"])
+"""Command lines that name no command yet: each prints the help that lists the commands."""
+
 
 def make_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
     """The command line with some of its commands: only what is asked for is imported."""
@@ -74,7 +77,8 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
-    named = (_completed_words() or list(arguments))[:1]
+    arguments = [*arguments, *(["--help"] if list(arguments) in HELP_ALONE else [])]
+    named = (_completed_words() or arguments)[:1]
     wanted: Sequence[str] = COMMANDS
     if named == ["--version"]:
         wanted = ()
@@ -84,9 +88,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         # What overflows is found where it matters, in the logits or the loss; a warning would be a second line.
         with np.errstate(all="ignore"), progress_as_before():
-            code = app(list(arguments), prog_name="xplm", standalone_mode=False)
+            code = app(arguments, prog_name="xplm", standalone_mode=False)
     except typer.TyperException as error:  # an unknown flag, a missing argument
-        print(error_line(f"{error.format_message().rstrip('.')}; see xplm --help"), file=sys.stderr)
+        message = f"{error.format_message().rstrip('.')}; see {_command_of(error)} --help"
+        print(error_line(message), file=sys.stderr)
         return BAD_INPUT
     except XplmError as error:
         print(error_line(str(error)), file=sys.stderr)
@@ -103,6 +108,12 @@ def main(arguments: Sequence[str]) -> int:
     message = f"a command must fit the memory; got: {failure}{there}; ask for less, or free memory"
     print(error_line(message), file=sys.stderr)
     return BAD_INPUT
+
+
+def _command_of(error: typer.TyperException) -> str:
+    """The command that refused its arguments, such as "xplm eval perplexity"."""
+    context: typer.Context | None = getattr(error, "ctx", None)  # usage errors have one
+    return "xplm" if context is None else context.command_path
 
 
 def _completed_words() -> list[str]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import xplm.typing
 from xplm.backend import Backend
-from xplm.errors import RequestError
+from xplm.errors import RequestError, did_you_mean
 from xplm.kernels import PORTABLE
 from xplm.numerics.check_ops import OpRun, run_case
 from xplm.numerics.mistakes import CHAINS
@@ -65,7 +65,7 @@ def explain(backend: Backend, op: str) -> Explanation:
         RequestError: there is no such op.
     """
     if op not in OPS:
-        raise RequestError(f'an op is one of {", ".join(OPS)}; got "{op}"')
+        raise RequestError(f'an op is one of {", ".join(OPS)}; got "{op}"{did_you_mean(op, OPS)}')
     forward, backward = PORTABLE[f"{op}_fwd"], PORTABLE[f"{op}_bwd"]
     module = sys.modules[forward.__module__]
     title, sections = _sections(inspect.getdoc(module) or "")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xplm.errors import RequestError
+from xplm.errors import RequestError, did_you_mean
 from xplm.numerics.gradient_check import OP_LIMIT, relative_errors
 from xplm.numerics.grading.attempt import Attempt, fits_definition, judge_forward, try_backward
 from xplm.numerics.grading.diagnosis import Finding, Trial, diagnose
@@ -52,7 +52,7 @@ def grade(path: Path, op: str | None = None) -> Grade:
     if op not in CHAINS:
         raise RequestError(
             f'an op to grade is one of {", ".join(CHAINS)}; got "{op or path.name}"; '
-            'write OP = "..." in the file, or pass --op'
+            'write OP = "..." in the file, or pass --op' + did_you_mean(op or path.stem, CHAINS)
         )
     attempt = Attempt(submission, op)
     if op == "cross_entropy" and attempt.returns_a_number():

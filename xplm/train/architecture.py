@@ -9,7 +9,7 @@ so that whatever is trained, transformers knows the model.
 from typing import Any, Protocol
 
 from xplm.config import DecoderConfig
-from xplm.errors import RequestError
+from xplm.errors import RequestError, did_you_mean
 from xplm.families import FAMILIES
 from xplm.train.recipe import ModelRecipe
 
@@ -67,6 +67,7 @@ def make_config(model: ModelRecipe, context: int, tokenizer: Vocabulary) -> Deco
         raise RequestError(
             'model.arch is "llama", or "gpt" with position "learned" or "rope"; '
             f"got {model.arch!r} with position {model.position!r}"
+            f"{did_you_mean(model.arch, ('llama', 'gpt')) if model.arch not in ('llama', 'gpt') else ''}"
         )
     family = FAMILIES[model_type]
     if model_type == "gpt2" and (model.num_key_value_heads or model.head_dim):

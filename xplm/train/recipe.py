@@ -15,7 +15,7 @@ does not exist is taken for a name.
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from pathlib import Path
@@ -23,7 +23,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin
 
 from xplm.checkpoint.untrusted import MAX_TOML_BYTES, parse_toml, read_text
-from xplm.errors import RequestError
+from xplm.errors import RequestError, did_you_mean
 from xplm.generate.options import SamplingOptions
 from xplm.text.trainable import TOKENIZER_KINDS
 from xplm.train.recipe_names import find_recipe
@@ -274,7 +274,10 @@ def _check_sections(tables: Mapping[str, Any]) -> None:
     sections = [f.name for f in fields(Recipe)]
     for name, table in tables.items():
         if name not in sections or not isinstance(table, Mapping):
-            raise RequestError(f"a recipe's sections are [{'], ['.join(sections)}]; got {name}")
+            hint = "" if name in sections else did_you_mean(name, sections)
+            raise RequestError(
+                f"a recipe's sections are [{'], ['.join(sections)}]; got {name}{hint}"
+            )
 
 
 def _section(kind: Any, name: str, table: Mapping[str, Any]) -> Any:
@@ -283,7 +286,10 @@ def _section(kind: Any, name: str, table: Mapping[str, Any]) -> Any:
     free = types.pop("options", None)
     unknown = {key: value for key, value in table.items() if key not in types}
     if unknown and not free:
-        raise RequestError(f"[{name}] has {', '.join(types)}; got unknown {', '.join(unknown)}")
+        hint = _where_else(unknown) or did_you_mean(unknown, types)
+        raise RequestError(
+            f"[{name}] has {', '.join(types)}; got unknown {', '.join(unknown)}{hint}"
+        )
     for key, value in unknown.items():
         if not isinstance(value, int | float | str):  # a date, say
             raise RequestError(
@@ -294,6 +300,18 @@ def _section(kind: Any, name: str, table: Mapping[str, Any]) -> Any:
         key: _typed(f"{name}.{key}", v, types[key]) for key, v in table.items() if key in types
     }
     return kind(**given, options=unknown) if free else kind(**given)
+
+
+def _where_else(keys: Iterable[str]) -> str:
+    """The end of a message about unknown keys that other sections have: "; did you mean schedule.lr?", or ""."""
+    sections: dict[str, Any] = {f.name: f.type for f in fields(Recipe)}
+    places = [
+        f"{section}.{key}"
+        for key in keys
+        for section, kind in sections.items()
+        if key in {f.name for f in fields(kind)} - {"options"}
+    ]
+    return f"; did you mean {' or '.join(places)}?" if places else ""
 
 
 def _typed(key: str, value: Any, kind: Any) -> Any:

@@ -1,10 +1,9 @@
 """Recipes that come with xplm, by name: the files of `xplm/train/recipes`, with the small texts that they train on."""
 
 import os
-from difflib import get_close_matches
 from pathlib import Path
 
-from xplm.errors import RequestError
+from xplm.errors import RequestError, did_you_mean
 
 RECIPES = {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}
 
@@ -23,8 +22,7 @@ def find_recipe(name: str | Path) -> Path:
     path = Path(name)
     if os.path.exists(path):  # False, too, for a name that cannot be a path
         return path
-    near = get_close_matches(path.stem, RECIPES, n=1)
-    hint = f"did you mean {near[0]}?" if near else "check the spelling"
+    hint = did_you_mean(path.stem, RECIPES) or "; check the spelling"
     raise RequestError(
-        f'a recipe is one of {", ".join(RECIPES)}, or a TOML file that exists; got "{name}"; {hint}'
+        f'a recipe is one of {", ".join(RECIPES)}, or a TOML file that exists; got "{name}"{hint}'
     )

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from math import cos, inf, pi, sqrt
 from typing import TypeAlias
 
-from xplm.errors import RequestError
+from xplm.errors import RequestError, did_you_mean
 
 Schedule: TypeAlias = Callable[[int], float]
 """Learning rate of a step, counted from 0."""
@@ -56,7 +56,8 @@ def make_schedule(
         RequestError: the kind is unknown, or the numbers contradict each other.
     """
     if kind not in SHAPES:
-        raise RequestError(f'a schedule is one of {", ".join(SHAPES)}; got "{kind}"')
+        hint = did_you_mean(kind, SHAPES)
+        raise RequestError(f'a schedule is one of {", ".join(SHAPES)}; got "{kind}"{hint}')
     if not 0.0 <= min_lr <= lr:
         raise RequestError(f"0 <= min_lr <= lr must hold; got min_lr = {min_lr}, lr = {lr}")
     if warmup_steps < 0 or steps < 1:

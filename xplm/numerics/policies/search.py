@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xplm.errors import RequestError
+from xplm.errors import RequestError, did_you_mean
 from xplm.generate.engine import Engine
 from xplm.numerics.policies.cost import PARTS, bits, total_bytes
 from xplm.numerics.policies.distance import NOT_SCORED, total_loss
@@ -65,7 +65,10 @@ def search(
     if not budget >= 0.0:
         raise RequestError(f"a budget must be at least 0 nats a token; got {budget}")
     if unknown := [part for part in parts if part not in PARTS]:
-        raise RequestError(f"the parts that cost are {', '.join(PARTS)}; got {', '.join(unknown)}")
+        raise RequestError(
+            f"the parts that cost are {', '.join(PARTS)}; got {', '.join(unknown)}"
+            f"{did_you_mean(unknown, PARTS)}"
+        )
     narrowest_first = sorted((Policy.parse(short).compute for short in formats), key=bits)
 
     best = Policy()

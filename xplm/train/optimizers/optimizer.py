@@ -17,7 +17,7 @@ from math import inf
 from numbers import Real
 from typing import Any, NamedTuple, TypeAlias
 
-from xplm.errors import RequestError
+from xplm.errors import RequestError, did_you_mean
 from xplm.params import ParamSpec
 from xplm.typing import Array, Params
 
@@ -51,6 +51,7 @@ class Optimizer:
         if unknown:
             raise RequestError(
                 f"this optimizer's options are {', '.join(known)}; got unknown {', '.join(unknown)}"
+                f"{did_you_mean(unknown, known)}"
             )
         return self.options(**values)
 

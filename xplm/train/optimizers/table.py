@@ -1,6 +1,6 @@
 """Every optimizer by the name that a recipe gives it."""
 
-from xplm.errors import RequestError
+from xplm.errors import RequestError, did_you_mean
 from xplm.train.optimizers.adafactor import ADAFACTOR
 from xplm.train.optimizers.adam import ADAM
 from xplm.train.optimizers.adamw import ADAMW
@@ -26,5 +26,6 @@ def find_optimizer(name: str) -> Optimizer:
         RequestError: there is none.
     """
     if name not in OPTIMIZERS:
-        raise RequestError(f'an optimizer is one of {", ".join(OPTIMIZERS)}; got "{name}"')
+        hint = did_you_mean(name, OPTIMIZERS)
+        raise RequestError(f'an optimizer is one of {", ".join(OPTIMIZERS)}; got "{name}"{hint}')
     return OPTIMIZERS[name]
