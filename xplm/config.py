@@ -25,30 +25,55 @@ class DecoderConfig:
     """Everything that decides a decoder's shapes and arithmetic."""
 
     model_type: str
+    """The family, as config.json names it."""
     vocab_size: int
+    """V, rows of the embedding."""
     hidden_size: int
+    """C, width of the residual stream."""
     intermediate_size: int
+    """F, width of the MLP."""
     num_hidden_layers: int
+    """L, blocks."""
     num_attention_heads: int
+    """H, query heads."""
     num_key_value_heads: int
+    """K, key/value heads."""
     head_dim: int
-    max_position_embeddings: int  # positions
-    norm: str  # "rms_norm" or "layer_norm"
+    """D, width of a head."""
+    max_position_embeddings: int
+    """Positions."""
+    norm: str
+    """"rms_norm" or "layer_norm"."""
     norm_eps: float
-    activation: str  # of the MLP: "swiglu" or "gelu"
-    rope: RopeConfig | None  # None: positions are learned
-    attention_bias: bool  # of q, k, v
-    output_bias: bool  # of o
+    """Added to the mean square, or to the variance."""
+    activation: str
+    """Of the MLP: "swiglu" or "gelu"."""
+    rope: RopeConfig | None
+    """None: positions are learned."""
+    attention_bias: bool
+    """Whether q, k and v have a bias."""
+    output_bias: bool
+    """Whether o has a bias."""
     mlp_bias: bool
+    """Whether the MLP's matrices have a bias."""
     tie_word_embeddings: bool
-    windows: tuple[int | None, ...]  # one a layer: the keys it sees, None for all
-    scale_attn_weights: bool = True  # scores are divided by sqrt(head_dim)
-    scale_attn_by_inverse_layer_idx: bool = False  # and by the layer's number, from 1
+    """Whether the embedding is the head too."""
+    windows: tuple[int | None, ...]
+    """One a layer: the keys it sees, None for all."""
+    scale_attn_weights: bool = True
+    """Scores are divided by sqrt(head_dim)."""
+    scale_attn_by_inverse_layer_idx: bool = False
+    """And by the layer's number, from 1."""
     initializer_range: float = 0.02
+    """Standard deviation of initial weights."""
     bos_token_id: int | None = None
+    """Begins a text."""
     eos_token_id: tuple[int, ...] = ()
+    """Each ends a text."""
     pad_token_id: int | None = None
-    context: int | None = None  # positions of a sequence, asked for; None: what the rest says
+    """Fills up a batch."""
+    context: int | None = None
+    """Positions of a sequence, asked for; None: what the rest says."""
 
     @property
     def context_length(self) -> int:

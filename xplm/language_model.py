@@ -1,9 +1,8 @@
 """A language model, ready to use: the Python interface that scripts and the command line are written against."""
 
-from collections.abc import Generator, Iterable, Sequence
-from numbers import Integral
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard, cast, overload
+from typing import Unpack, overload
 
 import numpy as np
 
@@ -14,24 +13,27 @@ from xplm.checkpoint.load import LOAD_ADVICE, load_params
 from xplm.checkpoint.opening import open_checkpoint
 from xplm.checkpoint.pull import pull
 from xplm.config import DecoderConfig
-from xplm.errors import RequestError
+from xplm.errors import RequestError, refuse_unknown_keywords
 from xplm.generate.decode import generate_steps, sum_timings
 from xplm.generate.engine import Engine
-from xplm.generate.options import make_options
+from xplm.generate.options import BatchKeywords, SamplingKeywords, make_options
 from xplm.generate.perplexity import Perplexity, compute_perplexity
+from xplm.generate.prompts import Ids, Prompt, is_ids, refused_prompt, require_ids, split_batch
 from xplm.generate.reply import Reply, start_reply
 from xplm.generate.result import Generation
 from xplm.generate.session import Chat
 from xplm.generate.stream import TextStream, stream_reply
+from xplm.models.decoder import param_specs
 from xplm.numerics.fragility import AGAINST, TokenFragility, measure_fragility
 from xplm.out_of_memory import memory_faults
+from xplm.params import count_params
+from xplm.precision import Policy
 from xplm.runtime import Runtime, make_runtime
 from xplm.text.chat_encoder import ChatEncoder
+from xplm.text.faults import require_text
 from xplm.text.tokenizer import Tokenizer
+from xplm.train.gradient import text_loss_and_grads
 from xplm.typing import Params
-
-Prompt = str | Sequence[int]
-"""Text, or the token ids of one."""
 
 
 class LanguageModel:
@@ -49,16 +51,31 @@ class LanguageModel:
             tokenizer: the model's.
         """
         self.config = config
+        """The decoder's configuration."""
         self.params = params
+        """Parameters by Hugging Face name, on the backend's device."""
         self.rt = rt
+        """Backend, kernels and policy."""
         self.tokenizer = tokenizer
+        """Text to token ids and back."""
         self.engine = Engine(rt, config, params)
+        """The decoder as generation calls it."""
 
-    def logits(self, ids: Sequence[int]) -> np.ndarray:
+    def __repr__(self) -> str:
+        """Family, size, context, policy and place."""
+        size = f"{count_params(param_specs(self.config)):,} parameters"
+        place = f"{self.rt.backend.name} on {self.rt.backend.device_name}"
+        return (
+            f"LanguageModel({self.config.model_type}, {size}, context {self.engine.context}, "
+            f"{self.rt.policy}, {place})"
+        )
+
+    @refuse_unknown_keywords
+    def logits(self, ids: Ids) -> np.ndarray:
         """The model's scores for the token after each position.
 
         Args:
-            ids: T token ids.
+            ids: T token ids, in a list or a 1-D NumPy array.
 
         Returns:
             (T, V) float32, on the host.
@@ -68,20 +85,42 @@ class LanguageModel:
         """
         return self.engine.logits(self.engine.check_ids(ids))
 
-    @overload
-    def generate(self, prompts: Prompt, **options: Any) -> Generation: ...
+    @refuse_unknown_keywords
+    def loss_and_grads(self, text: Prompt) -> tuple[float, Params]:
+        """The loss of a text, and its gradient with respect to every parameter.
+
+        Args:
+            text: the text, or its token ids; at least 2 ids.
+
+        Returns:
+            The mean of -log p over every id but the first, and the gradients: each under its parameter's name, with
+            its shape and dtype, as an array of the backend. Tied tables have one, the sum of both.
+
+        Raises:
+            RequestError: the text is too short or fills more than the context, or has an unknown id.
+            OutOfMemoryError: the pass does not fit the device's free memory.
+        """
+        ids = self.engine.check_ids(self._ids_of(text))
+        return text_loss_and_grads(self.rt, self.config, self.params, ids)
+
+    @overload  # a str is a sequence of str too; the first match applies
+    def generate(  # type: ignore[overload-overlap]
+        self, prompts: Prompt, **options: Unpack[SamplingKeywords]
+    ) -> Generation: ...
 
     @overload
-    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[Generation]: ...
+    def generate(
+        self, prompts: Sequence[Prompt], **options: Unpack[BatchKeywords]
+    ) -> list[Generation]: ...
 
     def generate(
-        self, prompts: Prompt | Sequence[Prompt], **options: Any
+        self, prompts: Prompt | Sequence[Prompt], **options: Unpack[BatchKeywords]
     ) -> Generation | list[Generation]:
         """Continue a prompt, or several at once.
 
         Args:
-            prompts: one prompt, or a list. A list is generated as one batch, and each result is what its prompt gives
-                by itself, up to rounding.
+            prompts: one prompt, a text or its token ids, or a list of prompts. A list is generated as one batch, and
+                each result is what its prompt gives by itself, up to rounding.
             options: any of the fields of SamplingOptions. For a list of prompts, `seed` may be a list too, with a
                 seed for each.
 
@@ -91,20 +130,19 @@ class LanguageModel:
         Raises:
             RequestError: an option is out of range, or a prompt is empty, fills the context, or has an unknown id.
         """
-        if _is_prompt(prompts):
-            return self.stream(prompts, **options).finish()
+        batch = split_batch(prompts)
+        if batch is None:
+            return TextStream(self._stream(self._start(prompts, options))).finish()
 
-        prompts = cast(Sequence[Prompt], prompts)
-        seeds = options.pop("seed", 0)
-        if not isinstance(seeds, list | tuple):
-            seeds = [seeds] * len(prompts)
-        if len(seeds) != len(prompts):
+        seed = options.get("seed", 0)
+        seeds = [*seed] if isinstance(seed, list | tuple) else [seed] * len(batch)
+        if len(seeds) != len(batch):
             raise RequestError(
-                f"a list of seeds must have one for each of {len(prompts)} prompts; got {len(seeds)}"
+                f"a list of seeds must have one for each of {len(batch)} prompts; got {len(seeds)}"
             )
         replies = [
-            self._start(prompt, options | {"seed": seed})
-            for prompt, seed in zip(prompts, seeds, strict=True)
+            self._start(prompt, {**options, "seed": own})
+            for prompt, own in zip(batch, seeds, strict=True)
         ]
         if not replies:
             return []
@@ -121,7 +159,7 @@ class LanguageModel:
         timings = sum_timings(self.engine, replies, prefill_tokens, seconds, compiled_before)
         return [reply.result(timings) for reply in replies]
 
-    def stream(self, prompt: Prompt, **options: Any) -> TextStream:
+    def stream(self, prompt: Prompt, **options: Unpack[SamplingKeywords]) -> TextStream:
         """Continue a prompt, and read the text as it comes.
 
         Args:
@@ -136,6 +174,7 @@ class LanguageModel:
         """
         return TextStream(self._stream(self._start(prompt, options)))
 
+    @refuse_unknown_keywords
     def chat(self, system: str | None = None) -> Chat:
         """Start a conversation.
 
@@ -143,10 +182,14 @@ class LanguageModel:
             system: the system message; None for what the model's template says by itself.
 
         Raises:
+            RequestError: the system message is no text.
             TemplateError: the model has no chat template, or one that is not valid.
         """
+        if system is not None:
+            require_text("a system message", system)
         return Chat(self.engine, ChatEncoder(self.tokenizer, self.engine.context), system)
 
+    @refuse_unknown_keywords
     def perplexity(self, text: Prompt, *, window: int = 512) -> Perplexity:
         """How well the model predicts a text, cut into windows that are scored alone.
 
@@ -160,8 +203,9 @@ class LanguageModel:
         ids = self.tokenizer.encode_long(text) if isinstance(text, str) else self._ids_of(text)
         return compute_perplexity(self.engine, ids, window)
 
+    @refuse_unknown_keywords
     def fragility(
-        self, prompt: Prompt, token_ids: Sequence[int], against: str = AGAINST
+        self, prompt: Prompt, token_ids: Ids, against: str | Policy = AGAINST
     ) -> list[TokenFragility]:
         """Which tokens of a greedy reply another library, batch size or dtype could have made others.
 
@@ -176,18 +220,22 @@ class LanguageModel:
         Raises:
             RequestError: the ids are none, unknown, or more than the context holds, or `against` is not a policy.
         """
-        (tokens,) = measure_fragility(self.engine, [self._ids_of(prompt)], [token_ids], against)
+        require_ids(token_ids)
+        (tokens,) = measure_fragility(
+            self.engine, [self._ids_of(prompt)], [list(token_ids)], against
+        )
         return tokens
 
-    def _ids_of(self, prompt: Prompt) -> list[int]:
+    def _ids_of(self, prompt: object) -> list[int]:
         if isinstance(prompt, str):
             self.tokenizer.require_fit(prompt, self.engine.context)
             return self.tokenizer.encode(prompt)
-        if not isinstance(prompt, Iterable):
-            raise RequestError(f"a prompt must be text or a list of token ids; got {prompt!r}")
+        if not is_ids(prompt):
+            raise refused_prompt(prompt)
+        require_ids(prompt)
         return list(prompt)
 
-    def _start(self, prompt: Prompt, options: dict[str, Any]) -> Reply:
+    def _start(self, prompt: object, options: Mapping[str, object]) -> Reply:
         return start_reply(
             self.engine,
             self.tokenizer,
@@ -202,13 +250,14 @@ class LanguageModel:
         return (yield from stream_reply(self.engine, cache, reply))
 
 
+@refuse_unknown_keywords
 def load(
     name_or_path: str | Path,
     device: str = "cpu",
-    policy: str = "fp32",
+    policy: str | Policy = "fp32",
     backend: str | None = None,
     kernels: str = "fused",
-    home: Path | None = None,
+    home: str | Path | None = None,
     adapter: str | Path | None = None,
     threads: int | None = None,
     context: int | None = None,
@@ -218,7 +267,7 @@ def load(
     Args:
         name_or_path: a known name ("smollm2-135m-instruct"), a Hugging Face directory or hub id, or a .gguf file.
         device: "cpu", "cuda" or "cuda:N".
-        policy: dtypes, such as "fp32", "fp16", "bf16", "fp8" or "bf16,softmax=bf16".
+        policy: dtypes: a Policy, or a text such as "fp32", "fp16", "bf16", "fp8" or "bf16,softmax=bf16".
         backend: an installed backend's name; None for the device's default.
         kernels: "fused", or "portable" for the reference source alone.
         home: where fetched models are kept; None for the platform's user cache directory.
@@ -231,18 +280,16 @@ def load(
         The model, its parameters in the device's memory.
 
     Raises:
-        RequestError: the policy or kernels are not among those above, or the model cannot have such a context.
+        RequestError: the policy or kernels are not among those above, the model cannot have such a context, or a
+            keyword is unknown.
         BackendError: the backend, the device or a dtype is missing, or the backend cannot take so many threads.
         CheckpointError, ConfigError, TokenizerError: the model's files are missing, malformed or not supported.
         DownloadError: the model has to be fetched, and cannot be.
         OutOfMemoryError: the device has less free memory than the parameters take.
     """
-    if not isinstance(policy, str):
-        raise RequestError(f'a policy must be a text such as "bf16"; got {policy!r}')
     rt = make_runtime(load_backend(backend, device, threads), policy, kernels)
-    return load_checkpoint(
-        rt, open_checkpoint(pull(str(name_or_path), home=home)), adapter, context
-    )
+    path = pull(str(name_or_path), home=None if home is None else Path(home))
+    return load_checkpoint(rt, open_checkpoint(path), adapter, context)
 
 
 def load_checkpoint(
@@ -278,7 +325,3 @@ def load_checkpoint(
             params = merge_adapter(rt, params, tensors)
             config = adapted_config(config, tensors)
     return LanguageModel(config, params, rt, tokenizer)
-
-
-def _is_prompt(value: Prompt | Sequence[Prompt]) -> TypeGuard[Prompt]:
-    return isinstance(value, str) or (len(value) > 0 and isinstance(value[0], Integral))

@@ -156,7 +156,7 @@ def test_an_empty_list_of_prompts_gives_an_empty_list(lm):
             "stop_token_ids must be .* below 258; got 1000000000",
         ),
         ("ok", {"stop_token_ids": -1}, "stop_token_ids must be .* below 258; got -1"),
-        ([1.7], {}, "a prompt must be text or a list of token ids; got 1.7"),
+        ([1.7], {}, "token ids must be integers, .*; got 1.7"),
         ([[1], [2.5]], {}, "token ids must be integers, .*; got 2.5"),
         (["a", "b"], {"seed": [1]}, "one for each of 2 prompts; got 1"),
         (["a", "b"], {"seed": "x"}, "seed must be"),

@@ -6,7 +6,7 @@ the decoder masks the padding away and counts each row's positions from its own 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +16,7 @@ from xplm.config import DecoderConfig
 from xplm.errors import RequestError
 from xplm.generate.memory import count_logits, plan_generation
 from xplm.generate.options import is_integer
+from xplm.generate.prompts import Ids, require_ids
 from xplm.layers.step import Steps
 from xplm.models import decoder
 from xplm.out_of_memory import memory_faults, require_memory
@@ -29,7 +30,7 @@ class Engine:
 
     rt: Runtime
     config: DecoderConfig
-    params: Params
+    params: Params = field(repr=False)
     chunk_tokens: int = 512  # prompt tokens to a forward pass
 
     @cached_property
@@ -42,7 +43,7 @@ class Engine:
         """The most tokens that a sequence can hold."""
         return self.config.context_length
 
-    def check_ids(self, ids: Sequence[int] | np.ndarray) -> list[int]:
+    def check_ids(self, ids: Ids) -> list[int]:
         """Refuse what the decoder cannot read.
 
         Args:
@@ -52,8 +53,10 @@ class Engine:
             The ids.
 
         Raises:
-            RequestError: none, more than the context holds, or one that is not an integer of the vocabulary.
+            RequestError: no list of ids, none, more than the context holds, or one that is not an integer of the
+                vocabulary.
         """
+        require_ids(ids)
         if len(ids) == 0:
             raise RequestError("a prompt must hold at least one token; got none")
         if len(ids) > self.context:
@@ -64,7 +67,7 @@ class Engine:
         self.require_known("token ids", ids)
         return [int(i) for i in ids]
 
-    def require_known(self, name: str, ids: Sequence[int] | np.ndarray) -> None:
+    def require_known(self, name: str, ids: Ids) -> None:
         """Refuse ids that are no integers of the vocabulary.
 
         Args:

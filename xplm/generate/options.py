@@ -1,12 +1,12 @@
 """What a caller may ask of a generation, validated once, at the border."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import inf
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypedDict
 
-from xplm.errors import RequestError
+from xplm.errors import RequestError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -19,20 +19,30 @@ class SamplingOptions:
         RequestError: a value is of the wrong type or out of its range.
     """
 
-    max_new_tokens: int = 256  # tokens, at least 1; the model's context may end a reply earlier
-    temperature: float = 0.0  # divides the logits; 0 is greedy
-    top_k: int = 0  # keep the k likeliest tokens; 0 keeps all
-    top_p: float = 1.0  # keep the smallest set of tokens with at least this probability, in (0, 1]
-    min_p: float = 0.0  # keep tokens at least this share as likely as the likeliest, in [0, 1]
-    repetition_penalty: float = 1.0  # above 1 makes tokens that already occurred less likely
-    stop: tuple[str, ...] = ()  # texts that end a reply; they are not part of it
-    stop_token_ids: tuple[int, ...] = ()  # token ids that end a reply, besides the model's own
-    ignore_eos: bool = False  # go on past the model's own end of sequence
-    num_beams: int = 1  # above 1 is beam search
-    length_penalty: float = (
-        1.0  # beam search: exponent of the length that a score is divided by, within 10 of 0
-    )
-    seed: int = 0  # names the stream of random coins, in [0, 2**64)
+    max_new_tokens: int = 256
+    """Tokens, at least 1; the model's context may end a reply earlier."""
+    temperature: float = 0.0
+    """Divides the logits; 0 is greedy."""
+    top_k: int = 0
+    """Keep the k likeliest tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of tokens with at least this probability, in (0, 1]."""
+    min_p: float = 0.0
+    """Keep tokens at least this share as likely as the likeliest, in [0, 1]."""
+    repetition_penalty: float = 1.0
+    """Above 1 makes tokens that already occurred less likely."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a reply; they are not part of it."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Token ids that end a reply, besides the model's own."""
+    ignore_eos: bool = False
+    """Go on past the model's own end of sequence."""
+    num_beams: int = 1
+    """Above 1 is beam search."""
+    length_penalty: float = 1.0
+    """Beam search: exponent of the length that a score is divided by, within 10 of 0."""
+    seed: int = 0
+    """Names the stream of random coins, in [0, 2**64)."""
 
     def __post_init__(self) -> None:
         """Check every field; a single stop text or id may stand for a tuple of one."""
@@ -80,12 +90,41 @@ class SamplingOptions:
         raise RequestError(f"{name} must be {noun}, {above} {low}{below}; got {value!r}")
 
 
+class RowKeywords(TypedDict, total=False):
+    """The fields of SamplingOptions but `seed`, as keywords."""
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    stop: str | Sequence[str]
+    stop_token_ids: int | Sequence[int]
+    ignore_eos: bool
+    num_beams: int
+    length_penalty: float
+
+
+class SamplingKeywords(RowKeywords, total=False):
+    """The fields of SamplingOptions, as keywords."""
+
+    seed: int
+
+
+class BatchKeywords(RowKeywords, total=False):
+    """The fields of SamplingOptions, as keywords of several prompts."""
+
+    seed: int | Sequence[int]
+    """One for all, or one for each."""
+
+
 def is_integer(value: object) -> bool:
     """Whether a value is an integer, Python's or NumPy's; True and False are none."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def make_options(options: dict[str, Any]) -> SamplingOptions:
+def make_options(options: Mapping[str, Any]) -> SamplingOptions:
     """Options from keyword arguments.
 
     Args:
@@ -99,5 +138,6 @@ def make_options(options: dict[str, Any]) -> SamplingOptions:
     if unknown:
         raise RequestError(
             f"sampling options are {', '.join(known)}; got unknown {', '.join(unknown)}"
+            f"{did_you_mean(unknown, known)}"
         )
     return SamplingOptions(**options)

@@ -1,21 +1,30 @@
 """What a generation hands back."""
 
 from dataclasses import dataclass
+from reprlib import Repr
 from typing import Literal
 
 FinishReason = Literal["stop", "length"]
 """stop: a stop text or id, or the model's own end of sequence. length: max_new_tokens, or the context is full."""
+
+SHOWN_CHARS = 72
+"""Of a text, in the repr of a reply."""
 
 
 @dataclass(frozen=True)
 class Timings:
     """Where the time of a generation went. Rows of a batch share one, which counts all of them."""
 
-    prefill_tokens: int  # prompt tokens computed; those a cache already held are not counted
-    prefill_seconds: float  # until the first new token is chosen
-    decode_tokens: int  # new tokens after the first of each row
+    prefill_tokens: int
+    """Prompt tokens computed; those a cache already held are not counted."""
+    prefill_seconds: float
+    """Until the first new token is chosen."""
+    decode_tokens: int
+    """New tokens after the first of each row."""
     decode_seconds: float
-    compilations: int = 0  # of kernels, that this time went to as well
+    """From then on."""
+    compilations: int = 0
+    """Kernels that this time was spent on compiling, too."""
 
     @property
     def prefill_tokens_per_s(self) -> float:
@@ -36,15 +45,28 @@ class Timings:
         } | {"compilations": self.compilations}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Generation:
     """One finished reply."""
 
-    text: str  # up to what stopped it; special tokens are left out
-    token_ids: list[int]  # every id generated, with the one that stopped it
-    logprobs: list[
-        float
-    ]  # of each id, under the model's own distribution before any sampling transform
+    text: str
+    """Up to what stopped it; special tokens are left out."""
+    token_ids: list[int]
+    """Every id generated, with the one that stopped it."""
+    logprobs: list[float]
+    """Of each id, under the model's own distribution before any sampling transform."""
     finish_reason: FinishReason
+    """"stop" or "length"."""
     prompt_tokens: int
+    """Tokens of the prompt."""
     timings: Timings
+    """Where the time went."""
+
+    def __repr__(self) -> str:
+        """The text's beginning and end, and why it ends."""
+        n = len(self.token_ids)
+        cut = Repr()
+        cut.maxstring = SHOWN_CHARS
+        return (
+            f"Generation({cut.repr(self.text)}, {n} tokens, finish_reason={self.finish_reason!r})"
+        )

@@ -8,18 +8,20 @@ never wrong.
 
 from collections.abc import Generator, Sequence
 from os import PathLike
-from typing import Any, NamedTuple
+from reprlib import repr as shown  # a value of any length, cut short
+from typing import NamedTuple, Unpack
 
 from xplm.cache import KVCache
 from xplm.errors import RequestError
 from xplm.generate.engine import Engine
-from xplm.generate.options import make_options
+from xplm.generate.options import SamplingKeywords, make_options
 from xplm.generate.reply import Reply, start_reply
 from xplm.generate.result import Generation
 from xplm.generate.stream import TextStream, stream_reply
 from xplm.generate.transcript import read_transcript, write_transcript
 from xplm.text.chat import Message
 from xplm.text.chat_encoder import ChatEncoder
+from xplm.text.faults import require_text
 
 
 class Turn(NamedTuple):
@@ -42,6 +44,7 @@ class Chat:
             system: the system message, or None for the template's default. It may be set at any time.
         """
         self.system = system
+        """The system message; None for what the template says by itself. It may be set at any time."""
         self._engine = engine
         self._encoder = encoder
         self._turns: tuple[Turn, ...] = ()
@@ -60,16 +63,22 @@ class Chat:
             messages.append({"role": "assistant", "content": turn.assistant})
         return messages
 
+    def __repr__(self) -> str:
+        """The system message, and the turns and tokens so far."""
+        system = "" if self.system is None else f"system={shown(self.system)}, "
+        held = f"tokens={len(self._held)} of {self._engine.context}"
+        return f"Chat({system}turns={self.n_turns}, {held})"
+
     @property
     def n_turns(self) -> int:
         """Exchanges so far."""
         return len(self._turns)
 
-    def send(self, text: str, **options: Any) -> Generation:
+    def send(self, text: str, **options: Unpack[SamplingKeywords]) -> Generation:
         """Say something, and wait for the whole reply. As `stream`, but for what it returns."""
         return self.stream(text, **options).finish()
 
-    def stream(self, text: str, **options: Any) -> TextStream:
+    def stream(self, text: str, **options: Unpack[SamplingKeywords]) -> TextStream:
         """Say something, and read the reply as it comes.
 
         The turn joins the conversation when the last piece has been read. If that never happens, because the stream
@@ -135,8 +144,11 @@ class Chat:
         self.system = transcript.system
         self._turns = tuple(Turn(user, assistant, 0) for user, assistant in transcript.turns)
 
-    def _reply_to(self, text: str, options: dict[str, Any]) -> Generator[str, None, Generation]:
+    def _reply_to(self, text: str, options: SamplingKeywords) -> Generator[str, None, Generation]:
         self._require_idle()
+        require_text("a message", text)
+        if self.system is not None:
+            require_text("a system message", self.system)
         messages = [*self.messages, {"role": "user", "content": text}]
         reply = start_reply(
             self._engine,

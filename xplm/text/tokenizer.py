@@ -11,7 +11,7 @@ import tokenizers
 
 from xplm.errors import RequestError
 from xplm.text import gguf_tokenizer, hf_tokenizer
-from xplm.text.faults import library_faults
+from xplm.text.faults import library_faults, require_text
 from xplm.text.parts import TokenizerParts
 from xplm.text.pieces import cut_text
 
@@ -29,7 +29,7 @@ TEXT_PIECE = 2**20
 """Characters of a long text that are tokenised at once."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Tokenizer:
     """Text to token ids and back.
 
@@ -68,6 +68,13 @@ class Tokenizer:
             TokenizerError: the metadata is incomplete or malformed, or names a tokenizer that xplm does not have.
         """
         return cls(gguf_tokenizer.read_metadata(metadata))
+
+    def __repr__(self) -> str:
+        """Its algorithm, its size, the tokens that begin and end a text, and whether it has a chat template."""
+        named = (f'{name[:3]} "{text}"' for name, text in self.special_tokens.items())
+        facts = [type(self.pipeline.model).__name__, f"{self.vocab_size} tokens", *named]
+        template = "chat template" if self.chat_template else "no chat template"
+        return f"Tokenizer({', '.join([*facts, template])})"
 
     def save(self, directory: Path | str) -> None:
         """Write tokenizer.json, tokenizer_config.json and generation_config.json, as transformers reads them.
@@ -139,9 +146,10 @@ class Tokenizer:
             Ids.
 
         Raises:
-            RequestError: the text holds a lone surrogate.
+            RequestError: it is no text, or holds a lone surrogate.
             TokenizerError: the pipeline cannot encode the text, for its unknown token is not in its vocabulary, say.
         """
+        require_text("what is encoded", text)
         pipeline = self.pipeline if allow_special else self._plain_pipeline
         return encode_with(pipeline, text, add_special_tokens=add_special_tokens)
 
@@ -190,6 +198,7 @@ class Tokenizer:
         Raises:
             RequestError, TokenizerError: as `encode` raises them.
         """
+        require_text("what is encoded", text)
         if len(text) <= TEXT_PIECE:
             ids = self.encode(
                 text, add_special_tokens=add_special_tokens, allow_special=allow_special
