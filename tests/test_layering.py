@@ -7,7 +7,7 @@ from functools import cache
 from tests.paths import ROOT
 
 LAYERS = [
-    {"typing", "errors", "namespace", "formats", "precision"},
+    {"typing", "errors", "namespace", "formats", "precision", "progress"},
     {"kernels"},
     {
         "params",
@@ -32,7 +32,10 @@ LAYERS = [
     {"cli", "__main__"},
 ]
 HEIGHT = {part: height for height, parts in enumerate(LAYERS) for part in parts}
-SEEN_BY_BACKENDS = {"typing", "errors", "namespace", "precision", "kernels", "backend", "threads"}
+SEEN_BY_BACKENDS = {
+    *{"typing", "errors", "namespace", "precision", "progress"},
+    *{"kernels", "backend", "threads"},
+}
 ARRAY_LIBRARIES = {
     "cupy",
     "torch",

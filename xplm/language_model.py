@@ -28,6 +28,7 @@ from xplm.numerics.fragility import AGAINST, TokenFragility, measure_fragility
 from xplm.out_of_memory import memory_faults
 from xplm.params import count_params
 from xplm.precision import Policy
+from xplm.progress import OnProgress, unseen
 from xplm.runtime import Runtime, make_runtime
 from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.faults import require_text
@@ -40,7 +41,12 @@ class LanguageModel:
     """A decoder with its parameters and its tokenizer; `xplm.load` makes one."""
 
     def __init__(
-        self, config: DecoderConfig, params: Params, rt: Runtime, tokenizer: Tokenizer
+        self,
+        config: DecoderConfig,
+        params: Params,
+        rt: Runtime,
+        tokenizer: Tokenizer,
+        progress: OnProgress = unseen,
     ) -> None:
         """Put the parts together.
 
@@ -49,6 +55,7 @@ class LanguageModel:
             params: its parameters under Hugging Face names, on the runtime's backend.
             rt: backend, kernels and dtypes.
             tokenizer: the model's.
+            progress: called as a long prompt or a text to score is read.
         """
         self.config = config
         """The decoder's configuration."""
@@ -58,7 +65,7 @@ class LanguageModel:
         """Backend, kernels and policy."""
         self.tokenizer = tokenizer
         """Text to token ids and back."""
-        self.engine = Engine(rt, config, params)
+        self.engine = Engine(rt, config, params, progress=progress)
         """The decoder as generation calls it."""
 
     def __repr__(self) -> str:
@@ -261,6 +268,7 @@ def load(
     adapter: str | Path | None = None,
     threads: int | None = None,
     context: int | None = None,
+    progress: OnProgress | None = None,
 ) -> LanguageModel:
     """Load a model, which is fetched first if its name is known and it is not on this machine.
 
@@ -275,6 +283,9 @@ def load(
         threads: CPU threads that the model computes on, while it does; None leaves that to the backend's library.
         context: the most tokens of a sequence; None for what the model's configuration says. More than that is allowed
             where positions are not learned, with a warning.
+        progress: called as progress(what, done, total) while somebody waits: with bytes as the model is fetched and
+            its parameters are loaded, with tokens as a long prompt or a text for `perplexity` is read; total is None
+            where it is not known. Kernels that are compiled, once on a machine, are lines of the log "xplm.progress".
 
     Returns:
         The model, its parameters in the device's memory.
@@ -288,8 +299,10 @@ def load(
         OutOfMemoryError: the device has less free memory than the parameters take.
     """
     rt = make_runtime(load_backend(backend, device, threads), policy, kernels)
-    path = pull(str(name_or_path), home=None if home is None else Path(home))
-    return load_checkpoint(rt, open_checkpoint(path), adapter, context)
+    path = pull(
+        str(name_or_path), home=None if home is None else Path(home), progress=progress
+    )
+    return load_checkpoint(rt, open_checkpoint(path), adapter, context, progress=progress or unseen)
 
 
 def load_checkpoint(
@@ -297,6 +310,7 @@ def load_checkpoint(
     checkpoint: Checkpoint,
     adapter: str | Path | None = None,
     context: int | None = None,
+    progress: OnProgress = unseen,
 ) -> LanguageModel:
     """The model of an open checkpoint.
 
@@ -305,6 +319,7 @@ def load_checkpoint(
         checkpoint: the open checkpoint.
         adapter: as `load` takes it.
         context: as `load` takes it.
+        progress: likewise.
 
     Raises:
         RequestError: the model cannot have such a context.
@@ -319,9 +334,9 @@ def load_checkpoint(
     else:
         tokenizer = Tokenizer.from_gguf(checkpoint.gguf_metadata)
     with memory_faults(rt.backend, "the parameters", LOAD_ADVICE):
-        params = load_params(checkpoint, rt)
+        params = load_params(checkpoint, rt, progress)
         if adapter is not None:
             tensors = read_adapter(Path(adapter), config)
             params = merge_adapter(rt, params, tensors)
             config = adapted_config(config, tensors)
-    return LanguageModel(config, params, rt, tokenizer)
+    return LanguageModel(config, params, rt, tokenizer, progress)

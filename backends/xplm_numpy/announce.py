@@ -1,8 +1,9 @@
-"""Reports that kernels have to be compiled: that takes seconds, the first time."""
+"""Reports that kernels have to be compiled, and how many so far: that takes seconds, the first time."""
 
 from collections.abc import Callable
 
 from xplm.backend import PROGRESS
+from xplm.progress import COMPILING
 
 
 class _Announcer:
@@ -10,12 +11,22 @@ class _Announcer:
 
     def __init__(self) -> None:
         self.count = 0
+        self.n_reported = 0  # of them, as done
         self.calls: list[Callable[[], None]] = []
 
     def note(self) -> None:
         self.count += 1
+        seen = {"progress": (COMPILING, self.count, None)}
         if self.count == 1:
-            PROGRESS.info("compiling kernels for this machine, once; it takes about 15 seconds")
+            PROGRESS.info("%s; it takes about 15 seconds", COMPILING, extra=seen)
+        else:
+            PROGRESS.debug("%s: %d so far", COMPILING, self.count, extra=seen)
+
+    def note_done(self) -> None:
+        if self.count > self.n_reported:
+            self.n_reported = self.count
+            seen = {"progress": (COMPILING, self.count, self.count)}
+            PROGRESS.debug("%d kernels are compiled", self.count, extra=seen)
 
 
 _ANNOUNCER = _Announcer()
@@ -31,6 +42,11 @@ def note_compiling(*, is_stored: bool) -> None:
 def note_waiting() -> None:
     """Report that another process compiles what this one needs."""
     _ANNOUNCER.note()
+
+
+def note_compiled() -> None:
+    """Report that what was to be compiled is there, and the process goes on."""
+    _ANNOUNCER.note_done()
 
 
 def before_compiling(call: Callable[[], None]) -> None:

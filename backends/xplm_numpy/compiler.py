@@ -24,7 +24,7 @@ import numba
 from numba.core.errors import NumbaError as NumbaSourceError
 
 from xplm.errors import KernelError
-from xplm_numpy.announce import note_compiling
+from xplm_numpy.announce import note_compiled, note_compiling
 from xplm_numpy.border import NumbaError, border
 from xplm_numpy.kernel_cache import PACKAGE, KernelStore, folder_fault, own_stamp
 
@@ -113,6 +113,7 @@ class Compiler:
             finally:
                 self._is_compiling = False
                 self._store.unlock()
+                note_compiled()
 
     def before_fork(self) -> None:
         """Wait until no other Python thread compiles: a child lacks that thread, and would wait for it for ever."""

@@ -5,9 +5,11 @@ import pytest
 
 from xplm.kernels import PORTABLE
 from xplm.numerics.gradient_check import OP_LIMIT, check_gradients, relative_errors
+from xplm.numerics.grading.accuracy import MATCH
 from xplm.numerics.grading.cases import grading_cases
-from xplm.numerics.grading.diagnosis import MATCH, Trial, diagnose
+from xplm.numerics.grading.diagnosis import diagnose
 from xplm.numerics.grading.distortions import distortions
+from xplm.numerics.grading.trial import Trial, wrong_gradients
 from xplm.numerics.mistakes import CHAINS
 from xplm.numerics.mistakes.chain import run_backward, run_forward
 from xplm.numerics.op_cases import OPS
@@ -100,15 +102,15 @@ def test_steps_of_mistakes_are_steps_of_the_chain(op):
 def findings_of(op, known):
     """What is said of gradients with a mistake in them; None where no case shows it."""
     chain = CHAINS[op]
-    trials, wrong = [], {}
+    trials = []
     for case in grading_cases(op):
         forward = run_forward(chain, values_of(chain, case))
         dy = draw_dy(forward.y)
         right, found = (run_backward(chain, forward, dy, steps) for steps in ({}, known.steps))
         trials.append(Trial(case.label, forward, dy, found, right))
-        wrong |= {a: e for a, e in relative_errors(found, right).items() if not e <= OP_LIMIT}
     names = {arg: arg for arg in chain.arguments}
-    return diagnose(chain, trials, list(wrong), names) if wrong else None
+    wrong = wrong_gradients(trials)
+    return diagnose(chain, trials, wrong, names) if wrong else None
 
 
 @pytest.mark.parametrize("op", CHAINS)

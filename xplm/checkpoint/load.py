@@ -18,6 +18,7 @@ from xplm.models.decoder import EMBEDDING, LM_HEAD, param_specs
 from xplm.out_of_memory import require_memory
 from xplm.params import ParamSpec, count_params
 from xplm.precision import cast
+from xplm.progress import LOADING, OnProgress, unseen
 from xplm.runtime import Runtime
 from xplm.typing import Params
 
@@ -26,12 +27,13 @@ MAX_LISTED = 5  # names in a message
 LOAD_ADVICE = "use a smaller model or a narrower policy, or free memory"
 
 
-def load_params(checkpoint: Checkpoint, rt: Runtime) -> Params:
+def load_params(checkpoint: Checkpoint, rt: Runtime, progress: OnProgress = unseen) -> Params:
     """Load every parameter of a model.
 
     Args:
         checkpoint: the open checkpoint.
         rt: where the parameters go, and their dtype.
+        progress: called with the bytes read so far.
 
     Returns:
         The parameters, by Hugging Face name; tied embeddings once, under the embedding's name.
@@ -52,6 +54,7 @@ def load_params(checkpoint: Checkpoint, rt: Runtime) -> Params:
     check_tied(checkpoint, specs)
     kept = rt.dtype.param
     params: Params = {}
+    n_bytes = 0
     rt.backend.reserve(needed)
     by_size = sorted(specs, key=lambda name: -specs[name].size)
     with ThreadPoolExecutor(checkpoint.readers) as pool:
@@ -62,6 +65,8 @@ def load_params(checkpoint: Checkpoint, rt: Runtime) -> Params:
                 if isinstance(kept, Format):  # what is not emulated was checked as it was read
                     _check_range(host, kept, name)
                 params[name] = cast(rt.backend.from_host(host), kept)
+                n_bytes += specs[name].size * dtype.itemsize
+            progress(LOADING, n_bytes, needed)
     return {name: params[name] for name in specs}
 
 

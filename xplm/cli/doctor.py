@@ -12,7 +12,7 @@ from xplm.backend import DEFAULT_BACKENDS, Backend, backend_names, load_backend
 from xplm.cli.flags import takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.errors import BackendError
-from xplm.numerics.doctor.examine import Row, as_json, examine
+from xplm.numerics.doctor.examine import PROBES, Row, as_json, examine
 from xplm.numerics.doctor.probe import ABSENT, FLOATS
 from xplm.numerics.parity.certificate import versions
 from xplm.runtime import make_runtime
@@ -142,14 +142,11 @@ def _load(name: str, device: str | None, threads: int | None) -> Backend:
 
 
 def examined(out: Output, backend: Backend) -> list[Row]:
-    """Every row, named as it comes to those who watch."""
-    if not out.shows_progress:
-        return list(examine(backend))
+    """Every row, counted in sight of the user."""
     rows = []
-    with out.stderr.status("...") as status:
-        for row in examine(backend):
-            rows.append(row)
-            status.update(f"{backend.name}: {row.probe.label}")
+    for row in examine(backend):
+        rows.append(row)
+        out.waiting.report(f"examining {backend.name}", len(rows), len(PROBES))
     return rows
 
 

@@ -155,7 +155,9 @@ class ModelFlags:
         if decodes and self.adapter is None:  # beside adapters no step is fused
             compile_ahead(rt, "generate", checkpoint.config.model_type)
             start_early(rt)
-        return load_checkpoint(rt, checkpoint, self.adapter, self.context)
+        return load_checkpoint(
+            rt, checkpoint, self.adapter, self.context, progress=out.waiting.report
+        )
 
 
 @dataclass(frozen=True)

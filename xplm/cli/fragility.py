@@ -44,12 +44,11 @@ def require_greedy(options: dict[str, Any]) -> None:
 
 @contextmanager
 def watched(out: Output) -> Iterator[Callable[[int], None]]:
-    """Say to those who watch what is running; what is yielded is told the number of each perturbed pass."""
-    if not out.shows_progress:
-        yield lambda draw: None
-        return
-    with out.stderr.status("generating") as status:
-        yield lambda draw: status.update(f"perturbed pass {draw + 1} of {DRAWS}")
+    """Show how many perturbed passes are done; what is yielded is told the number of each before it begins."""
+    try:
+        yield lambda draw: out.waiting.report("perturbed passes", draw, DRAWS)
+    finally:
+        out.waiting.clear()
 
 
 def show_tokens(

@@ -20,6 +20,7 @@ from xplm.numerics.gradient_check import MODEL_LIMIT, OP_LIMIT, GradientError
 from xplm.numerics.op_cases import OPS
 from xplm.numerics.tiny_models import TINY_MODELS, tiny_config
 from xplm.params import count_params
+from xplm.progress import OnProgress, unseen
 from xplm.runtime import make_runtime
 from xplm.text.trainable import train_tokenizer
 from xplm.train.architecture import make_config
@@ -32,6 +33,8 @@ ENTRIES = 6
 """Numbers of each parameter of a larger model that are."""
 
 ALL = "all"
+
+CHECKING_ALL = "checking ops, layers and models"
 
 LABEL_WIDTHS = {"op": 32, "model": 50, "all": 76}
 """Columns for what is checked: of an op the table fits 80."""
@@ -106,13 +109,14 @@ def gradcheck(
     computer, kernels = load_backend(where.backend, where.device, where.threads), where.kernels
     if model is not None:
         width = LABEL_WIDTHS["model"]
-        rows = recipe_rows(computer, kernels, model, seed, entries)
+        rows = recipe_rows(computer, kernels, model, seed, entries, out.waiting.report)
     elif op is not None:
         width = LABEL_WIDTHS["op"]
         rows = op_rows(computer, kernels, op, seed)
     else:
         width = LABEL_WIDTHS["all"]
-        rows = all_rows(computer, kernels, seed, parse_entries(entries or ALL))
+        number = parse_entries(entries or ALL)
+        rows = all_rows(computer, kernels, seed, number, out.waiting.report)
 
     shown: list[Row] = []
     with computer.computing():
@@ -135,17 +139,24 @@ def gradcheck(
         raise typer.Exit(1)
 
 
-def all_rows(backend: Backend, kernels: str, seed: int, entries: int | None) -> Iterator[Row]:
+def all_rows(
+    backend: Backend, kernels: str, seed: int, entries: int | None, progress: OnProgress = unseen
+) -> Iterator[Row]:
     """Every op by argument, then every layer and every small model, each at its worst."""
-    for op in OPS:
+    n_all = len(OPS) + len(LAYERS) + len(TINY_MODELS)
+    for done, op in enumerate(OPS):
+        progress(CHECKING_ALL, done, n_all)
         yield from op_rows(backend, kernels, op, seed)
-    for layer in LAYERS:
+    for done, layer in enumerate(LAYERS, len(OPS)):
+        progress(CHECKING_ALL, done, n_all)
         checks = [check_layer(backend, kernels, layer, v, entries=entries) for v in VARIANTS]
         errors = [error for check in checks for error in check]
         yield _worst("layers", layer, len(checks), errors, OP_LIMIT)
-    for name, changes in TINY_MODELS.items():
+    for done, (name, changes) in enumerate(TINY_MODELS.items(), len(OPS) + len(LAYERS)):
+        progress(CHECKING_ALL, done, n_all)
         errors = check_model(backend, kernels, tiny_config(changes), entries=entries, seed=seed)
         yield _worst("models", name, 1, errors, MODEL_LIMIT)
+    progress(CHECKING_ALL, n_all, n_all)
 
 
 def op_rows(backend: Backend, kernels: str, op: str, seed: int) -> Iterator[Row]:
@@ -158,7 +169,12 @@ def op_rows(backend: Backend, kernels: str, op: str, seed: int) -> Iterator[Row]
 
 
 def recipe_rows(
-    backend: Backend, kernels: str, path: Path, seed: int, entries: str | None
+    backend: Backend,
+    kernels: str,
+    path: Path,
+    seed: int,
+    entries: str | None,
+    progress: OnProgress = unseen,
 ) -> Iterator[Row]:
     """The model of a recipe, a row a parameter. Its vocabulary, which only data can tell, is printable ASCII.
 
@@ -184,6 +200,7 @@ def recipe_rows(
         z_loss=recipe.train.z_loss,
         recompute=recipe.train.recompute,
         seed=seed,
+        progress=progress,
     ):
         compared = (error.n_compared, error.n_numbers)
         yield Row("ops", error.argument, "", 1, *compared, error.error, MODEL_LIMIT)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xplm.backend import PROGRESS
+from xplm.cli.waiting import Waiting
 from xplm.errors import one_line
 from xplm.generate.result import Timings
 
@@ -51,7 +52,7 @@ class Output:
     def __init__(self, flags: OutputFlags) -> None:
         """Follow the user's flags."""
         self.flags = flags
-        PROGRESS.setLevel(logging.INFO)
+        PROGRESS.setLevel(logging.DEBUG)
         PROGRESS.handlers = [_NoteHandler(self)]
 
     @cached_property
@@ -60,6 +61,11 @@ class Output:
         from rich.console import Console
 
         return Console(stderr=True, highlight=False, soft_wrap=True)
+
+    @cached_property
+    def waiting(self) -> Waiting:
+        """What is shown of work that takes a while."""
+        return Waiting(self)
 
     @property
     def shows_progress(self) -> bool:
@@ -70,6 +76,7 @@ class Output:
         """Show a piece of text at once, with no line end of its own."""
         if self.flags.as_json:
             return
+        self.waiting.clear()
         if sys.stdout.isatty():
             piece = piece.translate(CONTROLS)
         sys.stdout.write(piece)
@@ -94,6 +101,7 @@ class Output:
 
     def result(self, values: Mapping[str, Any]) -> None:
         """Print the JSON object, if it is asked for. A number that is not finite, which JSON lacks, is null."""
+        self.waiting.clear()
         if self.flags.as_json:
             text = json.dumps(plain(values), ensure_ascii=False, allow_nan=False)
             print(text.translate(JSON_ESCAPES), flush=True)
@@ -106,6 +114,8 @@ def progress_as_before() -> Iterator[None]:
     try:
         yield
     finally:
+        for handler in PROGRESS.handlers:
+            handler.close()
         PROGRESS.handlers = handlers
         PROGRESS.setLevel(level)
 
@@ -118,8 +128,16 @@ class _NoteHandler(logging.Handler):
         self._out = out
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._out.shows_progress:
+        progress = getattr(record, "progress", None)
+        if progress is not None:
+            self._out.waiting.report(*progress)
+        elif self._out.shows_progress:
             self._out.note(record.getMessage())
+
+    def close(self) -> None:
+        """The command is over: nothing that moves stays on the screen."""
+        self._out.waiting.clear()
+        super().close()
 
 
 def plain(value: Any) -> Any:

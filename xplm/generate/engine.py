@@ -20,6 +20,7 @@ from xplm.generate.prompts import Ids, require_ids
 from xplm.layers.step import Steps
 from xplm.models import decoder
 from xplm.out_of_memory import memory_faults, require_memory
+from xplm.progress import READING, OnProgress, unseen
 from xplm.runtime import Runtime
 from xplm.typing import Array, Params
 
@@ -32,6 +33,7 @@ class Engine:
     config: DecoderConfig
     params: Params = field(repr=False)
     chunk_tokens: int = 512  # prompt tokens to a forward pass
+    progress: OnProgress = unseen  # is given the tokens read of a prompt of several chunks
 
     @cached_property
     def steps(self) -> Steps:
@@ -148,10 +150,10 @@ class Engine:
         Raises:
             OutOfMemoryError: an allocation failed.
         """
-        end = cache.length + ids.shape[1]
+        end, n_tokens = cache.length + ids.shape[1], ids.shape[1]
         faults = memory_faults(self.rt.backend, "the activations of a batch", ADVICE)
         with self.rt.backend.computing(), faults:
-            for start in range(0, ids.shape[1], self.chunk_tokens):
+            for start in range(0, n_tokens, self.chunk_tokens):
                 chunk = self._to_device(ids[:, start : start + self.chunk_tokens])
                 logits = decoder.forward(
                     self.rt,
@@ -164,6 +166,8 @@ class Engine:
                     last_only=True,
                     steps=self.steps,
                 )
+                if n_tokens > self.chunk_tokens:
+                    self.progress(READING, min(start + self.chunk_tokens, n_tokens), n_tokens)
             return self._to_host(logits)[:, -1]
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:

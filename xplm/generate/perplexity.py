@@ -15,6 +15,7 @@ from xplm.errors import RequestError
 from xplm.generate.engine import Engine
 from xplm.generate.options import is_integer
 from xplm.generate.sampling import log_normaliser
+from xplm.progress import SCORING
 
 
 class Perplexity(NamedTuple):
@@ -56,6 +57,7 @@ def compute_perplexity(engine: Engine, ids: Sequence[int] | np.ndarray, window: 
         scored = np.take_along_axis(logits, targets[:, None], axis=-1) - log_normaliser(logits)
         total += float(np.sum(scored))
         tokens += len(targets)
+        engine.progress(SCORING, min(start + window, len(ids)), len(ids))
     return Perplexity(_exp(-total / tokens), tokens)
 
 

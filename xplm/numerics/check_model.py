@@ -12,6 +12,7 @@ from xplm.models.decoder import forward, param_specs
 from xplm.models.training import IGNORE_INDEX, loss_and_grads
 from xplm.numerics.gradient_check import GradientError, check_gradients
 from xplm.numerics.tiny_models import draw_params
+from xplm.progress import OnProgress, unseen
 from xplm.runtime import make_runtime
 from xplm.typing import Params
 
@@ -28,6 +29,7 @@ def check_model(
     z_loss: float = 0.0,
     recompute: bool = False,
     seed: int = 0,
+    progress: OnProgress = unseen,
 ) -> list[GradientError]:
     """Every parameter of a model, on a small batch with padding and unscored targets.
 
@@ -40,6 +42,7 @@ def check_model(
         z_loss: likewise.
         recompute: likewise.
         seed: of parameters, batch and entries.
+        progress: called with the parameters done so far.
 
     Returns:
         One error a parameter.
@@ -88,4 +91,5 @@ def check_model(
         {name: backend.to_host(gradients[name]) for name in params},
         entries=entries,
         seed=seed,
+        progress=progress,
     )

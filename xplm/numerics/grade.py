@@ -5,21 +5,28 @@ cases that fit what their forward takes. Wrong gradients go to `grading.diagnosi
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 
 from xplm.errors import RequestError, did_you_mean
-from xplm.numerics.gradient_check import OP_LIMIT, relative_errors
-from xplm.numerics.grading.attempt import Attempt, fits_definition, judge_forward, try_backward
-from xplm.numerics.grading.diagnosis import Finding, Trial, diagnose
-from xplm.numerics.grading.submission import SubmissionError, load_submission
+from xplm.numerics.grading.attempt import Attempt
+from xplm.numerics.grading.diagnosis import Finding, diagnose
+from xplm.numerics.grading.extremes import find_overflow
+from xplm.numerics.grading.judging import Verdict, judge_forward
+from xplm.numerics.grading.opening import load_submission
+from xplm.numerics.grading.raised import SubmissionError
+from xplm.numerics.grading.scope import narrowed
+from xplm.numerics.grading.trial import Trial, slight_gradients, wrong_gradients
+from xplm.numerics.grading.trying import Tried, called_otherwise, try_backward
 from xplm.numerics.mistakes import CHAINS
+from xplm.numerics.mistakes.chain import Chain
+
+DOES_NOT_RUN = "does not run"
+OVERFLOWS = "is right, but overflows"
 
 
-class Grade(NamedTuple):
+@dataclass(frozen=True)
+class Grade:
     """What was found out about a file."""
 
     op: str
@@ -30,6 +37,10 @@ class Grade(NamedTuple):
         str, float
     ]  # largest relative error by gradient, under the file's own names: "dWq"
     findings: list[Finding]  # empty: nothing is wrong
+    wrong: tuple[str, ...] = ()  # those of `errors` that are too large
+    dtypes: dict[str, str] = field(default_factory=dict)  # narrower than float64, of right ones
+    notes: list[str] = field(default_factory=list)  # what it was not tried on, and why
+    backward: str = ""  # "does not run", if it does not
 
     @property
     def passed(self) -> bool:
@@ -56,34 +67,71 @@ def grade(path: Path, op: str | None = None) -> Grade:
         )
     attempt = Attempt(submission, op)
     if op == "cross_entropy" and attempt.returns_a_number():
-        return grade(path, "mean_cross_entropy")
+        attempt = Attempt(submission, "mean_cross_entropy")
+    return _grade(attempt)
+
+
+def _grade(attempt: Attempt) -> Grade:
     labels = tuple(case.label for case in attempt.cases)
     try:
         verdict = judge_forward(attempt)
-        trials, crashes = try_backward(attempt, verdict.setup)
     except SubmissionError as error:
-        return Grade(op, labels, "does not run", False, {}, [Finding((), str(error))])
+        return Grade(attempt.op, labels, DOES_NOT_RUN, False, {}, [Finding((), str(error))])
+    forward_findings = [Finding((), f"forward: {verdict.fault}")] if verdict.fault else []
+    try:
+        tried, scope = narrowed(attempt, try_backward(attempt, verdict))
+    except SubmissionError as error:
+        return Grade(attempt.op, labels, verdict.says, False, {}, [Finding((), str(error))])
+    overflow = ""
+    if verdict.is_the_op:
+        overflow = find_overflow(attempt, verdict, runs_back=not tried.crashes)
+    if overflow:
+        forward_findings.append(Finding((), overflow))
 
-    names = attempt.names
-    errors = _errors(trials)
-    wrong = [arg for arg, error in errors.items() if not error <= OP_LIMIT]
-    findings = [Finding((), crash) for crash in crashes]
-    if verdict.is_right:
-        findings += diagnose(attempt.chain, trials, wrong, names)
-    else:
-        findings.append(Finding((), f"forward: {verdict.says}"))
-        if wrong and fits_definition(attempt.chain, trials, wrong):
-            says = "the backward is right for the op as it is defined: mend the forward alone"
-            findings.append(Finding(tuple(wrong), says))
-        else:
-            findings += diagnose(replace(attempt.chain, mistakes=()), trials, wrong, names)
+    names = attempt.names(verdict.setup.order)
+    wrong = wrong_gradients(tried.trials)
+    findings = _explain(attempt, verdict, tried, wrong, names)
     return Grade(
-        op,
-        labels,
-        verdict.says,
-        verdict.is_right,
-        {f"d{names[arg]}": error for arg, error in errors.items()},
-        [Finding(tuple(f"d{names[arg]}" for arg in f.arguments), f.says) for f in findings],
+        attempt.op,
+        tuple(case.label for case in verdict.cases),
+        OVERFLOWS if overflow and not verdict.fault else verdict.says,
+        not forward_findings,
+        {f"d{names[arg]}": error for arg, error in _errors(tried.trials).items()},
+        forward_findings
+        + [Finding(tuple(f"d{names[arg]}" for arg in f.arguments), f.says) for f in findings],
+        tuple(f"d{names[arg]}" for arg in wrong),
+        {f"d{names[arg]}": dtype for arg, dtype in slight_gradients(tried.trials).items()},
+        verdict.notes + scope + attempt.missing_options(),
+        "" if tried.trials else DOES_NOT_RUN,
+    )
+
+
+def _explain(
+    attempt: Attempt, verdict: Verdict, tried: Tried, wrong: Sequence[str], names: dict[str, str]
+) -> list[Finding]:
+    """What is wrong with the backward."""
+    chain, trials = attempt.chain, tried.trials
+    if (wrong or tried.crashes) and (says := called_otherwise(attempt, verdict, tried)):
+        return [Finding(tuple(wrong), says)]
+    crashes = [Finding((), f'{error} (case "{case.label}")') for case, error in tried.crashes[:1]]
+    if not trials:
+        return crashes
+    if verdict.is_the_op:
+        return crashes + diagnose(chain, trials, wrong, names)
+    if wrong and _fits_definition(chain, trials, wrong):
+        says = "the backward is right for the op as it is defined: mend the forward alone"
+        return [*crashes, Finding(tuple(wrong), says)]
+    return crashes + diagnose(replace(chain, mistakes=()), trials, wrong, names)
+
+
+def _fits_definition(chain: Chain, trials: Sequence[Trial], arguments: Sequence[str]) -> bool:
+    """Whether these gradients are those of the op itself, whatever the forward does."""
+    return all(
+        trial.is_like(arg, right[arg])
+        for trial in trials
+        for right in (trial.outcome(chain),)
+        for arg in arguments
+        if arg in right
     )
 
 
@@ -91,11 +139,7 @@ def _errors(trials: Sequence[Trial]) -> dict[str, float]:
     """The largest relative error of each gradient; inf where it is missing or misshapen."""
     errors: dict[str, float] = {}
     for trial in trials:
-        found = {
-            arg: np.empty((0, 0)) if gradient is None else gradient
-            for arg, gradient in trial.found.items()
-        }
-        for arg, error in relative_errors(found, trial.expected).items():
+        for arg, error in trial.errors().items():
             errors[arg] = max(errors.get(arg, 0.0), error)
     return errors
 

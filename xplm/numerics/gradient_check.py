@@ -28,6 +28,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xplm.progress import OnProgress, unseen
+
 STEP = 5.0e-4
 
 OP_LIMIT = 1e-8
@@ -37,6 +39,9 @@ MODEL_LIMIT = 1e-6
 """The most that a whole model's gradient may be off by: its loss passes through many more roundings."""
 
 SMALLEST_SHARE = 1e-3
+
+CHECKING = "checking gradients"
+"""Counted in arrays."""
 
 
 class GradientError(NamedTuple):
@@ -115,6 +120,7 @@ def check_gradients(
     *,
     entries: int | None = None,
     seed: int = 0,
+    progress: OnProgress = unseen,
 ) -> list[GradientError]:
     """Compare the gradients of f with respect to several arrays with differences.
 
@@ -125,13 +131,15 @@ def check_gradients(
         entries: numbers of each array to differentiate at: those with the largest gradients, and as many drawn at
             random, and a direction through all of them; None: all.
         seed: of those draws.
+        progress: called with the arrays done so far.
 
     Returns:
         One error an array, in the order of `arrays`.
     """
     rng = np.random.default_rng(seed)
     found, expected, along = {}, {}, {}
-    for name, array in arrays.items():
+    for done, (name, array) in enumerate(arrays.items()):
+        progress(CHECKING, done, len(arrays))
         if analytic[name].shape != array.shape:
             found[name], expected[name] = analytic[name], numerical_gradient(f, array)
             continue
@@ -144,6 +152,7 @@ def check_gradients(
             along[name] = (np.sum(analytic[name] * signs), directional_derivative(f, array, signs))
         found[name] = analytic[name].reshape(-1)[chosen]
         expected[name] = numerical_gradient(f, array, chosen)
+    progress(CHECKING, len(arrays), len(arrays))
     errors = relative_errors(found, expected)
     for name, error in _errors_along(along, analytic).items():
         errors[name] = max(errors[name], error)

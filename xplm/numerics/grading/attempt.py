@@ -1,7 +1,9 @@
-"""Somebody's forward and backward run on the cases of an op, in whichever layout and form of it they wrote."""
+"""Somebody's forward and backward run on the cases of an op, in whichever layout, form and order they wrote it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from functools import cached_property
+from os import devnull
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,29 +11,23 @@ import numpy as np
 from xplm.errors import RequestError
 from xplm.numerics.gradient_check import numerical_gradient
 from xplm.numerics.grading.cases import assumed, grading_cases
-from xplm.numerics.grading.diagnosis import Trial, is_same
-from xplm.numerics.grading.submission import Submission, SubmissionError
+from xplm.numerics.grading.layouts import OWN, Layout
+from xplm.numerics.grading.raised import SubmissionError
+from xplm.numerics.grading.submission import Submission
 from xplm.numerics.mistakes import CHAINS
-from xplm.numerics.mistakes.chain import OWN_FORM, Chain, Form, flip, run_backward, run_forward
+from xplm.numerics.mistakes.chain import OWN_FORM, Form, flip
 from xplm.numerics.op_cases import OpCase
 
-FORWARD_LIMIT = 1e-9
-"""A forward within this, relative, is the op: above the rounding of float64 sums in any order."""
+Twist = Callable[[tuple[Any, ...], Sequence[np.ndarray]], tuple[Any, ...]]
+"""Other arguments for backward, from those that it is given and the arrays that forward was given."""
 
 
 class Setup(NamedTuple):
     """How they wrote the op."""
 
-    form: Form
-    transposed: bool  # whether their matrices are (inputs, outputs)
-
-
-class Verdict(NamedTuple):
-    """How their forward compares with the op's definition."""
-
-    says: str
-    is_right: bool
-    setup: Setup
+    form: Form = OWN_FORM
+    layout: Layout = OWN
+    order: tuple[int, ...] | None = None  # of the op's arrays, as their forward takes them
 
 
 class Attempt:
@@ -45,12 +41,14 @@ class Attempt:
         self._cases = grading_cases(op)
         self._options = {name for case in self._cases for name in case.options}
 
-    @cached_property
-    def names(self) -> dict[str, str]:
+    def names(self, order: tuple[int, ...] | None = None) -> dict[str, str]:
         """What their forward calls each argument."""
         theirs, _ = self.submission.array_names(self._options)
+        taken = self.chain.arguments
+        if order is not None:
+            taken = tuple(taken[i] for i in order)
         own = {arg: arg for arg in self.chain.arguments}
-        return own | dict(zip(self.chain.arguments, theirs, strict=False))
+        return own | dict(zip(taken, theirs, strict=False))
 
     @cached_property
     def cases(self) -> list[OpCase]:
@@ -60,6 +58,8 @@ class Attempt:
             RequestError: there is none.
         """
         theirs, required = self.submission.array_names(self._options)
+        if self.op == "attention" and len(theirs) > 3 and theirs[3] != "first":
+            theirs = theirs[:3] if required <= 3 else theirs  # their own mask is not `first`
         fit = [
             case
             for case in self._cases
@@ -73,18 +73,32 @@ class Attempt:
             )
         return fit
 
+    def missing_options(self) -> list[str]:
+        """A note of the options that other cases have and their forward does not take."""
+        untried = [case for case in self._cases if not any(case is taken for taken in self.cases)]
+        names = sorted({name for case in untried for name in self._untaken(case)})
+        if not names:
+            return []
+        listed = ", ".join(names[:-1]) + " and " * (len(names) > 1) + names[-1]
+        return [f"cases that need {listed}: forward has no parameter of that name"]
+
     def _takes_options(self, case: OpCase) -> bool:
         """Whether each option of a case is a parameter of theirs, or is what goes without saying."""
+        return not self._untaken(case)
+
+    def _untaken(self, case: OpCase) -> list[str]:
         unsaid = assumed(self._by_name(case))
-        return all(
-            self.submission.takes(option) or (option in unsaid and unsaid[option] == value)
+        return [
+            option
             for option, value in case.options.items()
-        )
+            if not self.submission.takes(option)
+            and not (option in unsaid and unsaid[option] == value)
+        ]
 
     def returns_a_number(self) -> bool:
         """Whether their forward makes one number of the first case."""
         try:
-            y, _ = self.forward(self.cases[0], Setup(OWN_FORM, False))
+            y, _ = self.forward(self.cases[0], Setup())
         except SubmissionError:
             return False
         return y.ndim == 0
@@ -94,144 +108,103 @@ class Attempt:
         return {**self._by_name(case), **case.options, **form.changes}
 
     def forward(self, case: OpCase, setup: Setup) -> tuple[np.ndarray, tuple[Any, ...]]:
-        """Their y and what they saved."""
-        arrays = self._theirs(case, setup)
-        before = [array.copy() for array in arrays]
-        y, saved = self.submission.run_forward(arrays, case.options)
-        self._check_unchanged("forward", arrays, before)
+        """Their y in its own dtype, and what they saved."""
+        y, saved, _ = self._run_forward(case, setup)
         return y, saved
 
-    def backward(self, case: OpCase, setup: Setup, dy: np.ndarray) -> dict[str, np.ndarray | None]:
-        """Their gradients by the op's argument names, in the op's layout."""
-        arrays = self._theirs(case, setup)
+    def backward(
+        self, case: OpCase, setup: Setup, dy: np.ndarray, twist: Twist | None = None
+    ) -> dict[str, np.ndarray | None]:
+        """Their gradients by the op's argument names, as they store them.
+
+        Args:
+            case: the op's arrays and options.
+            setup: how they wrote it.
+            dy: the gradient of their y.
+            twist: what to call backward with in place of what it should take.
+        """
+        _, saved, arrays = self._run_forward(case, setup)
         before = [array.copy() for array in arrays]
-        _, saved = self.submission.run_forward(arrays, case.options)
-        positions = [i for i, a in enumerate(self.chain.arguments) if a in self.chain.gradients]
-        given = self.submission.run_backward(
-            dy, saved, arrays, case.options, tuple(i for i in positions if i < len(arrays))
-        )
-        self._check_unchanged("backward", arrays, before)
+        own_dy = dy.copy()
+        given = self.submission.backward_arguments(own_dy, saved, arrays, case.options)
+        if twist is not None:
+            given = twist(given, arrays)
+        taken = self._taken(len(arrays), setup.order)
+        positions = [i for i, arg in enumerate(taken) if arg in self.chain.gradients]
+        found = self.submission.run_backward(given, case.options, len(arrays), positions)
+        if not np.array_equal(own_dy, dy):
+            raise SubmissionError(
+                "backward writes into its argument dy, which others read too: copy it first"
+            )
+        self._check_unchanged("backward", taken, arrays, before, setup.order)
         return {
-            arg: flip(gradient)
-            if gradient is not None and self._is_flipped(arg, setup) and gradient.ndim > 1
-            else gradient
-            for arg, gradient in zip(self.chain.arguments, given, strict=False)
+            arg: gradient
+            for arg, gradient in zip(taken, found, strict=True)
             if arg in self.chain.gradients
         }
 
     def numerical(self, case: OpCase, setup: Setup, dy: np.ndarray) -> dict[str, np.ndarray]:
-        """Central differences of sum(y * dy), by argument."""
+        """Central differences of sum(y * dy) by argument, as they store them."""
         own = OpCase(case.label, tuple(_copied(array) for array in case.args), case.options)
         arrays = self._by_name(own)
 
         def weighted_sum() -> float:
             return float(np.sum(self.forward(own, setup)[0] * dy))
 
-        return {
-            arg: numerical_gradient(weighted_sum, array)
-            for arg in self.chain.gradients
-            if (array := arrays[arg]) is not None
-        }
+        with open(devnull, "w") as nowhere, redirect_stdout(nowhere):  # it was printed once
+            return {
+                arg: setup.layout.theirs(self.chain, arg, numerical_gradient(weighted_sum, array))
+                for arg in self.chain.gradients
+                if (array := arrays[arg]) is not None
+            }
+
+    def _run_forward(
+        self, case: OpCase, setup: Setup
+    ) -> tuple[np.ndarray, tuple[Any, ...], list[np.ndarray]]:
+        """Their y, what they saved, and the arrays that they were given."""
+        given = [
+            setup.layout.theirs(self.chain, arg, array).copy()
+            for arg, array in zip(self.chain.arguments, _given(case), strict=False)
+        ]
+        arrays = given if setup.order is None else [given[i] for i in setup.order]
+        before = [array.copy() for array in arrays]
+        y, saved = self.submission.run_forward(arrays, case.options)
+        taken = self._taken(len(arrays), setup.order)
+        self._check_unchanged("forward", taken, arrays, before, setup.order)
+        return y, saved, arrays
+
+    def _taken(self, n: int, order: tuple[int, ...] | None) -> list[str]:
+        """The op's arguments in the order in which their forward takes them."""
+        return [self.chain.arguments[i] for i in (order or range(n))]
 
     def _by_name(self, case: OpCase) -> dict[str, np.ndarray | None]:
         given = dict(zip(self.chain.arguments, case.args, strict=False))
         return {arg: given.get(arg) for arg in self.chain.arguments}
 
-    def _is_flipped(self, arg: str, setup: Setup) -> bool:
-        return setup.transposed and arg in self.chain.matrices
-
-    def _theirs(self, case: OpCase, setup: Setup) -> tuple[np.ndarray, ...]:
-        """Copies of the arrays, in their layout."""
-        return tuple(
-            (flip(array) if self._is_flipped(arg, setup) else array).copy()
-            for arg, array in zip(self.chain.arguments, _given(case), strict=False)
-        )
-
     def _check_unchanged(
-        self, function: str, arrays: Sequence[np.ndarray], before: Sequence[np.ndarray]
+        self,
+        function: str,
+        taken: Sequence[str],
+        arrays: Sequence[np.ndarray],
+        before: Sequence[np.ndarray],
+        order: tuple[int, ...] | None,
     ) -> None:
-        for arg, array, copy in zip(self.chain.arguments, arrays, before, strict=False):
+        for arg, array, copy in zip(taken, arrays, before, strict=True):
             if not np.array_equal(array, copy, equal_nan=array.dtype.kind == "f"):
                 raise SubmissionError(
-                    f"{function} writes into its argument {self.names[arg]}: copy it first"
+                    f"{function} writes into its argument {self.names(order)[arg]}: copy it first"
                 )
 
 
-def judge_forward(attempt: Attempt) -> Verdict:
-    """Compare their forward with the op's definition, its other forms, and its known mistakes.
-
-    Raises:
-        SubmissionError: it does not run.
-    """
-    chain, cases = attempt.chain, attempt.cases
-    ran: list[tuple[bool, list[np.ndarray]]] = []
-    failure: SubmissionError | None = None
-    for transposed in (False, True) if chain.matrices else (False,):
-        try:
-            setup = Setup(OWN_FORM, transposed)
-            ran.append((transposed, [attempt.forward(case, setup)[0] for case in cases]))
-        except SubmissionError as error:
-            failure = failure or error
-    if not ran:
-        assert failure is not None
-        raise failure
-
-    for transposed, ys in ran:
-        for form in (OWN_FORM, *chain.forms):
-            expected = [run_forward(chain, attempt.values(case, form)).y for case in cases]
-            if _all_equal(ys, expected):
-                notes = [form.says, "with matrices stored (inputs, outputs)" * transposed]
-                says = ", ".join(["is right", *(note for note in notes if note)])
-                return Verdict(says, True, Setup(form, transposed))
-    for transposed, ys in ran:
-        for form in (OWN_FORM, *chain.forms):
-            values = [attempt.values(case, form) for case in cases]
-            for known in chain.forward_mistakes:
-                if _all_equal(ys, [run_forward(chain, v, known.steps).y for v in values]):
-                    return Verdict(known.says, False, Setup(form, transposed))
-
-    transposed, ys = ran[0]
-    own = [run_forward(chain, attempt.values(case, OWN_FORM)).y for case in cases]
-    return Verdict(_difference(cases, ys, own), False, Setup(OWN_FORM, transposed))
-
-
-def try_backward(attempt: Attempt, setup: Setup) -> tuple[list[Trial], list[str]]:
-    """Their gradients and the differences, case by case, and what was raised in those that failed.
-
-    Raises:
-        SubmissionError: it fails in every case.
-    """
-    trials, crashes = [], []
-    for number, case in enumerate(attempt.cases):
-        y, _ = attempt.forward(case, setup)
-        if not np.array_equal(y, attempt.forward(case, setup)[0], equal_nan=True):
-            raise SubmissionError(
-                "forward gives another y when it is called again: what is random comes in as an "
-                "argument"
-            )
-        draw = np.random.default_rng(number).standard_normal(y.shape)
-        dy = np.asarray(draw if y.ndim else 1.0)
-        try:
-            found = attempt.backward(case, setup, dy)
-        except SubmissionError as error:
-            crashes.append(f'{error} (case "{case.label}")')
-            continue
-        values = run_forward(attempt.chain, attempt.values(case, setup.form))
-        trials.append(Trial(case.label, values, dy, found, attempt.numerical(case, setup, dy)))
-    if not trials:
-        raise SubmissionError(crashes[0])
-    return trials, crashes[:1]
-
-
-def fits_definition(chain: Chain, trials: Sequence[Trial], arguments: Sequence[str]) -> bool:
-    """Whether these gradients are those of the op itself, whatever the forward does."""
-    for trial in trials:
-        right = run_backward(chain, trial.values, trial.dy)
-        if not all(
-            is_same(trial.found[arg], right[arg], right) for arg in arguments if arg in right
-        ):
-            return False
-    return True
+def turned(values: Any, array: np.ndarray) -> Any:
+    """The same values, nested in tuples, lists and dicts, with an array in them transposed."""
+    if values is array:
+        return flip(array)
+    if isinstance(values, tuple | list):
+        return type(values)([turned(value, array) for value in values])
+    if isinstance(values, dict):
+        return {key: turned(value, array) for key, value in values.items()}
+    return values
 
 
 def _given(case: OpCase) -> list[np.ndarray]:
@@ -240,27 +213,3 @@ def _given(case: OpCase) -> list[np.ndarray]:
 
 def _copied(array: np.ndarray | None) -> np.ndarray | None:
     return None if array is None else array.copy()
-
-
-def _all_equal(ys: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> bool:
-    return all(
-        y.shape == e.shape
-        and bool(
-            np.all(np.abs(y - e) <= FORWARD_LIMIT * max(1.0, float(np.abs(e).max(initial=0.0))))
-        )
-        for y, e in zip(ys, expected, strict=True)
-    )
-
-
-def _difference(
-    cases: Sequence[OpCase], ys: Sequence[np.ndarray], expected: Sequence[np.ndarray]
-) -> str:
-    """The first case in which a forward that no known mistake explains is wrong."""
-    for case, y, e in zip(cases, ys, expected, strict=True):
-        if y.shape != e.shape:
-            return f'y has shape {y.shape} where {e.shape} belongs (case "{case.label}")'
-        if not _all_equal([y], [e]):
-            place = tuple(int(i) for i in np.unravel_index(np.abs(y - e).argmax(), y.shape))
-            at = "[" + ", ".join(map(str, place)) + "]" if place else ""
-            return f'y{at} is {y[place]:.6g} where {e[place]:.6g} belongs (case "{case.label}")'
-    raise AssertionError("a forward that differs differs somewhere")

@@ -1,19 +1,27 @@
 """What somebody's op is tried on: the cases of `op_cases`, and cases for the layers that have no kernel."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 
-from xplm.numerics.op_cases import IGNORE, OPS, OpCase, op_cases
+from xplm.numerics.op_cases import IGNORE, OpCase, op_cases
 
 
 def grading_cases(op: str, seed: int = 0) -> list[OpCase]:
     """The cases of an op of CHAINS, in an order in which what is simple comes first."""
-    if op in OPS:
-        return [case for case in op_cases(op, seed) if not case.tuning]
-    return _LAYER_CASES[op](np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    if op in _LAYER_CASES:
+        return _LAYER_CASES[op](rng)
+    return [case for case in op_cases(op, seed) if _is_gradable(op, case)] + (
+        _MORE_CASES[op](rng) if op in _MORE_CASES else []
+    )
+
+
+def _is_gradable(op: str, case: OpCase) -> bool:
+    """Whether a case is about the op: chunks are about a kernel, and zeros for a row of nothing are a convention."""
+    return not case.tuning and not (op == "softmax" and len(case.args) > 1)
 
 
 def assumed(args: Mapping[str, np.ndarray | None]) -> dict[str, Any]:
@@ -23,23 +31,85 @@ def assumed(args: Mapping[str, np.ndarray | None]) -> dict[str, Any]:
         "start": 0,
         "window": None,
         "n_heads": 1,
-        "ignore_index": IGNORE,
         "label_smoothing": 0.0,
         "z_loss": 0.0,
     }
-    q = args.get("q")
+    targets, q = args.get("targets"), args.get("q")
+    if targets is not None and not np.any(targets == IGNORE):
+        values["ignore_index"] = IGNORE
     return values if q is None else values | {"scale": q.shape[-1] ** -0.5}
 
 
-def _mean_cross_entropy(rng: Generator) -> list[OpCase]:
-    return [
-        OpCase(
-            case.label,
-            case.args,
-            case.options,
-        )
-        for case in op_cases("cross_entropy", int(rng.integers(100)))
+def is_grouped(case: OpCase) -> bool:
+    """Whether a case of attention has fewer key heads than query heads."""
+    q, k, *_ = case.args
+    return q is not None and k is not None and k.shape[1] < q.shape[1]
+
+
+def n_axes(case: OpCase) -> int:
+    """Of a case's first array."""
+    return next(array.ndim for array in case.args if array is not None)
+
+
+def fewest_axes(cases: Sequence[OpCase]) -> list[OpCase]:
+    """Those cases whose first array has the fewest axes."""
+    fewest = min(n_axes(case) for case in cases)
+    return [case for case in cases if n_axes(case) == fewest]
+
+
+def _all_scored(case: OpCase) -> OpCase:
+    """A case of a loss with a class in the place of every ignored target."""
+    *arrays, targets = case.args
+    assert targets is not None
+    scored = np.where(targets == IGNORE, 2, targets)
+    label = case.label.removeprefix("one ignored, ").replace("one ignored", "five rows")
+    return OpCase(label, (*arrays, scored), case.options)
+
+
+def _scored_too(op: str) -> Callable[[Generator], list[OpCase]]:
+    return lambda rng: [
+        _all_scored(case)
+        for case in op_cases(op, int(rng.integers(100)))
+        if "ignored" in case.label
     ]
+
+
+def _linear(rng: Generator) -> list[OpCase]:
+    n = rng.standard_normal
+    return [
+        OpCase("square, no bias", (n((7, 5)), n((5, 5)))),
+        OpCase("three axes, no bias", (n((2, 3, 5)), n((4, 5)))),
+    ]
+
+
+def _softmax(rng: Generator) -> list[OpCase]:
+    n = rng.standard_normal
+    visible = rng.random((4, 7)) < 0.6
+    visible[:, 2] = True
+    return [
+        OpCase("a square", (n((5, 5)),)),
+        OpCase("mask", (n((4, 7)), visible)),
+        OpCase("mask broadcast over heads", (n((2, 3, 4, 7)), visible[None, None])),
+    ]
+
+
+def _attention(rng: Generator) -> list[OpCase]:
+    n = rng.standard_normal
+
+    def case(label: str, B: int, H: int, T: int, S: int, D: int, **options: Any) -> OpCase:
+        given = {"start": 0, "scale": D**-0.5, "window": None} | options
+        return OpCase(label, (n((B, H, T, D)), n((B, H, S, D)), n((B, H, S, D))), given)
+
+    return [
+        case("one sequence, one head", 1, 1, 5, 5, 4),
+        case("another scale, as many key heads", 2, 2, 4, 4, 3, scale=0.3),
+        case("window, as many key heads", 1, 2, 6, 6, 3, window=3),
+    ]
+
+
+def _mean_cross_entropy(rng: Generator) -> list[OpCase]:
+    cases = op_cases("cross_entropy", int(rng.integers(100)))
+    return cases + [_all_scored(case) for case in cases if "ignored" in case.label]
 
 
 def _self_attention(rng: Generator) -> list[OpCase]:
@@ -63,6 +133,7 @@ def _mlp(rng: Generator) -> list[OpCase]:
     return [
         OpCase("two axes", (n((6, 5)), n((7, 5)), n((7, 5)), n((5, 7)))),
         OpCase("three axes", (n((2, 3, 4)), n((6, 4)), n((6, 4)), n((4, 6)))),
+        OpCase("square", (n((5, 4)), n((4, 4)), n((4, 4)), n((4, 4)))),
     ]
 
 
@@ -84,12 +155,25 @@ def _tied_embedding(rng: Generator) -> list[OpCase]:
             options,
         ),
         OpCase(
+            "repeated ids, wide",
+            (np.array([0, 4, 0, 1]), n((7, 4)), np.array([4, 6, 3, 0])),
+            options,
+        ),
+        OpCase(
             "one ignored",
             (np.array([0, 4, 3, 1]), n((7, 4)), np.array([4, IGNORE, 3, 0])),
             options,
         ),
     ]
 
+
+_MORE_CASES: dict[str, Callable[[Generator], list[OpCase]]] = {
+    "linear": _linear,
+    "softmax": _softmax,
+    "attention": _attention,
+    "cross_entropy": _scored_too("cross_entropy"),
+    "linear_cross_entropy": _scored_too("linear_cross_entropy"),
+}
 
 _LAYER_CASES: dict[str, Callable[[Generator], list[OpCase]]] = {
     "mean_cross_entropy": _mean_cross_entropy,

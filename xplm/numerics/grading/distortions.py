@@ -1,18 +1,27 @@
-"""Mistakes that nobody wrote down: a step of a backward pass off by a factor that the op has at hand.
+"""Mistakes that nobody wrote down: a sum over another axis, or a step off by a factor that the op has at hand.
 
+    the sum over axis 0, axis -2, the whole array, ...
     the step times -1, 2, 1/2, times or divided by C, rstd, rstd^2, scale, ...
 
-The steps are those that a chain has words for. A gradient that is itself off by a factor is seen without running
-anything, in `ratios`.
+The sums are a chain's reductions, and the steps those that it has words for. A gradient that is itself off by a factor
+is seen without running anything, in `ratios`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from xplm.numerics.mistakes.chain import Chain, Mistake, Step, Values
+from xplm.numerics.mistakes.chain import (
+    WRONG_AXES,
+    Chain,
+    Mistake,
+    Reduction,
+    Step,
+    Values,
+)
 
 Factor = Callable[[Values], Any]
 
@@ -30,10 +39,27 @@ def distortions(chain: Chain, values: Values) -> Iterator[Mistake]:
         chain: the op.
         values: of one of its cases, which show what factors there are.
     """
+    yield from wrong_axes(chain.backward)
+    for known in wrong_axes(chain.forward):
+        yield Mistake(f"in backward, {known.says}", known.steps)
     factors = [*PLAIN, *_factors(chain, values)]
     for name, words in chain.words.items():
         for says, factor in factors:
             yield Mistake(f"{words} {says}", {name: partial(_times, chain.backward[name], factor)})
+
+
+def wrong_axes(steps: Mapping[str, Step]) -> Iterator[Mistake]:
+    """Sums and means over rows that run over another axis: each alone, and those that go wrong together."""
+    reductions = {name: step for name, step in steps.items() if isinstance(step, Reduction)}
+    for n in range(1, len(reductions) + 1):
+        for names in combinations(reductions, n):
+            listed = " and ".join(reductions[name].says for name in names)
+            for axis, words in WRONG_AXES:
+                yield Mistake(
+                    f"wrong axis: {listed} {'runs' if n == 1 else 'run'} over {words}; each row has "
+                    "its own, over the last axis (axis=-1, keepdims=True)",
+                    {name: reductions[name].over(axis) for name in names},
+                )
 
 
 def _times(step: Step, factor: Factor, e: Values) -> Any:
@@ -59,7 +85,12 @@ def _factors(chain: Chain, values: Values) -> Iterator[tuple[str, Factor]]:
         name
         for name, value in vars(values).items()
         if (isinstance(value, float) and value != 0.0)
-        or (name in chain.forward and isinstance(value, np.ndarray) and value.shape[-1:] == (1,))
+        or (
+            name in chain.forward
+            and not isinstance(chain.forward[name], Reduction)
+            and isinstance(value, np.ndarray)
+            and value.shape[-1:] == (1,)
+        )
     ]
     for name in names:
         for exponent in (1, 2):

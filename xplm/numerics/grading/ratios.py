@@ -17,6 +17,7 @@ class Sample(NamedTuple):
     values: Values  # arguments, options and steps of the op in that case
     found: np.ndarray
     expected: np.ndarray
+    tolerance: float = TOLERANCE  # of the gradient's numbers, relative
 
 
 class Ratio(NamedTuple):
@@ -50,13 +51,13 @@ def find_ratio(samples: Sequence[Sample]) -> Ratio | None:
     known = [r for r in ratios if r is not None]
     if not known or len(known) < len(ratios):
         return None
-    if len(known) > 1 and max(known) - min(known) < TOLERANCE * abs(known[0]):
-        return Ratio(known[0], _plain_number(known[0]))
+    if len(known) > 1 and max(known) - min(known) < samples[0].tolerance * abs(known[0]):
+        return Ratio(known[0], _plain_number(known[0], samples[0].tolerance))
     shared = [
         (key, meaning)
-        for key, meaning in _meanings(samples[0].values, known[0])
+        for key, meaning in _meanings(samples[0].values, known[0], samples[0].tolerance)
         if all(
-            key in dict(_meanings(sample.values, ratio))
+            key in dict(_meanings(sample.values, ratio, sample.tolerance))
             for sample, ratio in zip(samples[1:], known[1:], strict=True)
         )
     ]
@@ -73,12 +74,14 @@ def _ratio(sample: Sample) -> float | None:
         return None
     ratio = float(np.sum(found * expected)) / size
     difference = np.abs(found - ratio * expected).max()
-    if ratio == 0.0 or difference > TOLERANCE * np.abs(ratio * expected).max():
+    if ratio == 0.0 or difference > sample.tolerance * np.abs(ratio * expected).max():
         return None
     return ratio
 
 
-def _meanings(values: Values, ratio: float) -> Iterator[tuple[tuple[Any, float, int], str]]:
+def _meanings(
+    values: Values, ratio: float, tolerance: float
+) -> Iterator[tuple[tuple[Any, float, int], str]]:
     """Every size of the op that explains a ratio, as (a key that is the same in all cases, how to write it)."""
     scale = abs(ratio)
     for key, size in _sizes(values):
@@ -87,7 +90,7 @@ def _meanings(values: Values, ratio: float) -> Iterator[tuple[tuple[Any, float, 
         base = f"{size:g}" if size > 1 else f"1/{size:g}"
         for power, written in ((1, base), (0.5, f"sqrt({base})"), (2, f"({base})^2")):
             for sign in (1, -1):
-                if math.isclose(scale, size ** (power * sign), rel_tol=TOLERANCE):
+                if math.isclose(scale, size ** (power * sign), rel_tol=tolerance):
                     yield (key, power, sign), written
 
 
@@ -104,10 +107,10 @@ def _sizes(values: Values) -> Iterator[tuple[tuple[str, int | str], float]]:
                 yield (name, "rest"), 1 - value
 
 
-def _plain_number(ratio: float) -> str:
+def _plain_number(ratio: float, tolerance: float) -> str:
     for n in range(2, 10):
         for value, written in ((n, f"{n}"), (1 / n, f"1/{n}")):
-            if math.isclose(abs(ratio), value, rel_tol=TOLERANCE):
+            if math.isclose(abs(ratio), value, rel_tol=tolerance):
                 return written
     return ""
 

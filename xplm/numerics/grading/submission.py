@@ -10,21 +10,14 @@ nothing) for integers and masks, or a dict by forward's own names. A loss that i
 """
 
 import inspect
-import os
-import runpy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from traceback import extract_tb
 from typing import Any
 
 import numpy as np
 
-from xplm.errors import RequestError
-
-
-class SubmissionError(Exception):
-    """Their code raised, or returned what no gradient can be read from; the text says which and where."""
+from xplm.numerics.grading.raised import SubmissionError, raised
 
 
 @dataclass(frozen=True)
@@ -56,112 +49,104 @@ class Submission:
         return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
     def run_forward(
-        self, arrays: tuple[np.ndarray, ...], options: Mapping[str, Any]
+        self, arrays: Sequence[np.ndarray], options: Mapping[str, Any]
     ) -> tuple[np.ndarray, tuple[Any, ...]]:
-        """Their y, and what they saved beside it."""
+        """Their y in its own dtype, and what they saved beside it."""
         result = self._call(self.forward, arrays, options)
         y, *saved = result if isinstance(result, tuple) else (result,)
-        return _as_float64(y, "forward"), tuple(saved)
+        return _as_array(y, "forward"), tuple(saved)
 
-    def run_backward(
+    def backward_arguments(
         self,
         dy: np.ndarray,
         saved: tuple[Any, ...],
-        arrays: tuple[np.ndarray, ...],
+        arrays: Sequence[np.ndarray],
         options: Mapping[str, Any],
-        gradients: tuple[int, ...],
+    ) -> tuple[Any, ...]:
+        """What backward is given: dy, then what forward saved, or else its arrays.
+
+        A tuple that forward saved is unpacked where backward asks for its parts by name.
+        """
+        given = saved or tuple(arrays)
+        wanted = _count_required(self.backward, options)
+        if len(saved) == 1 and isinstance(saved[0], tuple | list) and wanted == 1 + len(saved[0]):
+            given = tuple(saved[0]) if wanted > 2 else given
+        if wanted != 1 + len(given) and wanted == 1 + len(arrays):
+            given = tuple(arrays)
+        return given if dy.ndim == 0 and wanted == len(given) else (dy, *given)
+
+    def run_backward(
+        self,
+        arguments: Sequence[Any],
+        options: Mapping[str, Any],
+        n_arrays: int,
+        gradients: Sequence[int],
     ) -> list[np.ndarray | None]:
-        """Their gradients, one an array; None where they give none.
+        """Their gradients in their own dtypes, one an array of forward's; None where they give none.
 
         Args:
-            dy: the gradient of y.
-            saved: what forward returned beside y.
-            arrays: forward's.
+            arguments: of backward.
             options: forward's.
-            gradients: positions of the arrays that have a gradient.
+            n_arrays: how many arrays forward was given.
+            gradients: positions of those that have a gradient.
         """
-        given = saved or arrays
-        wanted = _count_required(self.backward, options)
-        own_dy = dy.copy()
-        head = () if dy.ndim == 0 and wanted == len(given) else (own_dy,)
-        result = self._call(self.backward, (*head, *given), options)
-        if not np.array_equal(own_dy, dy):
-            raise SubmissionError(
-                "backward writes into its argument dy, which others read too: copy it first"
-            )
-
+        result = self._call(self.backward, arguments, options)
         if isinstance(result, Mapping):
-            names, _ = self.array_names(options)
-            keys = [(name, f"d{name}") for name in names[: len(arrays)]]
-            found = [next((result[k] for k in pair if k in result), None) for pair in keys]
+            found = self._by_name(result, options, n_arrays)
         elif isinstance(result, tuple | list):
             found = list(result)
-            if len(found) == len(gradients) < len(arrays):
+            if len(found) == len(gradients) < n_arrays:
                 by_position = dict(zip(gradients, found, strict=True))
-                found = [by_position.get(i) for i in range(len(arrays))]
+                found = [by_position.get(i) for i in range(n_arrays)]
         else:
-            found = [None] * len(arrays)
+            found = [None] * n_arrays
             found[gradients[0]] = result
-        if len(found) != len(arrays):
+        if len(found) != n_arrays:
             raise SubmissionError(
-                f"backward returns {len(found)} gradients; forward has {len(arrays)} arrays, "
+                f"backward returns {len(found)} gradients; forward has {n_arrays} arrays, "
                 f"{len(gradients)} of them with a gradient"
             )
-        return [None if g is None else _as_float64(g, "backward") for g in found]
+        return [None if g is None else _as_array(g, "backward") for g in found]
+
+    def backward_signature(self) -> str:
+        """Such as "backward(x, dy)"."""
+        return f"backward({', '.join(_parameters(self.backward))})"
+
+    def _by_name(
+        self, result: Mapping[Any, Any], options: Mapping[str, Any], n_arrays: int
+    ) -> list[Any]:
+        names = self.array_names(options)[0][:n_arrays]
+        by_key = {str(key).lower(): value for key, value in result.items()}
+        spellings = [(n, f"d{n}", f"d_{n}", f"grad_{n}", f"{n}_grad") for n in names]
+        found = [
+            next((by_key[k.lower()] for k in keys if k.lower() in by_key), None)
+            for keys in spellings
+        ]
+        if all(gradient is None for gradient in found):
+            raise SubmissionError(
+                f"backward returns a dict with the keys {', '.join(map(str, result))}; they are "
+                f"{', '.join(names)}, with or without a d in front"
+            )
+        return found
 
     def _call(
-        self, function: Callable[..., Any], arrays: tuple[Any, ...], options: Mapping[str, Any]
+        self, function: Callable[..., Any], arguments: Sequence[Any], options: Mapping[str, Any]
     ) -> Any:
         parameters = _parameters(function)
         anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         accepted = {k: v for k, v in options.items() if anything or k in parameters}
         try:
-            with np.errstate(all="ignore"):
-                return function(*arrays, **accepted)
-        except (Exception, SystemExit) as error:
-            shapes = ", ".join(str(a.shape) for a in arrays if isinstance(a, np.ndarray))
+            inspect.signature(function).bind(*arguments, **accepted)
+        except TypeError as error:
             raise SubmissionError(
-                f"{function.__name__} raises {type(error).__name__}{_line(self.path, error)}: {error}"
-                + (f"; it was given arrays of shapes {shapes}" if shapes else "")
+                f"{function.__name__}({', '.join(parameters)}) does not take what it is called "
+                f"with, {len(arguments)} positional arguments: {error}"
             ) from error
-
-
-def load_submission(path: Path) -> Submission:
-    """Run a file and take what it defines.
-
-    Raises:
-        RequestError: it cannot be read or run, or lacks one of the two functions.
-    """
-    if os.path.isdir(path):
-        raise RequestError(f'a file must be readable; got "{path}", which is a folder')
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise RequestError(f'a file must be readable; got "{path}", which is not a regular file')
-    try:
-        defined = runpy.run_path(str(path))
-    except OSError as error:
-        raise RequestError(f'a file must be readable; got "{path}": {error.strerror}') from error
-    except (Exception, SystemExit) as error:
-        raise RequestError(
-            f'a file to grade must run; "{path}" raises {type(error).__name__}{_line(path, error)}: '
-            f"{error}"
-        ) from error
-    missing = [name for name in ("forward", "backward") if not callable(defined.get(name))]
-    if missing:
-        raise RequestError(
-            f'a file to grade defines forward and backward; "{path}" lacks {" and ".join(missing)}'
-        )
-    op = defined.get("OP")
-    return Submission(
-        path, defined["forward"], defined["backward"], op if isinstance(op, str) else None
-    )
-
-
-def _line(path: Path, error: BaseException) -> str:
-    """Where in their file an error comes from."""
-    if isinstance(error, SyntaxError):
-        return f" in line {error.lineno}" if error.lineno else ""
-    lines = [f.lineno for f in extract_tb(error.__traceback__) if f.filename == str(path)]
-    return f" in line {lines[-1]}" if lines else ""
+        try:
+            with np.errstate(all="ignore"):
+                return function(*arguments, **accepted)
+        except (Exception, SystemExit) as error:
+            raise raised(function.__name__, self.path, error, arguments) from error
 
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -177,12 +162,17 @@ def _count_required(function: Callable[..., Any], options: Collection[str]) -> i
     )
 
 
-def _as_float64(array: Any, name: str) -> np.ndarray:
+def _as_array(array: Any, name: str) -> np.ndarray:
+    """What was returned, as an array of real numbers."""
     if array is None:
         raise SubmissionError(f"{name} returns None where an array belongs")
     try:
-        return np.array(array, dtype=np.float64)
+        found = np.asarray(array)
+        found.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise SubmissionError(
             f"{name} returns a {type(array).__name__} where an array belongs"
         ) from error
+    if found.dtype.kind not in "fiubV":
+        raise SubmissionError(f"{name} returns an array of {found.dtype} where real numbers belong")
+    return found

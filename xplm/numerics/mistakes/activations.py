@@ -88,6 +88,7 @@ GELU = Chain(
         mistake("it is ReLU", y=lambda e: np.maximum(e.x, 0)),
     ),
     forms=(Form("in the exact form, with erf", {"exact": True}),),
+    positions={"x": 1},
     words={"dt": "the derivative of tanh, 1 - tanh(u)^2,", "du": "du/dx"},
 )
 
@@ -152,6 +153,7 @@ SWIGLU = Chain(
         mistake("it gates by sigmoid(gate), as GLU does", y=lambda e: e.s * e.up),
         mistake("it adds the branches; they multiply", y=lambda e: e.gate * e.s + e.up),
     ),
+    positions={"gate": 1, "up": 1},
 )
 
 DROPOUT = Chain(

@@ -1,11 +1,16 @@
 """softmax and attention: factors of sqrt(d), the sum inside softmax's Jacobian, and heads that share their keys."""
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 
 from xplm.numerics.mistakes.chain import (
+    WRONG_AXES,
     Chain,
     Form,
     Mistake,
+    Reduction,
     Step,
     Values,
     flip,
@@ -16,7 +21,7 @@ from xplm.numerics.mistakes.chain import (
 )
 
 
-def masked_softmax(x: np.ndarray, visible: np.ndarray | None, axis: int = -1) -> np.ndarray:
+def masked_softmax(x: np.ndarray, visible: np.ndarray | None, axis: Any = -1) -> np.ndarray:
     """Over visible entries; a row with none is zeros."""
     scores = x if visible is None else np.where(visible, x, -np.inf)
     highest = scores.max(axis, keepdims=True)
@@ -25,11 +30,24 @@ def masked_softmax(x: np.ndarray, visible: np.ndarray | None, axis: int = -1) ->
     return e / np.where(sums > 0, sums, 1.0)
 
 
+def softmax_over(axis: Any, x: np.ndarray, visible: np.ndarray | None) -> np.ndarray:
+    """masked_softmax over one of WRONG_AXES; over the last axis where x has no such axis."""
+    if axis == "leading":
+        axis = tuple(range(x.ndim - 1))
+    elif axis is not None and not -x.ndim <= axis < x.ndim:
+        axis = -1
+    return masked_softmax(x, visible, axis)
+
+
 SOFTMAX = Chain(
     arguments=("x", "visible"),
     gradients=("x",),
     forward={"y": lambda e: masked_softmax(e.x, e.visible)},
-    backward={"dx": lambda e: e.y * (e.dy - total(e.dy * e.y))},
+    backward={
+        "inner": Reduction("the sum of dy * y", np.sum, lambda e: e.dy * e.y),
+        "dx": lambda e: e.y * (e.dy - e.inner),
+    },
+    positions={"x": 1, "visible": 1},
     mistakes=(
         mistake(
             "dx takes the diagonal of the Jacobian alone, y (1 - y): each output depends on all inputs, "
@@ -63,20 +81,16 @@ SOFTMAX = Chain(
             "the sum has y^2 where y belongs: dx = y * (dy - sum(dy * y))",
             dx=lambda e: e.y * (e.dy - total(e.dy * e.y**2)),
         ),
-        mistake(
-            "the sum runs over another axis than the softmax does",
-            dx=lambda e: e.y * (e.dy - np.sum(e.dy * e.y, axis=-2, keepdims=True)),
-        ),
         mistake("dx is log_softmax's: dy - y * sum(dy)", dx=lambda e: e.dy - e.y * total(e.dy)),
     ),
     forward_mistakes=(
-        mistake(
-            "it runs over another axis; it should run over the last",
-            y=lambda e: masked_softmax(e.x, e.visible, axis=-2),
-        ),
-        mistake(
-            "it runs over the whole array; each row is a softmax of its own",
-            y=lambda e: np.exp(e.x - e.x.max()) / np.exp(e.x - e.x.max()).sum(),
+        *(
+            mistake(
+                f"wrong axis: it runs over {words}; each row is a softmax of its own, over the "
+                "last axis",
+                y=partial(lambda axis, e: softmax_over(axis, e.x, e.visible), axis),
+            )
+            for axis, words in WRONG_AXES
         ),
         mistake("the mask is ignored", y=lambda e: masked_softmax(e.x, None)),
         mistake("it is log_softmax", y=lambda e: np.log(masked_softmax(e.x, e.visible))),
@@ -121,7 +135,7 @@ SCORES: dict[str, Step] = {
 DSCORES: dict[str, Step] = {
     "dvalues": lambda e: flip(e.probs) @ e.dy,
     "dprobs": lambda e: e.dy @ flip(e.values),
-    "delta": lambda e: total(e.dprobs * e.probs),
+    "delta": Reduction("the sum of dP * P", np.sum, lambda e: e.dprobs * e.probs),
     "dscores": lambda e: e.probs * (e.dprobs - e.delta),
     "dq": lambda e: e.scale * (e.dscores @ e.keys),
     "dkeys": lambda e: e.scale * (flip(e.dscores) @ e.q),
@@ -235,8 +249,16 @@ SCORE_FORWARD_MISTAKES: tuple[Mistake, ...] = (
         visible=lambda e: np.arange(e.k.shape[2]) >= e.start + np.arange(e.q.shape[2])[:, None],
     ),
     mistake(
-        "the softmax runs over queries; it should run over keys",
+        "wrong axis: the softmax runs over queries; it should run over keys, the last axis",
         probs=lambda e: masked_softmax(e.scores, e.visible, axis=-2),
+    ),
+    mistake(
+        "wrong axis: the softmax runs over the batch, axis 0; it should run over keys, the last axis",
+        probs=lambda e: masked_softmax(e.scores, e.visible, axis=0),
+    ),
+    mistake(
+        "wrong axis: the softmax runs over all scores at once; it should run over keys, the last axis",
+        probs=lambda e: masked_softmax(e.scores, e.visible, axis=None),
     ),
 )
 
@@ -292,5 +314,6 @@ ATTENTION = Chain(
     mistakes=score_mistakes("dq", "dk", "dv") + _MASK_AND_GROUP_MISTAKES,
     forward_mistakes=SCORE_FORWARD_MISTAKES + _MASK_AND_GROUP_FORWARD_MISTAKES,
     forms=(NOT_CAUSAL,),
+    positions={"q": 2, "k": 2, "v": 2},
     words=SCORE_WORDS,
 )

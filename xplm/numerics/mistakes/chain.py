@@ -34,6 +34,50 @@ class Mistake:
     steps: Mapping[str, Step]  # the steps that it changes
 
 
+WRONG_AXES: tuple[tuple[Any, str], ...] = (
+    (0, "axis 0"),
+    (-2, "axis -2"),
+    (1, "axis 1"),
+    (2, "axis 2"),
+    (-3, "axis -3"),
+    (None, "the whole array"),
+    ("leading", "all axes but the last"),
+)
+"""Where a sum over the last axis may run by mistake, and how that is called."""
+
+
+def over_axis(axis: Any, how: Callable[..., np.ndarray], x: np.ndarray) -> np.ndarray:
+    """how(x, axis) with the axis kept; over the last axis where x has no such axis.
+
+    Args:
+        axis: one of WRONG_AXES, or -1.
+        how: np.sum, np.mean, or a function with their `axis` and `keepdims`.
+        x: (..., C).
+    """
+    if axis == "leading":
+        axis = tuple(range(x.ndim - 1))
+    elif axis is not None and not -x.ndim <= axis < x.ndim:
+        axis = -1
+    return how(x, axis=axis, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A step that is a sum or a mean over each row: (..., 1)."""
+
+    says: str  # "the sum of dy * y"
+    how: Callable[..., np.ndarray]  # np.sum or np.mean
+    of: Step
+
+    def __call__(self, e: Values) -> np.ndarray:
+        """The step as it belongs."""
+        return over_axis(-1, self.how, self.of(e))
+
+    def over(self, axis: Any) -> Step:
+        """The step over another axis."""
+        return lambda e: over_axis(axis, self.how, self.of(e))
+
+
 def mistake(says: str, **steps: Step) -> Mistake:
     """A mistake, with the steps that it changes as keywords."""
     return Mistake(says, steps)
@@ -62,6 +106,9 @@ class Chain:
     forward_mistakes: tuple[Mistake, ...] = ()
     forms: tuple[Form, ...] = ()
     matrices: tuple[str, ...] = ()  # arguments (outputs, inputs) that others store transposed
+    positions: Mapping[str, int] = field(
+        default_factory=dict
+    )  # arguments whose leading axes are positions, as y's are: how many other axes each has
     kept: tuple[str, ...] = ("y",)  # forward steps that a backward pass never computes again
     words: Mapping[str, str] = field(
         default_factory=dict

@@ -3,6 +3,8 @@
 What is read twice gets two gradients, and their sum is what goes missing.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from xplm.numerics.mistakes.activations import SWIGLU
@@ -16,17 +18,17 @@ from xplm.numerics.mistakes.attention import (
 )
 from xplm.numerics.mistakes.chain import (
     Chain,
+    Reduction,
     Step,
     Values,
     flip,
-    mean,
     mistake,
     part_mistakes,
     rows,
 )
 from xplm.numerics.mistakes.linear import EMBEDDING
 from xplm.numerics.mistakes.losses import DLOGITS, LOGITS, ONE_HOT
-from xplm.numerics.mistakes.norms import DX_OF_RMS, RMS_NORM, RMS_WORDS
+from xplm.numerics.mistakes.norms import DX_OF_RMS, RMS_NORM, RMS_WORDS, SQUARES
 
 
 def _heads(e: Values, x: np.ndarray) -> np.ndarray:
@@ -75,6 +77,8 @@ def _renamed(steps: dict[str, Step]) -> dict[str, Step]:
 
 def _inside(step: Step) -> Step:
     """A step of attention's backward, with the gradient of the heads as its dy."""
+    if isinstance(step, Reduction):
+        return replace(step, of=_inside(step.of))
 
     def run(e: Values) -> np.ndarray:
         dy, e.dy = e.dy, e.dheads
@@ -126,7 +130,8 @@ SELF_ATTENTION = Chain(
             for m in score_mistakes("dWq", "dWk", "dWv")
         ),
         mistake(
-            "dx counts the path through q alone: x is read three times, by q, k and v",
+            "dx counts the path through q alone: x is read three times, by q, k and v, and their "
+            "gradients add up",
             dx=_dx_of("q"),
         ),
         mistake(
@@ -139,7 +144,8 @@ SELF_ATTENTION = Chain(
             "dx lacks the path through v: x is read three times, by q, k and v", dx=_dx_of("qk")
         ),
         mistake(
-            "dx counts the path through v alone: x is read three times, by q, k and v",
+            "dx counts the path through v alone, the last: x is read three times, by q, k and v, "
+            "and their gradients add up: += became =",
             dx=_dx_of("v"),
         ),
         mistake(
@@ -147,11 +153,12 @@ SELF_ATTENTION = Chain(
             dx=lambda e: _x_gradient(e) / 3,
         ),
         mistake(
-            "the gradient does not pass back through Wo: the heads get dy Wo",
+            "the gradient does not pass back through Wo, which comes after the heads",
             dcontext=lambda e: e.dy if _is_square(e) else _project_back(e),
         ),
         mistake(
-            "dy passes Wo untransposed: the heads get dy Wo, where y = heads Wo^T",
+            "dy passes Wo the wrong way round: y = heads @ Wo asks for dy @ Wo^T, y = heads @ Wo^T for "
+            "dy @ Wo",
             dcontext=lambda e: e.dy @ flip(e.wo) if _is_square(e) else _project_back(e),
         ),
         mistake(
@@ -168,6 +175,7 @@ SELF_ATTENTION = Chain(
     forward_mistakes=SCORE_FORWARD_MISTAKES,
     forms=(NOT_CAUSAL,),
     matrices=("wq", "wk", "wv", "wo"),
+    positions={"x": 2},
     words=SCORE_WORDS,
     kept=("y", "context"),
 )
@@ -199,11 +207,12 @@ MLP = Chain(
     },
     mistakes=(
         mistake(
-            "dx lacks the path through the gate: x is read twice, by gate and up",
+            "dx lacks the path through the gate: x is read twice, by gate and up, and both add up: "
+            "+= became =",
             dx=lambda e: e.du @ e.up,
         ),
         mistake(
-            "dx lacks the path through up: x is read twice, by gate and up",
+            "dx lacks the path through up: x is read twice, by gate and up, and both add up",
             dx=lambda e: e.dg @ e.gate,
         ),
         *part_mistakes(
@@ -228,6 +237,7 @@ MLP = Chain(
         mistake("the gate has a sigmoid where silu belongs", hidden=lambda e: e.s * e.u),
     ),
     matrices=("gate", "up", "down"),
+    positions={"x": 1},
     words={
         "dhidden": "the gradient of the hidden row, dy down,",
         "dg": "the gradient of the gate's output",
@@ -239,7 +249,8 @@ RESIDUAL = Chain(
     arguments=("x", "norm", "weight"),
     gradients=("x", "norm", "weight"),
     forward={
-        "rstd": lambda e: 1 / np.sqrt(mean(e.x**2) + e.eps),
+        "squares": SQUARES,
+        "rstd": lambda e: 1 / np.sqrt(e.squares + e.eps),
         "n": lambda e: e.x * e.rstd,
         "branch": lambda e: e.n * e.norm,
         "y": lambda e: e.x + e.branch @ flip(e.weight),
@@ -298,6 +309,7 @@ RESIDUAL = Chain(
         ),
     ),
     matrices=("weight",),
+    positions={"x": 1},
     words=RMS_WORDS | {"past": "dy, which goes past the branch,"},
 )
 

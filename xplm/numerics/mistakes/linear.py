@@ -54,11 +54,12 @@ LINEAR = Chain(
             dbias=lambda e: e.drows[-1],
         ),
         mistake(
-            "dx is dy @ weight^T where y = x @ weight^T asks for dy @ weight",
+            "dx takes the weight the wrong way round: y = x @ W asks for dy @ W^T, and y = x @ W^T for "
+            "dy @ W",
             dx=lambda e: e.dy @ flip(e.weight) if _is_square(e) else e.dy @ e.weight,
         ),
         mistake(
-            "dweight is transposed: x^T dy where dy^T x belongs",
+            "dweight is transposed: it is stored as the weight is",
             dweight=lambda e: flip(e.rows) @ e.drows if _is_square(e) else flip(e.drows) @ e.rows,
         ),
         mistake(
@@ -73,6 +74,7 @@ LINEAR = Chain(
         mistake("the bias is subtracted", y=lambda e: e.x @ flip(e.weight) - _bias_or_zero(e)),
     ),
     matrices=("weight",),
+    positions={"x": 1},
 )
 
 

@@ -48,6 +48,8 @@ DLOGITS: dict[str, Step] = {
 }
 """Backward steps down to logits, from dy (N,), one number a row."""
 
+COLUMNS = "wrong axis: the softmax runs over the rows, axis 0; it should run over the vocabulary, the last"
+
 ONE_HOT = "the one-hot target in p - one_hot"
 
 
@@ -104,7 +106,8 @@ def _logit_mistakes(gradient: str) -> tuple[Mistake, ...]:
             dlogits=lambda e: np.where(e.seen, e.weights, 0.0)[:, None] * -e.push / e.p,
         ),
         mistake(
-            f"{gradient}'s softmax runs over the rows where it should run over the vocabulary",
+            f"wrong axis: {gradient}'s softmax runs over the rows, axis 0; it should run over the "
+            "vocabulary, the last",
             p=lambda e: _column_softmax(e.logits),
         ),
         mistake(
@@ -135,7 +138,14 @@ _FORWARD_MISTAKES: tuple[Mistake, ...] = (
         y=lambda e: np.where(e.counted, -np.exp(total(e.one_hot * e.logits) - e.lse)[:, 0], 0.0),
     ),
     mistake("the loss is in bits: log2 where log belongs", y=lambda e: _scored(e) / np.log(2)),
+    mistake(COLUMNS, y=lambda e: _column_losses(e)),
 )
+
+
+def _column_losses(e: Values) -> np.ndarray:
+    """Losses by a softmax over the rows, (N,)."""
+    p = _column_softmax(e.logits)
+    return np.where(e.counted, -np.log(total(e.one_hot * p)[:, 0]), 0.0)
 
 
 def _scored(e: Values) -> np.ndarray:
@@ -178,6 +188,7 @@ CROSS_ENTROPY = Chain(
         ),
     ),
     forward_mistakes=_FORWARD_MISTAKES,
+    positions={"x": 1, "targets": 0},
     words={"push": ONE_HOT},
 )
 
@@ -230,7 +241,12 @@ MEAN_CROSS_ENTROPY = Chain(
             "the loss is in bits: log2 where log belongs",
             y=lambda e: np.asarray(_scored(e).sum() / e.counted.sum() / np.log(2)),
         ),
+        mistake(
+            COLUMNS,
+            y=lambda e: np.asarray(_column_losses(e).sum() / e.counted.sum()),
+        ),
     ),
+    positions={"x": 1, "targets": 0},
     words={"push": ONE_HOT},
 )
 
@@ -257,5 +273,6 @@ LINEAR_CROSS_ENTROPY = Chain(
     ),
     forward_mistakes=_FORWARD_MISTAKES,
     matrices=("weight",),
+    positions={"x": 1, "targets": 0},
     words={"push": ONE_HOT},
 )

@@ -2,13 +2,26 @@
 
 import numpy as np
 
-from xplm.numerics.mistakes.chain import Chain, Form, Step, mean, mistake, rows, total
+from xplm.numerics.mistakes.chain import (
+    Chain,
+    Form,
+    Reduction,
+    Step,
+    mean,
+    mistake,
+    rows,
+    total,
+)
 
 EPS_FORMS = tuple(Form(f"with eps = {eps:g}", {"eps": eps}) for eps in (1e-6, 1e-8, 1e-12, 0.0))
 
+SQUARES = Reduction("the mean of x^2", np.mean, lambda e: e.x**2)
+PROJECTION = Reduction("the mean of dn * n", np.mean, lambda e: e.dn * e.n)
+
 DX_OF_RMS: dict[str, Step] = {
     "direct": lambda e: e.rstd * e.dn,
-    "by_rstd": lambda e: e.rstd * e.n * mean(e.dn * e.n),
+    "along_n": PROJECTION,
+    "by_rstd": lambda e: e.rstd * e.n * e.along_n,
 }
 """Both ways of rms_norm's y back to x; the second is subtracted."""
 
@@ -22,7 +35,8 @@ RMS_NORM = Chain(
     arguments=("x", "weight"),
     gradients=("x", "weight"),
     forward={
-        "rstd": lambda e: 1 / np.sqrt(mean(e.x**2) + e.eps),
+        "squares": SQUARES,
+        "rstd": lambda e: 1 / np.sqrt(e.squares + e.eps),
         "n": lambda e: e.x * e.rstd,
         "y": lambda e: e.n * e.weight,
     },
@@ -122,6 +136,7 @@ RMS_NORM = Chain(
         mistake("it scales by 1 + weight, as Gemma does", y=lambda e: e.n * (1 + e.weight)),
     ),
     forms=EPS_FORMS,
+    positions={"x": 1},
     words=RMS_WORDS,
 )
 
@@ -129,16 +144,20 @@ LAYER_NORM = Chain(
     arguments=("x", "weight", "bias"),
     gradients=("x", "weight", "bias"),
     forward={
-        "centred": lambda e: e.x - mean(e.x),
-        "rstd": lambda e: 1 / np.sqrt(mean(e.centred**2) + e.eps),
+        "mu": Reduction("the mean of x", np.mean, lambda e: e.x),
+        "centred": lambda e: e.x - e.mu,
+        "variance": Reduction("the variance", np.mean, lambda e: e.centred**2),
+        "rstd": lambda e: 1 / np.sqrt(e.variance + e.eps),
         "n": lambda e: e.centred * e.rstd,
         "y": lambda e: e.n * e.weight + e.bias,
     },
     backward={
         "dn": lambda e: e.dy * e.weight,
         "direct": lambda e: e.rstd * e.dn,
-        "by_mean": lambda e: e.rstd * mean(e.dn),
-        "by_variance": lambda e: e.rstd * e.n * mean(e.dn * e.n),
+        "mean_dn": Reduction("the mean of dn", np.mean, lambda e: e.dn),
+        "by_mean": lambda e: e.rstd * e.mean_dn,
+        "along_n": PROJECTION,
+        "by_variance": lambda e: e.rstd * e.n * e.along_n,
         "dx": lambda e: e.direct - e.by_mean - e.by_variance,
         "dweight": lambda e: rows(e.dy * e.n).sum(0),
         "dbias": lambda e: rows(e.dy).sum(0),
@@ -274,6 +293,7 @@ LAYER_NORM = Chain(
         mistake("the weight is left out", y=lambda e: e.n + e.bias),
     ),
     forms=EPS_FORMS,
+    positions={"x": 1},
     words={
         "dn": "the gradient of the normalised n",
         "direct": "the direct path rstd * dn",

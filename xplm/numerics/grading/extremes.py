@@ -1,0 +1,135 @@
+"""Numbers so large that exp of them overflows: a forward and a backward that are right must stay finite there.
+
+    softmax(x) = softmax(x - max(x))          exp(1000) is infinite, exp(x - max(x)) is at most 1
+    sigmoid(x) = 1 / (1 + exp(-x))            exp(1000) / (1 + exp(1000)) is NaN
+
+All scores of a row are near 1000, or near -1000: what is right there is as well conditioned as near 0.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from xplm.numerics.grading.accuracy import MATCH, relative_difference
+from xplm.numerics.grading.attempt import Attempt
+from xplm.numerics.grading.judging import Verdict
+from xplm.numerics.grading.raised import SubmissionError
+from xplm.numerics.mistakes.chain import run_forward
+from xplm.numerics.op_cases import OpCase
+
+LARGE = 1000.0
+"""exp overflows above 709.8 in float64, and above 88.7 in float32."""
+
+SOFTMAX = (
+    "exp overflows where scores are large: subtract each row's maximum before exp, which leaves "
+    "softmax as it is"
+)
+SIGMOID = "exp overflows where numbers are large: write sigmoid as 1 / (1 + exp(-x))"
+
+
+def find_overflow(attempt: Attempt, verdict: Verdict, *, runs_back: bool) -> str:
+    """What is not finite at large numbers, for a forward that is the op elsewhere.
+
+    Args:
+        attempt: the file and its op.
+        verdict: on its forward.
+        runs_back: its backward runs elsewhere.
+
+    Returns:
+        A sentence; "" where all is well, or the op has no exp in it.
+    """
+    if attempt.op not in _LARGER:
+        return ""
+    enlarge, reason = _LARGER[attempt.op]
+    for size in (LARGE, -LARGE):
+        for case in verdict.cases:
+            large = _enlarged(attempt, case, enlarge, size)
+            try:
+                fault = _fault(attempt, verdict, large, runs_back=runs_back)
+            except SubmissionError as error:
+                fault = str(error)
+            if fault:
+                return f"{fault} where scores are near {size:g}: {reason}"
+    return ""
+
+
+def _fault(attempt: Attempt, verdict: Verdict, case: OpCase, *, runs_back: bool) -> str:
+    """What is wrong in a case of large numbers, or ""."""
+    chain, setup = attempt.chain, verdict.setup
+    y, _ = attempt.forward(case, setup)
+    if not np.isfinite(y.astype(np.float64)).all():
+        return "forward gives NaN or infinity"
+    right = np.asarray(run_forward(chain, attempt.values(case, setup.form)).y)
+    expected = setup.layout.their_y(chain, right, case)
+    if not verdict.narrow and relative_difference(y.astype(np.float64), expected) > MATCH:
+        return "forward is wrong"
+    if not runs_back:
+        return ""
+    found = attempt.backward(case, setup, np.ones(y.shape))
+    finite = (np.isfinite(g.astype(np.float64)).all() for g in found.values() if g is not None)
+    return "" if all(finite) else "backward gives NaN or infinity"
+
+
+Arrays = dict[str, np.ndarray]
+
+
+def _enlarged(
+    attempt: Attempt, case: OpCase, enlarge: Callable[[Arrays, float, float], None], size: float
+) -> OpCase:
+    """The case with scores near `size`."""
+    arrays = {
+        arg: array.copy()
+        for arg, array in zip(attempt.chain.arguments, case.args, strict=False)
+        if array is not None
+    }
+    width = 1.0
+    if attempt.op == "attention":
+        width = 1.0 / case.options["scale"]
+    elif attempt.op == "self_attention":
+        width = float(np.sqrt(arrays["wq"].shape[0] // case.options["n_heads"]))
+    enlarge(arrays, size, width)
+    return OpCase(case.label, tuple(arrays.values()), case.options)
+
+
+def _shift(name: str) -> Callable[[Arrays, float, float], None]:
+    def enlarge(arrays: Arrays, size: float, width: float) -> None:
+        arrays[name] += size
+
+    return enlarge
+
+
+def _through(x: str, weight: str) -> Callable[[Arrays, float, float], None]:
+    """Through a product x @ weight^T, whose first feature is then 1 * size."""
+
+    def enlarge(arrays: Arrays, size: float, width: float) -> None:
+        arrays[x][..., 0] = 1.0
+        arrays[weight][..., 0] = size * width
+
+    return enlarge
+
+
+def _tied(arrays: Arrays, size: float, width: float) -> None:
+    arrays["weight"][:, 0] = np.sqrt(abs(size))
+
+
+def _projected(arrays: Arrays, size: float, width: float) -> None:
+    """Of q and k, which come of x, the first feature is 1 and `size`."""
+    arrays["x"][..., 0] = 1.0
+    for name, value in (("wq", 1.0), ("wk", size * width)):
+        arrays[name][0, :] = 0.0
+        arrays[name][0, 0] = value
+
+
+_LARGER: dict[str, tuple[Callable[[Arrays, float, float], None], str]] = {
+    "softmax": (_shift("x"), SOFTMAX),
+    "cross_entropy": (_shift("x"), SOFTMAX),
+    "mean_cross_entropy": (_shift("x"), SOFTMAX),
+    "linear_cross_entropy": (_through("x", "weight"), SOFTMAX),
+    "tied_embedding": (_tied, SOFTMAX),
+    "attention": (_through("q", "k"), SOFTMAX),
+    "self_attention": (_projected, SOFTMAX),
+    "swiglu": (_shift("gate"), SIGMOID),
+    "gelu": (_shift("x"), SIGMOID),
+    "mlp": (_through("x", "gate"), SIGMOID),
+}
+"""By op: how a case's scores become large, and why they overflow."""

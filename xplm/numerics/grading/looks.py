@@ -1,0 +1,112 @@
+"""A wrong gradient that no known mistake explains, by its looks: a factor, a transpose, the last row alone."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+
+from xplm.numerics.grading.accuracy import MATCH
+from xplm.numerics.grading.ratios import Sample, find_ratio
+from xplm.numerics.grading.trial import Trial
+from xplm.numerics.mistakes.chain import Chain, run_backward
+
+ITEMS: tuple[tuple[tuple[int | slice, ...], str], ...] = (
+    ((-1,), "the last item of the first axis"),
+    ((-1, -1), "the last row of all"),
+    ((slice(None), -1), "the last item of the second axis"),
+    ((0,), "the first item of the first axis"),
+    ((0, 0), "the first row of all"),
+    ((slice(None), 0), "the first item of the second axis"),
+)
+"""Parts of a sum, and how they are called: what a loop leaves behind that overwrites, and what one does that stops."""
+
+
+def samples_of(arg: str, trials: Sequence[Trial]) -> list[Sample]:
+    """The cases in which a gradient is wrong."""
+    return [
+        Sample(t.values, found, t.expected[arg], t.tolerance(arg))
+        for t in trials
+        if arg in t.expected
+        and (found := t.found.get(arg)) is not None
+        and not t.is_like(arg, t.expected[arg])
+    ]
+
+
+def describe(chain: Chain, arg: str, trials: Sequence[Trial], names: Mapping[str, str]) -> str:
+    """A wrong gradient that no known mistake explains, by its looks."""
+    samples = samples_of(arg, trials)
+    name = f"d{names[arg]}"
+    if all(not sample.found.any() for sample in samples):
+        return f"{name} is all zeros"
+
+    ratio = find_ratio(samples)
+    if ratio is not None:
+        factor = f"the factor {ratio.meaning}" if ratio.meaning else "a constant factor"
+        if ratio.size_of and ratio.size_of[0] in names:
+            argument, axis = ratio.size_of
+            if argument in chain.matrices and trials[0].layout.transposed:
+                axis = {0: -1, -1: 0}.get(axis, axis)
+            place = {0: "the first axis", -1: "the last axis"}.get(axis, f"axis {axis}")
+            factor += f", the length of {place} of {names[argument]},"
+        way = "too many" if abs(ratio.value) > 1 else "missing"
+        return f"{name} {ratio}" + ("" if ratio.value == -1 else f": look for {factor} {way}")
+
+    present = [t for t in trials if arg in t.expected]
+    for looks, says in _looks(chain, arg, names):
+        pairs = [(t, array) for t in present if (array := looks(t)) is not None]
+        if pairs and all(t.is_like(arg, array) for t, array in pairs):
+            return f"{name} {says}"
+
+    fine = [t for t in present if t.is_like(arg, t.expected[arg])]
+    bad = [t for t in present if t not in fine]
+    return f"{name} {_where(arg, bad, n_fine=len(fine))}"
+
+
+def _looks(
+    chain: Chain, arg: str, names: Mapping[str, str]
+) -> Iterator[tuple[Callable[[Trial], np.ndarray | None], str]]:
+    """Wrong gradients that any op can have, and what each would mean."""
+
+    def again(dy: np.ndarray, t: Trial) -> np.ndarray:
+        return t.stored(chain, run_backward(chain, t.values, dy))[arg]
+
+    def some_items(where: tuple[int | slice, ...], t: Trial) -> np.ndarray | None:
+        if t.dy.ndim < len(where):
+            return None
+        dy = np.zeros_like(t.dy)
+        dy[where] = t.dy[where]
+        return again(dy, t)
+
+    def transposed(t: Trial) -> np.ndarray | None:
+        return np.swapaxes(t.expected[arg], -1, -2) if t.expected[arg].ndim > 1 else None
+
+    def of(other: str, t: Trial) -> np.ndarray | None:
+        return t.expected.get(other)
+
+    for other in chain.gradients:
+        if other != arg:
+            says = f"is what d{names[other]} should be: are they returned in the wrong order?"
+            yield partial(of, other), says
+    yield transposed, "is transposed"
+    yield lambda t: again(np.ones_like(t.dy), t), "ignores dy: it is the gradient of sum(y)"
+    yield lambda t: t.dy, "is dy itself"
+    yield lambda t: t.values.y, "is y itself"
+    for where, words in ITEMS:
+        yield partial(some_items, where), f"counts {words} alone" + ": += became =" * (-1 in where)
+
+
+def _where(arg: str, bad: Sequence[Trial], *, n_fine: int) -> str:
+    """Where a gradient is wrong and by how much."""
+    worst = bad[0]
+    found, expected = worst.found[arg], worst.expected[arg]
+    assert found is not None
+    difference = np.abs(found - expected)
+    place = tuple(int(i) for i in np.unravel_index(difference.argmax(), difference.shape))
+    n_wrong = int(np.sum(difference > MATCH * np.abs(expected).max()))
+    cases = ", ".join(f'"{t.label}"' for t in bad)
+    scope = f"in {len(bad)} of {len(bad) + n_fine} cases ({cases})" if n_fine else "in every case"
+    at = "[" + ", ".join(map(str, place)) + "]" if place else ""
+    return (
+        f"is wrong {scope}, in {n_wrong} of {expected.size} numbers of the first; the furthest off is "
+        f"{at} {found[place]:.6g} where {expected[place]:.6g} belongs"
+    )
