@@ -4,14 +4,35 @@ import numpy as np
 import pytest
 
 import xplm
+from tests.cli.conftest import write_tiny
 from tests.generate.tiny import tiny_model
 from tests.paths import STORY, needs_story
 from xplm.errors import BackendError, RequestError, XplmError
+from xplm.progress import LOADING, READING, SCORING
 
 
 @pytest.fixture(scope="module")
 def lm():
     return tiny_model()
+
+
+def test_progress_is_told_of_loading_long_prompts_and_scoring(tmp_path):
+    seen = []
+    path = write_tiny(tmp_path / "tiny", max_position_embeddings=1200)
+    lm = xplm.load(path, progress=lambda *progress: seen.append(progress))
+    n_bytes = sum(array.nbytes for array in lm.params.values())
+    assert seen[0] == (LOADING, 0, n_bytes)
+    assert seen[-1] == (LOADING, n_bytes, n_bytes)
+
+    seen.clear()
+    lm.generate("short", max_new_tokens=1)
+    assert seen == []
+    lm.generate([5] * 1100, max_new_tokens=1)
+    assert seen == [(READING, n, 1100) for n in (0, 512, 1024, 1100)]
+
+    seen.clear()
+    lm.perplexity([5] * 21, window=10)
+    assert seen == [(SCORING, n, 21) for n in (0, 10, 20, 21)]
 
 
 def test_logits_are_float32_for_every_position(lm):

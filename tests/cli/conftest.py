@@ -4,7 +4,7 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import pytest
 from tests.generate.tiny import tiny_model
 from xplm.checkpoint.save import save_directory
 from xplm.cli.main import main
+from xplm.cli.output import progress_as_before
 
 SEED = 2  # of a model whose greedy replies do not end with their first token
 
@@ -21,6 +22,13 @@ SEED = 2  # of a model whose greedy replies do not end with their first token
 def nothing_is_compiled_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """No second process beside those of the tests."""
     monkeypatch.setattr("xplm.cli.ahead._start", lambda arguments: None)
+
+
+@pytest.fixture(autouse=True)
+def progress_stays_as_it_was() -> Iterator[None]:
+    """No output of an earlier test gets what a later one reports."""
+    with progress_as_before():
+        yield
 
 
 class Terminal(io.TextIOWrapper):

@@ -1,6 +1,7 @@
 """`xplm grade`: exit code 0 for what is right, and 1 with the likely mistake for what is not."""
 
 from tests.numerics.students import RIGHT, SELF_ATTENTION
+from tests.numerics.textbooks import SINGLE_GELU, TWO_AXES_LINEAR
 
 
 def test_right(xplm, tmp_path):
@@ -43,3 +44,40 @@ def test_bad_usage(xplm, tmp_path):
     path.write_text("def forward(x): return x\ndef backward(dy, x): return dy\n")
     assert 'got "mine.py"' in xplm("grade", path).error
     assert 'got "magic"' in xplm("grade", path, "--op", "magic").error
+
+
+def test_what_the_file_prints_goes_to_stderr_a_few_times(xplm, tmp_path):
+    path = tmp_path / "rope.py"
+    path.write_text(
+        RIGHT["rope"].replace(
+            "def forward(x, cos, sin):", "print('hi')\n\ndef forward(x, cos, sin):\n    print('ho')"
+        )
+    )
+    out = xplm("grade", path, "--json")
+    assert out.code == 0
+    assert out.json["passed"] is True
+    lines = out.stderr.splitlines()
+    assert set(lines) == {"hi", "ho"}
+    assert len(lines) < 100  # not once for every difference
+
+
+def test_a_passing_file_says_what_it_was_not_tried_on(xplm, tmp_path):
+    path = tmp_path / "gelu.py"
+    path.write_text(SINGLE_GELU)
+    out = xplm("grade", path)
+    assert out.code == 0
+    assert "dx        right, in float32   relative error " in out.stdout
+    assert "It computes in float32; a smaller mistake would not show." in out.stdout
+    path = tmp_path / "linear.py"
+    path.write_text(TWO_AXES_LINEAR)
+    assert (
+        "Not tried: X of more than 2 axes: backward raises ValueError" in xplm("grade", path).stdout
+    )
+
+
+def test_a_backward_that_does_not_run_is_said_so(xplm, tmp_path):
+    path = tmp_path / "gelu.py"
+    path.write_text(RIGHT["gelu"].replace("def backward(dy, x):", "def backward(dy, x):\n    oops"))
+    out = xplm("grade", path)
+    assert out.code == 1
+    assert "  forward   is right\n  backward  does not run\n" in out.stdout

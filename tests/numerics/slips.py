@@ -24,7 +24,7 @@ MISTAKEN = [
         "linear",
         "db = flat_dy.sum(axis=0)",
         "db = flat_dy.mean(axis=0)",
-        r"db is 6 times too small: dbias is averaged over the rows",
+        r"db is 6 times too small: db is averaged over the rows",
     ),
     (
         "linear",

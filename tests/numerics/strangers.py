@@ -314,7 +314,11 @@ STRANGERS = {
     "no gain": ("layer_norm", LAYER_NORM_NO_GAIN, r"dx leaves the weight out"),
     "no transpose": ("self_attention", SELF_ATTENTION_V, r"dWv lacks a transpose"),
     "last of a group": ("attention", ATTENTION_GROUP, r"one query head of each group, the last"),
-    "sum over queries": ("attention", ATTENTION_AXIS, r"runs over another axis"),
+    "sum over queries": (
+        "attention",
+        ATTENTION_AXIS,
+        r"wrong axis: the sum of dP \* P runs over axis -2",
+    ),
     "last row": ("linear", LINEAR_LAST, r"takes the last row alone"),
     "diag plus outer": ("softmax", SOFTMAX_PLUS, r"the sum has the wrong sign"),
     "log-probabilities": ("mean_cross_entropy", LOSS_LOG_PROBS, r"log p where p belongs"),

@@ -55,6 +55,7 @@ def load_params(checkpoint: Checkpoint, rt: Runtime, progress: OnProgress = unse
     kept = rt.dtype.param
     params: Params = {}
     n_bytes = 0
+    progress(LOADING, n_bytes, needed)
     rt.backend.reserve(needed)
     by_size = sorted(specs, key=lambda name: -specs[name].size)
     with ThreadPoolExecutor(checkpoint.readers) as pool:

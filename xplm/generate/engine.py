@@ -154,6 +154,8 @@ class Engine:
         faults = memory_faults(self.rt.backend, "the activations of a batch", ADVICE)
         with self.rt.backend.computing(), faults:
             for start in range(0, n_tokens, self.chunk_tokens):
+                if n_tokens > self.chunk_tokens:
+                    self.progress(READING, start, n_tokens)
                 chunk = self._to_device(ids[:, start : start + self.chunk_tokens])
                 logits = decoder.forward(
                     self.rt,
@@ -166,9 +168,10 @@ class Engine:
                     last_only=True,
                     steps=self.steps,
                 )
-                if n_tokens > self.chunk_tokens:
-                    self.progress(READING, min(start + self.chunk_tokens, n_tokens), n_tokens)
-            return self._to_host(logits)[:, -1]
+            last = self._to_host(logits)[:, -1]
+            if n_tokens > self.chunk_tokens:
+                self.progress(READING, n_tokens, n_tokens)
+            return last
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """Logits after every token of one sequence, in one pass without a cache.   ids (T,)  ->  (T, V) float32

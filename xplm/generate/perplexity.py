@@ -49,6 +49,7 @@ def compute_perplexity(engine: Engine, ids: Sequence[int] | np.ndarray, window: 
     engine.require_logits_memory(min(window, len(ids)), copies=2)
     total, tokens = 0.0, 0
     for start in range(0, len(ids), window):
+        engine.progress(SCORING, start, len(ids))
         part = engine.check_ids(ids[start : start + window])
         if len(part) < 2:
             break
@@ -57,7 +58,7 @@ def compute_perplexity(engine: Engine, ids: Sequence[int] | np.ndarray, window: 
         scored = np.take_along_axis(logits, targets[:, None], axis=-1) - log_normaliser(logits)
         total += float(np.sum(scored))
         tokens += len(targets)
-        engine.progress(SCORING, min(start + window, len(ids)), len(ids))
+    engine.progress(SCORING, len(ids), len(ids))
     return Perplexity(_exp(-total / tokens), tokens)
 
 

@@ -6,7 +6,13 @@ import sys
 
 import numpy as np
 import pytest
-from xplm_numpy.announce import before_compiling, compilations, note_compiling, note_waiting
+from xplm_numpy.announce import (
+    before_compiling,
+    compilations,
+    note_compiled,
+    note_compiling,
+    note_waiting,
+)
 from xplm_numpy.compiler import COMPILER
 from xplm_numpy.exp import exp
 from xplm_numpy.whole import narrow_into
@@ -130,6 +136,17 @@ def test_compilations_are_counted_and_the_first_that_is_stored_is_reported_once(
     note_waiting()
     assert calls == ["called"]
     assert compilations() == before + 4
+
+
+def test_each_compilation_is_a_line_of_the_log_with_the_count_so_far_and_then_it_is_over(caplog):
+    before = compilations()
+    with caplog.at_level("DEBUG", logger="xplm.progress"):
+        note_compiling(is_stored=False)
+        note_compiling(is_stored=False)
+        note_compiled()
+        note_compiled()  # of a kernel that was only loaded
+    counts = [record.progress[1:] for record in caplog.records]
+    assert counts == [(before + 1, None), (before + 2, None), (before + 2, before + 2)]
 
 
 def test_exp_is_within_a_unit_of_the_last_place():

@@ -90,7 +90,7 @@ def _runs(attempt: Attempt) -> tuple[list[_Run], SubmissionError | None]:
     runs: list[_Run] = []
     failure: SubmissionError | None = None
     for layout in layouts(attempt.op, attempt.chain):
-        if layout.axes is not None and runs:
+        if runs and layout.axes != runs[0].layout.axes:
             break
         cases = [case for case in attempt.cases if layout.fits(attempt.chain, case)]
         if not cases:

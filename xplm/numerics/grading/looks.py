@@ -52,13 +52,13 @@ def describe(chain: Chain, arg: str, trials: Sequence[Trial], names: Mapping[str
         return f"{name} {ratio}" + ("" if ratio.value == -1 else f": look for {factor} {way}")
 
     present = [t for t in trials if arg in t.expected]
-    for looks, says in _looks(chain, arg, names):
-        pairs = [(t, array) for t in present if (array := looks(t)) is not None]
-        if pairs and all(t.is_like(arg, array) for t, array in pairs):
-            return f"{name} {says}"
-
     fine = [t for t in present if t.is_like(arg, t.expected[arg])]
     bad = [t for t in present if t not in fine]
+    scope = f"; in {len(bad)} of {len(present)} cases ({_listed(bad)})" if fine else ""
+    for looks, says in _looks(chain, arg, names):
+        pairs = [(t, array) for t in bad if (array := looks(t)) is not None]
+        if pairs and all(t.is_like(arg, array) for t, array in pairs):
+            return f"{name} {says}{scope}"
     return f"{name} {_where(arg, bad, n_fine=len(fine))}"
 
 
@@ -103,10 +103,17 @@ def _where(arg: str, bad: Sequence[Trial], *, n_fine: int) -> str:
     difference = np.abs(found - expected)
     place = tuple(int(i) for i in np.unravel_index(difference.argmax(), difference.shape))
     n_wrong = int(np.sum(difference > MATCH * np.abs(expected).max()))
-    cases = ", ".join(f'"{t.label}"' for t in bad)
-    scope = f"in {len(bad)} of {len(bad) + n_fine} cases ({cases})" if n_fine else "in every case"
+    scope = (
+        f"in {len(bad)} of {len(bad) + n_fine} cases ({_listed(bad)})"
+        if n_fine
+        else "in every case"
+    )
     at = "[" + ", ".join(map(str, place)) + "]" if place else ""
     return (
         f"is wrong {scope}, in {n_wrong} of {expected.size} numbers of the first; the furthest off is "
         f"{at} {found[place]:.6g} where {expected[place]:.6g} belongs"
     )
+
+
+def _listed(trials: Sequence[Trial]) -> str:
+    return ", ".join(f'"{t.label}"' for t in trials)

@@ -40,7 +40,7 @@ def raised(
         error: what it raised.
         arguments: what it was called with.
     """
-    words = MATMUL.sub(r"matmul: the inner axes differ, \1 and \2", str(error))
+    words = MATMUL.sub(r"matmul: the inner axes differ, \1 and \2", str(error).strip())
     shapes = ", ".join(str(a.shape) for a in arguments if isinstance(a, np.ndarray))
     return SubmissionError(
         f"{function} raises {type(error).__name__}{line_of(path, error)}: {words}",

@@ -143,13 +143,13 @@ def _twists(attempt: Attempt, verdict: Verdict, tried: Tried) -> Iterator[tuple[
         positions = [i for i in positions if i < n_arrays]
         if positions:
             listed = " and ".join(names[attempt.chain.arguments[i]] for i in positions)
-            yield (
-                (
-                    f"backward uses {listed} the other way round than forward stores it: where "
-                    "y = x @ W, dx is dy @ W^T, and where y = x @ W^T, dx is dy @ W"
-                ),
-                partial(_turned, positions),
+            stored = (
+                "y = x @ W, stored (inputs, outputs), has dx = dy @ W^T"
+                if verdict.setup.layout.transposed
+                else "y = x @ W^T, stored (outputs, inputs), has dx = dy @ W"
             )
+            says = f"backward takes {listed} the other way round than forward: {stored}"
+            yield says, partial(_turned, positions)
 
 
 def _reordered(
