@@ -39,6 +39,8 @@ def grade(
 
     An option such as eps comes by name, to a function that has a parameter of that name.
 
+    Matrices may be stored either way round, and what your forward has no parameter for is not tried.
+
     Example: xplm grade my_rms_norm.py
     """
     out = Output(output)

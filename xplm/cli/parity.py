@@ -154,7 +154,7 @@ def find_model(out: Output, name: str | None) -> Model:
             )
         tokenizer = train_tokenizer("char", [string.printable])
         return Model(name, make_config(recipe.model, recipe.data.context, tokenizer), None)
-    lm = load(pull_with_progress(name, home(), out), policy="fp32")
+    lm = load(pull_with_progress(name, home(), out), policy="fp32", progress=out.waiting.report)
     return Model(name, lm.config, {key: np.asarray(array) for key, array in lm.params.items()})
 
 

@@ -78,7 +78,7 @@ def fragility(
     runtimes = {side: side_runtime(side, where) for side in sides}
     reference = where.runtime("fp32")
     checkpoint = open_checkpoint(pull_with_progress(model, home(), out))
-    lm = load_checkpoint(reference, checkpoint)
+    lm = load_checkpoint(reference, checkpoint, progress=out.waiting.report)
     others = {side: load_checkpoint(rt, checkpoint).engine for side, rt in runtimes.items()}
     texts = [lm.tokenizer.encode(read_text(path)) for path in text]
 

@@ -67,7 +67,7 @@ def search(
     for short in formats:
         where.runtime(short)  # refuses what is no format, and what the backend lacks
     path = pull_with_progress(model, home(), out)
-    lm = load_checkpoint(where.runtime("fp32"), open_checkpoint(path))
+    lm = load_checkpoint(where.runtime("fp32"), open_checkpoint(path), progress=out.waiting.report)
     ids = lm.tokenizer.encode(read_text(text)[:characters])
     window = min(window, len(ids))
     chunks = cut(lm.engine, ids, window)

@@ -87,7 +87,7 @@ def sweep(
     require_picture(png)
     names = check_policies(where, policies or POLICIES)
     path = pull_with_progress(model, home(), out)
-    lm = load_checkpoint(where.runtime("fp32"), open_checkpoint(path))
+    lm = load_checkpoint(where.runtime("fp32"), open_checkpoint(path), progress=out.waiting.report)
     ids = lm.tokenizer.encode(read_text(text)[:characters])
     cut(lm.engine, ids, window)  # refuses a window or a text that is too short
     window = min(window, len(ids))

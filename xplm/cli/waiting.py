@@ -23,6 +23,9 @@ SHORT_SECONDS = 0.3
 RARE_SECONDS = 5.0
 """Between two lines on a pipe, and before the first."""
 
+PAUSE_SECONDS = 2.0
+"""What begins again within this, as the next kernel does, is the same wait."""
+
 
 class Waiting:
     """Shows work under way. Its `report` is what the library calls with (what, done, total)."""
@@ -33,6 +36,7 @@ class Waiting:
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._begun: dict[str, float] = {}  # seconds, by what is done
+        self._ended: dict[str, float] = {}
         self._last_line = 0.0
 
     def report(self, what: str, done: int, total: int | None) -> None:
@@ -40,15 +44,23 @@ class Waiting:
         if self._out.flags.quiet:
             return
         now = monotonic()
+        if now - self._ended.pop(what, now) > PAUSE_SECONDS:
+            del self._begun[what]
         begun = self._begun.setdefault(what, now)
         if total is not None and done >= total:
+            self._ended[what] = now
             self._forget(what)
         elif self._out.shows_progress:
             if what == COMPILING or now - begun >= SHORT_SECONDS:
-                self._draw(what, done, total)
+                self._draw(what, done, total, now - begun)
         elif now - max(begun, self._last_line) >= RARE_SECONDS:
             self._last_line = now
-            self._out.note(f"{what}: {counted(what, done, total)}{_left(done, total, now - begun)}")
+            self._out.note(f"{what}: {counted(what, done, total)}{_time(done, total, now - begun)}")
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether something moves on the screen."""
+        return self._bar is not None
 
     def clear(self) -> None:
         """Take what moves off the screen, before something else is printed; the next report brings it back."""
@@ -57,35 +69,32 @@ class Waiting:
         self._bar, self._tasks = None, {}
 
     def _forget(self, what: str) -> None:
-        del self._begun[what]
         task = self._tasks.pop(what, None)
         if self._bar is not None and task is not None:
             self._bar.remove_task(task)
         if not self._tasks:
             self.clear()
 
-    def _draw(self, what: str, done: int, total: int | None) -> None:
+    def _draw(self, what: str, done: int, total: int | None, seconds: float) -> None:
         from rich.errors import LiveError
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
         if self._bar is None:
             bar = Progress(
+                SpinnerColumn(),
                 TextColumn("{task.description}"),
                 BarColumn(),
                 TextColumn("{task.fields[counted]}"),
-                TimeRemainingColumn(),
                 console=self._out.stderr,
                 transient=True,
                 refresh_per_second=4,
             )
             try:
                 bar.start()
-            except (
-                LiveError
-            ):  # the command shows a bar of its own, and rich before 14.1 has one at a time
+            except LiveError:  # beside a bar of the command's own, where rich has one at a time
                 return
             self._bar = bar
-        text = counted(what, done, total)
+        text = counted(what, done, total) + _time(done, total, seconds)
         if what not in self._tasks:
             self._tasks[what] = self._bar.add_task(what, total=total, counted=text)
         self._bar.update(self._tasks[what], completed=done, total=total, counted=text)
@@ -99,8 +108,10 @@ def counted(what: str, done: int, total: int | None) -> str:
     return f"{numbers} {UNITS[what]}" if what in UNITS else numbers
 
 
-def _left(done: int, total: int | None, seconds: float) -> str:
-    """The time that the rest takes at the same pace, as the end of a line."""
-    if total is None or done == 0:
+def _time(done: int, total: int | None, seconds: float) -> str:
+    """The time that the rest takes at the same pace, or else the time until now, as the end of a line."""
+    if total is None:
+        return f", {seconds:.0f} s"
+    if done == 0:
         return ""
     return f", about {seconds * (total - done) / done:.0f} s left"

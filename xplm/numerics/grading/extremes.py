@@ -20,11 +20,8 @@ from xplm.numerics.op_cases import OpCase
 LARGE = 1000.0
 """exp overflows above 709.8 in float64, and above 88.7 in float32."""
 
-SOFTMAX = (
-    "exp overflows where scores are large: subtract each row's maximum before exp, which leaves "
-    "softmax as it is"
-)
-SIGMOID = "exp overflows where numbers are large: write sigmoid as 1 / (1 + exp(-x))"
+SOFTMAX = "exp overflows; subtract each row's maximum before exp, which leaves softmax as it is"
+SIGMOID = "exp overflows; write sigmoid as 1 / (1 + exp(-x))"
 
 
 def find_overflow(attempt: Attempt, verdict: Verdict, *, runs_back: bool) -> str:
@@ -49,7 +46,8 @@ def find_overflow(attempt: Attempt, verdict: Verdict, *, runs_back: bool) -> str
             except SubmissionError as error:
                 fault = str(error)
             if fault:
-                return f"{fault} where scores are near {size:g}: {reason}"
+                what = "scores" if reason == SOFTMAX else "inputs"
+                return f"{fault} where {what} are near {size:g}: {reason}"
     return ""
 
 

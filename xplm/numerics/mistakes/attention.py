@@ -13,6 +13,7 @@ from xplm.numerics.mistakes.chain import (
     Reduction,
     Step,
     Values,
+    axes_of,
     flip,
     mean,
     mistake,
@@ -28,15 +29,6 @@ def masked_softmax(x: np.ndarray, visible: np.ndarray | None, axis: Any = -1) ->
     e = np.exp(scores - np.where(np.isfinite(highest), highest, 0.0))
     sums = e.sum(axis, keepdims=True)
     return e / np.where(sums > 0, sums, 1.0)
-
-
-def softmax_over(axis: Any, x: np.ndarray, visible: np.ndarray | None) -> np.ndarray:
-    """masked_softmax over one of WRONG_AXES; over the last axis where x has no such axis."""
-    if axis == "leading":
-        axis = tuple(range(x.ndim - 1))
-    elif axis is not None and not -x.ndim <= axis < x.ndim:
-        axis = -1
-    return masked_softmax(x, visible, axis)
 
 
 SOFTMAX = Chain(
@@ -88,7 +80,7 @@ SOFTMAX = Chain(
             mistake(
                 f"wrong axis: it runs over {words}; each row is a softmax of its own, over the "
                 "last axis",
-                y=partial(lambda axis, e: softmax_over(axis, e.x, e.visible), axis),
+                y=partial(lambda axis, e: masked_softmax(e.x, e.visible, axes_of(axis, e.x)), axis),
             )
             for axis, words in WRONG_AXES
         ),

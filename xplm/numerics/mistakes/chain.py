@@ -46,19 +46,11 @@ WRONG_AXES: tuple[tuple[Any, str], ...] = (
 """Where a sum over the last axis may run by mistake, and how that is called."""
 
 
-def over_axis(axis: Any, how: Callable[..., np.ndarray], x: np.ndarray) -> np.ndarray:
-    """how(x, axis) with the axis kept; over the last axis where x has no such axis.
-
-    Args:
-        axis: one of WRONG_AXES, or -1.
-        how: np.sum, np.mean, or a function with their `axis` and `keepdims`.
-        x: (..., C).
-    """
+def axes_of(axis: Any, x: np.ndarray) -> Any:
+    """One of WRONG_AXES, or -1, as NumPy takes it; -1 where x has no such axis."""
     if axis == "leading":
-        axis = tuple(range(x.ndim - 1))
-    elif axis is not None and not -x.ndim <= axis < x.ndim:
-        axis = -1
-    return how(x, axis=axis, keepdims=True)
+        return tuple(range(x.ndim - 1))
+    return axis if axis is None or -x.ndim <= axis < x.ndim else -1
 
 
 @dataclass(frozen=True)
@@ -71,11 +63,16 @@ class Reduction:
 
     def __call__(self, e: Values) -> np.ndarray:
         """The step as it belongs."""
-        return over_axis(-1, self.how, self.of(e))
+        return self.over(-1)(e)
 
     def over(self, axis: Any) -> Step:
-        """The step over another axis."""
-        return lambda e: over_axis(axis, self.how, self.of(e))
+        """The step over another axis, with the axis kept."""
+
+        def run(e: Values) -> np.ndarray:
+            x = self.of(e)
+            return self.how(x, axis=axes_of(axis, x), keepdims=True)
+
+        return run
 
 
 def mistake(says: str, **steps: Step) -> Mistake:
