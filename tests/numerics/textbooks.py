@@ -25,6 +25,16 @@ def backward(dl, p, q):
     return (p - q) * dl[:, None]
 """
 
+ONE_HOT_TARGETS = """
+import numpy as np
+def forward(z, y):
+    e = np.exp(z - z.max(1, keepdims=True))
+    p = e / e.sum(1, keepdims=True)
+    return -(y * np.log(p)).sum(), p - y
+def backward(d, diff):
+    return d * diff
+"""
+
 EQUAL_HEADS = """
 import numpy as np
 def forward(q, k, v, mask=None):
@@ -144,6 +154,7 @@ def backward(dy, saved):
 TEXTBOOKS = {
     "no ignore_index": ("cross_entropy", PLAIN_CROSS_ENTROPY, "is right", "need ignore_index"),
     "smoothing alone": ("cross_entropy", SMOOTHED_CROSS_ENTROPY, "is right", "ignore_index and z"),
+    "one-hot, a sum": ("cross_entropy", ONE_HOT_TARGETS, "the sum over rows, with one-hot", "need"),
     "equal heads": ("attention", EQUAL_HEADS, "is right", "fewer key heads than query heads"),
     "one sequence": ("self_attention", ONE_SEQUENCE, "for x of two axes", "other numbers of axes"),
     "axis=1": ("layer_norm", TWO_AXES_NORM, "is right", "x of more than 2 axes"),

@@ -84,6 +84,19 @@ def backward(dy, x, W, b):
     return dx, dW, db
 """
 
+LAST_ROW = """
+import numpy as np
+def forward(x, w, eps=1e-5):
+    r = 1 / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
+    return x * r * w, (x, w, r)
+def backward(dy, saved):
+    x, w, r = saved
+    n, h = x * r, dy * w
+    for a, d in zip(n.reshape(-1, len(w)), dy.reshape(-1, len(w))):
+        dw = a * d
+    return r * (h - n * (h * n).mean(-1, keepdims=True)), dw
+"""
+
 MLP_OVERWRITTEN = """
 import numpy as np
 def forward(x, Wg, Wu, Wd):
@@ -188,6 +201,7 @@ USUAL = {
         LAST_SEQUENCE,
         r"^dW counts the last item of the first axis alone: \+= became =",
     ),
+    "= for += over rows": ("rms_norm", LAST_ROW, r"^dw counts the last row alone: \+= became ="),
     "= for += on two paths": ("mlp", MLP_OVERWRITTEN, r"path through the gate: .*\+= became ="),
     "forward reversed": (
         "embedding",

@@ -90,7 +90,7 @@ def report(file: Path, result: Grade) -> list[str]:
     else:
         lines.append("Likely mistakes:")
         lines += [f"  {n}. {_sentence(finding)}" for n, finding in enumerate(result.findings, 1)]
-        if not result.forward_is_right and result.errors:
+        if not is_shown and result.errors:
             lines.append("Mend the forward first: gradients are compared with differences of it.")
     return lines
 

@@ -11,7 +11,7 @@ import numpy as np
 from xplm.errors import RequestError
 from xplm.numerics.gradient_check import numerical_gradient
 from xplm.numerics.grading.cases import assumed, grading_cases
-from xplm.numerics.grading.layouts import OWN, Layout
+from xplm.numerics.grading.layouts import OWN, Layout, layouts
 from xplm.numerics.grading.raised import SubmissionError
 from xplm.numerics.grading.submission import Submission
 from xplm.numerics.mistakes import CHAINS
@@ -97,11 +97,13 @@ class Attempt:
 
     def returns_a_number(self) -> bool:
         """Whether their forward makes one number of the first case."""
-        try:
-            y, _ = self.forward(self.cases[0], Setup())
-        except SubmissionError:
-            return False
-        return y.ndim == 0
+        for layout in layouts(self.op, self.chain):
+            if layout.fits(self.chain, self.cases[0]):
+                try:
+                    return self.forward(self.cases[0], Setup(layout=layout))[0].ndim == 0
+                except SubmissionError:
+                    continue
+        return False
 
     def values(self, case: OpCase, form: Form) -> dict[str, Any]:
         """Arguments and options of the op, by name."""
@@ -162,9 +164,10 @@ class Attempt:
         self, case: OpCase, setup: Setup
     ) -> tuple[np.ndarray, tuple[Any, ...], list[np.ndarray]]:
         """Their y, what they saved, and the arrays that they were given."""
+        arguments = dict(zip(self.chain.arguments, _given(case), strict=False))
         given = [
-            setup.layout.theirs(self.chain, arg, array).copy()
-            for arg, array in zip(self.chain.arguments, _given(case), strict=False)
+            setup.layout.theirs(self.chain, arg, array, arguments).copy()
+            for arg, array in arguments.items()
         ]
         arrays = given if setup.order is None else [given[i] for i in setup.order]
         before = [array.copy() for array in arrays]

@@ -2,12 +2,18 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TypeAlias
 
 import numpy as np
 
 from xplm.numerics.mistakes.chain import Chain, flip
 from xplm.numerics.op_cases import OpCase
+
+Given: TypeAlias = Mapping[str, np.ndarray]
+
+ONE_HOT = "with one-hot targets"
 
 AXES = {2: "two axes", 3: "three axes", 4: "four axes"}
 
@@ -19,12 +25,14 @@ class Layout:
     says: str = ""  # "with matrices stored (inputs, outputs)"
     transposed: bool = False  # matrices are (inputs, outputs)
     axes: int | None = None  # of the first array; None: as many as the case has
-    others: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
+    others: Mapping[str, Callable[[np.ndarray, Given], np.ndarray]] = field(default_factory=dict)
 
-    def theirs(self, chain: Chain, arg: str, array: np.ndarray) -> np.ndarray:
-        """An argument or its gradient, as the file stores it."""
+    def theirs(
+        self, chain: Chain, arg: str, array: np.ndarray, given: Given = MappingProxyType({})
+    ) -> np.ndarray:
+        """An argument or its gradient, as the file stores it; `given` are the arguments in the op's own layout."""
         if arg in self.others:
-            return self.others[arg](array)
+            return self.others[arg](array, given)
         if arg in chain.matrices:
             return flip(array) if self.transposed else array
         if self.axes is not None and arg in chain.positions:
@@ -75,16 +83,28 @@ def layouts(op: str, chain: Chain) -> Iterator[Layout]:
         kinds += [
             Layout(f"with cos and sin of D columns, {words}", others={"cos": widen, "sin": widen})
             for words, widen in (
-                ("both halves alike", lambda table: np.concatenate([table, table], -1)),
-                ("neighbours alike", lambda table: np.repeat(table, 2, -1)),
+                ("both halves alike", lambda table, _: np.concatenate([table, table], -1)),
+                ("neighbours alike", lambda table, _: np.repeat(table, 2, -1)),
             )
         ]
+    if "targets" in chain.positions:
+        kinds += [replace(k, says=_also(k, ONE_HOT), others={"targets": _one_hot}) for k in kinds]
     yield from kinds
     for axes, words in AXES.items() if chain.positions else ():
         name = next(iter(chain.positions))
         for kind in kinds:
-            says = ", ".join(filter(None, (kind.says, f"for {name} of {words}")))
-            yield Layout(says, kind.transposed, axes, kind.others)
+            if ONE_HOT not in kind.says:
+                yield replace(kind, says=_also(kind, f"for {name} of {words}"), axes=axes)
+
+
+def _also(layout: Layout, words: str) -> str:
+    return f"{layout.says}, {words}" if layout.says else words
+
+
+def _one_hot(targets: np.ndarray, given: Given) -> np.ndarray:
+    """Rows of zeros with a 1; of zeros alone for an ignored target."""
+    n_classes = given["weight"].shape[0] if "weight" in given else given["x"].shape[-1]
+    return (targets[:, None] == np.arange(n_classes)).astype(np.float64)
 
 
 def _with_leading(array: np.ndarray, n: int, n_last: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 
@@ -10,15 +11,17 @@ from xplm.numerics.grading.ratios import Sample, find_ratio
 from xplm.numerics.grading.trial import Trial
 from xplm.numerics.mistakes.chain import Chain, run_backward
 
-ITEMS: tuple[tuple[tuple[int | slice, ...], str], ...] = (
-    ((-1,), "the last item of the first axis"),
-    ((-1, -1), "the last row of all"),
-    ((slice(None), -1), "the last item of the second axis"),
-    ((0,), "the first item of the first axis"),
-    ((0, 0), "the first row of all"),
-    ((slice(None), 0), "the first item of the second axis"),
+Place: TypeAlias = tuple[int | slice, ...]
+
+ITEMS: tuple[tuple[Callable[[int], Place], str], ...] = (
+    (lambda n: (-1,), "the last item of the first axis alone: += became ="),
+    (lambda n: (-1,) * (n - 1), "the last row alone: += became ="),
+    (lambda n: (slice(None), -1)[: n - 1], "the last item of the second axis alone: += became ="),
+    (lambda n: (0,), "the first item of the first axis alone"),
+    (lambda n: (0,) * (n - 1), "the first row alone"),
+    (lambda n: (slice(None), 0)[: n - 1], "the first item of the second axis alone"),
 )
-"""Parts of a sum, and how they are called: what a loop leaves behind that overwrites, and what one does that stops."""
+"""Parts of a sum, by how many axes there are: those that a loop leaves which overwrites, or which ends too early."""
 
 
 def samples_of(arg: str, trials: Sequence[Trial]) -> list[Sample]:
@@ -70,9 +73,10 @@ def _looks(
     def again(dy: np.ndarray, t: Trial) -> np.ndarray:
         return t.stored(chain, run_backward(chain, t.values, dy))[arg]
 
-    def some_items(where: tuple[int | slice, ...], t: Trial) -> np.ndarray | None:
-        if t.dy.ndim < len(where):
+    def some_items(place: Callable[[int], Place], t: Trial) -> np.ndarray | None:
+        if not t.dy.ndim:
             return None
+        where = place(t.dy.ndim)
         dy = np.zeros_like(t.dy)
         dy[where] = t.dy[where]
         return again(dy, t)
@@ -91,8 +95,8 @@ def _looks(
     yield lambda t: again(np.ones_like(t.dy), t), "ignores dy: it is the gradient of sum(y)"
     yield lambda t: t.dy, "is dy itself"
     yield lambda t: t.values.y, "is y itself"
-    for where, words in ITEMS:
-        yield partial(some_items, where), f"counts {words} alone" + ": += became =" * (-1 in where)
+    for place, words in ITEMS:
+        yield partial(some_items, place), f"counts {words}"
 
 
 def _where(arg: str, bad: Sequence[Trial], *, n_fine: int) -> str:

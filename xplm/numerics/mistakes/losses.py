@@ -5,7 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from xplm.numerics.mistakes.chain import Chain, Mistake, Step, Values, flip, mean, mistake, total
+from xplm.numerics.mistakes.chain import (
+    Chain,
+    Form,
+    Mistake,
+    Step,
+    Values,
+    flip,
+    mean,
+    mistake,
+    total,
+)
 
 
 def _lse(e: Values) -> np.ndarray:
@@ -154,7 +164,7 @@ def _scored(e: Values) -> np.ndarray:
 
 def _mean_of(dlogits: Mapping[str, Step]) -> dict[str, Step]:
     """The same steps, from the one dy of a mean over scored rows."""
-    return {**dlogits, "weights": lambda e: np.full(e.targets.shape, e.dy / e.counted.sum())}
+    return {**dlogits, "weights": lambda e: np.full(e.targets.shape, e.dy / e.divisor)}
 
 
 def _full(e: Values, value: Any) -> np.ndarray:
@@ -197,7 +207,10 @@ MEAN_CROSS_ENTROPY = Chain(
     gradients=("x",),
     forward={"logits": lambda e: e.x}
     | LOGITS
-    | {"y": lambda e: np.asarray(_scored(e).sum() / e.counted.sum())},
+    | {
+        "divisor": lambda e: 1 if getattr(e, "is_sum", False) else e.counted.sum(),
+        "y": lambda e: np.asarray(_scored(e).sum() / e.divisor),
+    },
     backward=_mean_of(DLOGITS) | {"dx": lambda e: e.dlogits},
     mistakes=(
         *_logit_mistakes("dx"),
@@ -227,9 +240,6 @@ MEAN_CROSS_ENTROPY = Chain(
             y=lambda e: np.asarray(_scored(e).mean()),
         ),
         mistake(
-            "the rows are summed; their mean belongs", y=lambda e: np.asarray(_scored(e).sum())
-        ),
-        mistake(
             "padded tokens are scored and counted",
             y=lambda e: np.asarray(_row_losses(e).mean()),
         ),
@@ -246,6 +256,7 @@ MEAN_CROSS_ENTROPY = Chain(
             y=lambda e: np.asarray(_column_losses(e).sum() / e.counted.sum()),
         ),
     ),
+    forms=(Form("as the sum over rows", {"is_sum": True}),),
     positions={"x": 1, "targets": 0},
     words={"push": ONE_HOT},
 )
