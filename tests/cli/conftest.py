@@ -31,6 +31,12 @@ def progress_stays_as_it_was() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def a_slow_machine_adds_no_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is waited for on a pipe is a matter of `test_waiting`."""
+    monkeypatch.setattr("xplm.cli.waiting.RARE_SECONDS", float("inf"))
+
+
 class Terminal(io.TextIOWrapper):
     """A stdin that somebody types at."""
 

@@ -24,6 +24,7 @@ class Clock:
 def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(waiting, "monotonic", clock)
+    monkeypatch.setattr(waiting, "RARE_SECONDS", 5.0)
     return clock
 
 
