@@ -299,9 +299,7 @@ def load(
         OutOfMemoryError: the device has less free memory than the parameters take.
     """
     rt = make_runtime(load_backend(backend, device, threads), policy, kernels)
-    path = pull(
-        str(name_or_path), home=None if home is None else Path(home), progress=progress
-    )
+    path = pull(str(name_or_path), home=None if home is None else Path(home), progress=progress)
     return load_checkpoint(rt, open_checkpoint(path), adapter, context, progress=progress or unseen)
 
 
