@@ -6,6 +6,14 @@ in front of every text puts one in front of every piece.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class Piece(NamedTuple):
+    """Part of a document."""
+
+    text: str
+    is_last: bool  # whether the document ends here
 
 
 def find_cut(text: str) -> int:
@@ -27,3 +35,10 @@ def cut_text(text: str, n_chars: int) -> Iterator[str]:
         yield piece
         start += len(piece)
     yield text[start:]
+
+
+def document_pieces(text: str, n_chars: int) -> Iterator[Piece]:
+    """A document in pieces of at most `n_chars` characters each."""
+    *pieces, last = cut_text(text, n_chars)
+    yield from (Piece(piece, False) for piece in pieces)
+    yield Piece(last, True)

@@ -1,6 +1,6 @@
 """A model's tokenizer: a pipeline of the `tokenizers` library, and the facts that checkpoints keep beside it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -127,6 +127,18 @@ class Tokenizer:
         """Number of tokens, added ones included; a model may pad its own vocabulary beyond it."""
         return int(self.pipeline.get_vocab_size(with_added_tokens=True))
 
+    @cached_property
+    def surround(self) -> tuple[list[int], list[int]]:
+        """The ids that the model expects in front of a text, such as a BOS token, and behind it."""
+        probe = self.encode("a", add_special_tokens=False)
+        whole = self.encode("a", add_special_tokens=True)
+        if not probe:  # its vocabulary has no "a"
+            return whole, []
+        start = next(
+            i for i in range(len(whole)) if whole[i : i + len(probe)] == probe
+        )  # a pipeline adds ids, and keeps those of the text
+        return whole[:start], whole[start + len(probe) :]
+
     def is_special(self, token_id: int) -> bool:
         """Whether the id is a control token, which `decode` leaves out."""
         return token_id in self._special_ids
@@ -204,7 +216,7 @@ class Tokenizer:
                 text, add_special_tokens=add_special_tokens, allow_special=allow_special
             )
             return np.asarray(ids, np.uint32)
-        before, after = self._surround if add_special_tokens else ([], [])
+        before, after = self.surround if add_special_tokens else ([], [])
         pieces = [
             np.asarray(
                 self.encode(piece, add_special_tokens=False, allow_special=allow_special), np.uint32
@@ -214,6 +226,16 @@ class Tokenizer:
         return np.concatenate(
             [np.asarray(before, np.uint32), *pieces, np.asarray(after, np.uint32)]
         )
+
+    def encode_plain(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids (N,) uint32 of each of several texts, on all cores: nothing around them, no special token in them.
+
+        Raises:
+            TokenizerError: the pipeline cannot encode a text.
+        """
+        with library_faults("a tokenizer must encode every text"):
+            encoded = self._plain_pipeline.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.asarray(encoding.ids, np.uint32) for encoding in encoded]
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Text of token ids.
@@ -243,16 +265,6 @@ class Tokenizer:
         """Characters of a text that a token is taken to stand for at most."""
         vocab = self.pipeline.get_vocab(with_added_tokens=True)
         return max(CHARS_PER_TOKEN, COMPOSED * max(map(len, vocab), default=1))
-
-    @cached_property
-    def _surround(self) -> tuple[list[int], list[int]]:
-        """The ids that the pipeline puts in front of a text and behind it."""
-        probe = self.encode("a", add_special_tokens=False)
-        whole = self.encode("a", add_special_tokens=True)
-        start = next(
-            i for i in range(len(whole)) if whole[i : i + len(probe)] == probe
-        )  # a pipeline adds ids, and keeps those of the text
-        return whole[:start], whole[start + len(probe) :]
 
     @cached_property
     def special_token_ids(self) -> dict[str, int]:
