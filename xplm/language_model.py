@@ -33,6 +33,7 @@ from xplm.runtime import Runtime, make_runtime
 from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.faults import require_text
 from xplm.text.tokenizer import Tokenizer
+from xplm.text.unknown import count_left_out, count_unknown
 from xplm.train.gradient import text_loss_and_grads
 from xplm.typing import Params
 
@@ -197,18 +198,25 @@ class LanguageModel:
         return Chat(self.engine, ChatEncoder(self.tokenizer, self.engine.context), system)
 
     @refuse_unknown_keywords
-    def perplexity(self, text: Prompt, *, window: int = 512) -> Perplexity:
+    def perplexity(self, text: Prompt, *, window: int | None = None) -> Perplexity:
         """How well the model predicts a text, cut into windows that are scored alone.
 
         Args:
             text: the text, or its token ids.
-            window: token ids to a window.
+            window: token ids to a window; None: the smaller of 512 and the model's context.
+
+        Returns:
+            The perplexity, and how much of the text the tokenizer lacks.
 
         Raises:
             RequestError: the window is below 2 or beyond the context, or the text has fewer than 2 ids.
         """
         ids = self.tokenizer.encode_long(text) if isinstance(text, str) else self._ids_of(text)
-        return compute_perplexity(self.engine, ids, window)
+        found = compute_perplexity(self.engine, ids, window)
+        return found._replace(
+            unknown_tokens=count_unknown(self.tokenizer, np.asarray(ids)),
+            lost_characters=count_left_out(self.tokenizer, [text] if isinstance(text, str) else []),
+        )
 
     @refuse_unknown_keywords
     def fragility(

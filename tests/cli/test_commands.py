@@ -114,6 +114,7 @@ def test_perplexity(xplm, tiny_directory, tmp_path, source):
         logprobs += [math.log(probs[t, window[t + 1]]) for t in range(len(window) - 1)]
     assert out.json["tokens"] == len(logprobs)
     # The library's exponentials are float32: off by 1e-7 each, and by less in the mean.
+    assert (out.json["window"], out.json["text_tokens"]) == (64, len(ids))
     assert out.json["perplexity"] == pytest.approx(math.exp(-np.mean(logprobs)), rel=1e-5)
 
 

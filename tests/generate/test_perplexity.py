@@ -5,6 +5,7 @@ import pytest
 
 from tests.generate.tiny import tiny_model
 from xplm.errors import RequestError
+from xplm.text.trainable import train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,21 @@ def test_windows_are_scored_alone_and_their_first_ids_not_at_all(lm):
     np.testing.assert_allclose(result.perplexity, np.exp(-total / 18), rtol=1e-6)
 
 
+def test_a_window_is_the_smaller_of_512_and_the_context_unless_told(lm):
+    ids = np.random.default_rng(0).integers(2, 258, 600)
+    assert lm.perplexity(ids) == lm.perplexity(ids, window=256)
+    wide = tiny_model(max_position_embeddings=1024)
+    assert wide.perplexity(ids).window == 512
+    assert wide.perplexity(ids, window=600).tokens == 599
+
+
+def test_what_the_tokenizer_lacks_is_counted(lm):
+    lm = tiny_model()
+    lm.tokenizer = train_tokenizer("char", ["ab"])
+    found = lm.perplexity("abéb水")
+    assert (found.text_tokens, found.unknown_tokens, found.lost_characters) == (5, 2, 0)
+
+
 def test_text_is_tokenised_once(lm):
     text = "To be, or not to be"
     assert lm.perplexity(text, window=8) == lm.perplexity(lm.tokenizer.encode(text), window=8)
@@ -56,4 +72,4 @@ def test_a_text_that_the_model_rules_out_has_infinite_perplexity():
     lm = tiny_model()
     lm.params["lm_head.weight"] *= np.float32(1e5)  # log-probabilities of about -10^5
     result = lm.perplexity([3, 4, 5, 6], window=4)
-    assert (result.perplexity, result.tokens) == (np.inf, 3)
+    assert result[:2] == (np.inf, 3)

@@ -8,6 +8,8 @@ from xplm.cli.eval_recall import recall
 from xplm.cli.flags import ModelFlags, takes_flags
 from xplm.cli.input import read_text
 from xplm.cli.output import Output, OutputFlags
+from xplm.generate.perplexity import DEFAULT_WINDOW
+from xplm.text.unknown import describe_unknown
 
 app = typer.Typer(name="eval", help="Measure how good a model is: xplm eval perplexity --help")
 
@@ -23,7 +25,12 @@ def perplexity(
     model: ModelFlags,
     output: OutputFlags,
     text: Annotated[str, typer.Option(help="A text file in UTF-8; - reads stdin.")],
-    window: Annotated[int, typer.Option(help="Token ids that are scored together.")] = 512,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Token ids that are scored together; if not given, {DEFAULT_WINDOW}, or the context if smaller."
+        ),
+    ] = None,
 ) -> None:
     """Perplexity of a text, cut into windows that are scored alone.
 
@@ -31,9 +38,16 @@ def perplexity(
     """
     content = read_text(text)
     out = Output(output)
-    result = model.load(out, decodes=False).perplexity(content, window=window)
+    lm = model.load(out, decodes=False)
+    result = lm.perplexity(content, window=window)
+    if window is None and result.window < DEFAULT_WINDOW:
+        out.note(f"windows of {result.window} tokens, the model's context")
+    for note in describe_unknown(
+        lm.tokenizer, result.unknown_tokens, result.text_tokens, result.lost_characters
+    ):
+        out.note(note)
     out.line(f"perplexity {result.perplexity:.4f} over {result.tokens} tokens")
-    out.result({"perplexity": result.perplexity, "tokens": result.tokens})
+    out.result(result._asdict())
 
 
 app.command()(recall)

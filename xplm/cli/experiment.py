@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from xplm.checkpoint.files import replacing, writing
 from xplm.cli.flags import MODEL_HELP, WhereFlags
-from xplm.cli.output import plain
+from xplm.cli.output import Output, plain
 from xplm.errors import RequestError
 from xplm.precision import Policy
+from xplm.text.tokenizer import Tokenizer
+from xplm.text.unknown import count_left_out, count_unknown, describe_unknown
 from xplm.train.curves import INSTALL, can_draw
 
 Policies = Annotated[
@@ -37,6 +40,16 @@ def check_policies(where: WhereFlags, texts: Sequence[str]) -> list[str]:
     for name in names:
         where.runtime(name)
     return names
+
+
+def encode_text(tokenizer: Tokenizer, text: str, out: Output) -> list[int]:
+    """A text's token ids; says what of it the tokenizer lacks."""
+    ids = tokenizer.encode(text)
+    n_unknown = count_unknown(tokenizer, np.asarray(ids))
+    n_lost = count_left_out(tokenizer, [text])
+    for note in describe_unknown(tokenizer, n_unknown, len(ids), n_lost):
+        out.note(note)
+    return ids
 
 
 def require_picture(path: Path | None) -> None:

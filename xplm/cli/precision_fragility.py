@@ -13,7 +13,7 @@ from xplm.backend import DEFAULT_BACKENDS, load_backend
 from xplm.checkpoint.files import replacing, writing
 from xplm.checkpoint.opening import open_checkpoint
 from xplm.checkpoint.untrusted import parse_json, read_whole_lines
-from xplm.cli.experiment import Model, number, table
+from xplm.cli.experiment import Model, encode_text, number, table
 from xplm.cli.flags import WhereFlags, takes_flags
 from xplm.cli.input import read_text
 from xplm.cli.output import Output, OutputFlags
@@ -80,7 +80,7 @@ def fragility(
     checkpoint = open_checkpoint(pull_with_progress(model, home(), out))
     lm = load_checkpoint(reference, checkpoint, progress=out.waiting.report)
     others = {side: load_checkpoint(rt, checkpoint).engine for side, rt in runtimes.items()}
-    texts = [lm.tokenizer.encode(read_text(path)) for path in text]
+    texts = [encode_text(lm.tokenizer, read_text(path), out) for path in text]
 
     settings = {"model": model, "other": list(sides), "against": against, "reply": reply}
     settings |= {"batch": batch, "seed": seed}

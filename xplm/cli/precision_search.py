@@ -13,6 +13,7 @@ from xplm.cli.experiment import (
     Figures,
     Model,
     Text,
+    encode_text,
     number,
     table,
     write_figures,
@@ -22,6 +23,7 @@ from xplm.cli.input import read_text
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.places import home
 from xplm.cli.progress import pull_with_progress
+from xplm.generate.perplexity import DEFAULT_WINDOW, fit_window
 from xplm.language_model import load_checkpoint
 from xplm.numerics.policies import search as searching
 from xplm.numerics.policies.cost import PARTS, count_numbers
@@ -48,7 +50,12 @@ def search(
         list[str] | None,
         typer.Option("--part", help=f"May be given several times; if not, {' '.join(PARTS)}."),
     ] = None,
-    window: Annotated[int, typer.Option(help="Tokens that are read together.")] = 512,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Tokens that are read together; if not given, {DEFAULT_WINDOW}, or the context if smaller."
+        ),
+    ] = None,
     characters: Characters = None,
     figures: Figures = None,
 ) -> None:
@@ -68,8 +75,8 @@ def search(
         where.runtime(short)  # refuses what is no format, and what the backend lacks
     path = pull_with_progress(model, home(), out)
     lm = load_checkpoint(where.runtime("fp32"), open_checkpoint(path), progress=out.waiting.report)
-    ids = lm.tokenizer.encode(read_text(text)[:characters])
-    window = min(window, len(ids))
+    ids = encode_text(lm.tokenizer, read_text(text)[:characters], out)
+    window = min(fit_window(window, lm.engine.context), len(ids))
     chunks = cut(lm.engine, ids, window)
 
     columns = (TextColumn("{task.description}"), BarColumn())

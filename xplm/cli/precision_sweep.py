@@ -20,6 +20,7 @@ from xplm.cli.experiment import (
     Policies,
     Text,
     check_policies,
+    encode_text,
     number,
     require_picture,
     table,
@@ -31,6 +32,7 @@ from xplm.cli.output import Output, OutputFlags
 from xplm.cli.places import home
 from xplm.cli.progress import pull_with_progress
 from xplm.errors import RequestError
+from xplm.generate.perplexity import fit_window
 from xplm.language_model import LanguageModel, load_checkpoint
 from xplm.numerics.policies import sweep as sweeping
 from xplm.numerics.policies.distance import Tally
@@ -48,7 +50,13 @@ HEADINGS = (
     "tokens/s",
 )  # fmt: skip
 
-Window = Annotated[int, typer.Option(help="Tokens that are read together.")]
+WINDOW = 1024
+Window = Annotated[
+    int | None,
+    typer.Option(
+        help=f"Tokens that are read together; if not given, {WINDOW}, or the context if smaller."
+    ),
+]
 
 
 @takes_flags
@@ -58,7 +66,7 @@ def sweep(
     text: Text,
     policies: Policies = None,
     model: Model = "smollm2-135m-instruct",
-    window: Window = 1024,
+    window: Window = None,
     characters: Characters = None,
     figures: Figures = None,
     png: Picture = None,
@@ -88,7 +96,8 @@ def sweep(
     names = check_policies(where, policies or POLICIES)
     path = pull_with_progress(model, home(), out)
     lm = load_checkpoint(where.runtime("fp32"), open_checkpoint(path), progress=out.waiting.report)
-    ids = lm.tokenizer.encode(read_text(text)[:characters])
+    ids = encode_text(lm.tokenizer, read_text(text)[:characters], out)
+    window = fit_window(window, lm.engine.context, WINDOW)
     cut(lm.engine, ids, window)  # refuses a window or a text that is too short
     window = min(window, len(ids))
     peaks = measure_peaks(names, window, path, where, out)
@@ -120,11 +129,11 @@ def sweep(
 
 
 @takes_flags
-def peak(model: ModelFlags, output: OutputFlags, window: Window = 1024) -> None:
+def peak(model: ModelFlags, output: OutputFlags, window: Window = None) -> None:
     """The peak of memory of this process, once a window of the model's is full."""
     out = Output(output)
     lm = model.load(out, decodes=False)
-    n_bytes = sweeping.peak_bytes(lm.engine, window)
+    n_bytes = sweeping.peak_bytes(lm.engine, fit_window(window, lm.engine.context, WINDOW))
     out.line(str(n_bytes))
     out.result({"peak_bytes": n_bytes})
 

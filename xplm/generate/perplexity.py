@@ -17,26 +17,41 @@ from xplm.generate.options import is_integer
 from xplm.generate.sampling import log_normaliser
 from xplm.progress import SCORING
 
+DEFAULT_WINDOW = 512
+"""Ids to a window where the model's context has room for them."""
+
 
 class Perplexity(NamedTuple):
     """What a text came to."""
 
     perplexity: float
     tokens: int  # ids scored
+    window: int  # ids to a window
+    text_tokens: int  # ids of the text
+    unknown_tokens: int = 0  # among those, for what the tokenizer lacks
+    lost_characters: int = 0  # of the text, which the tokenizer lacks and leaves out
 
 
-def compute_perplexity(engine: Engine, ids: Sequence[int] | np.ndarray, window: int) -> Perplexity:
+def fit_window(window: int | None, context: int, usual: int = DEFAULT_WINDOW) -> int:
+    """The window that is asked for; for None the usual one, or the context where that is shorter."""
+    return min(usual, context) if window is None else window
+
+
+def compute_perplexity(
+    engine: Engine, ids: Sequence[int] | np.ndarray, window: int | None = None
+) -> Perplexity:
     """Perplexity of a text.
 
     Args:
         engine: the decoder.
         ids: the text's token ids.
-        window: ids to a window; the last may be shorter.
+        window: ids to a window; the last may be shorter. None: DEFAULT_WINDOW, or the context where that is shorter.
 
     Raises:
         RequestError: the window is not an integer from 2 to the model's context, or there are fewer than 2 ids.
         OutOfMemoryError: the logits of a window do not fit the free memory.
     """
+    window = fit_window(window, engine.context)
     if not is_integer(window) or not 2 <= window <= engine.context:
         raise RequestError(
             "a window must be an integer, and hold at least 2 ids and at most the model's context of "
@@ -59,7 +74,7 @@ def compute_perplexity(engine: Engine, ids: Sequence[int] | np.ndarray, window: 
         total += float(np.sum(scored))
         tokens += len(targets)
     engine.progress(SCORING, len(ids), len(ids))
-    return Perplexity(_exp(-total / tokens), tokens)
+    return Perplexity(_exp(-total / tokens), tokens, window, len(ids))
 
 
 def _exp(x: float) -> float:
