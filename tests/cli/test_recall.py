@@ -3,21 +3,33 @@
 import json
 from types import SimpleNamespace
 
-from xplm.generate.session import Chat
+from xplm.language_model import LanguageModel
 
 
 def test_answers_given_back_are_counted(xplm, tiny_directory, tmp_path, monkeypatch):
-    monkeypatch.setattr(Chat, "send", lambda self, text, **_: SimpleNamespace(text=" It is\nblue"))
+    prompts = []
+
+    def generate(self, ids, **_):
+        prompts.append(self.tokenizer.decode(ids))
+        return SimpleNamespace(text=" It is\nblue")
+
+    monkeypatch.setattr(LanguageModel, "generate", generate)
     path = tmp_path / "chats.jsonl"
     lines = []
     for answer in ("It is blue", "It is red"):
-        messages = [{"role": "user", "content": "Sky?"}, {"role": "assistant", "content": answer}]
+        messages = [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Sky?"},
+            {"role": "assistant", "content": answer},
+            {"role": "user", "content": "Thanks."},
+        ]
         lines.append(json.dumps(messages) + "\n")
     path.write_text("".join(lines))
 
     recall = ("eval", "recall", "--model", tiny_directory, "--data", path)
     out = xplm(*recall)
     assert out.code == 0
+    assert prompts == ["system\nBe brief.\nuser\nSky?\nassistant\n"] * 2
     assert out.stdout.splitlines() == [
         "Sky?",
         "  expected: It is red",

@@ -103,7 +103,7 @@ def test_examples_that_lose_their_end_are_counted(xplm, recipe, tmp_path):
     kind = ("--data", lines, "--set", "data.kind=lines")
     out = xplm("train", recipe, "--out", tmp_path / "run", "--steps", 2, *kind)
     assert out.code == 0, out.error
-    assert "1 examples are longer than data.context, 8, and lose their end" in out.stderr
+    assert "1 of 10 lines are longer than data.context, 8, and lose their end" in out.stderr
 
 
 def test_a_run_is_named_after_its_recipe(xplm, recipe, tmp_path, monkeypatch):
@@ -124,6 +124,29 @@ def test_resume_says_where_it_goes_on_and_what_changed(xplm, recipe, tmp_path):
     third = xplm("train", tmp_path / "run/recipe.toml", "--out", tmp_path / "run", "--resume")
     assert third.code == 0
     assert "otherwise" not in third.stderr
+
+
+def test_a_tokenizer_beside_a_model_to_tune_is_refused_and_that_of_its_recipe_named(
+    xplm, recipe, tmp_path
+):
+    assert xplm("train", recipe, "--out", tmp_path / "base", "--steps", 2).code == 0
+    tune = ("train", recipe, "--init", tmp_path / "base", "--out", tmp_path / "run", "--steps", 2)
+    out = xplm(*tune, "--vocab-size", 300)
+    assert "the tokenizer must be that of" in out.error
+    assert not (tmp_path / "run").exists()
+    recipe.write_text(recipe.read_text().replace("[data]", '[data]\ntokenizer = "char"'))
+    out = xplm(*tune, "--dry-run")
+    assert "not read, for the tokenizer is that of" in out.stderr
+
+
+def test_steps_that_are_passed_are_said_in_one_line(xplm, recipe, tmp_path):
+    run = ("train", recipe, "--out", tmp_path / "run", "--steps")
+    assert xplm(*run, 4).code == 0
+    written = (tmp_path / "run/recipe.toml").read_bytes()
+    out = xplm(*run, 2, "--resume", "--json")
+    assert (out.code, out.json["step"]) == (0, 4)
+    assert "the run has taken 4 steps of 2: nothing is left to do" in out.stderr
+    assert (tmp_path / "run/recipe.toml").read_bytes() == written
 
 
 def test_two_phases_end_in_a_chat(xplm, tmp_path, recipe):

@@ -5,6 +5,7 @@ import pytest
 
 import xplm
 from tests.paths import STORY, needs_story
+from xplm.text.documents import encode_texts
 
 pytestmark = needs_story
 
@@ -35,6 +36,12 @@ def test_80_greedy_tokens_equal_transformers(lm, oracle, prompt):
     result = lm.generate(prompt, max_new_tokens=80, temperature=0.0)
     assert [*result.token_ids] == oracle.greedy(ids, 80)[: len(result.token_ids)]
     assert len(result.token_ids) == 80
+
+
+def test_training_reads_the_ids_that_transformers_gives_and_the_end(lm, transformers):
+    theirs = transformers.AutoTokenizer.from_pretrained(STORY)
+    for prompt, ids in zip(PROMPTS, encode_texts(lm.tokenizer, PROMPTS), strict=True):
+        assert ids.tolist() == [*theirs(prompt).input_ids, theirs.eos_token_id]
 
 
 @pytest.mark.parametrize("policy", ["fp16", "bf16"])

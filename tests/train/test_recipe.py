@@ -72,14 +72,16 @@ def test_paths_of_a_file_are_relative_to_it_and_those_of_settings_to_the_working
     (tmp_path / "runs").mkdir()
     path = write(
         tmp_path / "recipes" / "r.toml",
-        '[data]\npath = "facts.txt"\nvocab_from = "chat.json"\n[train]\nsteps = 5\ninit = "smollm2"\n',
+        '[data]\npath = "facts.txt"\nvocab_from = "chat.json"\n[train]\nsteps = 5\n',
     )
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe(path, {"data.vocab_from": "other.json"})
     assert recipe.data.path == str(tmp_path / "recipes" / "facts.txt")
     assert recipe.data.vocab_from == str(tmp_path / "other.json")
-    assert recipe.train.init == "smollm2"  # a name stays a name
-    assert load_recipe(path, {"train.init": "runs"}).train.init == str(tmp_path / "runs")
+    inits = {
+        name: load_recipe(path, {"train.init": name}).train.init for name in ("runs", "smollm2")
+    }
+    assert inits == {"runs": str(tmp_path / "runs"), "smollm2": "smollm2"}  # a name stays a name
 
 
 def test_a_tokenizer_is_a_kind_a_name_or_a_path(tmp_path, monkeypatch):
@@ -218,3 +220,14 @@ def test_a_key_near_a_recipes_is_guessed(key, hint):
     with pytest.raises(RequestError) as error:
         read()
     assert str(error.value).endswith(hint)
+
+
+@pytest.mark.parametrize("key", ["data.tokenizer", "data.vocab_size", "data.vocab_from"])
+def test_a_tokenizer_setting_beside_a_model_to_tune_is_refused(tmp_path, key):
+    path = write(tmp_path / "r.toml", '[data]\npath = "a.txt"\n[train]\nsteps = 1\n')
+    value = 9 if key == "data.vocab_size" else "char"
+    with pytest.raises(RequestError, match=f"must be that of model, as it is; got {key} too"):
+        load_recipe(path, {"train.init": "model", key: value})
+    if key != "data.tokenizer":
+        with pytest.raises(RequestError, match=f"must be that of model, as it is; got {key} too"):
+            load_recipe(path, {"data.tokenizer": "model", key: value})

@@ -94,6 +94,38 @@ def test_a_run_that_is_over_is_resumed_in_vain(tmp_path):
     assert_bitwise_equal(load_file(tmp_path / "run/model.safetensors"), host_weights(first))
 
 
+@pytest.mark.parametrize("steps", [12, 4])
+def test_steps_that_are_passed_change_no_file(tmp_path, steps):
+    run_to(start(tiny_recipe(tmp_path), tmp_path / "run"))
+
+    def files():
+        found = [path for path in (tmp_path / "run").rglob("*") if path.name != ".lock"]
+        return {
+            path: (path.stat().st_mtime_ns, path.is_dir() or path.read_bytes()) for path in found
+        }
+
+    before = files()
+    recipe = tiny_recipe(tmp_path, train__steps=steps, schedule__lr=0.5)
+    over = run_to(start(recipe, tmp_path / "run", resume=True))
+    assert over.state.step == 12
+    assert f"the run has taken 12 steps of {steps}: nothing is left to do" in over.job.notes[-1]
+    assert files() == before
+
+
+def test_data_that_are_not_the_runs_are_noted(tmp_path):
+    run_to(start(tiny_recipe(tmp_path), tmp_path / "run"), 4)
+    moved = (tmp_path / "text.txt").rename(tmp_path / "moved.txt")
+    same = start(tiny_recipe(tmp_path, data__path=str(moved)), tmp_path / "run", resume=True)
+    assert same.job.notes == ()
+    same.close()
+
+    with moved.open("a") as file:
+        file.write("the red cat\n")
+    other = start(tiny_recipe(tmp_path, data__path=str(moved)), tmp_path / "run", resume=True)
+    assert other.job.notes == (f"{moved} holds other data than the run began with",)
+    other.close()
+
+
 def test_what_a_killed_save_left_is_cleared_away(tmp_path):
     recipe = tiny_recipe(tmp_path)
     run_to(start(recipe, tmp_path / "run"), 6)

@@ -1,17 +1,22 @@
-"""`xplm eval recall`: how many of the answers that a model was tuned on it gives back word for word, greedily."""
+"""`xplm eval recall`: how many of the answers that a model was tuned on it gives back word for word, greedily.
+
+A model is asked as it was trained: with the whole conversation up to its last answer.
+"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from xplm.cli.flags import ModelFlags, takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.errors import DataError
+from xplm.text.chat_encoder import ChatEncoder
 from xplm.train.data.chat import read_chats
+from xplm.train.data.records import Conversation
 
 ROOM = 8
-"""Tokens that a reply may have beyond one a character."""
+"""Tokens that a reply may have beyond one a byte."""
 
 
 @takes_flags
@@ -32,15 +37,25 @@ def recall(
         raise DataError(f"{data} must hold at least one chat; got none; give another file")
     out = Output(output)
     lm = model.load(out)
+    encoder = ChatEncoder(lm.tokenizer, lm.engine.context)
     recalled = 0
-    for messages in chats:
-        question, answer = messages[-2]["content"], messages[-1]["content"]
-        given = lm.chat().send(question, max_new_tokens=len(answer) + ROOM).text
+    for chat in chats:
+        asked, answer = split_chat(chat)
+        variables: dict[str, Any] = {"tools": chat.tools} if chat.tools else {}
+        ids = encoder.encode(asked, **variables)
+        given = lm.generate(ids, max_new_tokens=len(answer.encode()) + ROOM).text
         is_same = given.split() == answer.split()
         recalled += is_same
         if not is_same:
+            question = asked[-1]["content"] if asked else ""
             out.line(f"{question}\n  expected: {answer}\n  got:      {given}")
     out.line(f"{recalled} of {len(chats)} answers recalled word for word")
     out.result({"recalled": recalled, "asked": len(chats)})
     if recalled < least:
         raise typer.Exit(1)
+
+
+def split_chat(chat: Conversation) -> tuple[list[dict[str, Any]], str]:
+    """The turns before the last answer to learn, and that answer's text, empty beside tool calls."""
+    place = max(i for i, is_scored in enumerate(chat.scored) if is_scored)
+    return chat.messages[:place], chat.messages[place]["content"] or ""

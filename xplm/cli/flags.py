@@ -28,6 +28,11 @@ from xplm.language_model import LanguageModel, load_checkpoint
 from xplm.precision import Policy
 from xplm.runtime import Runtime, make_runtime
 from xplm.threads import MOST_THREADS
+from xplm.train.recipe_names import RECIPES
+
+RecipeArgument = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help=f"{', '.join(RECIPES)}, or a TOML file.")
+]
 
 MODEL_HELP = "A pulled name, a Hugging Face directory, or a .gguf file."
 

@@ -20,7 +20,7 @@ from xplm.cli.experiment import (
     table,
     write_figures,
 )
-from xplm.cli.flags import WhereFlags, takes_flags
+from xplm.cli.flags import RecipeArgument, WhereFlags, takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.places import home, token_cache
 from xplm.cli.progress import pull_with_progress
@@ -28,7 +28,6 @@ from xplm.errors import RequestError
 from xplm.numerics.policies.picture import draw_training
 from xplm.numerics.policies.training import Curve, row, train_under
 from xplm.train.recipe import Recipe, load_recipe, parse_setting
-from xplm.train.recipe_names import RECIPES
 
 POLICIES = ("fp32", "bf16", "fp16", "bf16,norm=bf16", "bf16,softmax=bf16")
 HEADINGS = (
@@ -40,9 +39,7 @@ HEADINGS = (
 def train(
     where: WhereFlags,
     output: OutputFlags,
-    recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE", help=f"{', '.join(RECIPES)}, or a TOML file.")
-    ],
+    recipe: RecipeArgument,
     policies: Policies = None,
     data: Annotated[Path | None, typer.Option(help="Instead of the recipe's.")] = None,
     steps: Annotated[
@@ -98,10 +95,11 @@ def train(
     is_done = True
     try:
         for policy in names:
+            is_first = policy == names[0]
             running = train_under(
                 plan, policy, backend, kernels=where.kernels, init=base, cache=cache
             )
-            follow(running, out, write)
+            follow(running, out, write, shows_notes=is_first)
     except KeyboardInterrupt:
         is_done = False
         print("stopped", file=sys.stderr)
@@ -133,13 +131,19 @@ def make_plan(recipe: Path, settings: Mapping[str, Any]) -> Recipe:
     return plan
 
 
-def follow(curves: Iterable[Curve], out: Output, write: Callable[[Curve], None]) -> None:
+def follow(
+    curves: Iterable[Curve], out: Output, write: Callable[[Curve], None], *, shows_notes: bool
+) -> None:
     """Train under one policy, in sight of the user."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=out.stderr, transient=True, disable=not out.shows_progress)
     with bar:
         task = bar.add_task("")
         for curve in curves:
+            if shows_notes:
+                for note in curve.notes:
+                    out.note(note)
+                shows_notes = False
             done = len(curve.steps)
             bar.update(task, completed=done, total=curve.n_steps, description=describe(curve))
             if done == curve.n_steps or curve.stopped:

@@ -17,7 +17,7 @@ from rich.table import Column
 from xplm.cli.ahead import compile_ahead
 from xplm.cli.dry_run import show_dry_run
 from xplm.cli.entry import INTERRUPTED
-from xplm.cli.flags import WhereFlags, takes_flags
+from xplm.cli.flags import RecipeArgument, WhereFlags, takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.places import home, token_cache
 from xplm.cli.progress import pull_with_progress
@@ -27,11 +27,9 @@ from xplm.precision import Policy
 from xplm.text.trainable import TOKENIZER_KINDS
 from xplm.train import loop
 from xplm.train.curves import INSTALL, can_draw
-from xplm.train.data import Dataset
 from xplm.train.metrics import read_lines
 from xplm.train.prepare import prepare, read_material
-from xplm.train.recipe import ModelRecipe, Recipe, differences, load_recipe, parse_setting
-from xplm.train.recipe_names import RECIPES
+from xplm.train.recipe import Recipe, differences, load_recipe, parse_setting
 from xplm.train.run_directory import METRICS, RECIPE, RunDirectory
 from xplm.train.task import training_policy
 
@@ -42,11 +40,9 @@ RUNS = Path("runs")
 def train(
     where: WhereFlags,
     output: OutputFlags,
-    recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE", help=f"{', '.join(RECIPES)}, or a TOML file.")
-    ],
+    recipe: RecipeArgument,
     data: Annotated[
-        Path | None, typer.Option(help="Text, a folder, JSONL or a JSON list of strings.")
+        Path | None, typer.Option(help="Text, a folder, JSON lines or a JSON list.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run's directory; if not given, runs/NAME.")
@@ -107,10 +103,10 @@ def train(
     has_begun = resume and directory.newest is not None
     needs_base = plan.train.init and not (has_begun and not plan.train.lora)
     base = pull_with_progress(plan.train.init, home(), show) if needs_base else None
-    is_made = plan.train.init or plan.data.tokenizer in TOKENIZER_KINDS
+    is_made = plan.train.init or plan.data.tokenizer_name in TOKENIZER_KINDS
     tokenizer_of = None
     if not is_made and not has_begun:
-        tokenizer_of = _pull_tokenizer(plan.data.tokenizer, show)
+        tokenizer_of = _pull_tokenizer(plan.data.tokenizer_name, show)
     if dry_run:
         with Reading(show) as reading:
             material = read_material(
@@ -121,7 +117,8 @@ def train(
                 progress=reading.report,
                 tokenizer_of=tokenizer_of,
             )
-        _note_what_is_read(plan, material.dataset, show)
+        for note in material.notes:
+            show.note(note)
         show_dry_run(material, show)
         return
     with Reading(show) as reading:
@@ -135,12 +132,14 @@ def train(
             progress=reading.report,
             tokenizer_of=tokenizer_of,
         )
-    compile_ahead(rt, "train", plan.model.arch)
     n_params = count_params(trainer.job.task.specs)
-    show.note(f"{n_params:,} parameters, {trainer.job.steps:,} steps, into {directory.path}")
-    _note_what_is_read(plan, trainer.job.dataset, show)
-    if not can_draw():
-        show.note(f"no curves.png, which needs matplotlib: {INSTALL}")
+    if not trainer.is_over:
+        compile_ahead(rt, "train", plan.model.arch)
+        show.note(f"{n_params:,} parameters, {trainer.job.steps:,} steps, into {directory.path}")
+        if not can_draw():
+            show.note(f"no curves.png, which needs matplotlib: {INSTALL}")
+    for note in trainer.job.notes:
+        show.note(note)
 
     try:
         is_done = _run(trainer, show)
@@ -272,16 +271,6 @@ def _say_what_resumes(directory: RunDirectory, plan: Recipe, show: Output) -> No
     show.note(f"going on from step {max(directory.checkpoints)}")
     for change in differences(directory.recipe or plan, plan):
         show.note(f"otherwise than before: {change}")
-
-
-def _note_what_is_read(plan: Recipe, dataset: Dataset, show: Output) -> None:
-    """Say what of the recipe and of the data is left out."""
-    if plan.train.init and plan.model != ModelRecipe():
-        show.note(f"[model] is not read: the model is that of {plan.train.init}")
-    if cut := dataset.n_cut:
-        show.note(
-            f"{cut:,} examples are longer than data.context, {plan.data.context}, and lose their end"
-        )
 
 
 def _show_end(trainer: loop.Trainer, n_params: int, show: Output) -> None:

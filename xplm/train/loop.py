@@ -5,6 +5,7 @@ checkpoint from which the run goes on as if it had never stopped. Evaluation and
 """
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -46,6 +47,7 @@ class Job:
     tokenizer: Tokenizer
     steps: int  # of the whole run
     write_model: Callable[[Path, TrainState], None]  # writes what the run makes into a directory
+    notes: Sequence[str] = ()  # what it does otherwise than its recipe says, for the user
 
 
 class Progress(NamedTuple):
@@ -71,13 +73,14 @@ class Trainer:
         Args:
             job: what to do.
             directory: where to; begun.
-            state: the first, or the newest checkpoint's.
+            state: the first, or the newest checkpoint's. One that has all the steps stays as it is.
         """
+        self.is_over = state.step >= job.steps
         self.job = job
         self.directory = directory
         self.state = state
         # Steps that a killed run took beyond its checkpoint are taken again, and so is the first evaluation.
-        upto = state.step or -1
+        upto = sys.maxsize if self.is_over else state.step or -1
         self._metrics = JsonLines(directory.path / METRICS, upto=upto)
         self._samples = JsonLines(directory.path / SAMPLES, upto=upto)
         self._speeds: deque[tuple[int, float]] = deque(maxlen=RECENT_STEPS)  # (tokens, seconds)
@@ -86,7 +89,7 @@ class Trainer:
         self._drawn_at = (
             perf_counter()
         )  # a run that is over before the first drawing has its last alone
-        self._is_drawn = False  # as far as the metrics go
+        self._is_drawn = self.is_over  # as far as the metrics go
 
     def run(self) -> Iterator[Progress]:
         """Train to the end of the run.
@@ -97,6 +100,7 @@ class Trainer:
         Raises:
             RequestError: the loss, of training or of validation, is not finite.
             CheckpointError: the disk refuses; the checkpoints before are whole.
+            DataError: the tokens were changed meanwhile; the checkpoints before are whole.
             OutOfMemoryError: a step does not fit the memory; the checkpoints before are whole.
         """
         advice = "lower data.batch_size or data.context; the checkpoints before are whole"
@@ -105,6 +109,8 @@ class Trainer:
 
     def _run(self) -> Iterator[Progress]:
         job, recipe = self.job, self.job.recipe
+        if self.is_over:
+            return
         if self.state.step == 0:
             yield self._evaluate(None)
         while self.state.step < job.steps:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xplm.checkpoint.files import replacing, writing
-from xplm.checkpoint.untrusted import parse_json, read_whole_lines
+from xplm.checkpoint.untrusted import parse_json, read_bytes, read_whole_lines
 
 MAX_BYTES = 2**30  # of a file: some millions of lines
 
@@ -43,9 +43,11 @@ class JsonLines:
         """
         self._path = path
         with writing(path):
-            kept = [line for line in read_lines(path) if line["step"] <= upto]
-            with replacing(path) as file:
-                file.writelines(_to_line(line).encode() for line in kept)
+            kept = [_to_line(line) for line in read_lines(path) if line["step"] <= upto]
+            content = "".join(kept).encode()
+            if not os.path.lexists(path) or read_bytes(path, MAX_BYTES) != content:
+                with replacing(path) as file:
+                    file.write(content)
             self._file = path.open("a", encoding="utf-8")
 
     def append(self, value: Any) -> None:

@@ -23,11 +23,12 @@ from xplm.runtime import Runtime
 from xplm.text.tokenizer import Tokenizer
 from xplm.text.trainable import train_tokenizer, with_chat_template
 from xplm.train.architecture import make_config
-from xplm.train.data import Dataset, Progress, open_dataset, read_texts
+from xplm.train.data import Dataset, Progress, data_digest, open_dataset, read_texts
 from xplm.train.loop import Job, Trainer
 from xplm.train.lora import adapter_specs
 from xplm.train.loss_scale import make_loss_scale
 from xplm.train.memory import require_step_memory
+from xplm.train.notes import run_notes
 from xplm.train.optimizers import find_optimizer
 from xplm.train.recipe import Recipe, differences
 from xplm.train.run_directory import RunDirectory
@@ -50,6 +51,8 @@ class Material(NamedTuple):
     config: DecoderConfig
     tokenizer: Tokenizer
     dataset: Dataset
+    digest: str  # of the data
+    notes: list[str]  # what the run does otherwise than the recipe says
     steps: int  # of the whole run
     specs: Mapping[str, ParamSpec]  # of the model
     trained: Mapping[str, ParamSpec]  # of what is trained: the adapters, where there are any
@@ -124,10 +127,20 @@ def _open_run(
         task = _make_task(material, _load_frozen(material))
         _check_state(state, task, directory.recipe, recipe)
         state = _go_on(state, task)
-    directory.begin(recipe, resume=resume)
+        if directory.data_digest not in (None, material.digest):
+            material.notes.append(f"{recipe.data.path} holds other data than the run began with")
+    if state.step < material.steps:
+        directory.begin(recipe, material.digest, resume=resume)
+    else:
+        material.notes.append(
+            f"the run has taken {state.step:,} steps of {material.steps:,}: nothing is left to do, and no file is "
+            "changed; ask for more --steps to go on"
+        )
+        directory.publish_newest()
     tokenizer = material.tokenizer
     write = _model_writer(task, tokenizer)
-    job = Job(recipe, task, material.dataset, tokenizer, material.steps, write)
+    notes = tuple(material.notes)
+    job = Job(recipe, task, material.dataset, tokenizer, material.steps, write, notes)
     return Trainer(job, directory, state)
 
 
@@ -178,13 +191,17 @@ def read_material(
     tokenizer = _tokenizer(recipe, speaks_as, run, progress)
     config = base.config if base else make_config(recipe.model, context, tokenizer)
     _require_memory(recipe, rt, config, width, allocated)
-    dataset = _dataset(recipe, tokenizer, cache, progress)
+    digest = data_digest(Path(recipe.data.path), progress)
+    dataset = _dataset(recipe, tokenizer, cache, digest, progress)
     if dataset.width > width:
         _require_memory(recipe, rt, config, dataset.width, allocated)
     specs = param_specs(config)
     trained = adapter_specs(specs, rank) if rank else specs
     steps = _steps(recipe, dataset)
-    return Material(recipe, rt, base, config, tokenizer, dataset, steps, specs, trained)
+    notes = run_notes(recipe, tokenizer, dataset, steps)
+    return Material(
+        recipe, rt, base, config, tokenizer, dataset, digest, notes, steps, specs, trained
+    )
 
 
 def _require_memory(
@@ -241,12 +258,14 @@ def _tokenizer(
         tokenizer = Tokenizer.from_directory(model.path)
     else:
         paths = [Path(path) for path in (data.path, data.vocab_from) if path]
-        texts = read_texts(paths, progress)
-        tokenizer = train_tokenizer(data.tokenizer, texts, vocab_size=data.vocab_size)
+        texts = read_texts(paths, progress, of_chats=data.kind == "chat")
+        tokenizer = train_tokenizer(data.tokenizer_name, texts, vocab_size=data.vocab_size)
     return with_chat_template(tokenizer) if data.kind == "chat" else tokenizer
 
 
-def _dataset(recipe: Recipe, tokenizer: Tokenizer, cache: Path, progress: Progress) -> Dataset:
+def _dataset(
+    recipe: Recipe, tokenizer: Tokenizer, cache: Path, digest: str, progress: Progress
+) -> Dataset:
     data = recipe.data
     return open_dataset(
         Path(data.path),
@@ -259,6 +278,7 @@ def _dataset(recipe: Recipe, tokenizer: Tokenizer, cache: Path, progress: Progre
         held_out=data.held_out,
         packed=data.packed,
         cache=cache,
+        digest=digest,
         progress=progress,
     )
 

@@ -57,9 +57,9 @@ class ModelRecipe:
 class DataRecipe:
     """What to learn from."""
 
-    path: str = ""  # text, folder, JSONL, or JSON list of strings
+    path: str = ""  # text, JSON lines, a JSON list, or a folder of these
     kind: str = "text"  # "text": windows; "lines": each a sequence; "chat": the replies scored
-    tokenizer: str = "char"  # of a new model: "char", "word", "bpe", or a model whose own to take
+    tokenizer: str | None = None  # of a new model: "char" (None), "word", "bpe", or another model's
     vocab_size: int | None = None  # tokens at most; None: all that the data hold, not for "bpe"
     vocab_from: str = ""  # another path whose text the tokenizer is made for too
     context: int = 64  # tokens to a sequence
@@ -67,6 +67,11 @@ class DataRecipe:
     accumulation: int = 1  # forward passes to a step
     held_out: float = 0.1  # share, off the end, that is for validation
     packed: bool = False  # several lines or conversations to a sequence
+
+    @property
+    def tokenizer_name(self) -> str:
+        """`tokenizer`, or what None stands for."""
+        return "char" if self.tokenizer is None else self.tokenizer
 
     @property
     def has_rows_of_any_width(self) -> bool:
@@ -182,7 +187,7 @@ class Recipe:
             if not 0.0 <= share < 1.0:
                 raise RequestError(f"{key} must be at least 0 and below 1; got {share}")
         _ = train.sampling  # refuses what is out of range
-        names = (data.path, data.vocab_from, data.tokenizer, train.init)
+        names = (data.path, data.vocab_from, data.tokenizer_name, train.init)
         for key, name in zip(PATHS + MODELS, names, strict=True):
             if not _is_utf8(name):
                 raise RequestError(f"{key} must be a name in UTF-8; got {name!a}; rename it")
@@ -200,7 +205,8 @@ def load_recipe(name: str | Path, settings: Mapping[str, Any] | None = None) -> 
         settings: values by "SECTION.KEY", each in the place of what the file says.
 
     Raises:
-        RequestError: the file cannot be read, a key is unknown, or a value is of the wrong type or out of range.
+        RequestError: the file cannot be read, a key is unknown, a value is of the wrong type or out of range, or a
+            setting is of no use in the recipe.
     """
     path = find_recipe(name)
     try:
@@ -215,7 +221,25 @@ def load_recipe(name: str | Path, settings: Mapping[str, Any] | None = None) -> 
         section, _, key = place.partition(".")
         tables.setdefault(section, {})[key] = value
     _anchor(tables, Path())
-    return make_recipe(tables)
+    recipe = make_recipe(tables)
+    useless = [key for key in unread_tokenizer_settings(recipe) if key in (settings or {})]
+    if useless:
+        raise RequestError(
+            f"the tokenizer must be that of {recipe.train.init or recipe.data.tokenizer}, as it is; "
+            f"got {', '.join(useless)} too; leave that out"
+        )
+    return recipe
+
+
+def unread_tokenizer_settings(recipe: Recipe) -> list[str]:
+    """The recipe's settings for a tokenizer that is made from data, where it takes that of a model instead."""
+    data = recipe.data
+    if not recipe.train.init and data.tokenizer_name in TOKENIZER_KINDS:
+        return []
+    own = data.tokenizer if recipe.train.init else None
+    values = (own, data.vocab_size, data.vocab_from)
+    keys = ("data.tokenizer", "data.vocab_size", "data.vocab_from")
+    return [key for key, value in zip(keys, values, strict=True) if value]
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -249,6 +273,7 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
     """What two recipes do not agree on: "train.seed: 1 -> 2"."""
     before, after = (
         {f"{section}.{key}": v for section, table in asdict(r).items() for key, v in table.items()}
+        | {"data.tokenizer": r.data.tokenizer_name}
         for r in (old, new)
     )
     return [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]

@@ -2,6 +2,7 @@
 
     .lock                        held by the process that is at work on it
     recipe.toml                  the run's recipe, every value in it
+    data.sha256                  a hash of the data that it learns from
     metrics.jsonl                a line every few steps
     samples.jsonl                what the model wrote at each evaluation
     curves.png                   the metrics, drawn
@@ -30,6 +31,7 @@ from xplm.checkpoint.files import (
     replacing,
     writing,
 )
+from xplm.checkpoint.untrusted import read_text
 from xplm.errors import RequestError
 from xplm.runtime import Runtime
 from xplm.train.recipe import Recipe, load_recipe, to_toml
@@ -38,6 +40,7 @@ from xplm.train.state import FACTS, TENSORS, TrainState, load_state, save_state
 RECIPE = "recipe.toml"
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
+DATA = "data.sha256"
 CURVES = "curves.png"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
@@ -74,6 +77,17 @@ class RunDirectory:
         """
         path = self.path / RECIPE
         return load_recipe(path) if os.path.lexists(path) else None
+
+    @property
+    def data_digest(self) -> str | None:
+        """The hash of the data of the run that is there, or None where there is none."""
+        path = self.path / DATA
+        if not os.path.lexists(path):
+            return None
+        try:
+            return read_text(path).strip()
+        except (OSError, ValueError) as cause:
+            raise RequestError(f"{path} must be readable; got: {cause}; remove it") from cause
 
     def check(self, *, resume: bool) -> None:
         """Refuse to write over what is not this run's.
@@ -119,11 +133,12 @@ class RunDirectory:
                     "wait for it, stop it, or choose another --out"
                 ) from error
 
-    def begin(self, recipe: Recipe, *, resume: bool) -> None:
+    def begin(self, recipe: Recipe, digest: str, *, resume: bool) -> None:
         """Make the directory, or take it up again without what a killed run left half written.
 
         Args:
             recipe: the run's, which is written into it.
+            digest: the hash of its data, which is too.
             resume: as for `check`.
 
         Raises:
@@ -141,6 +156,18 @@ class RunDirectory:
                     remove(left)
             with replacing(self.path / RECIPE) as file:
                 file.write(to_toml(recipe).encode())
+            with replacing(self.path / DATA) as file:
+                file.write(f"{digest}\n".encode())
+
+    def publish_newest(self) -> None:
+        """Give the newest checkpoint's model the names that a killed process did not give it.
+
+        Raises:
+            CheckpointError: the disk refuses.
+        """
+        with writing(self.path):
+            if self.newest:
+                self._publish(self.newest, only_missing=True)
 
     def load_newest(self, rt: Runtime) -> TrainState | None:
         """The state of the newest checkpoint, or None where there is none.
@@ -182,9 +209,10 @@ class RunDirectory:
             self._prune(keep, state.best_step)
         return path
 
-    def _publish(self, checkpoint: Path) -> None:
+    def _publish(self, checkpoint: Path, *, only_missing: bool = False) -> None:
         for file in checkpoint.iterdir():
-            if file.name not in (TENSORS, FACTS):
+            is_there = only_missing and os.path.lexists(self.path / file.name)
+            if file.name not in (TENSORS, FACTS) and not is_there:
                 link_or_copy(file, self.path / file.name)
 
     def _prune(self, keep: int, best_step: int | None) -> None:

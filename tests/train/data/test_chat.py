@@ -11,8 +11,10 @@ from xplm.models.training import IGNORE_INDEX
 from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.tokenizer import Tokenizer
 from xplm.text.trainable import train_tokenizer, with_chat_template
-from xplm.train.data.chat import encode_chat, encode_text, read_chats
+from xplm.train.data.chat import encode_chat as encode_conversation
+from xplm.train.data.chat import read_chats
 from xplm.train.data.examples import Example
+from xplm.train.data.records import Record, record_conversation
 
 CHATML = """\
 {% for message in messages %}{{ '<|user|>' + message['role'] + '\n' + message['content'] + '</s>\n' }}{% endfor %}\
@@ -46,6 +48,10 @@ def scored_runs(tokenizer: Tokenizer, example: Example) -> list[str]:
         elif runs[-1]:
             runs.append([])
     return [tokenizer.decode(run, skip_special_tokens=False) for run in runs if run]
+
+
+def encode_chat(encoder: ChatEncoder, messages: object) -> Example:
+    return encode_conversation(encoder, record_conversation(Record(messages, "here")))
 
 
 def with_template(tokenizer: Tokenizer, source: str) -> ChatEncoder:
@@ -84,17 +90,31 @@ def test_a_question_without_an_answer_is_left_out(tokenizer: Tokenizer) -> None:
     assert str(encode_chat(encoder, TURNS[:4])) == str(encode_chat(encoder, TURNS[:3]))
 
 
+CALLS = """\
+{{ tools }}{% for message in messages %}<|user|>{{ message['content'] or '' }}{{ message['tool_calls'] }}</s>\
+{% endfor %}{% if add_generation_prompt %}<|user|>{% endif %}"""
+
+
+def test_tools_and_their_calls_must_be_shown_by_the_template(tokenizer: Tokenizer) -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
+    with_tools = {"messages": TURNS[1:3], "tools": [{"name": "f"}]}
+    encoder = with_template(tokenizer, CALLS)
+    shown = encode_chat(encoder, with_tools)
+    assert len(shown.ids) > len(encode_chat(encoder, TURNS[1:3]).ids)
+    assert encode_chat(encoder, [TURNS[1], call]).is_scored
+
+    silent = with_template(tokenizer, CALLS.replace("{{ tools }}", "").replace("tool_calls", "x"))
+    with pytest.raises(TemplateError, match="leaves out its tools"):
+        encode_chat(silent, with_tools)
+    with pytest.raises(TemplateError, match="leaves out its tool_calls"):
+        encode_chat(silent, [TURNS[1], call])
+
+
 def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer: Tokenizer) -> None:
     encoder = with_template(tokenizer, FORGETFUL)
     encode_chat(encoder, TURNS[1:3])
     with pytest.raises(TemplateError, match="leaves earlier turns as they are"):
         encode_chat(encoder, TURNS)
-
-
-def test_a_text_is_scored_with_its_end(tokenizer: Tokenizer) -> None:
-    example = encode_text(tokenizer, "Good day.")
-    whole = [int(example.ids[0]), *example.targets.tolist()]
-    assert tokenizer.decode(whole, skip_special_tokens=False) == "Good day.</s>"
 
 
 def test_chats_are_read_in_every_form(tmp_path: Path) -> None:
@@ -107,8 +127,8 @@ def test_chats_are_read_in_every_form(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(records), encoding="utf-8")
     (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
     (tmp_path / "c.txt").write_text(records[1] + "\n\n", encoding="utf-8")
-    assert list(read_chats(tmp_path / "a.json")) == [pair, pair, pair * 2]
-    assert list(read_chats(tmp_path)) == [pair, pair, pair * 2] * 2 + [pair]
+    assert [chat.messages for chat in read_chats(tmp_path / "a.json")] == [pair, pair, pair * 2]
+    assert [chat.messages for chat in read_chats(tmp_path)] == [pair, pair, pair * 2] * 2 + [pair]
 
 
 @pytest.mark.parametrize(
@@ -127,18 +147,19 @@ def test_chats_are_read_in_every_form(tmp_path: Path) -> None:
 def test_what_is_no_chat_is_named(tmp_path: Path, record: object) -> None:
     file = tmp_path / "a.json"
     file.write_text(json.dumps([record]), encoding="utf-8")
-    with pytest.raises(DataError, match=r"a\.json, item 1, must be"):
+    with pytest.raises(DataError, match=r"a\.json, item 1, must "):
         list(read_chats(file))
 
 
 @pytest.mark.skipif(not RUSTGPT.exists(), reason=f"needs {RUSTGPT}")
 def test_the_published_small_chats_come_back_word_for_word() -> None:
     chats = list(read_chats(RUSTGPT))
-    texts = [turn["content"] for chat in chats for turn in chat]
+    texts = [turn["content"] for chat in chats for turn in chat.messages]
     tokenizer = with_chat_template(train_tokenizer("word", texts))
     encoder = ChatEncoder(tokenizer)
     assert len(chats) == 53
-    for _, reply in chats:
+    for _, reply in [chat.messages for chat in chats]:
         assert reply["content"] == tokenizer.decode(tokenizer.encode(reply["content"]))
     for chat in chats:
-        assert scored_runs(tokenizer, encode_chat(encoder, chat)) == [chat[1]["content"] + "</s>"]
+        example = encode_conversation(encoder, chat)
+        assert scored_runs(tokenizer, example) == [chat.messages[1]["content"] + "</s>"]

@@ -65,13 +65,14 @@ def test_packing_loses_nothing(lengths: list[int]) -> None:
 def test_what_is_too_long_loses_its_end_and_is_counted() -> None:
     data = dataset([9, 8, 20])
     assert [len(row.ids) for row in data.rows] == [8, 8, 8]
-    assert data.n_cut == 2
+    assert data.report.n_cut == 2
 
 
 def test_what_is_not_scored_is_left_out() -> None:
     late = Example.from_ids(range(11), scored=[False] * 10 + [True])
     data = make_examples([late, example(3)], held_out=0.0, packed=False, **SIZES)
     assert data.n_examples == 1
+    assert data.report[:3] == (2, 0, 1)  # read, cut, left out
     with pytest.raises(DataError, match="got none of 1 examples"):
         make_examples([late], held_out=0.0, packed=False, **SIZES)
 

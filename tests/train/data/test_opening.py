@@ -74,7 +74,7 @@ def test_lines_are_sequences(open_facts: Open, words: Tokenizer) -> None:
 @pytest.mark.parametrize("packed", [False, True])
 def test_chats_fit_the_recipes_context(open_facts: Open, packed: bool) -> None:
     data = open_facts(CHATS, "chat", packed=packed)
-    assert data.n_cut == 0
+    assert data.report.n_cut == 0
     assert (data.n_examples < 84) == packed
     assert data.batch(0).ids.shape[1] <= 80
 

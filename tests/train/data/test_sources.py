@@ -7,14 +7,13 @@ import pytest
 
 from xplm.errors import DataError
 from xplm.text.trainable import train_tokenizer
-from xplm.train.data import sources
+from xplm.train.data.records import Record, record_text
 from xplm.train.data.sources import (
     PIECE_CHARS,
     list_files,
     read_pieces,
     read_records,
     read_texts,
-    record_text,
 )
 
 
@@ -49,6 +48,12 @@ def test_records_are_documents_and_lose_their_end_marker(tmp_path: Path) -> None
     as_lines.write_text("\n\n".join(map(json.dumps, records)), encoding="utf-8")
     expected = ["plain", "with its end", "in </s> the middle", "a\nb"]
     assert documents(as_list) == documents(as_lines) == expected
+
+
+def test_lines_are_read_under_the_name_of_a_list_too(tmp_path: Path) -> None:
+    for name in ("a.json", "a.ndjson"):
+        (tmp_path / name).write_text('\n{"text": "x"}\n\n"y"\n', encoding="utf-8")
+        assert documents(tmp_path / name) == ["x", "y"]
 
 
 @pytest.mark.parametrize("name", ["A.JSON", "A.JSONL"])
@@ -106,6 +111,8 @@ def test_pieces_have_the_tokens_of_the_whole(tmp_path: Path) -> None:
         ("a.txt", b"\xff\xfe", "UTF-8"),
         ("a.json", b"{}", "JSON list"),
         ("a.json", b"[1, 2", "must hold JSON"),
+        ("a.json", b'{\n"text": "a"\n}', "JSON list"),
+        ("a.json", b'{"text": "a"}\n{"text"', "line 2, must hold JSON"),
         ("a.json", b"[1]", "item 1, must be a text"),
         ("a.json", b'[{"text": 3}]', "item 1, must be a text"),
         ("a.jsonl", b'"a"\nb\n', "line 2, must hold JSON"),
@@ -129,4 +136,4 @@ def test_a_path_must_hold_files(tmp_path: Path, name: str) -> None:
 
 def test_the_text_of_a_chat_is_what_is_said() -> None:
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None}]
-    assert record_text(sources.Record({"messages": turns}, "here")) == "hi"
+    assert record_text(Record({"messages": turns}, "here")) == "hi"

@@ -5,7 +5,7 @@ and by nothing else. Runs leave nothing behind: their directories are temporary.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -32,6 +32,7 @@ class Curve:
 
     policy: str
     n_steps: int = 0  # of the whole run
+    notes: Sequence[str] = ()  # what the run does otherwise than its recipe says
     steps: list[int] = field(default_factory=list)  # 1, 2, 3, ...
     losses: list[float] = field(default_factory=list)  # of each step's batch, nats a token
     scales: list[float] = field(default_factory=list)  # of each step's loss
@@ -80,7 +81,7 @@ def train_under(
             progress=lambda what, n_bytes, total_bytes: None,
         )
         try:
-            yield from _follow(trainer, Curve(text, trainer.job.steps))
+            yield from _follow(trainer, Curve(text, trainer.job.steps, trainer.job.notes))
         finally:
             trainer.close()
 

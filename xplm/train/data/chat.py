@@ -10,26 +10,22 @@ are found by encoding its beginnings too:
 What the third adds to the second is scored, up to and with the token that ends the turn, so that no template needs to
 be understood. A template that rewrites earlier turns as the conversation goes on is refused.
 
-Data are records {"messages": [...]}, or texts "User: ... Assistant: ... </s>", with one or more turns.
+`xplm.train.data.records` says which data are conversations.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from xplm.errors import DataError, TemplateError
+from xplm.errors import TemplateError
 from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.tokenizer import Tokenizer
 from xplm.train.data.examples import Example
-from xplm.train.data.sources import Progress, Record, read_records, unseen, without_end
+from xplm.train.data.records import Conversation, record_conversation
+from xplm.train.data.sources import Progress, read_records, unseen
 
-_SPEAKER = re.compile(r"(?:^|(?<=\s))(User|Assistant):")
 
-
-def read_chats(path: Path, progress: Progress = unseen) -> Iterator[list[dict[str, Any]]]:
+def read_chats(path: Path, progress: Progress = unseen) -> Iterator[Conversation]:
     """The conversations at a path.
 
     Args:
@@ -37,41 +33,43 @@ def read_chats(path: Path, progress: Progress = unseen) -> Iterator[list[dict[st
         progress: told of the bytes that are read.
 
     Yields:
-        Messages {"role": ..., "content": text, ...}, each conversation with at least one reply in it.
+        Each conversation, with at least one reply in it to learn.
 
     Raises:
         DataError: a file cannot be read, or a record is not a conversation.
     """
     for record in read_records(path, progress):
-        messages = record.value
-        if isinstance(messages, dict):
-            messages = messages.get("messages")
-        elif isinstance(messages, str):
-            messages = _parse_turns(messages)
-        _check(messages, record)
-        yield messages
+        yield record_conversation(record)
 
 
-def encode_chat(encoder: ChatEncoder, messages: Sequence[dict[str, Any]]) -> Example:
+def encode_chat(encoder: ChatEncoder, chat: Conversation) -> Example:
     """One conversation as an example.
 
     Args:
         encoder: the model's chat format.
-        messages: the turns; what follows the last reply is left out.
+        chat: the turns; what follows the last reply to learn is left out.
 
     Returns:
-        The example, up to the end of the last reply; its targets are the tokens of the replies.
+        The example, up to the end of that reply; its targets are the tokens of the replies to learn.
 
     Raises:
-        TemplateError: the template fails, or changes earlier turns when later ones are added.
+        TemplateError: the template fails, does not show tools or their calls, or changes earlier turns when later ones
+            are added.
         RequestError: a message is not valid Unicode.
     """
-    replies = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    ids = encoder.encode(messages[: replies[-1] + 1], add_generation_prompt=False)
+    replies = [i for i, is_scored in enumerate(chat.scored) if is_scored]
+    messages = chat.messages[: replies[-1] + 1]
+    variables: dict[str, Any] = {"tools": chat.tools} if chat.tools else {}
+
+    def encode(turns: Sequence[dict[str, Any]], *, opens_reply: bool) -> list[int]:
+        return encoder.encode(turns, add_generation_prompt=opens_reply, **variables)
+
+    ids = encode(messages, opens_reply=False)
+    _require_shown(encoder, messages, variables, ids)
     scored = [False] * len(ids)
     for i in replies:
-        opened = encoder.encode(messages[:i], add_generation_prompt=True)
-        said = encoder.encode(messages[: i + 1], add_generation_prompt=False)
+        opened = encode(messages[:i], opens_reply=True)
+        said = encode(messages[: i + 1], opens_reply=False)
         begin = _common_length(opened, said)
         end = _turn_end(said, begin, encoder.tokenizer)
         if ids[:end] != said[:end]:
@@ -83,38 +81,29 @@ def encode_chat(encoder: ChatEncoder, messages: Sequence[dict[str, Any]]) -> Exa
     return Example.from_ids(ids[:end], scored=scored[:end])
 
 
-def encode_text(tokenizer: Tokenizer, text: str) -> Example:
-    """One text and its end as an example, all of it scored.
-
-    Raises:
-        RequestError: it is not valid Unicode.
-    """
-    ids = tokenizer.encode_long(text, add_special_tokens=False, allow_special=False)
-    end = np.asarray(tokenizer.eos_token_ids[:1], ids.dtype)
-    return Example.from_ids(np.concatenate([ids, end]))
-
-
-def _parse_turns(text: str) -> list[dict[str, str]]:
-    """The turns of "User: ... Assistant: ... </s>"; none if the text begins otherwise."""
-    before, *parts = _SPEAKER.split(text)
-    if before.strip():
-        return []
-    pairs = zip(parts[::2], parts[1::2], strict=True)
-    return [{"role": who.lower(), "content": without_end(said).strip()} for who, said in pairs]
-
-
-def _check(messages: Any, record: Record) -> None:
-    is_chat = isinstance(messages, list) and all(
-        isinstance(message, dict)
-        and isinstance(message.get("role"), str)
-        and isinstance(message.get("content"), str)
-        for message in messages
-    )
-    if not is_chat or all(message["role"] != "assistant" for message in messages):
-        raise DataError(
-            f'{record.place}, must be {{"messages": [{{"role": ..., "content": ...}}, ...]}} or '
-            f'"User: ... Assistant: ...", with a reply of the assistant; got {record.value!r:.80}'
-        )
+def _require_shown(
+    encoder: ChatEncoder,
+    messages: Sequence[dict[str, Any]],
+    variables: dict[str, Any],
+    ids: Sequence[int],
+) -> None:
+    """Refuse a template that gives a chat the same ids without its tools, or without its tool calls."""
+    without_calls = [{k: v for k, v in m.items() if k != "tool_calls"} for m in messages]
+    trials: dict[str, tuple[Sequence[dict[str, Any]], dict[str, Any]]] = {}
+    if variables:
+        trials["tools"] = (messages, {})
+    if any(message.get("tool_calls") for message in messages):
+        trials["tool_calls"] = (without_calls, variables)
+    for name, (turns, given) in trials.items():
+        try:
+            is_shown = encoder.encode(turns, add_generation_prompt=False, **given) != ids
+        except TemplateError:  # it cannot do without
+            is_shown = True
+        if not is_shown:
+            raise TemplateError(
+                f"the template must show what a chat holds, and this one leaves out its {name}: "
+                "take another model, or chats without them"
+            )
 
 
 def _common_length(a: Sequence[int], b: Sequence[int]) -> int:

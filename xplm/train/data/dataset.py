@@ -1,6 +1,6 @@
 """What the training loop asks of data: the batch of any step, as a function of the step alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -25,8 +25,32 @@ class Batch(NamedTuple):
         return int((self.targets != IGNORE_INDEX).sum())
 
 
+class DataReport(NamedTuple):
+    """What became of the data on their way into sequences."""
+
+    n_examples: int = 0  # lines or conversations that were read; 0 of a text, which is cut anywhere
+    n_cut: int = 0  # examples that are longer than the context, and lose their end
+    n_left_out: int = 0  # examples that have nothing to learn within the context
+    n_tokens: int = 0  # of all data, those held out included
+    n_unknown: int = 0  # tokens that stand for what the tokenizer lacks
+    n_lost_chars: int = 0  # characters that the tokenizer lacks and leaves out
+
+
+NOTHING_KNOWN = DataReport()
+
+
 class Dataset(Protocol):
     """Training and validation data, cut into sequences."""
+
+    @property
+    def held_out(self) -> Sized:
+        """What is for validation; empty where nothing is."""
+        ...
+
+    @property
+    def report(self) -> DataReport:
+        """What became of the data."""
+        ...
 
     @property
     def n_examples(self) -> int:
@@ -41,11 +65,6 @@ class Dataset(Protocol):
     @property
     def width(self) -> int:
         """Tokens of the longest sequence to train on."""
-        ...
-
-    @property
-    def n_cut(self) -> int:
-        """Sequences that were longer than the context, and lost their end."""
         ...
 
     def batch(self, step: int, micro: int = 0) -> Batch:

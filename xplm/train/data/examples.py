@@ -14,7 +14,7 @@ import numpy as np
 
 from xplm.errors import DataError
 from xplm.models.training import IGNORE_INDEX
-from xplm.train.data.dataset import Batch, spread_evenly
+from xplm.train.data.dataset import NOTHING_KNOWN, Batch, DataReport, spread_evenly
 from xplm.train.data.order import draw
 
 
@@ -58,7 +58,7 @@ class Examples:
     n_micro: int  # micro-batches to a step
     seed: int
     padded_to: int | None = None  # tokens of every row; None: those of the longest in the batch
-    n_cut: int = 0  # examples that were longer than the context, and lost their end
+    report: DataReport = NOTHING_KNOWN
 
     @property
     def n_examples(self) -> int:
@@ -96,6 +96,7 @@ def make_examples(
     n_micro: int,
     seed: int,
     packed: bool,
+    report: DataReport = NOTHING_KNOWN,
 ) -> Examples:
     """Make a dataset.
 
@@ -108,13 +109,21 @@ def make_examples(
         n_micro: micro-batches to a step.
         seed: the run's, which the order comes from.
         packed: whether several examples share a row.
+        report: what is known of their tokens.
 
     Raises:
         DataError: nothing is left to train on.
     """
-    n_cut = sum(len(example.ids) > context for example in examples)
-    rows = [example.cut(context) for example in examples]
-    rows = [row for row in rows if row.is_scored]
+    cut = [example.cut(context) for example in examples]
+    rows = [row for row in cut if row.is_scored]
+    report = report._replace(
+        n_examples=len(examples),
+        n_cut=sum(
+            short.is_scored and len(short.ids) < len(example.ids)
+            for short, example in zip(cut, examples, strict=True)
+        ),
+        n_left_out=len(examples) - len(rows),
+    )
     n_train = len(rows) - round(len(rows) * held_out)
     if n_train < 1:
         raise DataError(
@@ -125,7 +134,7 @@ def make_examples(
     train, rest = rows[:n_train], rows[n_train:]
     if packed:
         train, rest = _pack(train, context), _pack(rest, context)
-    return Examples(train, rest, batch_size, n_micro, seed, context if packed else None, n_cut)
+    return Examples(train, rest, batch_size, n_micro, seed, context if packed else None, report)
 
 
 def _pad(rows: Sequence[Example], width: int | None) -> Batch:

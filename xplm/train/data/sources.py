@@ -1,26 +1,25 @@
 """Text and records out of training files, read from front to back.
 
-    *.jsonl          one JSON value a line
-    *.json           a JSON list, held in memory while it is read
+    *.jsonl *.ndjson one JSON value a line
+    *.json           a JSON list, or one value a line; held in memory while it is read
     any other file   UTF-8 text
     a folder         its files and its folders' files, in the order of their paths; hidden ones are left out
 
-A record is a text, {"text": text}, or a chat {"messages": [{"role": ..., "content": text}, ...]}. A text of a list may
-end with the marker </s>, as published data sets for small models have it; the marker is not part of the text.
+`xplm.train.data.records` says what a JSON value may be.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from io import TextIOWrapper
+from io import StringIO, TextIOWrapper
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 from xplm.checkpoint.untrusted import open_regular, parse_json
 from xplm.errors import DataError
-from xplm.text.pieces import cut_text, find_cut
+from xplm.text.pieces import Piece, document_pieces, find_cut
+from xplm.train.data.records import Record, record_text
 
-END_MARKER = "</s>"
 PIECE_CHARS = 2**16
 MAX_LINE_CHARS = 2**26
 MAX_JSON_BYTES = 2**28  # of a list, which is held in memory
@@ -32,20 +31,6 @@ Progress = Callable[[str, int, int], None]
 
 def unseen(what: str, n_bytes: int, total_bytes: int) -> None:
     """A `Progress` that nobody watches."""
-
-
-class Piece(NamedTuple):
-    """Part of a document: of a text file, or a record."""
-
-    text: str
-    is_last: bool  # whether the document ends here
-
-
-class Record(NamedTuple):
-    """A line of a text file, or a value of a JSON list."""
-
-    value: Any  # as JSON gives it; unchecked
-    place: str  # where it stands, for messages
 
 
 def list_files(path: Path) -> list[Path]:
@@ -70,12 +55,15 @@ def list_files(path: Path) -> list[Path]:
     return files
 
 
-def read_pieces(path: Path, progress: Progress = unseen) -> Iterator[Piece]:
+def read_pieces(
+    path: Path, progress: Progress = unseen, *, of_chats: bool = False
+) -> Iterator[Piece]:
     """The documents at a path, long ones in pieces, so that no text file needs to fit in memory.
 
     Args:
         path: a file or a folder.
         progress: told of the bytes that are read.
+        of_chats: as `record_text` takes it.
 
     Raises:
         DataError: a file cannot be read or is malformed.
@@ -85,20 +73,22 @@ def read_pieces(path: Path, progress: Progress = unseen) -> Iterator[Piece]:
     done = 0
     for file in files:
         with _opened(file) as stream:
-            for piece in _pieces_of(stream, file):
+            for piece in _pieces_of(stream, file, of_chats):
                 yield piece
                 progress("reading", done + stream.buffer.tell(), total)
         done += file.stat().st_size
 
 
-def read_texts(paths: Iterable[Path], progress: Progress = unseen) -> Iterator[str]:
-    """All text at some paths, in pieces: what a tokenizer is trained on.
+def read_texts(
+    paths: Iterable[Path], progress: Progress = unseen, *, of_chats: bool = False
+) -> Iterator[str]:
+    """All text at some paths, in pieces: what a tokenizer is trained on; see `read_pieces`.
 
     Raises:
         DataError: a file cannot be read or is malformed.
     """
     for path in paths:
-        for piece in read_pieces(path, progress):
+        for piece in read_pieces(path, progress, of_chats=of_chats):
             yield piece.text
 
 
@@ -125,33 +115,6 @@ def read_records(path: Path, progress: Progress = unseen) -> Iterator[Record]:
         progress("reading", done, total)
 
 
-def record_text(record: Record) -> str:
-    """The text of a record; of a chat, what is said in it, a line a message.
-
-    Raises:
-        DataError: it has none.
-    """
-    value = record.value
-    if isinstance(value, dict):
-        value = value.get("text", value.get("messages"))
-    if isinstance(value, list) and all(isinstance(message, dict) for message in value):
-        contents = [message.get("content") for message in value]
-        value = "\n".join(c for c in contents if isinstance(c, str))
-    if not isinstance(value, str):
-        raise DataError(
-            f'{record.place}, must be a text, {{"text": ...}} or {{"messages": [...]}}; got {record.value!r:.80}'
-        )
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise DataError(f"{record.place}, must be valid Unicode; got a lone surrogate")
-    return without_end(value)
-
-
-def without_end(text: str) -> str:
-    """A text without the marker at its end."""
-    body = text.rstrip()
-    return body.removesuffix(END_MARKER).rstrip() if body.endswith(END_MARKER) else text
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[TextIO]:
     try:
@@ -163,13 +126,12 @@ def _opened(path: Path) -> Iterator[TextIO]:
         raise DataError(f"{path} must be UTF-8 text; got: {cause.reason}") from cause
 
 
-def _pieces_of(stream: TextIO, path: Path) -> Iterator[Piece]:
+def _pieces_of(stream: TextIO, path: Path, of_chats: bool) -> Iterator[Piece]:
     if _is_json(path):
-        texts = (record_text(record) for record in _records_of(stream, path))
+        records = _records_of(stream, path)
+        texts = (record_text(record, of_chats=of_chats) for record in records)
         for text in filter(None, texts):
-            *pieces, last = cut_text(text, PIECE_CHARS)
-            yield from (Piece(piece, False) for piece in pieces)
-            yield Piece(last, True)
+            yield from document_pieces(text, PIECE_CHARS)
         return
     rest = ""
     while block := stream.read(PIECE_CHARS):
@@ -182,11 +144,14 @@ def _pieces_of(stream: TextIO, path: Path) -> Iterator[Piece]:
 
 def _records_of(stream: TextIO, path: Path) -> Iterator[Record]:
     if path.suffix.lower() == ".json":
-        values = _parse(stream.read(), str(path))
-        if not isinstance(values, list):
-            raise DataError(f"{path} must hold a JSON list; got {values!r:.80}")
-        yield from (Record(value, f"{path}, item {i + 1}") for i, value in enumerate(values))
-        return
+        content = stream.read()
+        if not _is_lines(content):
+            values = _parse(content, str(path))
+            if not isinstance(values, list):
+                raise DataError(f"{path} must hold a JSON list or JSON lines; got {values!r:.80}")
+            yield from (Record(value, f"{path}, item {i + 1}") for i, value in enumerate(values))
+            return
+        stream = StringIO(content)
     for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE_CHARS + 1), ""), 1):
         place = f"{path}, line {number}"
         if len(line) > MAX_LINE_CHARS:
@@ -197,7 +162,18 @@ def _records_of(stream: TextIO, path: Path) -> Iterator[Record]:
 
 
 def _is_json(path: Path) -> bool:
-    return path.suffix.lower() in (".json", ".jsonl")
+    return path.suffix.lower() in (".json", ".jsonl", ".ndjson")
+
+
+def _is_lines(text: str) -> bool:
+    """Whether the first of several lines is a JSON object or text by itself."""
+    first, _, rest = text.lstrip().partition("\n")
+    if not rest.strip():
+        return False
+    try:
+        return isinstance(parse_json(first), dict | str)
+    except ValueError:
+        return False
 
 
 def _parse(text: str, place: str) -> Any:

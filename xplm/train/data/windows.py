@@ -10,16 +10,21 @@ target once.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from xplm.errors import DataError
 from xplm.models.training import IGNORE_INDEX
-from xplm.train.data.dataset import Batch, spread_evenly
+from xplm.train.data.dataset import NOTHING_KNOWN, Batch, DataReport, spread_evenly
 from xplm.train.data.order import draw, epoch_generator
+from xplm.train.data.token_file import TokenFile
+
+Tokens: TypeAlias = np.ndarray | TokenFile
+"""Ids (N,) integer, in memory or in a file; a slice is a view, and `np.asarray` reads it."""
 
 
-def split(tokens: np.ndarray, held_out: float) -> tuple[np.ndarray, np.ndarray]:
+def split(tokens: Tokens, held_out: float) -> tuple[Tokens, Tokens]:
     """Two views: the tokens to train on, and a share at the end that is held out."""
     cut = len(tokens) - round(len(tokens) * held_out)
     return tokens[:cut], tokens[cut:]
@@ -29,12 +34,13 @@ def split(tokens: np.ndarray, held_out: float) -> tuple[np.ndarray, np.ndarray]:
 class Windows:
     """A `Dataset` of windows."""
 
-    tokens: np.ndarray  # (N,) integer, to train on; may be mapped from a file
-    held_out: np.ndarray  # (M,) integer, to validate on; M may be 0
+    tokens: Tokens  # (N,) to train on
+    held_out: Tokens  # (M,) to validate on; M may be 0
     context: int  # tokens to a window
     batch_size: int  # windows to a micro-batch
     n_micro: int  # micro-batches to a step
     seed: int
+    report: DataReport = NOTHING_KNOWN
 
     def __post_init__(self) -> None:
         """Check the lengths.
@@ -65,25 +71,21 @@ class Windows:
         """Tokens to a window."""
         return self.context
 
-    @property
-    def n_cut(self) -> int:
-        """None: a window ends where the next begins."""
-        return 0
-
     def batch(self, step: int, micro: int = 0) -> Batch:
         """The windows of one forward pass: (B, T) ids and targets."""
         start = (step * self.n_micro + micro) * self.batch_size
         drawn = draw(self.seed, start, self.batch_size, self.n_examples)
         first_cut = {epoch: self._first_cut(epoch) for epoch in {epoch for epoch, _ in drawn}}
         starts = [first_cut[epoch] + window * self.context for epoch, window in drawn]
-        rows = np.stack([self.tokens[s : s + self.context + 1] for s in starts]).astype(np.int64)
+        spans = [self.tokens[s : s + self.context + 1] for s in starts]
+        rows = np.stack([np.asarray(span, np.int64) for span in spans])
         return Batch(rows[:, :-1], rows[:, 1:])
 
     def validation(self, at_most: int | None = None) -> Iterator[Batch]:
         """Windows of the held-out tokens, in order; the last of all is padded."""
         per_batch = self.batch_size * self.context
         for start in spread_evenly(range(0, len(self.held_out) - 1, per_batch), at_most):
-            row = self.held_out[start : start + per_batch + 1].astype(np.int64)
+            row = np.asarray(self.held_out[start : start + per_batch + 1], np.int64)
             n_windows = -(-(len(row) - 1) // self.context)
             ids = np.zeros(n_windows * self.context, np.int64)
             targets = np.full_like(ids, IGNORE_INDEX)
