@@ -1,6 +1,7 @@
 """Configurations from GGUF metadata."""
 
 import math
+import re
 from types import MappingProxyType
 
 import numpy as np
@@ -165,7 +166,9 @@ def test_divisors_of_another_rule_are_refused(divisors):
         ({"llama.block_count": 2**32 - 1}, "num_hidden_layers is at most 10000"),
         ({"llama.block_count": 2**63}, "num_hidden_layers is at most 10000"),
         ({"llama.attention.head_count": 0}, "num_attention_heads"),
-        ({"llama.attention.head_count_kv": [2, 1]}, "head_count_kv .* single number"),
+        ({"llama.attention.head_count_kv": [2, 1]}, r"head_count_kv .* single number.*\[2, 1\]"),
+        ({"llama.attention.head_count_kv": [2, 2, 2]}, "head_count_kv .* one for each layer"),
+        ({"llama.feed_forward_length": []}, "feed_forward_length .* single number"),
         ({"llama.rope.dimension_count": 8}, "rotates 8 of 16"),
         ({"llama.rope.scaling.type": "longrope"}, "'longrope'"),
         ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.factor"),
@@ -184,6 +187,109 @@ def test_divisors_of_another_rule_are_refused(divisors):
 def test_odd_metadata_is_refused(change, complaint):
     with pytest.raises(ConfigError, match=complaint):
         config_from_gguf(METADATA | change, SHAPES, None)
+
+
+def test_one_value_for_all_layers_may_be_written_for_each():
+    metadata = METADATA | {
+        "llama.attention.head_count": [4, 4],
+        "llama.attention.head_count_kv": [2, 2],
+        "llama.feed_forward_length": [96, 96],
+        "llama.rope.freq_base": [500000.0, 500000.0],
+    }
+    assert config_from_gguf(metadata, SHAPES, None) == config_from_gguf(METADATA, SHAPES, None)
+
+
+def test_yarn_without_an_original_length_was_trained_on_the_context():
+    metadata = METADATA | {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}
+    rope = config_from_gguf(metadata, SHAPES, None).rope
+    assert (rope.rope_type, rope.original_max_position_embeddings) == ("yarn", 8192)
+
+
+@pytest.mark.parametrize(
+    ("biases", "window", "expected"),
+    [
+        ("", 0, ("llama", False, False)),
+        ("qo", 0, ("llama", True, True)),
+        ("q", 0, ("qwen2", True, False)),
+        ("", 16, ("mistral", False, False)),
+        ("q", 16, ("qwen2", True, False)),
+    ],
+)
+def test_biases_and_windows_of_a_llama_decide_its_family(biases, window, expected):
+    names = {"q": "blk.0.attn_q.bias", "o": "blk.0.attn_output.bias"}
+    shapes = SHAPES | {names[bias]: (64,) for bias in biases}
+    config = config_from_gguf(METADATA | {"llama.attention.sliding_window": window}, shapes, None)
+    assert (config.model_type, config.attention_bias, config.output_bias) == expected
+    assert config.windows == (window or None,) * 2
+    assert DecoderConfig.from_hf(config.to_hf()) == config  # which `convert` writes
+
+
+def test_a_window_whose_layers_are_not_known_is_refused():
+    metadata = {key.replace("llama.", "qwen2."): value for key, value in METADATA.items()}
+    metadata |= {"general.architecture": "qwen2", "qwen2.attention.sliding_window": 8192}
+    assert config_from_gguf(metadata, SHAPES, None).windows == (None, None)
+    with pytest.raises(ConfigError, match="sliding_window is 4096"):
+        config_from_gguf(metadata | {"qwen2.attention.sliding_window": 4096}, SHAPES, None)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("attention.causal", False),
+        ("attention.scale", 0.5),
+        ("attention.value_length", 32),
+        ("attn_logit_softcapping", 50.0),
+        ("expert_count", 8),
+        ("final_logit_softcapping", 30.0),
+        ("logit_scale", 0.25),
+        ("pooling_type", 3),
+        ("rope.dimension_sections", [16, 24, 24, 0]),
+        ("use_parallel_residual", True),
+        ("classifier.output_labels", ["good", "bad"]),
+    ],
+)
+def test_a_key_that_would_change_an_answer_is_refused_by_name(key, value):
+    with pytest.raises(ConfigError, match=rf"must be neutral; got llama\.{re.escape(key)} = "):
+        config_from_gguf(METADATA | {f"llama.{key}": value}, SHAPES, None)
+
+
+def test_every_key_that_is_refused_is_named_at_once():
+    metadata = METADATA | {"llama.expert_count": 8, "llama.attention.causal": False}
+    with pytest.raises(ConfigError, match=r"expert_count = 8 .*causal = False \(neutral: True\)"):
+        config_from_gguf(metadata, SHAPES, None)
+
+
+def test_neutral_keys_change_nothing(caplog):
+    metadata = METADATA | {
+        "llama.vocab_size": 100,
+        "llama.attention.causal": True,
+        "llama.attention.scale": float(np.float32(0.25)),
+        "llama.attention.value_length": 16,
+        "llama.attention.q_lora_rank": 0,
+        "llama.expert_count": 0,
+        "llama.expert_weights_norm": False,
+        "llama.expert_weights_scale": 1.0,
+        "llama.final_logit_softcapping": 0.0,
+        "llama.rope.dimension_sections": [0, 0, 0, 0],
+        "llama.rope.scaling.finetuned": False,
+        "llama.tensor_data_layout": "Meta AI original pth",
+        "general.quantization_version": 2,
+        "quantize.imatrix.chunks_count": 9,
+    }
+    assert config_from_gguf(metadata, SHAPES, None) == config_from_gguf(METADATA, SHAPES, None)
+    assert not caplog.messages
+
+
+def test_keys_that_are_not_known_are_named_in_one_warning(caplog):
+    metadata = METADATA | {"llama.new": 1, "llama.attention.newer\x1b": 2}
+    assert config_from_gguf(metadata, SHAPES, None) == config_from_gguf(METADATA, SHAPES, None)
+    (line,) = caplog.messages
+    assert line.endswith("not honoured: llama.new, llama.attention.newer\\x1b")
+
+
+def test_a_file_of_adapters_is_refused():
+    with pytest.raises(CheckpointError, match=r"must hold a model; .* type 'adapter'"):
+        config_from_gguf(METADATA | {"general.type": "adapter"}, SHAPES, None)
 
 
 def test_a_missing_key_is_named():

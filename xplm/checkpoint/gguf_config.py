@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from xplm.checkpoint.gguf_keys import check_keys, same_in_all_layers
 from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError, ConfigError
 from xplm.rope_scaling import RopeConfig, inverse_frequencies
@@ -63,6 +64,11 @@ def config_from_gguf(
         ConfigError: a key is missing or ill-typed, or the model is not one that xplm has.
         CheckpointError: the file is one part of several.
     """
+    if (kind := metadata.get("general.type", "model")) != "model":
+        raise CheckpointError(
+            f"a GGUF file must hold a model; this one holds something of the type {kind!r:.80}; "
+            f"give the model's own file"
+        )
     arch = metadata.get("general.architecture")
     if arch not in ARCHITECTURES:
         raise ConfigError(
@@ -74,6 +80,7 @@ def config_from_gguf(
             "a GGUF file must hold the whole model; this one is a part of several; "
             "join them with llama-gguf-split --merge"
         )
+    metadata = same_in_all_layers(metadata, arch, metadata.get(f"{arch}.block_count"))
 
     def number(key: str, default: Any = _REQUIRED) -> float:
         return _positive(metadata, f"{arch}.{key}", default)
@@ -93,9 +100,29 @@ def config_from_gguf(
     if embedding is None:
         raise CheckpointError("a GGUF model must hold token_embd.weight; it is missing")
 
-    window = integer("attention.sliding_window", 0)
+    context, window = integer("context_length"), integer("attention.sliding_window", 0)
+    eps, theta = number("attention.layer_norm_rms_epsilon"), number("rope.freq_base", DEFAULT_THETA)
+    check_keys(
+        metadata,
+        arch,
+        {
+            "attention.layer_norm_epsilon": (eps, 0.0),
+            "attention.scale": (1.0 / math.sqrt(max(head_dim, 1)), 0.0),
+            "attention.sliding_window_pattern": (True,) if window else (True, False),
+            "attention.value_length": (head_dim,),
+            "embedding_length_out": (hidden_size, 0),
+            **{f"attention.{part}_length_swa": (head_dim, 0) for part in ("key", "value")},
+            "rope.dimension_count_swa": (head_dim, 0),
+            "rope.freq_base_swa": (theta, 0.0),
+        },
+    )
+    if arch == "qwen2" and 0 < window < context:
+        raise ConfigError(
+            f"a qwen2 must see its whole context of {context} tokens; "
+            f"qwen2.attention.sliding_window is {window}; xplm does not know in which layers"
+        )
     fields: dict[str, Any] = {
-        "model_type": "mistral" if arch == "llama" and window else arch,
+        "model_type": _model_type(arch, shapes, has_window=window > 0),
         "vocab_size": embedding[0],
         "hidden_size": hidden_size,
         "intermediate_size": integer("feed_forward_length"),
@@ -104,9 +131,9 @@ def config_from_gguf(
         "num_key_value_heads": integer("attention.head_count_kv", n_heads),
         "head_dim": head_dim,
         "hidden_act": "silu",
-        "max_position_embeddings": integer("context_length"),
-        "rms_norm_eps": number("attention.layer_norm_rms_epsilon"),
-        "rope_theta": number("rope.freq_base", DEFAULT_THETA),
+        "max_position_embeddings": context,
+        "rms_norm_eps": eps,
+        "rope_theta": theta,
         "rope_scaling": _rope_scaling(metadata, arch, rope_factors, head_dim),
         "tie_word_embeddings": "output.weight" not in shapes,
         "bos_token_id": _get(metadata, "tokenizer.ggml.bos_token_id", int, None),
@@ -115,9 +142,18 @@ def config_from_gguf(
     if fields["model_type"] == "llama":
         fields["attention_bias"] = "blk.0.attn_q.bias" in shapes
         fields["mlp_bias"] = "blk.0.ffn_up.bias" in shapes
-    if window:
+    if arch == "llama" and window:
         fields["sliding_window"] = window
+        if fields["model_type"] == "qwen2":
+            fields |= {"use_sliding_window": True, "max_window_layers": 0}
     return DecoderConfig.from_hf(fields)
+
+
+def _model_type(arch: str, shapes: Shapes, *, has_window: bool) -> str:
+    """The Hugging Face family. Of those with the arithmetic of a llama, Qwen2 has biases of q, k and v alone."""
+    if arch == "llama" and "blk.0.attn_q.bias" in shapes and "blk.0.attn_output.bias" not in shapes:
+        return "qwen2"
+    return "mistral" if arch == "llama" and has_window else arch
 
 
 def _get(metadata: Mapping[str, Any], key: str, kind: Any, default: Any = _REQUIRED) -> Any:
@@ -126,7 +162,9 @@ def _get(metadata: Mapping[str, Any], key: str, kind: Any, default: Any = _REQUI
         return value
     if isinstance(value, bool) or not isinstance(value, kind):
         got = "nothing" if value is _REQUIRED else repr(value)[:40]
-        raise ConfigError(f"GGUF key {key} must be a single number; got {got}")
+        raise ConfigError(
+            f"GGUF key {key} must be a single number, or one for each layer that are all the same; got {got}"
+        )
     return value
 
 
@@ -187,7 +225,10 @@ def _named_scaling(metadata: Mapping[str, Any], arch: str) -> dict[str, Any] | N
         "rope_type": kind,
         "factor": factor,
         "original_max_position_embeddings": _get(
-            metadata, f"{prefix}.original_context_length", int
+            metadata,
+            f"{prefix}.original_context_length",
+            int,
+            metadata.get(f"{arch}.context_length"),  # as for llama.cpp
         ),
     }
     for beta in ("beta_fast", "beta_slow"):
