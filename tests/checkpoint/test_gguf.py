@@ -13,8 +13,11 @@ from xplm.checkpoint.gguf import QUANTISED_KINDS, hugging_face_name, open_gguf
 from xplm.errors import CheckpointError
 
 FLOAT32 = np.dtype(np.float32)
+MEMBERS = Kind.__members__
 QUANTISABLE = [Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0]
-K_KINDS = [Kind.Q2_K, Kind.Q3_K, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K]
+QUANTISABLE += [Kind.MXFP4] if "MXFP4" in MEMBERS else []
+IN_BLOCKS = [Kind.Q2_K, Kind.Q3_K, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K]
+IN_BLOCKS += [kind for name, kind in MEMBERS.items() if name.startswith(("IQ", "TQ", "NVFP4"))]
 
 FAMILIES = {
     "llama": {},
@@ -83,8 +86,38 @@ def test_a_block_of_q4_0_by_hand():
     np.testing.assert_array_equal(values, [[3.5] * 16 + [0.0] * 16])
 
 
-@pytest.mark.parametrize("kind", K_KINDS, ids=lambda kind: kind.name)
-def test_k_quants_of_random_blocks(tmp_path, monkeypatch, kind):
+@pytest.mark.parametrize(
+    ("kind", "block", "low", "high"),
+    [
+        # A scale of 0.5; 16 values by the low halves of 16 bytes, then 16 by the high halves.
+        ("IQ4_NL", np.float16(0.5).tobytes() + bytes([0xF0] * 16), -127 * 0.5, 113 * 0.5),
+        ("MXFP4", bytes([126]) + bytes([0xF1] * 16), 0.5 * 0.5, -6.0 * 0.5),
+    ],
+)
+def test_a_block_of_sixteen_levels_by_hand(kind, block, low, high):
+    if kind not in MEMBERS:
+        pytest.skip(f"this release of the gguf package has no {kind}")
+    values = gguf_module._widen(np.frombuffer(block, np.uint8)[None, :], Kind[kind])
+    np.testing.assert_array_equal(values, [[low] * 16 + [high] * 16])
+
+
+@pytest.mark.parametrize("kind", [Kind.TQ1_0, Kind.TQ2_0], ids=lambda kind: kind.name)
+def test_ternary_weights_come_back_exactly(tmp_path, kind):
+    config = hf_config(hidden_size=256, intermediate_size=256, head_dim=64)
+    rng = np.random.default_rng(3)
+    tensors = {
+        name: array
+        if array.ndim == 1
+        else 0.5 * rng.integers(-1, 2, array.shape).astype(np.float32)
+        for name, array in random_tensors(config).items()
+    }
+    checkpoint = open_gguf(write_gguf(tmp_path / "m.gguf", config, tensors, kind))
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(checkpoint.read(name, FLOAT32), array, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", IN_BLOCKS, ids=lambda kind: kind.name)
+def test_random_blocks_of_a_kind(tmp_path, monkeypatch, kind):
     config = hf_config(hidden_size=256, intermediate_size=512, vocab_size=7)
     tensors = random_tensors(config)
     name = "model.layers.1.mlp.down_proj.weight"  # (256, 512)
@@ -112,15 +145,33 @@ def test_k_quants_of_random_blocks(tmp_path, monkeypatch, kind):
     with np.errstate(all="ignore"):  # random scales may be NaN or infinite
         expected = gguf.quants.dequantize(packed, kind)
     assert expected.shape == (256, 512)
-    for elements_at_once in (1, 1000, 2**18):
+    for elements_at_once in (1000, 2**18):
         monkeypatch.setattr(gguf_module, "ELEMENTS_AT_ONCE", elements_at_once)
-        for dtype in (np.float32, np.float64):
-            read = open_gguf(path).read(name, np.dtype(dtype))
-            np.testing.assert_array_equal(read, expected)
+        read = open_gguf(path).read(name, FLOAT32)
+        np.testing.assert_array_equal(read, expected)
 
 
 def test_every_promised_kind_is_tested():
-    assert set(QUANTISED_KINDS) == {*QUANTISABLE, *K_KINDS}
+    assert set(QUANTISED_KINDS) == {*QUANTISABLE, *IN_BLOCKS}
+
+
+def test_float64_is_rounded_once(tmp_path):
+    config = hf_config()
+    tensors = {name: array + np.float64(1e-9) for name, array in random_tensors(config).items()}
+    checkpoint = open_gguf(write_gguf(tmp_path / "m.gguf", config, tensors))
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(checkpoint.read(name, np.dtype(np.float64)), array)
+        np.testing.assert_array_equal(checkpoint.read(name, FLOAT32), array.astype(np.float32))
+
+
+def test_a_llama_with_biases_of_q_k_and_v_alone_is_a_qwen2(tmp_path):
+    ours = hf_config(model_type="qwen2")
+    tensors = random_tensors(ours)
+    path = write_gguf(tmp_path / "m.gguf", ours, tensors, arch="llama")
+    checkpoint = open_gguf(path)
+    assert checkpoint.config.model_type == "qwen2"
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(checkpoint.read(name, FLOAT32), array, err_msg=name)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tests.checkpoint.tiny import hf_config, random_tensors, write_directory
+from tests.checkpoint.tiny import hf_config, random_tensors, write_directory, write_gguf
 from tests.paths import STORY, needs_story
 from xplm.checkpoint.huggingface import open_directory
 from xplm.checkpoint.opening import open_checkpoint
@@ -95,11 +95,53 @@ def test_a_truncated_shard_is_named(tmp_path, tensors, kept):
         open_directory(path)
 
 
-def test_a_tensor_in_two_shards_is_refused(tmp_path, tensors):
+def test_of_a_tensor_in_two_shards_the_last_is_used(tmp_path, tensors, caplog):
     shards = split(tensors)
-    shards[1]["model.norm.weight"] = shards[0]["model.embed_tokens.weight"]
-    with pytest.raises(CheckpointError, match=r"model\.norm\.weight is in model-00002.* and in"):
-        open_directory(write_directory(tmp_path / "m", hf_config(), shards))
+    shards[2] |= {name: tensors[name] + 1 for name in list(tensors)[:2]}
+    checkpoint = open_directory(write_directory(tmp_path / "m", hf_config(), shards))
+    for name in list(tensors)[:2]:
+        np.testing.assert_array_equal(checkpoint.read(name, FLOAT32), tensors[name] + 1)
+    (line,) = caplog.messages
+    assert "2 of the tensors are in several shards; the last is used" in line
+    assert "model.embed_tokens.weight (model-00003-of-00003.safetensors)" in line
+
+
+def test_one_file_comes_before_a_stale_index(tmp_path, tensors, caplog):
+    path = write_directory(tmp_path / "m", hf_config(), split(tensors))
+    write_directory(path, hf_config(), [{name: array + 1 for name, array in tensors.items()}])
+    checkpoint = open_directory(path)
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(checkpoint.read(name, FLOAT32), array + 1)
+    (line,) = caplog.messages
+    assert "model.safetensors is used" in line
+
+    for shard in path.glob("model-*"):
+        shard.unlink()
+    index = {"weight_map": dict.fromkeys(tensors, "model.safetensors")}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    caplog.clear()
+    open_directory(path)
+    assert not caplog.messages
+
+
+def test_weights_under_another_name_are_refused(tmp_path, tensors):
+    path = write_directory(
+        tmp_path / "m", hf_config(transformers_weights="b.safetensors"), [tensors]
+    )
+    with pytest.raises(ConfigError, match=r"transformers_weights .* 'b\.safetensors'"):
+        open_directory(path)
+
+
+def test_float64_is_rounded_once_and_stays_finite(tmp_path, tensors):
+    stored = {name: array + np.float64(1e-9) for name, array in tensors.items()}
+    stored["model.norm.weight"][3] = 1e300
+    checkpoint = open_directory(write_directory(tmp_path / "m", hf_config(), [stored]))
+    name = "model.embed_tokens.weight"
+    np.testing.assert_array_equal(checkpoint.read(name, np.dtype(np.float64)), stored[name])
+    np.testing.assert_array_equal(checkpoint.read(name, FLOAT32), stored[name].astype(np.float32))
+    for dtype in (FLOAT32, BFLOAT16):
+        with pytest.raises(CheckpointError, match=r"norm\.weight .* finite .*1e\+300; use fp64"):
+            checkpoint.read("model.norm.weight", dtype)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +189,12 @@ def test_a_malformed_config_is_a_config_error(tmp_path, text):
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(ConfigError):
         open_directory(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["M.GGUF", "sha256-00", "model.bin"])
+def test_a_gguf_file_is_known_by_its_first_bytes(tmp_path, tensors, name):
+    checkpoint = open_checkpoint(write_gguf(tmp_path / name, hf_config(), tensors))
+    assert checkpoint.gguf_metadata is not None
 
 
 @pytest.mark.parametrize("name", ["nothing", "notes.txt"])

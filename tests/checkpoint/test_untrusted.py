@@ -61,6 +61,7 @@ def test_a_name_that_no_file_can_have_is_an_oserror(tmp_path, name):
 
 def test_a_shard_name_of_300_characters_is_refused(tmp_path):
     write_directory(tmp_path, CONFIG, [random_tensors(CONFIG)])
+    (tmp_path / "model.safetensors").unlink()
     index = {"weight_map": {"a": "x" * 300 + ".safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match="missing"):

@@ -92,9 +92,9 @@ def interleave(rows: np.ndarray, n_heads: int) -> np.ndarray:
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
 
 
-def gguf_tensor(name: str, array: np.ndarray, config: Mapping[str, Any]) -> np.ndarray:
+def gguf_tensor(name: str, array: np.ndarray, config: Mapping[str, Any], arch: str) -> np.ndarray:
     """A Hugging Face tensor in the row order of a GGUF file."""
-    if config["model_type"] == "qwen2":
+    if arch == "qwen2":
         return array
     if ".q_proj." in name:
         return interleave(array, config["num_attention_heads"])
@@ -109,6 +109,7 @@ def write_gguf(
     tensors: Mapping[str, np.ndarray],
     kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     extra: Mapping[str, np.ndarray] | None = None,
+    arch: str | None = None,
     **metadata: Any,
 ) -> Path:
     """A GGUF file, its matrices quantised.
@@ -119,9 +120,10 @@ def write_gguf(
         tensors: by Hugging Face name.
         kind: how matrices are stored; vectors stay F32.
         extra: further F32 tensors, by GGUF name.
+        arch: the architecture; None for that of the configuration.
         metadata: further keys below the architecture's name, "__" standing for ".".
     """
-    arch = "qwen2" if config["model_type"] == "qwen2" else "llama"
+    arch = arch or ("qwen2" if config["model_type"] == "qwen2" else "llama")
     writer = gguf.GGUFWriter(path, arch)
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
@@ -139,7 +141,7 @@ def write_gguf(
         add[type(value)](f"{arch}.{key.replace('__', '.')}", value)
 
     for name, array in tensors.items():
-        array = gguf_tensor(name, array, config)
+        array = gguf_tensor(name, array, config, arch)
         if array.ndim == 1 or kind == gguf.GGMLQuantizationType.F32:
             writer.add_tensor(gguf_name(name), array)
         else:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from xplm.config import DecoderConfig
@@ -48,16 +49,18 @@ def cast(array: np.ndarray, dtype: np.dtype[Any], name: str) -> np.ndarray:
         The array in `dtype`; `array` itself where it has that dtype.
 
     Raises:
-        CheckpointError: a finite value became infinite, as one above 65504 does in float16.
+        CheckpointError: a finite value became infinite, as one above 65504 does in float16. From float32 to
+            bfloat16 it is not looked for: their ranges are equal up to rounding.
     """
     if array.dtype == dtype:
         return array
     with np.errstate(over="ignore", invalid="ignore"):
         converted = array.astype(dtype)
-    if dtype == np.float16 and np.isinf(converted).sum() > np.isinf(array).sum():
+    is_narrower = dtype == np.float16 or array.dtype == np.float64
+    if is_narrower and np.isinf(converted).sum() > np.isinf(array).sum():
         raise CheckpointError(
             f"tensor {name} must stay finite in {dtype.name}, whose largest value is "
-            f"{np.finfo(np.float16).max:.0f}; it holds {np.abs(array).max():.3g}; "
-            f"use bf16 or fp32 instead"
+            f"{float(ml_dtypes.finfo(dtype).max):.6g}; it holds {np.abs(array).max():.3g}; "
+            f"use {'bf16 or fp32' if dtype == np.float16 else 'fp64'} instead"
         )
     return converted

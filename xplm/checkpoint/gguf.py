@@ -31,13 +31,19 @@ from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError
 
 PLAIN_DTYPES: dict[GGMLQuantizationType, np.dtype[Any]] = {
+    GGMLQuantizationType.F64: np.dtype(np.float64),
     GGMLQuantizationType.F32: np.dtype(np.float32),
     GGMLQuantizationType.F16: np.dtype(np.float16),
     GGMLQuantizationType.BF16: np.dtype(ml_dtypes.bfloat16),
 }
+_QUANTISED_NAMES = """
+    Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K
+    IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4 NVFP4
+"""
 QUANTISED_KINDS = tuple(
     GGMLQuantizationType[name]
-    for name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+    for name in _QUANTISED_NAMES.split()
+    if name in GGMLQuantizationType.__members__  # older releases of the package lack the last two
 )
 STORED_KINDS = tuple(kind.name for kind in (*PLAIN_DTYPES, *QUANTISED_KINDS))
 

@@ -131,7 +131,7 @@ def _pull(repo: str, cache: Path, endpoint: str | None, progress: Progress) -> P
     snapshot = path.parent
     for name in filter(TEMPLATES.fullmatch, files):
         _fetch(repo, name, cache, endpoint, progress)
-    for name in indexed_shards(snapshot / INDEX) if INDEX in files else [WEIGHTS]:
+    for name in [WEIGHTS] if WEIGHTS in files else indexed_shards(snapshot / INDEX):
         _fetch(repo, name, cache, endpoint, progress)
     if found := resolve_in_hub_cache(repo, cache):
         return found

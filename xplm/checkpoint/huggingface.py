@@ -1,13 +1,17 @@
 """Opening a Hugging Face directory: config.json, and safetensors in one file or many.
 
     config.json
-    model.safetensors                       or
+    model.safetensors                       or, where it is missing,
     model.safetensors.index.json            {"weight_map": {tensor name: shard name}}
     model-00001-of-0000N.safetensors ...
+
+Where files contradict each other, the choice is that of transformers, and a warning says it: model.safetensors comes
+before an index, and of a tensor in several shards the last shard's is taken.
 
 Weights in pickle files are never read: unpickling runs whatever the file says.
 """
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -22,13 +26,16 @@ from xplm.checkpoint.layouts import unpack
 from xplm.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
 from xplm.checkpoint.untrusted import read_json_object
 from xplm.config import DecoderConfig
-from xplm.errors import CheckpointError, ConfigError
+from xplm.errors import CheckpointError, ConfigError, visible
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"  # of a directory that holds an adapter, and no model
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-STORED_KINDS = ("F32", "F16", "BF16")
+STORED_KINDS = ("F64", "F32", "F16", "BF16")
+MAX_LISTED = 5  # names in a message
+
+_log = logging.getLogger(__name__)
 
 
 def open_directory(path: Path) -> Checkpoint:
@@ -44,18 +51,34 @@ def open_directory(path: Path) -> Checkpoint:
         ConfigError: config.json is missing, malformed, or asks for what xplm does not have.
         CheckpointError: a shard is missing, truncated or malformed, or there are no safetensors.
     """
-    config = DecoderConfig.from_hf(read_json_object(path / CONFIG, ConfigError))
+    hf = read_json_object(path / CONFIG, ConfigError)
+    if (named := hf.get("transformers_weights")) is not None:
+        raise ConfigError(
+            f"weights must have the usual names in {path}; transformers_weights in its {CONFIG} is {named!r:.80}; "
+            f"name that file {WEIGHTS}, or {INDEX}, and remove the key"
+        )
+    config = DecoderConfig.from_hf(hf)
     tensors: dict[str, TensorInfo] = {}
     shard_of: dict[str, SafetensorsFile] = {}
+    twice: dict[str, str] = {}
     for shard in shard_names(path):
         file = open_safetensors(path / shard)
-        if twice := sorted(tensors.keys() & file.tensors.keys()):
-            raise CheckpointError(
-                f"each tensor must be stored once; {twice[0]} is in {shard_of[twice[0]].path.name} and in "
-                f"{shard}; remove the shards that {INDEX} does not name"
-            )
+        twice |= dict.fromkeys(sorted(tensors.keys() & file.tensors.keys()), shard)
         tensors |= {name: TensorInfo(t.shape, t.kind) for name, t in file.tensors.items()}
         shard_of |= dict.fromkeys(file.tensors, file)
+    if twice:
+        listed = ", ".join(f"{visible(name)} ({twice[name]})" for name in list(twice)[:MAX_LISTED])
+        _log.warning(
+            "%s: %d of the tensors are in several shards; the last is used, as transformers does: %s",
+            path,
+            len(twice),
+            listed,
+        )
+    has_index = os.path.isfile(path / WEIGHTS) and os.path.isfile(path / INDEX)
+    if has_index and indexed_shards(path / INDEX) != [WEIGHTS]:
+        _log.warning(
+            "%s: %s is used, as transformers does, and not the shards of %s", path, WEIGHTS, INDEX
+        )
     stored = Checkpoint(path, config, tensors, STORED_KINDS, partial(_read_tensor, shard_of))
     return unpack(stored)
 
@@ -72,6 +95,8 @@ def shard_names(path: Path) -> list[str]:
     Raises:
         CheckpointError: the index is malformed, a shard that it names is missing, or there are no safetensors.
     """
+    if os.path.isfile(path / WEIGHTS):
+        return [WEIGHTS]
     if os.path.isfile(path / INDEX):
         names = indexed_shards(path / INDEX)
         if missing := [name for name in names if not os.path.isfile(path / name)]:
@@ -81,8 +106,6 @@ def shard_names(path: Path) -> list[str]:
             )
         return names
 
-    if os.path.isfile(path / WEIGHTS):
-        return [WEIGHTS]
     found = sorted(
         file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern)
     )

@@ -46,8 +46,6 @@ MODULES = {
 
 TRANSPOSED = ("gpt2",)
 GPT2_PREFIX = "transformer."  # files of the bare model leave it out
-GPT2_MASK = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")
-"""The causal mask, a constant that older files store as a tensor."""
 
 
 class Stored(NamedTuple):
@@ -94,11 +92,7 @@ def unpack(checkpoint: Checkpoint) -> Checkpoint:
     config = checkpoint.config
     if config.model_type not in MODULES:
         return checkpoint
-    tensors = {
-        name: info
-        for name, info in checkpoint.tensors.items()
-        if config.model_type != "gpt2" or not GPT2_MASK.fullmatch(name)
-    }
+    tensors = dict(checkpoint.tensors)
     is_bare = not any(name.startswith(GPT2_PREFIX) for name in tensors)
 
     places: dict[str, tuple[str, int, Stored]] = {}

@@ -5,13 +5,13 @@ shapes and storage kinds, with all that is wrong in one message. Then tensors ar
 time, the largest first, while little else is resident.
 """
 
-import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from xplm.checkpoint.checkpoint import Checkpoint
+from xplm.checkpoint.harmless import is_harmless
 from xplm.errors import CheckpointError, visible
 from xplm.formats import Format, round_to
 from xplm.models.decoder import EMBEDDING, LM_HEAD, param_specs
@@ -22,7 +22,6 @@ from xplm.progress import LOADING, OnProgress, unseen
 from xplm.runtime import Runtime
 from xplm.typing import Params
 
-HARMLESS = re.compile(r".*\.rotary_emb\.inv_freq")  # older files store what follows from the config
 MAX_LISTED = 5  # names in a message
 LOAD_ADVICE = "use a smaller model or a narrower policy, or free memory"
 
@@ -108,7 +107,7 @@ def match_names(checkpoint: Checkpoint, specs: Mapping[str, ParamSpec]) -> dict[
     unexpected = [
         name
         for name in tensors.keys() - stored.values()
-        if not HARMLESS.fullmatch(name) and not (tied and name == LM_HEAD)
+        if not is_harmless(name, tensors[name]) and not (tied and name == LM_HEAD)
     ]
     if missing or unexpected:
         raise CheckpointError(

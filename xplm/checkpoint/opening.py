@@ -6,12 +6,14 @@ from shlex import quote
 
 from xplm.checkpoint.checkpoint import Checkpoint
 from xplm.checkpoint.huggingface import ADAPTER_CONFIG, INDEX, WEIGHTS, open_directory
-from xplm.checkpoint.untrusted import read_json_object
+from xplm.checkpoint.untrusted import open_regular, read_json_object
 from xplm.errors import CheckpointError
+
+GGUF_MAGIC = b"GGUF"
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a Hugging Face directory or a GGUF file.
+    """Open a Hugging Face directory, or a GGUF file, which its first bytes show whatever its name.
 
     Args:
         path: the directory or the file.
@@ -26,13 +28,13 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if os.path.isdir(path):  # false, too, for what cannot be a path
         _refuse_adapter(path)
         return open_directory(path)
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf" or (os.path.exists(path) and _is_gguf(path)):
         from xplm.checkpoint.gguf import open_gguf  # the gguf package takes 50 ms to import
 
         return open_gguf(path)
     got = "a file of another kind" if os.path.exists(path) else "nothing"
     raise CheckpointError(
-        f"a model is a Hugging Face directory or a .gguf file; {path} is {got}; "
+        f"a model is a Hugging Face directory or a GGUF file; {path} is {got}; "
         f"give the directory that holds config.json"
     )
 
@@ -53,3 +55,16 @@ def _refuse_adapter(path: Path) -> None:
         f"a model has weights of its own; {path} is an adapter for {base}; give both: "
         f"--model {quote(base)} --adapter {quote(str(path))}, or in Python load({base!r}, adapter={str(path)!r})"
     )
+
+
+def _is_gguf(path: Path) -> bool:
+    """Whether a file begins as a GGUF file does.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        with open_regular(path) as file:
+            return file.read(len(GGUF_MAGIC)) == GGUF_MAGIC
+    except OSError as cause:
+        raise CheckpointError(f"{path} must be readable; got: {cause.strerror}") from cause
