@@ -7,6 +7,7 @@ import xplm
 from tests.cli.conftest import write_tiny
 from tests.generate.tiny import tiny_model
 from tests.paths import STORY, needs_story
+from xplm.checkpoint.save import save_directory
 from xplm.errors import BackendError, RequestError, XplmError
 from xplm.progress import LOADING, READING, SCORING
 
@@ -73,6 +74,27 @@ def test_chat_send_rollback_fork(lm):
     chat.rollback(1)
     assert [message["role"] for message in chat.messages] == ["system"]
     assert fork.messages[-1] == {"role": "assistant", "content": reply.text}
+
+
+def test_a_model_without_a_tokenizer_takes_and_gives_ids(tmp_path, lm):
+    shapes = {name: array.shape for name, array in lm.params.items()}
+    directory = tmp_path / "model"
+    save_directory(
+        directory,
+        lm.config,
+        shapes,
+        lambda name, dtype: lm.params[name].astype(dtype),
+        "float32",
+        lambda path: None,
+    )
+    bare = xplm.load(directory)
+    out = bare.generate([5, 6, 7], max_new_tokens=4)
+    assert out.token_ids == lm.generate([5, 6, 7], max_new_tokens=4).token_ids
+    assert out.text == ""
+    scores = [model.perplexity([5, 6, 7, 8], window=4).perplexity for model in (bare, lm)]
+    assert scores[0] == scores[1]
+    with pytest.raises(RequestError, match="this model has none; give token ids"):
+        bare.generate("Once")
 
 
 @needs_story

@@ -131,6 +131,46 @@ def test_a_file_without_a_pre_tokenizer_is_reported(caplog: pytest.LogCaptureFix
     assert "no tokenizer.ggml.pre" in caplog.text
 
 
+def test_without_scores_pieces_join_in_the_order_of_their_ids(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    order = [SPACE, "a", "b", "c", "bc", "ab", "abc", SPACE + "a"]
+    scores = {piece: -float(rank) for rank, piece in enumerate(order)}
+    metadata = sentencepiece_metadata(scores)
+    scored = Tokenizer.from_gguf(metadata)
+    del metadata["tokenizer.ggml.scores"]
+    tokenizer = Tokenizer.from_gguf(metadata)
+    for text in ("abc ac", "bcab", " aabbcc"):
+        assert tokenizer.encode(text) == scored.encode(text)
+    assert "no tokenizer.ggml.scores" in caplog.text
+
+
+@pytest.mark.parametrize("make", [byte_level_metadata, sentencepiece_metadata])
+def test_unused_tokens_may_be_empty(make: Any) -> None:
+    metadata = make("gpt-2", ["a b"]) if make is byte_level_metadata else make(PIECES)
+    full = Tokenizer.from_gguf(metadata)
+    metadata = metadata | {
+        "tokenizer.ggml.tokens": [*metadata["tokenizer.ggml.tokens"], "", "", ""],
+        "tokenizer.ggml.token_type": [*metadata["tokenizer.ggml.token_type"], 5, 5, 1],
+    }
+    if "tokenizer.ggml.scores" in metadata:
+        metadata["tokenizer.ggml.scores"] = [*metadata["tokenizer.ggml.scores"], 0.0, 0.0, 0.0]
+    tokenizer = Tokenizer.from_gguf(metadata)
+    assert tokenizer.vocab_size == full.vocab_size + 3
+    for text in ("ab abc", "[EMPTY_5]", ""):
+        assert tokenizer.encode(text) == full.encode(text)
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("model", [{}, {"tokenizer.ggml.model": "no_vocab"}])
+def test_a_file_may_leave_its_tokenizer_out(
+    model: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = Tokenizer.from_gguf(model | {"tokenizer.ggml.eos_token_id": 2})
+    assert (tokenizer.vocab_size, tokenizer.decode([2, 3])) == (0, "")
+    assert "takes and gives token ids alone" in caplog.text
+
+
 @pytest.mark.parametrize("pre", PRE_TOKENIZERS)
 def test_byte_level_is_llama_cpp(
     smollm2_metadata: dict[str, Any], tmp_path: Path, pre: str

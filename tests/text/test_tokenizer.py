@@ -163,9 +163,29 @@ def _tiny_directory(path: Path) -> None:
     Tokenizer.from_gguf(byte_level_metadata("gpt-2", ["a b"])).save(path)
 
 
-def test_directory_needs_tokenizer_json(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer_config.json", "vocab.json"])
+def test_a_tokenizer_is_read_from_tokenizer_json(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{}")
     with pytest.raises(TokenizerError, match=r"must hold tokenizer\.json"):
         Tokenizer.from_directory(tmp_path)
+
+
+def test_a_directory_without_a_tokenizer_takes_and_gives_ids(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7, 8]}')
+    tokenizer = Tokenizer.from_directory(tmp_path)
+    assert caplog.messages == [
+        f"no tokenizer in {tmp_path}: the model takes and gives token ids alone"
+    ]
+    assert tokenizer.eos_token_ids == (7, 8)
+    assert tokenizer.decode([1, 2, 3]) == ""
+    for encode in (tokenizer.encode, tokenizer.encode_long):
+        with pytest.raises(RequestError, match=r"a text needs a tokenizer, .* give token ids"):
+            encode("a")
+    (tmp_path / "copy").mkdir()
+    tokenizer.save(tmp_path / "copy")
+    assert Tokenizer.from_directory(tmp_path / "copy").eos_token_ids == (7, 8)
 
 
 @pytest.mark.parametrize(

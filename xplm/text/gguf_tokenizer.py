@@ -5,7 +5,7 @@
     tokenizer.ggml.tokens        text of each token
     tokenizer.ggml.token_type    normal, unknown, control, user-defined, unused, byte
     tokenizer.ggml.merges        "left right", best first ("gpt2")
-    tokenizer.ggml.scores        log-probability of each piece ("llama")
+    tokenizer.ggml.scores        log-probability of each piece ("llama"); SentencePiece numbers pieces by falling score
     tokenizer.ggml.*_token_id    special tokens by name
     tokenizer.chat_template      the default chat template; with .NAME behind it, a further one
 
@@ -25,7 +25,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from xplm.errors import TokenizerError
 from xplm.text.control_tokens import TokenType, correct_types, find_ends
-from xplm.text.parts import SPECIAL_TOKEN_NAMES, TokenizerParts, unique_ids
+from xplm.text.parts import SPECIAL_TOKEN_NAMES, TokenizerParts, no_pipeline, unique_ids
 from xplm.text.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 
 _SPACE = "\u2581"  # SentencePiece's stand-in for a space
@@ -38,6 +38,9 @@ _ID_KEYS = {
     "pad_token": "padding_token_id",
 }
 _CONTROL_NAMES = ("bos_token", "eos_token", "eot_token", "eom_token")
+NO_TOKENIZER = ("none", "no_vocab")
+"""Models of files that leave their tokenizer out."""
+
 _SENTENCEPIECE_IDS = {"unk_token": 0, "bos_token": 1, "eos_token": 2}
 
 _log = logging.getLogger(__name__)
@@ -49,8 +52,14 @@ def read_metadata(metadata: Mapping[str, Any]) -> TokenizerParts:
     Raises:
         TokenizerError: the metadata is incomplete or malformed, or names a tokenizer that xplm does not have.
     """
+    has_tokens = "tokenizer.ggml.tokens" in metadata
+    if not has_tokens and metadata.get("tokenizer.ggml.model", "none") in NO_TOKENIZER:
+        _log.warning("no tokenizer in this GGUF file: it takes and gives token ids alone")
+        return TokenizerParts(no_pipeline(), {}, (), None)
     model = _get(metadata, "model", str)
-    tokens = _get_list(metadata, "tokens", str)
+    given = _get_list(metadata, "tokens", str)
+    # Unused ones may be empty, and several then: they take the names that llama.cpp gives them.
+    tokens = [token or f"[EMPTY_{token_id}]" for token_id, token in enumerate(given)]
     vocab = {token: token_id for token_id, token in enumerate(tokens)}
     if len(vocab) != len(tokens):
         raise TokenizerError(
@@ -83,7 +92,7 @@ def read_metadata(metadata: Mapping[str, Any]) -> TokenizerParts:
         )
 
     special = {TokenType.CONTROL, TokenType.UNKNOWN}
-    kinds = [(token, token_type) for token, token_type in zip(tokens, types, strict=True) if token]
+    kinds = list(zip(tokens, types, strict=True))
     pipeline.add_special_tokens([_added(t, special=True) for t, kind in kinds if kind in special])
     pipeline.add_tokens(
         [_added(t, special=False) for t, kind in kinds if kind == TokenType.USER_DEFINED]
@@ -132,11 +141,7 @@ def _byte_level_pipeline(
 def _sentencepiece_pipeline(
     metadata: Mapping[str, Any], vocab: dict[str, int], types: list[int], unknown: str
 ) -> tokenizers.Tokenizer:
-    scores = _get_list(metadata, "scores", float)
-    if len(scores) != len(vocab):
-        raise TokenizerError(
-            f"tokenizer.ggml.scores must have {len(vocab)} entries, one a token, got {len(scores)}"
-        )
+    scores = _scores(metadata, len(vocab))
     joinable = {TokenType.NORMAL, TokenType.USER_DEFINED}
     ranked = []
     for piece, whole in vocab.items():
@@ -166,6 +171,20 @@ def _sentencepiece_pipeline(
         pipeline.normalizer = escape
         pipeline.decoder = decoders.Sequence(unescape)
     return pipeline
+
+
+def _scores(metadata: Mapping[str, Any], n_tokens: int) -> list[float]:
+    if "tokenizer.ggml.scores" not in metadata:
+        _log.warning(
+            "no tokenizer.ggml.scores in this GGUF file: pieces join in the order of their ids"
+        )
+        return [-float(token_id) for token_id in range(n_tokens)]
+    scores = _get_list(metadata, "scores", float)
+    if len(scores) != n_tokens:
+        raise TokenizerError(
+            f"tokenizer.ggml.scores must have {n_tokens} entries, one a token, got {len(scores)}"
+        )
+    return scores
 
 
 def _pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:

@@ -5,9 +5,9 @@
     generation_config.json    the ids that end a text, which may be more than the one `eos_token`
     config.json               how many ids the model has
 
-Only the first must be there. What else says something of tokens is in `xplm.text.declared_tokens`, and of chat
-templates in `xplm.text.template_files`. Truncation and padding, which tokenizer.json can hold, are turned off: neither
-belongs to a model's prompt.
+Only the first must be there; where no file of a tokenizer is, the model takes and gives token ids alone. What else says
+something of tokens is in `xplm.text.declared_tokens`, and of chat templates in `xplm.text.template_files`. Truncation
+and padding, which tokenizer.json can hold, are turned off: neither belongs to a model's prompt.
 """
 
 import json
@@ -24,9 +24,21 @@ from xplm.errors import TokenizerError
 from xplm.text.declared_tokens import add_declared, read_declared
 from xplm.text.faults import library_faults
 from xplm.text.json_files import read_object, read_optional_text
-from xplm.text.parts import TokenizerParts, unique_ids
+from xplm.text.parts import TokenizerParts, has_tokens, no_pipeline, unique_ids
 from xplm.text.prefix_space import PREFIX_SPACE_CLASSES, has_prefix_space, with_prefix_space
 from xplm.text.template_files import read_templates, to_config
+
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "*.tiktoken",
+    "tekken.json",
+    "*piece*.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+"""What the files of a tokenizer are named, in any form."""
 
 MAX_ID = 2**31 - 1
 PROBE = "a b\U0010fffd"  # the last character is in no vocabulary
@@ -43,10 +55,13 @@ def read_directory(directory: Path) -> TokenizerParts:
     Raises:
         TokenizerError: a file is missing, malformed, or contradicts another.
     """
+    ends = _read_ends(directory)
+    if not _has_tokenizer(directory):
+        _log.warning("no tokenizer in %s: the model takes and gives token ids alone", directory)
+        return TokenizerParts(no_pipeline(), {}, unique_ids(ends), None)
     pipeline = _read_pipeline(directory / "tokenizer.json")
     config = read_object(directory / "tokenizer_config.json")
     model = read_object(directory / "config.json")
-    generation = read_object(directory / "generation_config.json")
 
     pipeline = _set_prefix_space(pipeline, config, model)
     if config.get("split_special_tokens"):
@@ -63,14 +78,6 @@ def read_directory(directory: Path) -> TokenizerParts:
         )
     _check_surround(pipeline, config, special_tokens)
 
-    eos = generation.get("eos_token_id")
-    ends = [i for i in (eos if isinstance(eos, list) else [eos]) if i is not None]
-    for token_id in ends:
-        if type(token_id) is not int or not 0 <= token_id <= MAX_ID:
-            raise TokenizerError(
-                f"eos_token_id must be token ids from 0, got {token_id!r} in {directory}/generation_config.json: "
-                "correct it"
-            )
     if "eos_token" in special_tokens:
         ends.insert(0, pipeline.token_to_id(special_tokens["eos_token"]))
     template, named = read_templates(directory, config)
@@ -96,9 +103,31 @@ def write_directory(directory: Path, parts: TokenizerParts) -> None:
         if name in parts.special_tokens:
             generation[f"{name}_id"] = parts.pipeline.token_to_id(parts.special_tokens[name])
 
-    _replace_text(directory / "tokenizer.json", parts.pipeline.to_str(pretty=True))
-    _replace_text(directory / "tokenizer_config.json", _to_json(config))
+    if has_tokens(parts.pipeline):
+        _replace_text(directory / "tokenizer.json", parts.pipeline.to_str(pretty=True))
+        _replace_text(directory / "tokenizer_config.json", _to_json(config))
     _replace_text(directory / "generation_config.json", _to_json(generation))
+
+
+def _has_tokenizer(directory: Path) -> bool:
+    """Whether a directory holds any file of a tokenizer, or is none."""
+    return not directory.is_dir() or any(
+        name for pattern in TOKENIZER_FILES for name in directory.glob(pattern)
+    )
+
+
+def _read_ends(directory: Path) -> list[Any]:
+    """The ids of generation_config.json that end a text."""
+    generation = read_object(directory / "generation_config.json")
+    eos = generation.get("eos_token_id")
+    ends = [i for i in (eos if isinstance(eos, list) else [eos]) if i is not None]
+    for token_id in ends:
+        if type(token_id) is not int or not 0 <= token_id <= MAX_ID:
+            raise TokenizerError(
+                f"eos_token_id must be token ids from 0, got {token_id!r} in {directory}/generation_config.json: "
+                "correct it"
+            )
+    return ends
 
 
 def _read_pipeline(path: Path) -> tokenizers.Tokenizer:

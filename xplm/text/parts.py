@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import tokenizers
+from tokenizers import models
 
 SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 """Names that a GGUF file gives to special tokens."""
@@ -33,3 +34,13 @@ class TokenizerParts(NamedTuple):
 def unique_ids(ids: Iterable[Any]) -> tuple[int, ...]:
     """The integers among `ids`, each once, in order."""
     return tuple(dict.fromkeys(i for i in ids if isinstance(i, int)))
+
+
+def no_pipeline() -> tokenizers.Tokenizer:
+    """The pipeline of a model without a tokenizer: it has no tokens, and any ids are an empty text."""
+    return tokenizers.Tokenizer(models.BPE())
+
+
+def has_tokens(pipeline: tokenizers.Tokenizer) -> bool:
+    """Whether a pipeline is that of a tokenizer."""
+    return int(pipeline.get_vocab_size(with_added_tokens=True)) > 0

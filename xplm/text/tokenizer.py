@@ -12,7 +12,7 @@ import tokenizers
 from xplm.errors import RequestError
 from xplm.text import gguf_tokenizer, hf_tokenizer
 from xplm.text.faults import library_faults, require_text
-from xplm.text.parts import TokenizerParts
+from xplm.text.parts import TokenizerParts, has_tokens
 from xplm.text.pieces import cut_text
 
 CHARS_PER_TOKEN = 1024
@@ -44,7 +44,7 @@ class Tokenizer:
         """Read the tokenizer of a Hugging Face directory.
 
         Args:
-            path: a directory that holds at least tokenizer.json.
+            path: a directory that holds at least tokenizer.json, or no file of a tokenizer at all.
 
         Returns:
             The tokenizer.
@@ -158,7 +158,7 @@ class Tokenizer:
             Ids.
 
         Raises:
-            RequestError: it is no text, or holds a lone surrogate.
+            RequestError: it is no text, or holds a lone surrogate, or the model has no tokenizer.
             TokenizerError: the pipeline cannot encode the text, for its unknown token is not in its vocabulary, say.
         """
         require_text("what is encoded", text)
@@ -289,9 +289,11 @@ def encode_with(
     """Token ids of a text, from one of a tokenizer's pipelines.
 
     Raises:
-        RequestError: the text holds a lone surrogate.
+        RequestError: the text holds a lone surrogate, or the model has no tokenizer.
         TokenizerError: the pipeline cannot encode the text.
     """
+    if not has_tokens(pipeline):
+        raise RequestError("a text needs a tokenizer, and this model has none; give token ids")
     try:
         with library_faults("a tokenizer must encode every text"):
             return list(pipeline.encode(text, add_special_tokens=add_special_tokens).ids)
