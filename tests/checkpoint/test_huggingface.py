@@ -197,6 +197,12 @@ def test_a_gguf_file_is_known_by_its_first_bytes(tmp_path, tensors, name):
     assert checkpoint.gguf_metadata is not None
 
 
+def test_of_a_directory_of_gguf_files_one_is_to_be_given(tmp_path, tensors):
+    write_gguf(tmp_path / "m.Q8_0.gguf", hf_config(), tensors)
+    with pytest.raises(CheckpointError, match=r"give one of them, such as m\.Q8_0\.gguf"):
+        open_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["nothing", "notes.txt"])
 def test_a_path_that_holds_no_model(tmp_path: Path, name):
     (tmp_path / "notes.txt").write_text("hello")

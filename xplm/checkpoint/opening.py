@@ -5,7 +5,13 @@ from pathlib import Path
 from shlex import quote
 
 from xplm.checkpoint.checkpoint import Checkpoint
-from xplm.checkpoint.huggingface import ADAPTER_CONFIG, INDEX, WEIGHTS, open_directory
+from xplm.checkpoint.huggingface import (
+    ADAPTER_CONFIG,
+    CONFIG,
+    INDEX,
+    WEIGHTS,
+    open_directory,
+)
 from xplm.checkpoint.untrusted import open_regular, read_json_object
 from xplm.errors import CheckpointError
 
@@ -27,6 +33,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     if os.path.isdir(path):  # false, too, for what cannot be a path
         _refuse_adapter(path)
+        files = sorted(file.name for file in path.glob("*.gguf"))
+        if files and not os.path.lexists(path / CONFIG):
+            raise CheckpointError(
+                f"a model is one GGUF file, or a directory that holds {CONFIG}; {path} is a directory of GGUF files; "
+                f"give one of them, such as {files[0]}"
+            )
         return open_directory(path)
     if path.suffix.lower() == ".gguf" or (os.path.exists(path) and _is_gguf(path)):
         from xplm.checkpoint.gguf import open_gguf  # the gguf package takes 50 ms to import
