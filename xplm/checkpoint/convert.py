@@ -39,8 +39,10 @@ def convert(
     *,
     adapter: Path | None = None,
     shard_bytes: int = SHARD_BYTES,
-) -> None:
+) -> Checkpoint:
     """Write a model as a Hugging Face directory: configuration, weights and tokenizer.
+
+    Quantised weights become the numbers that they decode to.
 
     Args:
         source: a Hugging Face directory or a GGUF file.
@@ -49,17 +51,16 @@ def convert(
         adapter: a directory in PEFT's layout, whose low-rank adapters are merged into the weights.
         shard_bytes: a shard of the weights holds at most so many bytes, or one tensor.
 
+    Returns:
+        The source, opened.
+
     Raises:
-        RequestError: the dtype is not one of these.
+        RequestError: the dtype is not one of these, or the destination names a GGUF file.
         CheckpointError: the source is malformed, or the destination cannot be written.
         ConfigError: the model is not one that xplm has.
         TokenizerError: a GGUF file's tokenizer cannot be rebuilt.
     """
-    name = SHORT_NAMES.get(dtype, dtype)
-    if name not in MODEL_DTYPES:
-        hint = did_you_mean(dtype, ("fp32", "fp16", "bf16", *MODEL_DTYPES))
-        raise RequestError(f'a checkpoint is written in fp32, fp16 or bf16; got "{dtype}"{hint}')
-
+    name = check_target(destination, dtype)
     checkpoint = open_checkpoint(source)
     check_layers(checkpoint)
     specs = param_specs(checkpoint.config)
@@ -93,6 +94,32 @@ def convert(
         write_tokenizer,
         shard_bytes=shard_bytes,
     )
+    return checkpoint
+
+
+def check_target(destination: Path, dtype: str) -> str:
+    """Refuse what no checkpoint is written as.
+
+    Args:
+        destination: as `convert` takes it.
+        dtype: as `convert` takes it.
+
+    Returns:
+        The dtype's long name.
+
+    Raises:
+        RequestError: the dtype is not one of a checkpoint's, or the destination names a GGUF file.
+    """
+    if destination.suffix.lower() == ".gguf":
+        raise RequestError(
+            f"a model is written as a Hugging Face directory; got {destination}, and xplm writes no GGUF files yet; "
+            f"give a directory's name, such as {destination.stem or 'model'}"
+        )
+    name = SHORT_NAMES.get(dtype, dtype)
+    if name not in MODEL_DTYPES:
+        hint = did_you_mean(dtype, ("fp32", "fp16", "bf16", *MODEL_DTYPES))
+        raise RequestError(f'a checkpoint is written in fp32, fp16 or bf16; got "{dtype}"{hint}')
+    return name
 
 
 def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from xplm.checkpoint.checkpoint import Checkpoint, TensorInfo, cast
+from xplm.checkpoint.checkpoint import FLOAT_KINDS, Checkpoint, TensorInfo, cast
 from xplm.checkpoint.layouts import unpack
 from xplm.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
 from xplm.checkpoint.untrusted import read_json_object
@@ -32,7 +32,6 @@ CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"  # of a directory that holds an adapter, and no model
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-STORED_KINDS = ("F64", "F32", "F16", "BF16")
 MAX_LISTED = 5  # names in a message
 
 _log = logging.getLogger(__name__)
@@ -79,7 +78,7 @@ def open_directory(path: Path) -> Checkpoint:
         _log.warning(
             "%s: %s is used, as transformers does, and not the shards of %s", path, WEIGHTS, INDEX
         )
-    stored = Checkpoint(path, config, tensors, STORED_KINDS, partial(_read_tensor, shard_of))
+    stored = Checkpoint(path, config, tensors, FLOAT_KINDS, partial(_read_tensor, shard_of))
     return unpack(stored)
 
 

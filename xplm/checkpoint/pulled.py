@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from xplm.checkpoint.download import require_hub_library
 from xplm.checkpoint.files import remove
 from xplm.checkpoint.hub import resolve_in_hub_cache
-from xplm.checkpoint.named import NAMED
+from xplm.checkpoint.named import NAMED, full_name
 from xplm.checkpoint.pull import EMBEDDED, default_home
 from xplm.errors import DownloadError, did_you_mean
 
@@ -25,6 +25,7 @@ class PulledModel(NamedTuple):
     path: Path
     is_whole: bool  # False: its fetch was interrupted
     is_link: bool = False  # the path is a link to a folder elsewhere
+    stored_as: str | None = None  # what a named model's weights are quantised to
 
 
 def list_models(home: Path | None, hub_cache: Path | None = None) -> list[PulledModel]:
@@ -40,10 +41,12 @@ def list_models(home: Path | None, hub_cache: Path | None = None) -> list[Pulled
     models = [PulledModel(n, PACKAGE, _size(path), path, True) for n, path in EMBEDDED.items()]
     folder = (home or default_home()) / "models"
     for name, model in NAMED.items():
-        path = folder / name
+        path = folder / model.folder
         if n_bytes := _size(path):
-            is_whole = (path / model.file).exists()
-            models.append(PulledModel(name, HOME, n_bytes, path, is_whole, path.is_symlink()))
+            is_whole, is_link = (path / model.file).exists(), path.is_symlink()
+            models.append(
+                PulledModel(name, HOME, n_bytes, path, is_whole, is_link, model.stored_as)
+            )
     for repo in _hub_repositories(hub_cache):
         path = repo.repo_path
         is_whole = resolve_in_hub_cache(repo.repo_id, hub_cache) is not None
@@ -57,7 +60,7 @@ def remove_model(name: str, home: Path | None, hub_cache: Path | None = None) ->
     """Remove a model from the disk; of one that is a link to a folder elsewhere, the link alone.
 
     Args:
-        name: as `list_models` has it.
+        name: as `list_models` has it, or an alias.
         home: where named models are kept; None for `default_home()`.
         hub_cache: where the hub's models are kept; None for the hub library's own place.
 
@@ -67,6 +70,7 @@ def remove_model(name: str, home: Path | None, hub_cache: Path | None = None) ->
     Raises:
         DownloadError: there is no such model, it is part of xplm, or the disk refuses.
     """
+    name = full_name(name)
     models = {model.name: model for model in list_models(home, hub_cache)}
     removable = [n for n, model in models.items() if model.source != PACKAGE]
     if name not in removable:

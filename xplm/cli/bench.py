@@ -17,6 +17,7 @@ import numpy as np
 import typer
 
 from xplm.backend import Backend, DeviceMemory
+from xplm.checkpoint.named import full_name
 from xplm.cli.bench_train import STEPS, bench_train
 from xplm.cli.flags import ModelFlags, takes_flags
 from xplm.cli.output import Output, OutputFlags
@@ -104,7 +105,10 @@ def bench(
     share = weight_bytes_per_token(lm) * decode / bandwidth
     copies = count_decode(lm.engine, ids)
 
-    out.line(f"{model.model}  {lm.rt.policy}  {lm.rt.backend.name} on {lm.rt.backend.device_name}")
+    out.line(
+        f"{full_name(model.model)}  stored as {lm.stored_as}  {lm.rt.policy}  "
+        f"{lm.rt.backend.name} on {lm.rt.backend.device_name}"
+    )
     out.line(f"load     {load_seconds:10.2f} s")
     out.line(f"prefill  {prefill:10.1f} tokens/s   {prompt_tokens} tokens")
     out.line(f"decode   {decode:10.1f} tokens/s   {new_tokens} tokens")
@@ -212,7 +216,8 @@ def weight_bytes_per_token(lm: LanguageModel) -> int:
 
 def _setup(model: ModelFlags, lm: LanguageModel) -> dict[str, Any]:
     return {
-        "model": model.model,
+        "model": full_name(model.model),
+        "stored_as": lm.stored_as,
         "device": lm.rt.backend.device_name,
         "backend": lm.rt.backend.name,
         "policy": str(lm.rt.policy),

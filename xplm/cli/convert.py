@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from xplm.checkpoint.convert import check_target
 from xplm.checkpoint.convert import convert as convert_checkpoint
+from xplm.checkpoint.named import full_name
 from xplm.cli.flags import MODEL_HELP, takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.places import home
@@ -29,10 +31,16 @@ def convert(
 
     That is config.json, model.safetensors and tokenizer.json, which transformers loads.
 
-    Example: xplm convert smollm2-135m-instruct ./smollm2-bf16 --dtype bf16
+    Example: xplm convert smollm2-135m-instruct:q4_1 ./smollm2-q4_1-bf16 --dtype bf16
     """
+    check_target(destination, dtype)
     out = Output(output)
     source_path = pull_with_progress(source, home(), out)
-    convert_checkpoint(source_path, destination, dtype, adapter=merge)
+    model = convert_checkpoint(source_path, destination, dtype, adapter=merge)
+    if model.is_quantised:
+        out.note(
+            f"{full_name(source)} holds weights quantised to {model.stored_as}; {destination} holds what they "
+            f"decode to, in {dtype}"
+        )
     out.line(str(destination))
-    out.result({"path": str(destination), "dtype": dtype})
+    out.result({"path": str(destination), "dtype": dtype, "stored_as": model.stored_as})

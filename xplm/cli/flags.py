@@ -34,7 +34,7 @@ RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help=f"{', '.join(RECIPES)}, or a TOML file.")
 ]
 
-MODEL_HELP = "A pulled name, a Hugging Face directory, or a .gguf file."
+MODEL_HELP = "A pulled name, a Hugging Face directory, or a GGUF file."
 
 
 def takes_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -113,7 +113,7 @@ class WhereFlags:
 class ModelFlags:
     """Which model, and where and how to compute."""
 
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2-135m-instruct"
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2-135m-instruct:q4_1"
     where: WhereFlags = WhereFlags()
     policy: Annotated[
         str,

@@ -64,7 +64,7 @@ def xplm(
 ) -> None:
     """Train and run language models on kernels that you can read.
 
-    First: xplm pull smollm2-135m-instruct. Then: xplm chat
+    First: xplm pull smollm2-135m-instruct:q4_1. Then: xplm chat
     """
 
 

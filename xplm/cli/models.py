@@ -34,8 +34,9 @@ def models(context: typer.Context, output: OutputFlags) -> None:
     width = max(len(model.name) for model in found)
     for model in found:
         state = "" if model.is_whole else "  (interrupted; pull it again)"
+        kind = f"  holds {model.stored_as}" if model.stored_as else ""
         out.line(
-            f"{model.name:{width}}  {model.n_bytes / 1e6:9.1f} MB  {model.source}: {model.path}{state}"
+            f"{model.name:{width}}  {model.n_bytes / 1e6:9.1f} MB  {model.source}: {model.path}{kind}{state}"
         )
     total = sum(model.n_bytes for model in found)
     out.result({"models": [as_dict(model) for model in found], "n_bytes": total})
@@ -49,7 +50,7 @@ def remove(
 ) -> None:
     """Remove a pulled model from the disk.
 
-    Example: xplm models remove smollm2-135m-instruct
+    Example: xplm models remove smollm2-135m-instruct:q4_1
     """
     out = Output(output)
     model = remove_model(name, home())

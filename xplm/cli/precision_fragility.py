@@ -11,6 +11,7 @@ import typer
 
 from xplm.backend import DEFAULT_BACKENDS, load_backend
 from xplm.checkpoint.files import replacing, writing
+from xplm.checkpoint.named import full_name
 from xplm.checkpoint.opening import open_checkpoint
 from xplm.checkpoint.untrusted import parse_json, read_whole_lines
 from xplm.cli.experiment import Model, encode_text, number, table
@@ -45,7 +46,7 @@ def fragility(
     text: Annotated[
         list[str], typer.Option(metavar="FILE", help="UTF-8; may be given several times.")
     ],
-    model: Model = "smollm2-135m-instruct",
+    model: Model = "smollm2-135m-instruct:q4_1",
     other: Annotated[
         list[str] | None,
         typer.Option(
@@ -77,6 +78,7 @@ def fragility(
     sides = other or [f"{own}:bf16", f"{own}:fp16"]
     runtimes = {side: side_runtime(side, where) for side in sides}
     reference = where.runtime("fp32")
+    model = full_name(model)
     checkpoint = open_checkpoint(pull_with_progress(model, home(), out))
     lm = load_checkpoint(reference, checkpoint, progress=out.waiting.report)
     others = {side: load_checkpoint(rt, checkpoint).engine for side, rt in runtimes.items()}

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
+from xplm.checkpoint.named import full_name
 from xplm.checkpoint.opening import open_checkpoint
 from xplm.cli.entry import INTERRUPTED
 from xplm.cli.experiment import (
@@ -40,7 +41,7 @@ def search(
     where: WhereFlags,
     output: OutputFlags,
     text: Text,
-    model: Model = "smollm2-135m-instruct",
+    model: Model = "smollm2-135m-instruct:q4_1",
     budget: Annotated[float, typer.Option(help="Nats a token over float32's loss.")] = 0.01,
     formats: Annotated[
         list[str] | None,
@@ -73,6 +74,7 @@ def search(
     formats, parts = list(formats or FORMATS), list(parts or PARTS)
     for short in formats:
         where.runtime(short)  # refuses what is no format, and what the backend lacks
+    model = full_name(model)
     path = pull_with_progress(model, home(), out)
     lm = load_checkpoint(where.runtime("fp32"), open_checkpoint(path), progress=out.waiting.report)
     ids = encode_text(lm.tokenizer, read_text(text)[:characters], out)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from xplm.checkpoint.named import full_name
 from xplm.checkpoint.opening import open_checkpoint
 from xplm.cli.entry import INTERRUPTED
 from xplm.cli.experiment import (
@@ -65,7 +66,7 @@ def sweep(
     output: OutputFlags,
     text: Text,
     policies: Policies = None,
-    model: Model = "smollm2-135m-instruct",
+    model: Model = "smollm2-135m-instruct:q4_1",
     window: Window = None,
     characters: Characters = None,
     figures: Figures = None,
@@ -94,6 +95,7 @@ def sweep(
     out = Output(output)
     require_picture(png)
     names = check_policies(where, policies or POLICIES)
+    model = full_name(model)
     path = pull_with_progress(model, home(), out)
     lm = load_checkpoint(where.runtime("fp32"), open_checkpoint(path), progress=out.waiting.report)
     ids = encode_text(lm.tokenizer, read_text(text)[:characters], out)
