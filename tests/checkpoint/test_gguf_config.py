@@ -103,6 +103,11 @@ def test_the_ends_of_yarns_ramp():
     assert (rope.beta_fast, rope.beta_slow) == (16.0, 2.0)
 
 
+def test_linear_without_a_factor_scales_nothing():
+    metadata = METADATA | {"llama.rope.scaling.type": "linear"}
+    assert config_from_gguf(metadata, SHAPES, None).rope.rope_type == "default"
+
+
 @pytest.mark.parametrize("key", ["scaling.factor", "scale_linear"])
 def test_a_factor_without_a_type_is_linear(key):
     rope = config_from_gguf(METADATA | {f"llama.rope.{key}": 4.0}, SHAPES, None).rope

@@ -217,7 +217,7 @@ def _named_scaling(metadata: Mapping[str, Any], arch: str) -> dict[str, Any] | N
         )
     old = f"{arch}.rope.scale_linear"  # the factor's first name
     key = old if old in metadata and f"{prefix}.factor" not in metadata else f"{prefix}.factor"
-    factor = _positive(metadata, key, _REQUIRED if f"{prefix}.type" in metadata else 1.0)
+    factor = _positive(metadata, key, 1.0 if kind == "linear" else _REQUIRED)
     if kind == "linear":
         return {"rope_type": kind, "factor": factor} if factor != 1.0 else None
 
