@@ -168,6 +168,8 @@ def test_a_tokenizer_is_read_from_tokenizer_json(tmp_path: Path, name: str) -> N
     (tmp_path / name).write_text("{}")
     with pytest.raises(TokenizerError, match=r"must hold tokenizer\.json"):
         Tokenizer.from_directory(tmp_path)
+    with pytest.raises(TokenizerError, match=r"must hold tokenizer\.json"):
+        Tokenizer.from_directory(tmp_path / "missing")
 
 
 def test_a_directory_without_a_tokenizer_takes_and_gives_ids(
