@@ -27,7 +27,7 @@ NOBODY = 65534
 LONGEST_SECONDS = 600
 OLDEST = (3, 11)
 
-FIRST = ["xplm pull smollm2-135m-instruct"]  # what others of the table start from
+FIRST = ["xplm pull smollm2-135m-instruct:q4_1"]  # what others of the table start from
 FIRST += ["xplm train facts-pretrain --out runs/facts --steps 2"]
 FIRST += ["xplm train facts-chat --init runs/facts --out runs/facts-chat --steps 2"]
 SHORTER = {
@@ -44,7 +44,7 @@ SHORTER = {
 }
 JUDGE = {"xplm precision fragility"}  # a share of so few tokens may miss its limit: exit code 1
 STDIN = {"xplm chat": "What is rain?\n/exit\n"}
-LAST = ["xplm --version", "xplm models remove smollm2-135m-instruct"]
+LAST = ["xplm --version", "xplm models remove smollm2-135m-instruct:q4_1"]
 FORWARD_AND_BACKWARD = '''"""SiLU-gated product."""
 import numpy as np
 

@@ -47,7 +47,7 @@ if [[ "$(cat "$stamp" 2>/dev/null)" != "$sum" ]]; then
     install
     echo "$sum" >"$stamp"
 fi
-"$python" -m xplm pull smollm2-135m-instruct
+"$python" -m xplm pull smollm2-135m-instruct:q4_1
 report install
 
 # One worker a core, so each computes on one: what BLAS and PyTorch would start beside it takes time from the others.

@@ -13,6 +13,7 @@ from xplm.cli.main import make_app
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [README, *(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))]
+OF_SCRIPTS = {"--only"}
 COMMANDS = re.findall(r"^\| `(xplm [^`]*)` \|", README, re.MULTILINE)
 
 
@@ -44,14 +45,14 @@ def test_a_command_line_of_the_table_has_flags_that_are_there(command):
 def test_the_flags_named_are_those_that_are_there():
     named = set(re.findall(r"`(--[a-z][a-z-]*)", "\n".join(PAGES)))
     there = set().union(*[flags_of(command) for command in COMMANDS])
-    assert named - {"--help", "--install-completion"} <= there
+    assert named - {"--help", "--install-completion", *OF_SCRIPTS} <= there
 
 
 @pytest.mark.nightly
 def test_the_first_example_runs(capsys):
     code = block("xplm.load(")
     path = smollm2_gguf()
-    exec(compile(code.replace('"smollm2-135m-instruct"', repr(str(path))), "README.md", "exec"), {})
+    exec(compile(code.replace('"smollm2-135m-instruct:q4_1"', repr(str(path))), "README.md", "exec"), {})
     assert capsys.readouterr().out.startswith(" Paris.")
 
 
