@@ -52,7 +52,10 @@ def test_the_flags_named_are_those_that_are_there():
 def test_the_first_example_runs(capsys):
     code = block("xplm.load(")
     path = smollm2_gguf()
-    exec(compile(code.replace('"smollm2-135m-instruct:q4_1"', repr(str(path))), "README.md", "exec"), {})
+    exec(
+        compile(code.replace('"smollm2-135m-instruct:q4_1"', repr(str(path))), "README.md", "exec"),
+        {},
+    )
     assert capsys.readouterr().out.startswith(" Paris.")
 
 
