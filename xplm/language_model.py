@@ -12,6 +12,7 @@ from xplm.checkpoint.checkpoint import Checkpoint
 from xplm.checkpoint.load import LOAD_ADVICE, load_params
 from xplm.checkpoint.opening import open_checkpoint
 from xplm.checkpoint.pull import pull
+from xplm.checkpoint.sampling import NO_SAMPLING, ModelSampling, read_sampling
 from xplm.config import DecoderConfig
 from xplm.errors import RequestError, refuse_unknown_keywords
 from xplm.generate.decode import generate_steps, sum_timings
@@ -49,6 +50,7 @@ class LanguageModel:
         tokenizer: Tokenizer,
         progress: OnProgress = unseen,
         stored_as: str = "",
+        sampling: ModelSampling = NO_SAMPLING,
     ) -> None:
         """Put the parts together.
 
@@ -59,6 +61,7 @@ class LanguageModel:
             tokenizer: the model's.
             progress: called as a long prompt or a text to score is read.
             stored_as: how its checkpoint stores matrices, such as "BF16" or "Q4_1, Q8_0"; empty for none.
+            sampling: the values that the model's files suggest; `xplm chat` takes them, and nothing else does.
         """
         self.config = config
         """The decoder's configuration."""
@@ -70,6 +73,8 @@ class LanguageModel:
         """Text to token ids and back."""
         self.stored_as = stored_as
         """How its checkpoint stores matrices: "BF16", or "Q4_1, Q8_0"; empty for a model without one."""
+        self.sampling = sampling
+        """The sampling values that the model's files suggest."""
         self.engine = Engine(rt, config, params, progress=progress)
         """The decoder as generation calls it."""
 
@@ -350,4 +355,6 @@ def load_checkpoint(
             tensors = read_adapter(Path(adapter), config)
             params = merge_adapter(rt, params, tensors)
             config = adapted_config(config, tensors)
-    return LanguageModel(config, params, rt, tokenizer, progress, checkpoint.stored_as)
+    return LanguageModel(
+        config, params, rt, tokenizer, progress, checkpoint.stored_as, read_sampling(checkpoint)
+    )

@@ -11,6 +11,7 @@ from xplm.checkpoint.checkpoint import Checkpoint, cast
 from xplm.checkpoint.files import copy_file
 from xplm.checkpoint.load import check_layers, check_tied, match_names
 from xplm.checkpoint.opening import open_checkpoint
+from xplm.checkpoint.sampling import add_sampling, read_sampling
 from xplm.checkpoint.save import MODEL_DTYPES, SHARD_BYTES, save_directory
 from xplm.errors import RequestError, did_you_mean
 from xplm.models.decoder import EMBEDDING, param_specs
@@ -134,3 +135,4 @@ def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> None:
         return
 
     Tokenizer.from_gguf(checkpoint.gguf_metadata).save(directory)
+    add_sampling(directory, read_sampling(checkpoint))
