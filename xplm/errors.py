@@ -119,6 +119,10 @@ class RequestError(XplmError):
     """An option or a prompt of a request is out of range."""
 
 
+class ContextError(RequestError):
+    """A prompt or a conversation does not fit the model's context."""
+
+
 class DataError(XplmError):
     """Training data is missing, malformed, or too little."""
 

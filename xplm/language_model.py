@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Unpack, overload
+from typing import Any, Unpack, overload
 
 import numpy as np
 
@@ -192,19 +192,23 @@ class LanguageModel:
         return TextStream(self._stream(self._start(prompt, options)))
 
     @refuse_unknown_keywords
-    def chat(self, system: str | None = None) -> Chat:
+    def chat(
+        self, system: str | None = None, template_args: Mapping[str, Any] | None = None
+    ) -> Chat:
         """Start a conversation.
 
         Args:
             system: the system message; None for what the model's template says by itself.
+            template_args: further names that the chat template reads, such as {"enable_thinking": False}.
 
         Raises:
-            RequestError: the system message is no text.
+            RequestError: the system message is no text, or the template reads no such name.
             TemplateError: the model has no chat template, or one that is not valid.
         """
         if system is not None:
             require_text("a system message", system)
-        return Chat(self.engine, ChatEncoder(self.tokenizer, self.engine.context), system)
+        encoder = ChatEncoder(self.tokenizer, self.engine.context)
+        return Chat(self.engine, encoder, system, template_args)
 
     @refuse_unknown_keywords
     def perplexity(self, text: Prompt, *, window: int | None = None) -> Perplexity:

@@ -154,6 +154,16 @@ def test_a_failure_while_generating_leaves_no_trace(lm, monkeypatch, after):
     assert chat.send("Three", **OPTIONS).text == never.send("Three", **OPTIONS).text
 
 
+def test_an_appended_turn_is_as_one_that_was_sent(lm, chat):
+    first = chat.send("Hi", **OPTIONS)
+    chat.append("And?", "Well")
+    assert chat.finish_reasons == [first.finish_reason, None]
+    fresh = forget_cache(chat)
+    assert chat.send("Go on", **OPTIONS).token_ids == fresh.send("Go on", **OPTIONS).token_ids
+    chat.rollback(2)
+    assert [message["content"] for message in chat.messages] == ["Be brief.", "Hi", first.text]
+
+
 def test_a_conversation_beyond_the_context_is_refused_and_kept(lm):
     chat, never = lm.chat(), lm.chat()
     for session in (chat, never):

@@ -13,7 +13,7 @@ import numpy as np
 
 from xplm.cache import ADVICE, KVCache
 from xplm.config import DecoderConfig
-from xplm.errors import RequestError
+from xplm.errors import ContextError, RequestError
 from xplm.generate.memory import count_logits, plan_generation
 from xplm.generate.options import is_integer
 from xplm.generate.prompts import Ids, require_ids
@@ -62,7 +62,7 @@ class Engine:
         if len(ids) == 0:
             raise RequestError("a prompt must hold at least one token; got none")
         if len(ids) > self.context:
-            raise RequestError(
+            raise ContextError(
                 f"a prompt must fit the model's context of {self.context} tokens; got {len(ids)} tokens; "
                 "shorten it"
             )

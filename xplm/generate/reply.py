@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from xplm.cache import KVCache
-from xplm.errors import RequestError
+from xplm.errors import ContextError
 from xplm.generate.engine import Engine
 from xplm.generate.options import SamplingOptions
 from xplm.generate.result import FinishReason, Generation, Timings
@@ -152,7 +152,7 @@ def start_reply(
     prompt_ids = engine.check_ids(prompt_ids)
     room = engine.context - len(prompt_ids)
     if room < 1:
-        raise RequestError(
+        raise ContextError(
             f"a prompt must leave room for a token in the model's context of {engine.context}; "
             f"got {len(prompt_ids)} tokens; shorten it"
         )

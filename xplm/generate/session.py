@@ -6,22 +6,26 @@ So taking turns back, changing the system message or loading another conversatio
 never wrong.
 """
 
-from collections.abc import Generator, Sequence
+import re
+from collections.abc import Generator, Mapping, Sequence
 from os import PathLike
 from reprlib import repr as shown  # a value of any length, cut short
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from xplm.cache import KVCache
 from xplm.errors import RequestError
 from xplm.generate.engine import Engine
 from xplm.generate.options import SamplingKeywords, make_options
 from xplm.generate.reply import Reply, start_reply
-from xplm.generate.result import Generation
+from xplm.generate.result import FinishReason, Generation
 from xplm.generate.stream import TextStream, stream_reply
 from xplm.generate.transcript import read_transcript, write_transcript
 from xplm.text.chat import Message
 from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.faults import require_text
+
+OWN_NAMES = ("messages", "add_generation_prompt", "now")
+"""What a template is given by the conversation itself."""
 
 
 class Turn(NamedTuple):
@@ -30,23 +34,39 @@ class Turn(NamedTuple):
     user: str
     assistant: str
     n_cached: int  # tokens that the cache held after it, as far as it still holds them
+    finish_reason: FinishReason | None = (
+        None  # None: of an answer that was not generated here to its end
+    )
 
 
 class Chat:
     """A conversation with a model; `LanguageModel.chat` makes one."""
 
-    def __init__(self, engine: Engine, encoder: ChatEncoder, system: str | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        encoder: ChatEncoder,
+        system: str | None,
+        template_args: Mapping[str, Any] | None = None,
+    ) -> None:
         """Start an empty conversation.
 
         Args:
             engine: the decoder.
             encoder: the model's chat format and tokenizer.
             system: the system message, or None for the template's default. It may be set at any time.
+            template_args: further names for the chat template.
+
+        Raises:
+            RequestError: the template reads no such name, or it is not the caller's to give.
         """
         self.system = system
         """The system message; None for what the template says by itself. It may be set at any time."""
         self._engine = engine
         self._encoder = encoder
+        self._template_args = dict(template_args or {})
+        for name in self._template_args:
+            _require_read(name, encoder)
         self._turns: tuple[Turn, ...] = ()
         self._cache: KVCache | None = None
         self._held: list[int] = []  # the token ids whose keys and values the cache holds, in order
@@ -74,6 +94,30 @@ class Chat:
         """Exchanges so far."""
         return len(self._turns)
 
+    @property
+    def finish_reasons(self) -> list[FinishReason | None]:
+        """Why each answer ended, oldest first; None for one that was loaded or appended."""
+        return [turn.finish_reason for turn in self._turns]
+
+    @property
+    def context(self) -> int:
+        """The most tokens that the conversation can hold."""
+        return self._engine.context
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """The token ids that a message is answered from: the conversation, the message, the opening of the answer.
+
+        Raises:
+            RequestError: the message or the system message is no text.
+            ContextError: they are far too many.
+            TemplateError: the chat template refuses the conversation.
+        """
+        require_text("a message", text)
+        if self.system is not None:
+            require_text("a system message", self.system)
+        messages = [*self.messages, {"role": "user", "content": text}]
+        return self._encoder.encode(messages, **self._template_args)
+
     def send(self, text: str, **options: Unpack[SamplingKeywords]) -> Generation:
         """Say something, and wait for the whole reply. As `stream`, but for what it returns."""
         return self.stream(text, **options).finish()
@@ -92,11 +136,24 @@ class Chat:
             Pieces of the reply's text.
 
         Raises:
-            RequestError: an option is out of range, the conversation fills the model's context, or an earlier reply
-                has not been read to its end.
+            ContextError: the conversation fills the model's context.
+            RequestError: an option is out of range, or an earlier reply has not been read to its end.
             TemplateError: the chat template refuses the conversation.
         """
         return TextStream(self._reply_to(text, options))
+
+    def append(self, user: str, assistant: str) -> None:
+        """Add an exchange as it is, such as one whose answer was broken off.
+
+        Args:
+            user: the user's message.
+            assistant: the answer to it.
+
+        Raises:
+            RequestError: an earlier reply has not been read to its end.
+        """
+        self._require_idle()
+        self._turns += (Turn(user, assistant, len(self._held)),)
 
     def rollback(self, turns: int = 1) -> None:
         """Take back the last turns, as if they had never been sent.
@@ -115,7 +172,7 @@ class Chat:
     def fork(self) -> "Chat":
         """An independent conversation that begins with this one's turns, and with a copy of its cache."""
         self._require_idle()
-        other = Chat(self._engine, self._encoder, self.system)
+        other = Chat(self._engine, self._encoder, self.system, self._template_args)
         other._turns = self._turns
         other._cache = self._cache.fork() if self._cache else None
         other._held = list(self._held)
@@ -146,14 +203,10 @@ class Chat:
 
     def _reply_to(self, text: str, options: SamplingKeywords) -> Generator[str, None, Generation]:
         self._require_idle()
-        require_text("a message", text)
-        if self.system is not None:
-            require_text("a system message", self.system)
-        messages = [*self.messages, {"role": "user", "content": text}]
         reply = start_reply(
             self._engine,
             self._encoder.tokenizer,
-            self._encoder.encode(messages),
+            self.prompt_ids(text),
             make_options(options),
             continues_prompt=False,
             turn_end_ids=self._encoder.turn_end_ids,
@@ -166,7 +219,7 @@ class Chat:
             cache = self._make_room(reply)
             generation = yield from stream_reply(self._engine, cache, reply)
             self._held = (reply.prompt_ids + reply.ids)[: cache.length]
-            self._turns += (Turn(text, generation.text, cache.length),)
+            self._turns += (Turn(text, generation.text, cache.length, generation.finish_reason),)
             return generation
         finally:
             self._is_replying = False
@@ -195,6 +248,17 @@ class Chat:
     def _require_idle(self) -> None:
         if self._is_replying:
             raise RequestError("one reply at a time; read the earlier one to its end, or close it")
+
+
+def _require_read(name: str, encoder: ChatEncoder) -> None:
+    if name in OWN_NAMES:
+        raise RequestError(
+            f'a template argument must not be one of {", ".join(OWN_NAMES)}; got "{name}"'
+        )
+    if not re.search(rf"\b{re.escape(name)}\b", encoder.template.source):
+        raise RequestError(
+            f'a template argument must be read by the chat template; it has no "{name}"; check the name'
+        )
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from xplm.errors import RequestError
+from xplm.errors import ContextError, RequestError
 from xplm.text import gguf_tokenizer, hf_tokenizer
 from xplm.text.faults import library_faults, require_text
 from xplm.text.parts import TokenizerParts, has_tokens
@@ -180,7 +180,7 @@ class Tokenizer:
         """
         refusal = f"a prompt must fit the model's context of {context} tokens; got {len(text):,} characters"
         if len(text) > context * CHARS_PER_TOKEN and len(text) > context * self._chars_per_token:
-            raise RequestError(f"{refusal}; shorten it")
+            raise ContextError(f"{refusal}; shorten it")
         if len(text) <= PROMPT_PIECE:
             return
         n_chars = n_tokens = 0
@@ -188,7 +188,7 @@ class Tokenizer:
             n_chars += len(piece)
             n_tokens += len(self.encode(piece, add_special_tokens=False))
             if n_tokens > 2 * context:
-                raise RequestError(
+                raise ContextError(
                     f"{refusal}, of which the first {n_chars:,} make {n_tokens:,} tokens; shorten it"
                 )
 
