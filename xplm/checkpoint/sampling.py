@@ -153,7 +153,7 @@ def add_sampling(directory: Path, sampling: ModelSampling) -> None:
         config = read_json_object(directory / GENERATION_CONFIG)
         is_sampled = sampling.options.get("temperature", 0) != 0
         write_json(
-            directory / GENERATION_CONFIG, config | {"do_sample": is_sampled} | sampling.options
+            directory / GENERATION_CONFIG, {**config, "do_sample": is_sampled, **sampling.options}
         )
 
 

@@ -12,6 +12,7 @@ A group may hold another: what is wanted of WhereFlags is wanted of ModelFlags t
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,10 +20,12 @@ import typer
 
 from xplm.backend import load_backend
 from xplm.checkpoint.opening import open_checkpoint
+from xplm.checkpoint.sampling import NO_SAMPLING, ModelSampling
 from xplm.cli.ahead import compile_ahead, start_early, stop_compiling_ahead
 from xplm.cli.output import Output
 from xplm.cli.places import home
 from xplm.cli.progress import pull_with_progress
+from xplm.cli.sampling import RANDOM, merge_options, parse_seed
 from xplm.generate.options import SamplingOptions
 from xplm.language_model import LanguageModel, load_checkpoint
 from xplm.precision import Policy
@@ -34,6 +37,7 @@ RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help=f"{', '.join(RECIPES)}, or a TOML file.")
 ]
 
+OWN = "; in a chat, the model's own"
 MODEL_HELP = "A pulled name, a Hugging Face directory, or a GGUF file."
 
 
@@ -169,41 +173,72 @@ class ModelFlags:
 class SamplingFlags:
     """How to choose tokens, and when to stop."""
 
-    max_new_tokens: Annotated[int, typer.Option(help="Stop after so many tokens.")] = (
-        SamplingOptions.max_new_tokens
-    )
-    temperature: Annotated[float, typer.Option(help="Divides the logits; 0 is greedy.")] = (
-        SamplingOptions.temperature
-    )
-    top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = (
-        SamplingOptions.top_k
-    )
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Stop after so many tokens.", show_default="256")
+    ] = None
+    temperature: Annotated[
+        float | None, typer.Option(help="Divides the logits; 0 is greedy.", show_default="0" + OWN)
+    ] = None
+    top_k: Annotated[
+        int | None,
+        typer.Option(help="Keep the k likeliest tokens; 0 keeps all.", show_default="0" + OWN),
+    ] = None
     top_p: Annotated[
-        float, typer.Option(help="Keep the likeliest tokens up to this probability, in (0, 1].")
-    ] = SamplingOptions.top_p
+        float | None,
+        typer.Option(
+            help="Keep the likeliest tokens up to this probability, in (0, 1].",
+            show_default="1" + OWN,
+        ),
+    ] = None
     min_p: Annotated[
-        float, typer.Option(help="Keep tokens this likely beside the likeliest, in [0, 1].")
-    ] = SamplingOptions.min_p
+        float | None,
+        typer.Option(
+            help="Keep tokens this likely beside the likeliest, in [0, 1].", show_default="0" + OWN
+        ),
+    ] = None
     repetition_penalty: Annotated[
-        float, typer.Option(help="Above 1 makes tokens that already occurred less likely.")
-    ] = SamplingOptions.repetition_penalty
+        float | None,
+        typer.Option(
+            help="Above 1 makes tokens that already occurred less likely.", show_default="1" + OWN
+        ),
+    ] = None
     stop: Annotated[
         list[str] | None, typer.Option(help="A text to stop at; may be given several times.")
     ] = None
-    num_beams: Annotated[int, typer.Option(help="Above 1 is beam search.")] = (
-        SamplingOptions.num_beams
-    )
-    seed: Annotated[int, typer.Option(help="Names the stream of random numbers.")] = (
-        SamplingOptions.seed
-    )
+    num_beams: Annotated[
+        int | None, typer.Option(help="Above 1 is beam search.", show_default="1")
+    ] = None
+    seed: Annotated[
+        str,
+        typer.Option(
+            metavar="N|random", help="Names the stream of random numbers; random draws a name."
+        ),
+    ] = str(SamplingOptions.seed)
 
-    def options(self) -> dict[str, Any]:
+    @property
+    def draws_seed(self) -> bool:
+        """--seed random."""
+        return self.seed == RANDOM
+
+    @cached_property
+    def given(self) -> dict[str, Any]:
+        """The fields of SamplingOptions that flags set, and the seed.
+
+        Raises:
+            RequestError: the seed is neither an integer nor "random".
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["seed"] = parse_seed(self.seed)
+        values["stop"] = tuple(self.stop) if self.stop else None
+        return {name: value for name, value in values.items() if value is not None}
+
+    def options(self, model: ModelSampling = NO_SAMPLING) -> dict[str, Any]:
         """The fields of SamplingOptions, checked.
+
+        Args:
+            model: the model's own values, for a command that takes them where no flag says otherwise.
 
         Raises:
             RequestError: one is out of range.
         """
-        options = {field.name: getattr(self, field.name) for field in fields(self)}
-        options["stop"] = tuple(self.stop or ())
-        SamplingOptions(**options)
-        return options
+        return merge_options(self.given, model)

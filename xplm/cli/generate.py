@@ -1,6 +1,8 @@
 """`xplm generate`: complete texts, or answer one message."""
 
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -8,13 +10,18 @@ import typer
 from xplm.cli.flags import ModelFlags, SamplingFlags, takes_flags
 from xplm.cli.input import read_prompts
 from xplm.cli.output import Output, OutputFlags
+from xplm.cli.sampling import note_sampling
+from xplm.cli.template_args import TemplateArgs, parse_template_args
 from xplm.generate.result import Generation
+from xplm.generate.session import Chat
 from xplm.generate.stream import TextStream
 from xplm.language_model import LanguageModel
 from xplm.numerics.fragility import AGAINST, measure_fragility
 from xplm.precision import Policy
 from xplm.text import renderer
-from xplm.text.chat_encoder import ChatEncoder
+
+NewChat = Callable[[], Chat] | None
+"""Starts a conversation; None where a prompt is none."""
 
 
 @takes_flags
@@ -33,6 +40,7 @@ def generate(
         bool, typer.Option("--chat", help="Send each as a message, in the model's chat template.")
     ] = False,
     system: Annotated[str | None, typer.Option(help="With --chat: the system message.")] = None,
+    template_arg: TemplateArgs = None,
     fragility: Annotated[
         bool, typer.Option("--fragility", help="Mark tokens that rounding could have made others.")
     ] = False,
@@ -51,10 +59,14 @@ def generate(
     """
     if system is not None and not chat:
         raise typer.BadParameter("--system needs --chat.")
+    if template_arg and not chat:
+        raise typer.BadParameter("--template-arg needs --chat.")
+    template_args = parse_template_args(template_arg)
     if against is not None and not fragility:
         raise typer.BadParameter("--against needs --fragility.")
     texts = read_prompts([*(prompts or []), *(prompt or [])])
     options = sampling.options()
+    seed = {"seed": options["seed"]} if sampling.draws_seed else {}
     if fragility:
         from xplm.cli.fragility import require_greedy  # rich comes with it
 
@@ -64,25 +76,27 @@ def generate(
     if chat:
         renderer.start()  # while the weights are read
     lm = model.load(out)
+    new_chat = partial(lm.chat, system, template_args) if chat else None
+    note_sampling(out, options, sampling.given, lm.sampling, draws_seed=sampling.draws_seed)
     if fragility:
-        _judge_all(lm, out, texts, options, chat, system, against or AGAINST)
+        _judge_all(lm, out, texts, options, new_chat, against or AGAINST)
         return
 
     if len(texts) == 1:
         (text,) = texts
-        stream = lm.chat(system=system).stream if chat else lm.stream
+        stream = new_chat().stream if new_chat else lm.stream
         generation = _show(stream(text, **options), out)
         out.timings(generation.timings)
-        out.result(_as_dict(generation))
+        out.result(_as_dict(generation) | seed)
         return
 
-    generations = _answer_all(lm, texts, options, chat, system)
+    generations = _answer_all(lm, texts, options, new_chat)
     for text, generation in zip(texts, generations, strict=True):
         out.note(f"> {text}")
         out.line(generation.text)
     if not chat:  # a batch has one for all
         out.timings(generations[0].timings)
-    out.result({"generations": [_as_dict(generation) for generation in generations]})
+    out.result({"generations": [_as_dict(generation) for generation in generations]} | seed)
 
 
 def _show(stream: TextStream, out: Output) -> Generation:
@@ -98,10 +112,10 @@ def _show(stream: TextStream, out: Output) -> Generation:
 
 
 def _answer_all(
-    lm: LanguageModel, texts: list[str], options: dict[str, Any], chat: bool, system: str | None
+    lm: LanguageModel, texts: list[str], options: dict[str, Any], new_chat: NewChat
 ) -> list[Generation]:
-    if chat:
-        return [lm.chat(system=system).send(text, **options) for text in texts]
+    if new_chat:
+        return [new_chat().send(text, **options) for text in texts]
     return lm.generate(texts, **options)
 
 
@@ -110,16 +124,15 @@ def _judge_all(
     out: Output,
     texts: list[str],
     options: dict[str, Any],
-    chat: bool,
-    system: str | None,
+    new_chat: NewChat,
     against: str,
 ) -> None:
     """Answer all, and show which tokens are fragile."""
     from xplm.cli.fragility import as_dict, show_tokens, watched
 
-    prompts = [_prompt_ids(lm, text, chat, system) for text in texts]
+    prompts = [_prompt_ids(lm, text, new_chat) for text in texts]
     with watched(out) as on_draw:
-        generations = _answer_all(lm, texts, options, chat, system)
+        generations = _answer_all(lm, texts, options, new_chat)
         replies = [generation.token_ids for generation in generations]
         judged = measure_fragility(lm.engine, prompts, replies, against, on_draw=on_draw)
 
@@ -127,21 +140,20 @@ def _judge_all(
     for text, ids, generation, tokens in zip(texts, prompts, generations, judged, strict=True):
         if len(texts) > 1:
             out.note(f"> {text}")
-        before = None if chat else ids[-1]
+        before = None if new_chat else ids[-1]
         show_tokens(out, lm.tokenizer, generation, tokens, before=before, against=against)
         judgement = as_dict(generation.token_ids, tokens, against)
         results.append(_as_dict(generation) | {"fragility": judgement})
-    if len(texts) == 1 or not chat:  # a batch has one for all
+    if len(texts) == 1 or not new_chat:  # a batch has one for all
         out.timings(generations[0].timings)
     out.result(results[0] if len(results) == 1 else {"generations": results})
 
 
-def _prompt_ids(lm: LanguageModel, text: str, chat: bool, system: str | None) -> list[int]:
-    if not chat:
-        lm.tokenizer.require_fit(text, lm.engine.context)
-        return lm.tokenizer.encode(text)
-    messages = [*lm.chat(system=system).messages, {"role": "user", "content": text}]
-    return ChatEncoder(lm.tokenizer, lm.engine.context).encode(messages)
+def _prompt_ids(lm: LanguageModel, text: str, new_chat: NewChat) -> list[int]:
+    if new_chat:
+        return new_chat().prompt_ids(text)
+    lm.tokenizer.require_fit(text, lm.engine.context)
+    return lm.tokenizer.encode(text)
 
 
 def _as_dict(generation: Generation) -> dict[str, Any]:
