@@ -14,7 +14,7 @@ from tests.cli.conftest import write_tiny
 from tests.cli.shown import flags_of
 from tests.paths import ROOT
 from tests.test_layering import HEIGHT
-from xplm.cli.chat import HELP
+from xplm.cli.conversation import HELP
 from xplm.precision import Policy
 
 DOCS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}

@@ -33,6 +33,17 @@ def token_cache(out: Output) -> Path:
     return Path(temporary)
 
 
+def history_file() -> Path | None:
+    """What was typed in chats, in the user's state directory; None: there is no such directory."""
+    from platformdirs import user_state_dir  # for chats alone
+
+    try:
+        path = Path(user_state_dir("xplm", appauthor=False))
+    except RuntimeError:  # the user has no home directory
+        return None
+    return path / "chat_history.jsonl" if path.is_absolute() else None
+
+
 def package_index() -> str | None:
     """The user's package index, as pip has it; None: the public one."""
     return os.environ.get("PIP_INDEX_URL") or None
