@@ -43,6 +43,7 @@ def test_a_name_reaches_the_template(xplm, toned, command):
     [
         ("tnoe=1", 'it has no "tnoe"; check the name'),
         ("messages=1", "must not be one of messages"),
+        ("chat_template=[1]", "chat_template must be a template's name; got [1]"),
     ],
 )
 def test_a_name_that_the_template_does_not_read_is_refused(xplm, toned, text, fragment):

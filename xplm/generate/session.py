@@ -23,6 +23,7 @@ from xplm.generate.transcript import read_transcript, write_transcript
 from xplm.text.chat import Message
 from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.faults import require_text
+from xplm.text.tokenizer import Tokenizer
 
 OWN_NAMES = ("messages", "add_generation_prompt", "now")
 """What a template is given by the conversation itself."""
@@ -65,8 +66,8 @@ class Chat:
         self._engine = engine
         self._encoder = encoder
         self._template_args = dict(template_args or {})
-        for name in self._template_args:
-            _require_read(name, encoder)
+        for name, value in self._template_args.items():
+            _require_read(name, value, encoder.tokenizer)
         self._turns: tuple[Turn, ...] = ()
         self._cache: KVCache | None = None
         self._held: list[int] = []  # the token ids whose keys and values the cache holds, in order
@@ -250,12 +251,18 @@ class Chat:
             raise RequestError("one reply at a time; read the earlier one to its end, or close it")
 
 
-def _require_read(name: str, encoder: ChatEncoder) -> None:
+def _require_read(name: str, value: Any, tokenizer: Tokenizer) -> None:
+    """Refuse a template argument that is not the caller's to give, or that no template reads."""
     if name in OWN_NAMES:
         raise RequestError(
             f'a template argument must not be one of {", ".join(OWN_NAMES)}; got "{name}"'
         )
-    if not re.search(rf"\b{re.escape(name)}\b", encoder.template.source):
+    if name == "chat_template":  # chooses among those that have names
+        if not isinstance(value, str):
+            raise RequestError(f"chat_template must be a template's name; got {value!r:.40}")
+        return
+    sources = [tokenizer.chat_template or "", *tokenizer.named_templates.values()]
+    if not any(re.search(rf"\b{re.escape(name)}\b", source) for source in sources):
         raise RequestError(
             f'a template argument must be read by the chat template; it has no "{name}"; check the name'
         )
