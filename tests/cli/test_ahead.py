@@ -149,7 +149,7 @@ def test_it_starts_before_weights_are_read(monkeypatch, tmp_path, flags, decodes
     done = []
 
     def note(name, result=None):
-        return lambda *_: done.append(name) or result
+        return lambda *_, **__: done.append(name) or result
 
     checkpoint = SimpleNamespace(config=SimpleNamespace(model_type="llama"))
     monkeypatch.setattr("xplm.cli.flags.open_checkpoint", lambda path: checkpoint)

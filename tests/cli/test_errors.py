@@ -23,7 +23,7 @@ GENERATE = ("generate", "--max-new-tokens", 1)
     [
         (["gnerate"], "No such command 'gnerate'. Did you mean 'generate', 'grade'?"),
         (["generate", "x", "--nonesuch"], "No such option: --nonesuch; see xplm generate --help"),
-        (["generate", "x", "--temprature", 1], "(Possible options: --temperature)"),
+        (["generate", "x", "--temprature", 1], "(Possible options: --temperature, --template-arg)"),
         (["generate", "x", "--model"], "'--model' requires an argument"),
         (["generate", "x", "--model", "shakespear"], "did you mean shakespeare?"),
         (["generate", "x", "--policy", "FP16"], "did you mean fp16?"),

@@ -156,7 +156,7 @@ def test_stdin_ends_somewhere(xplm, tiny_directory, monkeypatch):
     assert xplm("generate", "--model", tiny_directory, stdin="x" * 100).code == 0
     error = xplm("generate", "--model", tiny_directory, stdin="x" * 101).error
     assert "at most 100 B; stdin holds more" in error
-    monkeypatch.setattr("xplm.cli.chat.MAX_LINE_CHARS", 100)
+    monkeypatch.setattr("xplm.cli.messages.MAX_MESSAGE_CHARS", 100)
     assert (
         "at most 100 characters" in xplm("chat", "--model", tiny_directory, stdin="x" * 101).error
     )

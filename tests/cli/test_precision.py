@@ -202,7 +202,7 @@ def test_a_half_written_last_line_of_figures_is_dropped(tmp_path, monkeypatch):
 def test_the_threads_asked_for_are_those_of_the_reference(
     xplm, tiny_directory, text, monkeypatch, module
 ):
-    def load_checkpoint(rt, checkpoint):
+    def load_checkpoint(rt, checkpoint, **_):
         raise RequestError(f"threads: {rt.backend.computing.args}")
 
     monkeypatch.setattr(module, "load_checkpoint", load_checkpoint)

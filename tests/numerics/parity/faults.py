@@ -111,8 +111,8 @@ WIRING = [
     PlantedFault(
         "scale of the scores squared by the layer",
         f"{L}/attention.py",
-        "scale=D**-0.5,",
-        "scale=D**-1.0,",
+        "scale=config.attention_scale(layer),",
+        "scale=config.attention_scale(layer) ** 2,",
         "llama",
         "and attention forward at model.layers.0",
         shared=False,
