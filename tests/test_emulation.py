@@ -169,6 +169,7 @@ def relative_error(actual, expected):
     return np.abs(actual[0] - expected[0]).max() / np.abs(expected[0]).max()
 
 
+@pytest.mark.nightly_on("jax")
 @pytest.mark.parametrize("name", ["float8_e4m3fn", "e8m5", "e5m7"])  # whose short sums are exact
 def test_every_result_is_rounded_once(backend, name):
     format = find_format(name)
@@ -243,6 +244,7 @@ def test_float64_is_rounded_to_a_format_at_once(numpy_backend):
     assert float(cast(x, backend.dtypes["bfloat16"])[0]) == 1.0 + 2.0**-7
 
 
+@pytest.mark.nightly_on("jax")
 def test_operands_of_products_are_rounded(backend):
     wrapped = emulated(backend, "fp32,matmul=fp8_e5m2")
     rng = np.random.default_rng(1)
@@ -258,6 +260,7 @@ def test_operands_of_products_are_rounded(backend):
     np.testing.assert_array_equal(wrapped.to_host(whole @ whole.T), [[5, 14], [14, 50]])
 
 
+@pytest.mark.nightly_on("jax")
 def test_partial_sums_are_rounded_block_by_block(backend):
     wrapped = emulated(backend, "fp32,accumulate=fp16")
     K = 2 * ACCUMULATE_BLOCK + 3

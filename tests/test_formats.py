@@ -153,6 +153,7 @@ def test_what_is_as_wide_as_the_array_stays_the_same_array():
     assert round_to(x, FORMATS["float64"]) is x
 
 
+@pytest.mark.nightly_on("jax")
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_backend_rounds_as_numpy(backend, name):
     x = np.concatenate([random_floats(7, 10**5), subnormals(8, 10**4), SPECIAL])

@@ -22,7 +22,7 @@ FILES = [p for folder in ("xplm", "backends") for p in sorted((ROOT / folder).rg
 
 
 def run_at_import(node):
-    """The nodes that importing a module evaluates, but for those that a `try` or an `if hasattr(...)` guards."""
+    """The nodes that importing a module evaluates, but for those that a `try` or the like guards."""
     later = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.Try
     for child in ast.iter_child_nodes(node):
         if not isinstance(child, later) and not is_guard(child):
@@ -31,6 +31,9 @@ def run_at_import(node):
 
 
 def is_guard(node):
+    """Whether it is `if hasattr(...)` or `with contextlib.suppress(ImportError)`."""
+    if isinstance(node, ast.With):
+        return ast.unparse(node.items[0].context_expr) == "contextlib.suppress(ImportError)"
     test = node.test if isinstance(node, ast.If) else None
     return isinstance(test, ast.Call) and getattr(test.func, "id", None) == "hasattr"
 

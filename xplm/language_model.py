@@ -228,7 +228,7 @@ class LanguageModel:
         found = compute_perplexity(self.engine, ids, window)
         return found._replace(
             unknown_tokens=count_unknown(self.tokenizer, np.asarray(ids)),
-            lost_characters=count_left_out(self.tokenizer, [text] if isinstance(text, str) else []),
+            lost_characters=count_left_out(self.tokenizer, [text]) if isinstance(text, str) else 0,
         )
 
     @refuse_unknown_keywords

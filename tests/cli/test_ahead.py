@@ -5,7 +5,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
-from threading import enumerate as enumerate_threads
 from types import SimpleNamespace
 
 import numpy as np
@@ -74,7 +73,7 @@ def call(monkeypatch):
 
 
 def test_it_runs_the_program_until_the_command_is_over(monkeypatch, call):
-    commands, ended = [], Event()
+    commands, ended, reaped = [], Event(), Event()
 
     class Process:
         def __init__(self, command, **options):
@@ -83,17 +82,15 @@ def test_it_runs_the_program_until_the_command_is_over(monkeypatch, call):
 
         def wait(self):
             assert ended.wait(timeout=10)
-            commands.append("reaped")
+            reaped.set()
 
     monkeypatch.setattr(subprocess, "Popen", Process)
     call()
     program = [sys.executable, "-P", "-m", "xplm.cli.compile_ahead", "generate", "llama", "bf16"]
     assert commands == [(program, "1")]
     ahead.stop_compiling_ahead()
-    for thread in enumerate_threads():
-        if thread.daemon:
-            thread.join(timeout=0.5)
-    assert commands == [(program, "1"), "reaped"]
+    assert reaped.wait(timeout=10)
+    assert commands == [(program, "1")]
 
 
 def test_it_does_not_start_once_the_command_is_over(monkeypatch, call):

@@ -100,6 +100,7 @@ def test_the_page_is_one_file_with_a_picture(xplm, page_path):
     assert "Every difference is rounding" in text
 
 
+@pytest.mark.nightly
 def test_table_of_a_model_on_disk(xplm, tiny_directory):
     out = xplm("parity", "--test", "numpy:bf16", "--model", tiny_directory)
     assert out.code == 0

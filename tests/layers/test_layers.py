@@ -54,6 +54,7 @@ def naive_mlp(p, x):
     return project(naive.swiglu(project(x, "gate"), project(x, "up")), "down")
 
 
+@pytest.mark.nightly_on("jax")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -89,6 +90,7 @@ def test_attention_layer_in_two_steps_of_a_cache(backend):
         cache.advance(T)
 
 
+@pytest.mark.nightly_on("jax")
 @pytest.mark.parametrize("mlp_bias", [False, True])
 def test_mlp(backend, mlp_bias):
     rt, config, params, p, x = setup(backend, mlp_bias=mlp_bias)

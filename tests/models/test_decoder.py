@@ -208,6 +208,7 @@ def test_last_only_is_the_last_row(numpy_backend):
     assert np.abs(last - model(ids)[:, -1:]).max() < BOUND["fp64"]
 
 
+@pytest.mark.nightly_on("jax")
 def test_one_token_is_a_prompt(backend):
     model = Model(backend)
     assert np.isfinite(model([[3]])).all()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import xplm
+from tests.checkpoint.test_adapter_config import PATTERNS, Q
 from tests.generate.tiny import tiny_model
 from xplm.checkpoint.adapter_config import INERT, KINDS, READ
 from xplm.checkpoint.convert import convert
@@ -133,6 +134,12 @@ def test_other_adapters_say_what_they_are(bases, make_adapter, kind):
     adapter, _ = make_adapter(bases / base, **options)
     with pytest.raises(CheckpointError, match=f"plain LoRA; .*{kind}.*merge it with PEFT first"):
         xplm.load(bases / base, adapter=adapter)
+
+
+def test_patterns_match_as_pefts(peft):
+    find = pytest.importorskip("peft.utils.other").get_pattern_key
+    for pattern, rank in PATTERNS:
+        assert pattern.get(find(pattern, Q), 4) == rank, pattern
 
 
 def test_every_field_of_peft_is_known(peft):

@@ -9,6 +9,8 @@ import pytest
 import xplm
 from tests.paths import SHAKESPEARE, needs_shakespeare, smollm2_gguf
 
+pytestmark = pytest.mark.nightly  # transformers takes half a minute to read the file
+
 LOGITS_BOUND = (
     2e-3  # logits reach 47, where float32 is spaced at 4e-6; 30 layers of a dozen roundings each
 )
@@ -61,11 +63,7 @@ def oracle(path, load_oracle):
     return load_oracle(path.parent, gguf_file=path.name)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [ENGLISH, *(pytest.param(text, marks=pytest.mark.nightly) for text in (CODE, CHINESE))],
-    ids=["english", "code", "chinese"],
-)
+@pytest.mark.parametrize("text", [ENGLISH, CODE, CHINESE], ids=["english", "code", "chinese"])
 def test_logits_equal_transformers(lm, oracle, text):
     ids = lm.tokenizer.encode(text)[: max(LENGTHS)]
     assert len(ids) == max(LENGTHS)
@@ -75,12 +73,11 @@ def test_logits_equal_transformers(lm, oracle, text):
         np.testing.assert_array_equal(logits.argmax(-1), expected.argmax(-1))
 
 
-@pytest.mark.parametrize("n_prompts", [2, pytest.param(10, marks=pytest.mark.nightly)])
-def test_64_greedy_tokens_equal_transformers(lm, oracle, n_prompts):
+def test_64_greedy_tokens_equal_transformers(lm, oracle):
     # Ids are transformers' own greedy choice if and only if each is the arg-max after the ones before it.
-    results = lm.generate(PROMPTS[:n_prompts], max_new_tokens=64, temperature=0.0)
-    assert len(results) == n_prompts
-    for prompt, result in zip(PROMPTS[:n_prompts], results, strict=True):
+    results = lm.generate(PROMPTS, max_new_tokens=64, temperature=0.0)
+    assert len(results) == len(PROMPTS)
+    for prompt, result in zip(PROMPTS, results, strict=True):
         given = lm.tokenizer.encode(prompt)
         expected = oracle.logits([*given, *result.token_ids]).argmax(-1)[len(given) - 1 :].tolist()
         assert [*result.token_ids] == expected[: len(result.token_ids)]
@@ -91,7 +88,6 @@ def test_64_greedy_tokens_equal_transformers(lm, oracle, n_prompts):
             assert len(result.token_ids) == 64
 
 
-@pytest.mark.nightly
 def test_one_prompt_alone_as_transformers_generates_it(lm, oracle):
     result = lm.generate(PROMPTS[0], max_new_tokens=32, temperature=0.0)
     expected = oracle.greedy(lm.tokenizer.encode(PROMPTS[0]), 32)
@@ -105,7 +101,6 @@ def shakespeare():
         return file.read(20_000)
 
 
-@pytest.mark.nightly
 @needs_shakespeare
 def test_perplexity_is_transformers(lm):
     result = lm.perplexity(shakespeare(), window=512)
@@ -113,7 +108,6 @@ def test_perplexity_is_transformers(lm):
     assert result.perplexity == pytest.approx(PERPLEXITY, abs=0.01)
 
 
-@pytest.mark.nightly
 @needs_shakespeare
 @pytest.mark.parametrize("policy", ["fp16", "bf16"])
 def test_perplexity_in_half_precision_is_within_3_in_1000(path, policy):

@@ -125,6 +125,9 @@ class Pair:
         return float(loss.detach()), dict(self.oracle.named_parameters())
 
 
+TRAINED = ("llama, biases, head_dim", "gpt2")
+
+
 @pytest.fixture(params=MODELS)
 def pair(request, torch, transformers):
     return Pair(torch, transformers, MODELS[request.param])
@@ -142,6 +145,11 @@ def test_every_gradient_equals_autograds(pair):
     assert max(errors.values()) <= BOUND, max(errors.items(), key=lambda item: item[1])
 
 
+@pytest.mark.parametrize(
+    "pair",
+    [name if name in TRAINED else pytest.param(name, marks=pytest.mark.nightly) for name in MODELS],
+    indirect=True,
+)
 def test_ten_steps_of_adamw_track_torchs_loss(pair):
     optimizer = find_optimizer("adamw")
     options = optimizer.make_options({"weight_decay": 0.1})

@@ -96,6 +96,7 @@ def test_rendering_is_that_of_transformers(
     assert rendered
 
 
+@pytest.mark.nightly
 def test_smollm2_greets_with_its_system_prompt(smollm2: Tokenizer) -> None:
     template = ChatTemplate.from_tokenizer(smollm2)
     assert template.render([{"role": "user", "content": "Hi"}]) == (

@@ -64,7 +64,12 @@ def test_so_do_products_in_narrow_formats(tmp_path, policy):
 
 
 @pytest.mark.parametrize(
-    ("policy", "dtype"), [("fp8", "float32"), ("tf32", "float32"), ("bf16", "bfloat16")]
+    ("policy", "dtype"),
+    [
+        ("fp8", "float32"),
+        pytest.param("tf32", "float32", marks=pytest.mark.nightly),
+        pytest.param("bf16", "bfloat16", marks=pytest.mark.nightly),
+    ],
 )
 def test_what_is_saved_has_a_dtype_that_others_read(tmp_path, policy, dtype):
     run = run_to(

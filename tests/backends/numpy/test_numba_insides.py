@@ -4,6 +4,7 @@ from math import e
 
 import numba
 import numpy as np
+import pytest
 from numba.core.codegen import JITCodeLibrary
 from xplm_numpy.exp import exp
 from xplm_numpy.kernels.swiglu import swiglu_fwd
@@ -12,6 +13,7 @@ from tests.backends.numpy.fresh import run_with_kernels_in
 
 PART_THEN_KERNEL = """
 import numpy as np
+import pytest
 from xplm_numpy.exp import exp
 from xplm_numpy.kernels.swiglu import swiglu_fwd
 x = np.ones((3, 40), np.float32)
@@ -23,6 +25,7 @@ print(*(part.library.is_machine_code for part in exp.overloads.values()))
 """
 
 
+@pytest.mark.nightly
 def test_a_part_of_a_kernel_is_no_machine_code_until_python_calls_it(tmp_path):
     first, then = (run_with_kernels_in(tmp_path, PART_THEN_KERNEL) for _ in range(2))
     assert first == ["False", "2.71828 1.0", "True"]

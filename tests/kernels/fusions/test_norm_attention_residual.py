@@ -20,8 +20,8 @@ FLOAT32 = np.dtype(np.float32)
 
 KINDS = [
     ("float32", "float32", "float32"),
-    ("float16", "float16", "float16"),
     ("bfloat16", "bfloat16", "bfloat16"),
+    pytest.param(("float16", "float16", "float16"), marks=pytest.mark.nightly),
     pytest.param(("float32", "bfloat16", "float32"), marks=pytest.mark.nightly),
     pytest.param(("bfloat16", "bfloat16", "float32"), marks=pytest.mark.nightly),
 ]
