@@ -118,6 +118,33 @@ def test_target_modules_say_which_modules_have_an_adapter(tmp_path, targets, exp
     assert read(tmp_path, target_modules=targets).is_target(Q) is expected
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"exclude_modules": ["q_proj"]}, False),
+        ({"exclude_modules": ["k_proj"]}, True),
+        ({"exclude_modules": r".*\.0\..*"}, False),
+        ({"exclude_modules": "q_proj"}, True),  # one expression is of the whole name
+        ({"layers_to_transform": 0}, True),
+        ({"layers_to_transform": [1, 0]}, True),
+        ({"layers_to_transform": [1]}, False),
+        ({"layers_to_transform": []}, True),
+    ],
+)
+def test_modules_may_be_left_out_by_name_or_by_layer(tmp_path, fields, expected):
+    peft = pytest.importorskip("peft", reason="the oracle for adapters is PEFT")
+    fields = {"target_modules": ["q_proj"]} | fields
+    assert read(tmp_path, **fields).is_target(Q) is expected
+    of_peft = peft.tuners.tuners_utils.check_target_module_exists(peft.LoraConfig(**fields), Q)
+    assert bool(of_peft) is expected
+
+
+@pytest.mark.parametrize("layers", ["0", [True], {"a": 1}])
+def test_layers_of_another_type_are_refused(tmp_path, layers):
+    with pytest.raises(CheckpointError, match="layers_to_transform must be numbers of layers"):
+        read(tmp_path, layers_to_transform=layers)
+
+
 @pytest.mark.parametrize("pattern", [["q_proj"], "q_proj", 3])
 def test_a_pattern_of_another_type_is_refused(tmp_path, pattern):
     with pytest.raises(CheckpointError, match="alpha_pattern must give numbers by regular"):

@@ -298,3 +298,11 @@ def test_an_adapter_of_pefts_own_is_read(tmp_path, family, modules, pattern):
     model.save_pretrained(tmp_path / "theirs")
     actual = xplm.load(base, adapter=tmp_path / "theirs").logits([5, 80, 33])
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4)
+
+
+def test_an_adapter_in_a_pickle_file_is_refused(tmp_path):
+    facts = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(facts))
+    (tmp_path / "adapter_model.bin").write_bytes(b"\x80\x02.")
+    with pytest.raises(CheckpointError, match=r"adapter_model\.bin, which can run code"):
+        read_adapter(tmp_path, make_config())

@@ -38,6 +38,7 @@ from xplm.typing import Array, Params
 
 CONFIG = ADAPTER_CONFIG
 WEIGHTS = "adapter_model.safetensors"
+PICKLE = "adapter_model.bin"  # of older versions of PEFT
 PREFIX = "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"
 EMBEDDING_A, EMBEDDING_B = ".lora_embedding_A", ".lora_embedding_B"
@@ -110,6 +111,11 @@ def read_adapter(path: Path, config: DecoderConfig) -> dict[str, np.ndarray]:
             not fit the model.
     """
     facts = read_adapter_config(path / CONFIG)
+    if (path / PICKLE).is_file() and not (path / WEIGHTS).is_file():
+        raise CheckpointError(
+            f"an adapter must be stored in {WEIGHTS}; {path} holds {PICKLE}, which can run code and is never loaded; "
+            "save it with PEFT's safe_serialization"
+        )
     file = open_safetensors(path / WEIGHTS)
     unused = {name for name in file.tensors if not name.endswith(TRAINING_ONLY)}
     specs = param_specs(config)
@@ -213,8 +219,8 @@ def _read_halves(
     """
     if not facts.is_target(module):
         raise CheckpointError(
-            f"target_modules must name every module that has an adapter; {facts.path} leaves out {module}; "
-            "make the two files agree"
+            "target_modules, exclude_modules and layers_to_transform must leave in every module that has an adapter; "
+            f"{facts.path} leaves out {module}; make the two files agree"
         )
     rank, factor = facts.rank_and_factor(module)
     _check_shapes(file, names, ((rank, shape[1]), (shape[0], rank)))

@@ -34,6 +34,8 @@ READ = (
     "alpha_pattern",
     "use_rslora",
     "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
     "init_lora_weights",
 )
 INERT = (
@@ -45,9 +47,7 @@ INERT = (
     "lora_dropout",
     "fan_in_fan_out",  # the layout of a family's matrices is the family's
     "bias",  # biases that were trained are tensors of the file
-    "exclude_modules",
-    "layers_to_transform",
-    "layers_pattern",
+    "layers_pattern",  # names what the one list of layers is called
     "megatron_core",
     "qalora_group_size",
     "runtime_config",
@@ -83,6 +83,9 @@ MUTATING_INITS = {
 }
 """Ways to begin that take part of the model's own weights away, by how their names start."""
 
+LAYER = re.compile(r"\.(\d+)\.")
+"""A layer's number in a module's name."""
+
 NAME_CHARS = 48  # of the longest name of a module
 MAX_EXPRESSION_CHARS = 1000
 MAX_STEPS = 2 * 10**7  # bound of what matching all patterns of a file with one name takes
@@ -101,6 +104,8 @@ class AdapterConfig:
     ranks: list[Rule]
     alphas: list[Rule]
     targets: list[re.Pattern[str]] | None  # None: every module
+    excluded: list[re.Pattern[str]]
+    layers: list[int] | None  # numbers of the layers that have an adapter; None: all
 
     def rank_and_factor(self, module: str) -> tuple[int, float]:
         """A module's rank, and what its B A is multiplied by.
@@ -126,6 +131,12 @@ class AdapterConfig:
 
     def is_target(self, module: str) -> bool:
         """Whether PEFT puts an adapter there."""
+        if any(name.match(module) for name in self.excluded):
+            return False
+        if self.layers is not None:
+            layer = LAYER.search(module)
+            if layer is None or int(layer[1]) not in self.layers:
+                return False
         return self.targets is None or any(target.match(module) for target in self.targets)
 
 
@@ -141,7 +152,11 @@ def read_adapter_config(path: Path) -> AdapterConfig:
     facts = read_json_object(path)
     _require_plain(path, facts)
     ranks, alphas = (_read_rules(path, facts, key) for key in ("rank_pattern", "alpha_pattern"))
-    return AdapterConfig(path, facts, ranks, alphas, _read_targets(path, facts))
+    targets, excluded = (
+        _read_names(path, facts, key) for key in ("target_modules", "exclude_modules")
+    )
+    layers = _read_layers(path, facts)
+    return AdapterConfig(path, facts, ranks, alphas, targets, excluded or [], layers)
 
 
 def _require_plain(path: Path, facts: Mapping[str, Any]) -> None:
@@ -179,19 +194,31 @@ def _read_rules(path: Path, facts: Mapping[str, Any], key: str) -> list[Rule]:
     return list(zip(names, given.values(), strict=True))
 
 
-def _read_targets(path: Path, facts: Mapping[str, Any]) -> list[re.Pattern[str]] | None:
+def _read_names(path: Path, facts: Mapping[str, Any], key: str) -> list[re.Pattern[str]] | None:
     """One regular expression of whole names, or names and their ends."""
-    given = facts.get("target_modules")
+    given = facts.get(key)
     if not given or given == "all-linear":
         return None
     if isinstance(given, str):
-        return _compile(path, "target_modules", [given], before="(?:", after=r")\Z")
+        return _compile(path, key, [given], before="(?:", after=r")\Z")
     if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
         raise CheckpointError(
-            f"target_modules must be names of modules or one regular expression; {path} has {given!r:.80}; "
+            f"{key} must be names of modules or one regular expression; {path} has {given!r:.80}; "
             "download it again"
         )
     return [re.compile(rf"(?:.*\.)?{re.escape(name)}\Z") for name in given]
+
+
+def _read_layers(path: Path, facts: Mapping[str, Any]) -> list[int] | None:
+    given = facts.get("layers_to_transform")
+    if given is None or given == []:
+        return None
+    layers = given if isinstance(given, list) else [given]
+    if not all(type(layer) is int for layer in layers):
+        raise CheckpointError(
+            f"layers_to_transform must be numbers of layers; {path} has {given!r:.80}; download it again"
+        )
+    return layers
 
 
 def _first_match(rules: list[Rule], module: str, default: Any) -> Any:
