@@ -108,6 +108,17 @@ def test_linear_without_a_factor_scales_nothing():
     assert config_from_gguf(metadata, SHAPES, None).rope.rope_type == "default"
 
 
+def test_the_length_that_a_linear_scaling_stretched_is_read():
+    metadata = METADATA | {
+        "llama.context_length": 4096,
+        "llama.rope.scaling.type": "linear",
+        "llama.rope.scaling.factor": 4.0,
+    }
+    assert config_from_gguf(metadata, SHAPES, None).context_length == 16384
+    metadata["llama.rope.scaling.original_context_length"] = 1024
+    assert config_from_gguf(metadata, SHAPES, None).context_length == 4096
+
+
 @pytest.mark.parametrize("key", ["scaling.factor", "scale_linear"])
 def test_a_factor_without_a_type_is_linear(key):
     rope = config_from_gguf(METADATA | {f"llama.rope.{key}": 4.0}, SHAPES, None).rope

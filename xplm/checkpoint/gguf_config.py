@@ -218,19 +218,16 @@ def _named_scaling(metadata: Mapping[str, Any], arch: str) -> dict[str, Any] | N
     old = f"{arch}.rope.scale_linear"  # the factor's first name
     key = old if old in metadata and f"{prefix}.factor" not in metadata else f"{prefix}.factor"
     factor = _positive(metadata, key, 1.0 if kind == "linear" else _REQUIRED)
-    if kind == "linear":
-        return {"rope_type": kind, "factor": factor} if factor != 1.0 else None
+    if kind == "linear" and factor == 1.0:
+        return None
 
-    scaling = {
-        "rope_type": kind,
-        "factor": factor,
-        "original_max_position_embeddings": _get(
-            metadata,
-            f"{prefix}.original_context_length",
-            int,
-            metadata.get(f"{arch}.context_length"),  # as for llama.cpp
-        ),
-    }
+    scaling: dict[str, Any] = {"rope_type": kind, "factor": factor}
+    original = f"{prefix}.original_context_length"
+    if kind == "yarn" or original in metadata:
+        context = metadata.get(f"{arch}.context_length")  # as for llama.cpp
+        scaling["original_max_position_embeddings"] = _get(metadata, original, int, context)
+    if kind == "linear":
+        return scaling
     for beta in ("beta_fast", "beta_slow"):
         if f"{prefix}.yarn_{beta}" in metadata:
             scaling[beta] = _positive(metadata, f"{prefix}.yarn_{beta}")
