@@ -124,6 +124,23 @@ def test_one_file_comes_before_a_stale_index(tmp_path, tensors, caplog):
     assert not caplog.messages
 
 
+@pytest.mark.parametrize("text", ["{", "{}", '{"weight_map": {"a": "b.bin"}}'])
+def test_a_damaged_index_beside_one_file_is_stale_too(tmp_path, tensors, text, caplog):
+    path = write_directory(tmp_path / "m", hf_config(), [tensors])
+    (path / "model.safetensors.index.json").write_text(text)
+    assert open_directory(path).tensors.keys() == tensors.keys()
+    (line,) = caplog.messages
+    assert "model.safetensors is used" in line
+
+
+def test_an_adapter_beside_whole_weights_is_named(tmp_path, tensors, caplog):
+    path = write_directory(tmp_path / "m", hf_config(), [tensors])
+    (path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    open_checkpoint(path)
+    (line,) = caplog.messages
+    assert "adapter beside its weights; it is merged in only where it is given too" in line
+
+
 def test_weights_under_another_name_are_refused(tmp_path, tensors):
     path = write_directory(
         tmp_path / "m", hf_config(transformers_weights="b.safetensors"), [tensors]
@@ -163,6 +180,7 @@ def test_float64_is_rounded_once_and_stays_finite(tmp_path, tensors):
 )
 def test_a_malformed_index_is_refused(tmp_path, index):
     path = write_directory(tmp_path / "m", hf_config(), [{"a": np.zeros(1, np.float32)}])
+    (path / "model.safetensors").unlink()
     (path / "model.safetensors.index.json").write_bytes(index.encode("utf-8", "surrogateescape"))
     with pytest.raises(CheckpointError, match=r"index\.json"):
         open_directory(path)
@@ -197,8 +215,11 @@ def test_a_gguf_file_is_known_by_its_first_bytes(tmp_path, tensors, name):
     assert checkpoint.gguf_metadata is not None
 
 
-def test_of_a_directory_of_gguf_files_one_is_to_be_given(tmp_path, tensors):
+@pytest.mark.parametrize("has_config", [False, True])
+def test_of_a_directory_of_gguf_files_one_is_to_be_given(tmp_path, tensors, has_config):
     write_gguf(tmp_path / "m.Q8_0.gguf", hf_config(), tensors)
+    if has_config:  # as repositories of GGUF files often have it
+        (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(CheckpointError, match=r"give one of them, such as m\.Q8_0\.gguf"):
         open_checkpoint(tmp_path)
 

@@ -70,6 +70,7 @@ def test_a_shard_name_of_300_characters_is_refused(tmp_path):
 
 def test_an_index_beyond_16_mib_is_refused(tmp_path):
     write_directory(tmp_path, CONFIG, [random_tensors(CONFIG)])
+    (tmp_path / "model.safetensors").unlink()
     with (tmp_path / "model.safetensors.index.json").open("wb") as index:
         index.truncate(2**24 + 1)
     with pytest.raises(CheckpointError, match=f"at most {2**24} bytes"):

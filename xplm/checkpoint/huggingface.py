@@ -73,13 +73,20 @@ def open_directory(path: Path) -> Checkpoint:
             len(twice),
             listed,
         )
-    has_index = os.path.isfile(path / WEIGHTS) and os.path.isfile(path / INDEX)
-    if has_index and indexed_shards(path / INDEX) != [WEIGHTS]:
+    if os.path.isfile(path / WEIGHTS) and _is_stale(path / INDEX):
         _log.warning(
             "%s: %s is used, as transformers does, and not the shards of %s", path, WEIGHTS, INDEX
         )
     stored = Checkpoint(path, config, tensors, FLOAT_KINDS, partial(_read_tensor, shard_of))
     return unpack(stored)
+
+
+def _is_stale(index: Path) -> bool:
+    """Whether there is an index that names other files than the one of weights beside it, or that cannot be read."""
+    try:
+        return os.path.isfile(index) and indexed_shards(index) != [WEIGHTS]
+    except CheckpointError:
+        return True
 
 
 def shard_names(path: Path) -> list[str]:

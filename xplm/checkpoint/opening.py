@@ -1,5 +1,6 @@
 """Opening whatever a path points at."""
 
+import logging
 import os
 from pathlib import Path
 from shlex import quote
@@ -7,7 +8,6 @@ from shlex import quote
 from xplm.checkpoint.checkpoint import Checkpoint
 from xplm.checkpoint.huggingface import (
     ADAPTER_CONFIG,
-    CONFIG,
     INDEX,
     WEIGHTS,
     open_directory,
@@ -16,6 +16,8 @@ from xplm.checkpoint.untrusted import open_regular, read_json_object
 from xplm.errors import CheckpointError
 
 GGUF_MAGIC = b"GGUF"
+
+_log = logging.getLogger(__name__)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -34,9 +36,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if os.path.isdir(path):  # false, too, for what cannot be a path
         _refuse_adapter(path)
         files = sorted(file.name for file in path.glob("*.gguf"))
-        if files and not os.path.lexists(path / CONFIG):
+        if files and not _has_weights(path):
             raise CheckpointError(
-                f"a model is one GGUF file, or a directory that holds {CONFIG}; {path} is a directory of GGUF files; "
+                f"a model is one GGUF file, or a directory that holds {WEIGHTS}; {path} is a directory of GGUF files; "
                 f"give one of them, such as {files[0]}"
             )
         return open_directory(path)
@@ -52,14 +54,19 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def _refuse_adapter(path: Path) -> None:
-    """Refuse a directory that holds an adapter and no weights of a model.
+    """Refuse a directory that holds an adapter and no weights of a model; warn of one that holds both.
 
     Raises:
         CheckpointError: it does.
     """
     if not os.path.isfile(path / ADAPTER_CONFIG):
         return
-    if any(os.path.isfile(path / name) for name in (WEIGHTS, INDEX)):
+    if _has_weights(path):
+        _log.warning(
+            "%s holds an adapter beside its weights; it is merged in only where it is given too, with --adapter, "
+            "or adapter= in Python",
+            path,
+        )
         return
     named = read_json_object(path / ADAPTER_CONFIG).get("base_model_name_or_path")
     base = named if isinstance(named, str) and named else "MODEL"
@@ -67,6 +74,10 @@ def _refuse_adapter(path: Path) -> None:
         f"a model has weights of its own; {path} is an adapter for {base}; give both: "
         f"--model {quote(base)} --adapter {quote(str(path))}, or in Python load({base!r}, adapter={str(path)!r})"
     )
+
+
+def _has_weights(directory: Path) -> bool:
+    return any(os.path.isfile(directory / name) for name in (WEIGHTS, INDEX))
 
 
 def _is_gguf(path: Path) -> bool:
