@@ -330,3 +330,21 @@ def test_a_context_may_be_asked_for(caplog):
     for wrong in (0, -1, True, 8.0, "8"):
         with pytest.raises(RequestError, match="a context must be a positive number of tokens"):
             config.with_context(wrong)
+
+
+def test_what_a_type_of_rope_does_not_read_is_not_kept():
+    unread = {"rope_type": "default", "factor": 8.0, "low_freq_factor": "low"}
+    assert make_config(rope_scaling=unread) == make_config()
+
+
+@pytest.mark.parametrize("key", ["partial_rotary_factor", "rope_scaling"])
+@pytest.mark.parametrize("part", [0, 0.5, 2.0, "1"])
+def test_rope_turns_whole_heads(key, part):
+    nested = {"rope_type": "default", "partial_rotary_factor": part}
+    with pytest.raises(ConfigError, match="partial_rotary_factor"):
+        make_config(**{key: nested if key == "rope_scaling" else part})
+
+
+def test_null_for_the_norms_epsilon_is_the_familys_own():
+    assert make_config(model_type="gpt2", layer_norm_epsilon=None).norm_eps == 1e-5
+    assert make_config(rms_norm_eps=None).norm_eps == 1e-6

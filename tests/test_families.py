@@ -24,6 +24,15 @@ def test_keys_that_nobody_reads_are_named_in_one_warning(caplog):
     assert changed == make_config(rope_scaling=YARN)
 
 
+def test_an_older_type_of_rope_that_contradicts_the_newer_is_named(caplog):
+    both = {"type": "linear", "rope_type": "dynamic", "factor": 2.0}
+    assert make_config(rope_scaling=both).rope.rope_type == "dynamic"
+    assert caplog.messages[0].endswith("they are ignored: rope_scaling.type")
+    caplog.clear()
+    make_config(rope_scaling=both | {"type": "dynamic"})
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_a_config_of_our_own_gives_no_warning(name, caplog):
     DecoderConfig.from_hf(make_config(**VARIANTS[name]).to_hf() | {"torch_dtype": "float32"})

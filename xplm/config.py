@@ -6,13 +6,13 @@ Fields keep Hugging Face's names. What a family's config.json leaves unsaid, and
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from reprlib import repr as shown  # a value of any length, cut short
 from typing import Any
 
 from xplm.errors import ConfigError, RequestError
 from xplm.families import FAMILIES, Family, check_keys
-from xplm.rope_scaling import ROPE_TYPES, RopeConfig, stretched_context
+from xplm.rope_scaling import READ_BY, ROPE_TYPES, RopeConfig, stretched_context
 
 _log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class DecoderConfig:
             )
         if context > own:
             _log.warning(
-                "a context of %d is above the %d positions that config.json gives this model; "
+                "a context of %d is above the %d positions that this model's configuration gives it; "
                 "what it says beyond those may be poor",
                 context,
                 own,
@@ -155,7 +155,9 @@ class DecoderConfig:
             head_dim=_positive_int(hf, "head_dim", hidden_size // heads),
             max_position_embeddings=max_positions,
             norm=family.norm,
-            norm_eps=_positive_float(hf, family.norm_eps_key, 1e-6),
+            norm_eps=_positive_float(
+                hf, family.norm_eps_key, family.defaults.get(family.norm_eps_key, 1e-6)
+            ),
             activation=family.activation,
             rope=_rope(hf, max_positions) if family.position == "rope" else None,
             attention_bias=_flag(hf, family.attention_bias),
@@ -247,21 +249,20 @@ def _rope(hf: Mapping[str, Any], max_positions: int) -> RopeConfig:
     rope_type = given.get("rope_type", given.get("type", "default"))
     if not isinstance(rope_type, str) or rope_type not in ROPE_TYPES:
         raise ConfigError(f"rope_type is one of {', '.join(ROPE_TYPES)}; got {shown(rope_type)}")
-    if (given.get("partial_rotary_factor") or 1.0) != 1.0:
-        raise ConfigError("RoPE turns whole heads here; got a partial_rotary_factor below 1")
+    if given.get("partial_rotary_factor") not in (None, 1.0):
+        raise ConfigError("RoPE turns whole heads here; got a partial_rotary_factor that is not 1")
 
     theta = given.get("rope_theta", hf.get("rope_theta"))
     known: dict[str, Any] = {
         "rope_theta": theta,
         **{k: v for k, v in given.items() if v is not None},
     }
-    numbers = {
-        f.name: _positive_float(known, f.name)
-        for f in fields(RopeConfig)
-        if f.name not in ("rope_type", "truncate", "original_max_position_embeddings")
-        and known.get(f.name) is not None
-    }
     key = "original_max_position_embeddings"
+    numbers = {
+        name: _positive_float(known, name)
+        for name in ("rope_theta", *READ_BY.get(rope_type, ()))
+        if name not in ("truncate", key) and known.get(name) is not None
+    }
     lengths = known if hf.get(key) is None else hf  # the order in which transformers looks
     is_given = rope_type != "default" and lengths.get(key) is not None
     trained = None

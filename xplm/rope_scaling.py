@@ -96,9 +96,10 @@ def unread_rope_keys(hf: Mapping[str, Any]) -> list[str]:
         return []
     rope_type = given.get("rope_type", given.get("type", "default"))
     read = READ_ALWAYS + READ_BY.get(rope_type if isinstance(rope_type, str) else "", ())
-    return [
-        f"{name}.{key}" for key, value in given.items() if key not in read and value is not None
-    ]
+    unread = [key for key, value in given.items() if key not in read and value is not None]
+    if given.get("type", rope_type) != rope_type:
+        unread.append("type")
+    return [f"{name}.{key}" for key in unread]
 
 
 def _default(_: RopeConfig, inv_freq: np.ndarray) -> tuple[np.ndarray, float]:
