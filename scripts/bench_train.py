@@ -5,7 +5,7 @@
     python scripts/bench_train.py --only shakespeare facts --data tinyshakespeare.txt --facts DIRECTORY
 
     d384 d288 d128    a step (forward, backward, clipping, AdamW) of a new model, beside torch's, eager and compiled
-    finetune          the same from the weights of SmolLM2-135M
+    finetune          the same from the weights of SmolLM2-135M-Instruct in Q4_1
     shakespeare       `xplm train` as a whole process until its validation loss is 1.88, beside the 2000 steps of
                       nanoGPT's recipe at what a step takes in torch
     facts             both phases of RustGPT's job as whole processes, beside RustGPT's own time

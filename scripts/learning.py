@@ -7,7 +7,7 @@
                   the time of a run beside PyTorch's with the same model, first weights, batches and optimizer
     facts         RustGPT's job: read the lines of pretraining_data.json, learn to answer chat_training_data.json, and
                   give the answers back word for word
-    finetune      the recipe finetune with SmolLM2-135M-Instruct: the loss on text held out, and the peak memory
+    finetune      the recipe finetune with SmolLM2-135M-Instruct (Q4_1): the loss on text held out, and the peak memory
 
 Every figure is added to a file as soon as it is known (--json); a figure that is there already is not measured again.
 Exit codes: 0 every threshold is met, 1 one is missed, 2 bad usage or a run that failed, 130 interrupted.

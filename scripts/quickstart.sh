@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh clone to an answer: makes .venv, installs xplm, fetches SmolLM2-135M-Instruct, and asks it a question.
+# From a fresh clone to an answer: makes .venv, installs xplm, fetches SmolLM2-135M-Instruct in Q4_1, and asks it a question.
 # Run again, it installs and downloads nothing.
 #
 #   bash scripts/quickstart.sh [--device cpu|cuda[:N]] [QUESTION]
