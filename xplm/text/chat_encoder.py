@@ -23,6 +23,7 @@ import tokenizers
 from xplm.errors import RequestError, TemplateError
 from xplm.text.chat import ChatTemplate, Message, choose_template
 from xplm.text.marked import MARK
+from xplm.text.plain import plain_pipeline
 from xplm.text.template_files import DEFAULT
 from xplm.text.tokenizer import Tokenizer, encode_with
 
@@ -175,11 +176,14 @@ class ChatEncoder:
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        """A special token, the longest that fits, with the white space that it swallows."""
+        """A special token, the longest that fits, with the white space that it swallows.
+
+        The mark of a token of one character is behind it.
+        """
         tokens = sorted(self._special.values(), key=lambda t: len(t.content), reverse=True)
         expressions = []
         for token in tokens:
-            text = re.escape(token.content)
+            text = re.escape(token.content) + f"(?!{MARK})" * (len(token.content) == 1)
             if token.single_word:
                 text = rf"(?<!\w){text}(?!\w)"
             expressions.append(r"\s*" * token.lstrip + text + r"\s*" * token.rstrip)
@@ -199,8 +203,7 @@ class ChatEncoder:
     @cached_property
     def _cutting_pipeline(self) -> tokenizers.Tokenizer:
         """The model's pipeline, in which the special tokens are plain text and a CUT is a token."""
-        pipeline = tokenizers.Tokenizer.from_str(self.tokenizer.pipeline.to_str())
-        pipeline.encode_special_tokens = True
+        pipeline = plain_pipeline(self.tokenizer.pipeline)
         normalized = any(token.normalized for token in self._special.values())
         pipeline.add_tokens([tokenizers.AddedToken(_CUT, normalized=normalized)])
         return pipeline

@@ -14,6 +14,7 @@ from xplm.text import gguf_tokenizer, hf_tokenizer
 from xplm.text.faults import library_faults, require_text
 from xplm.text.parts import TokenizerParts, has_tokens
 from xplm.text.pieces import cut_text
+from xplm.text.plain import plain_pipeline
 
 CHARS_PER_TOKEN = 1024
 """A text of more characters to each token of a context is taken not to fit, unless the vocabulary has longer tokens.
@@ -278,9 +279,7 @@ class Tokenizer:
 
     @cached_property
     def _plain_pipeline(self) -> tokenizers.Tokenizer:
-        pipeline = tokenizers.Tokenizer.from_str(self.pipeline.to_str())
-        pipeline.encode_special_tokens = True
-        return pipeline
+        return plain_pipeline(self.pipeline)
 
 
 def encode_with(
