@@ -142,6 +142,16 @@ def test_what_is_saved_means_the_same_to_transformers(reference, tmp_path, name)
     assert_equal(tokenizer, reference(tmp_path / "b"))
 
 
+@pytest.mark.parametrize("model_type", [None, "gpt2"])
+def test_a_prefix_space_that_the_class_does_not_put_there(reference, tmp_path, model_type):
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "</s>"}
+    files = {"tokenizer_config_json": names | {"tokenizer_class": "GPT2Tokenizer"}}
+    if model_type:
+        files = {"tokenizer_config_json": names, "config_json": {"model_type": model_type}}
+    path = write_tokenizer(tmp_path, byte_level(prefix_space=True), **files)
+    assert_equal(Tokenizer.from_directory(path), reference(path))
+
+
 @pytest.mark.parametrize("on", [True, False])
 def test_prefix_space_of_a_llama(reference, tmp_path, on):
     config = {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": on}

@@ -151,9 +151,12 @@ def _set_prefix_space(
 ) -> tokenizers.Tokenizer:
     """The pipeline as `add_prefix_space` wants it, where the tokenizer's class lets that decide."""
     wanted, found = config.get("add_prefix_space"), has_prefix_space(pipeline)
-    if type(wanted) is not bool or found is None or wanted == found:
+    name = _tokenizer_class(pipeline, config, model)
+    if type(wanted) is not bool:
+        wanted = PREFIX_SPACE_CLASSES.get(name)
+    if wanted is None or found is None or wanted == found:
         return pipeline
-    if _tokenizer_class(pipeline, config, model) in PREFIX_SPACE_CLASSES:
+    if name in PREFIX_SPACE_CLASSES:
         return with_prefix_space(pipeline, wanted)
     _log.warning(
         "add_prefix_space is %s in tokenizer_config.json and %s in tokenizer.json, which decides",

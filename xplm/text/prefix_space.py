@@ -6,27 +6,30 @@ Three parts of a pipeline can add it, and the decoder takes it away again, by Me
     Metaspace   pre-tokenizer and decoder, `prepend_scheme`
     Prepend     normalizer
 
-"add_prefix_space" of tokenizer_config.json decides for the classes of transformers that rebuild their pipeline;
-for the others tokenizer.json does.
+"add_prefix_space" of tokenizer_config.json, or the default of the class, decides for the classes of transformers that
+rebuild their pipeline; for the others tokenizer.json does.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import tokenizers
 
-PREFIX_SPACE_CLASSES = {
-    "CodeGenTokenizer",
-    "CodeLlamaTokenizer",
-    "CohereTokenizer",
-    "GPT2Tokenizer",
-    "GPTNeoXTokenizer",
-    "LlamaTokenizer",
-    "Qwen2Tokenizer",
-    "RobertaTokenizer",
+PREFIX_SPACE_CLASSES: Mapping[str, bool | None] = {
+    "CodeGenTokenizer": False,
+    "CodeLlamaTokenizer": None,
+    "CohereTokenizer": False,
+    "GPT2Tokenizer": False,
+    "GPTNeoXTokenizer": False,
+    "LlamaTokenizer": None,
+    "Qwen2Tokenizer": False,
+    "RobertaTokenizer": False,
 }
-"""Classes of transformers 5 whose constructor takes `add_prefix_space`."""
+"""Classes of transformers 5 whose constructor takes `add_prefix_space`, and its value where no file gives one.
+
+None: it is then as tokenizer.json has it.
+"""
 
 _SPACE = "\u2581"
 _SEQUENCES = ("normalizers", "pretokenizers", "decoders")
