@@ -7,10 +7,11 @@ from xplm.language_model import LanguageModel
 
 
 def test_answers_given_back_are_counted(xplm, tiny_directory, tmp_path, monkeypatch):
-    prompts = []
+    prompts, stops = [], []
 
-    def generate(self, ids, **_):
+    def generate(self, ids, *, stop_token_ids, **_):
         prompts.append(self.tokenizer.decode(ids))
+        stops.append(stop_token_ids)
         return SimpleNamespace(text=" It is\nblue")
 
     monkeypatch.setattr(LanguageModel, "generate", generate)
@@ -30,6 +31,7 @@ def test_answers_given_back_are_counted(xplm, tiny_directory, tmp_path, monkeypa
     out = xplm(*recall)
     assert out.code == 0
     assert prompts == ["system\nBe brief.\nuser\nSky?\nassistant\n"] * 2
+    assert stops == [(1,)] * 2  # a turn's end, as in a chat
     assert out.stdout.splitlines() == [
         "Sky?",
         "  expected: It is red",

@@ -43,7 +43,8 @@ def recall(
         asked, answer = split_chat(chat)
         variables: dict[str, Any] = {"tools": chat.tools} if chat.tools else {}
         ids = encoder.encode(asked, **variables)
-        given = lm.generate(ids, max_new_tokens=len(answer.encode()) + ROOM).text
+        room = len(answer.encode()) + ROOM
+        given = lm.generate(ids, max_new_tokens=room, stop_token_ids=encoder.turn_end_ids).text
         is_same = given.split() == answer.split()
         recalled += is_same
         if not is_same:

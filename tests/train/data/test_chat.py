@@ -85,6 +85,12 @@ def test_a_line_break_behind_the_turn_is_not_scored(tokenizer: Tokenizer) -> Non
     assert scored_runs(tokenizer, encode_chat(encoder, TURNS[:4])) == ["Good day.</s>"]
 
 
+def test_a_turn_ends_where_the_template_ends_it(tokenizer: Tokenizer) -> None:
+    encoder = with_template(tokenizer, CHATML.replace("'</s>\\n'", "'<|assistant|>\\n'"))
+    runs = scored_runs(tokenizer, encode_chat(encoder, TURNS[:3]))
+    assert runs == ["Good day.<|assistant|>"]
+
+
 def test_a_question_without_an_answer_is_left_out(tokenizer: Tokenizer) -> None:
     encoder = ChatEncoder(tokenizer)
     assert str(encode_chat(encoder, TURNS[:4])) == str(encode_chat(encoder, TURNS[:3]))

@@ -19,7 +19,6 @@ from typing import Any
 
 from xplm.errors import TemplateError
 from xplm.text.chat_encoder import ChatEncoder
-from xplm.text.tokenizer import Tokenizer
 from xplm.train.data.examples import Example
 from xplm.train.data.records import Conversation, record_conversation
 from xplm.train.data.sources import Progress, read_records, unseen
@@ -71,7 +70,7 @@ def encode_chat(encoder: ChatEncoder, chat: Conversation) -> Example:
         opened = encode(messages[:i], opens_reply=True)
         said = encode(messages[: i + 1], opens_reply=False)
         begin = _common_length(opened, said)
-        end = _turn_end(said, begin, encoder.tokenizer)
+        end = _turn_end(said, begin, encoder)
         if ids[:end] != said[:end]:
             raise TemplateError(
                 "training on a chat needs a template that leaves earlier turns as they are, "
@@ -111,7 +110,8 @@ def _common_length(a: Sequence[int], b: Sequence[int]) -> int:
     return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))
 
 
-def _turn_end(ids: Sequence[int], begin: int, tokenizer: Tokenizer) -> int:
-    """Behind the last token that ends a text; templates may put a line break after it."""
-    ends = [i + 1 for i in range(begin, len(ids)) if ids[i] in tokenizer.eos_token_ids]
+def _turn_end(ids: Sequence[int], begin: int, encoder: ChatEncoder) -> int:
+    """Behind the last token that ends a turn or a text; templates may put a line break after it."""
+    stops = {*encoder.turn_end_ids, *encoder.tokenizer.eos_token_ids}
+    ends = [i + 1 for i in range(begin, len(ids)) if ids[i] in stops]
     return ends[-1] if ends else len(ids)
