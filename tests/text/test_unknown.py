@@ -31,9 +31,8 @@ def some_bytes() -> Tokenizer:
         (train_tokenizer("bpe", ["ab"], vocab_size=262), 0),
         (made(models.Unigram([("<unk>", 0.0), ("a", -1.0), ("b", -1.0)], 0)), 2),
         (made(models.BPE({"<u>": 0, "a": 1, "b": 2}, [], unk_token="<u>", fuse_unk=True)), 2),
-        (made(models.BPE({"</s>": 0, "a": 1}, [], unk_token="</s>"), eos=(0,)), 0),
     ],
-    ids=["char", "word", "bytes", "unigram", "fused", "also the end"],
+    ids=["char", "word", "bytes", "unigram", "fused"],
 )
 def test_unknown_tokens_are_counted(tokenizer: Tokenizer, unknown: int) -> None:
     ids = np.asarray(tokenizer.encode("aéb 水"))
@@ -48,6 +47,13 @@ def test_characters_that_are_left_out_are_counted(tokenizer: Tokenizer) -> None:
     assert leaves_out(tokenizer)
     assert count_left_out(tokenizer, ["aéb", "水 ab\n", "é"]) == 3
     assert count_unknown(tokenizer, np.asarray(tokenizer.encode("aéb"))) == 0
+
+
+def test_characters_that_become_an_end_of_text_count_as_left_out() -> None:
+    tokenizer = made(models.BPE({"</s>": 0, "a": 1}, [], unk_token="</s>"), eos=(0,))
+    assert leaves_out(tokenizer)
+    assert count_left_out(tokenizer, ["aéb"]) == 2
+    assert count_unknown(tokenizer, np.asarray([0, 0, 1])) == 0
 
 
 def test_what_is_lacking_is_described() -> None:

@@ -19,11 +19,7 @@ UNSEEN = "\U0010fffd"
 
 def unknown_id(tokenizer: Tokenizer) -> int | None:
     """Id of the token for all that the vocabulary lacks; None where there is none, or where it ends texts too."""
-    model = tokenizer.pipeline.model
-    if isinstance(model, models.Unigram):
-        found = json.loads(model.__getstate__())["unk_id"]
-    else:
-        found = tokenizer.pipeline.token_to_id(model.unk_token) if model.unk_token else None
+    found = _model_unknown_id(tokenizer)
     return None if found in tokenizer.eos_token_ids else found
 
 
@@ -39,7 +35,7 @@ def leaves_out(tokenizer: Tokenizer) -> bool:
 
 
 def count_left_out(tokenizer: Tokenizer, texts: Iterable[str]) -> int:
-    """Characters of texts, white space aside, that become no token or only a part of their bytes."""
+    """Characters of texts, white space aside, that become no token, only a part of their bytes, or an end of text."""
     if not leaves_out(tokenizer):
         return 0
     found: Counter[str] = Counter()
@@ -52,8 +48,19 @@ def _is_left_out(tokenizer: Tokenizer, character: str) -> bool:
     if character.isspace() or character == "\ufffd":
         return False
     ids = tokenizer.encode(character, add_special_tokens=False, allow_special=False)
+    unknown = _model_unknown_id(tokenizer)
+    if unknown in ids and unknown in tokenizer.eos_token_ids:
+        return True
     text = tokenizer.decode(ids, skip_special_tokens=False)
     return not text.strip() or "\ufffd" in text
+
+
+def _model_unknown_id(tokenizer: Tokenizer) -> int | None:
+    model = tokenizer.pipeline.model
+    if isinstance(model, models.Unigram):
+        found: int | None = json.loads(model.__getstate__())["unk_id"]
+        return found
+    return tokenizer.pipeline.token_to_id(model.unk_token) if model.unk_token else None
 
 
 def describe_unknown(tokenizer: Tokenizer, n_unknown: int, n_tokens: int, n_lost: int) -> list[str]:
