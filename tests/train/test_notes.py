@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.train.runs import tiny_recipe
+from xplm.text import trainable
 from xplm.text.trainable import train_tokenizer, with_chat_template
 from xplm.train.data import open_dataset
 from xplm.train.notes import run_notes
@@ -44,6 +45,18 @@ def test_characters_that_the_tokenizer_lacks_are_counted(tmp_path):
     (tmp_path / "text.txt").write_text("az bz " * 50, encoding="utf-8")
     (note,) = notes(tmp_path, tiny_recipe(tmp_path))
     assert note.startswith("100 of 301 tokens, 33 %, are <unk>")
+
+
+def test_an_opening_of_replies_that_is_not_learned_is_named(tmp_path, monkeypatch):
+    (tmp_path / "text.jsonl").write_text(json.dumps([ASK, REPLY]), encoding="utf-8")
+    chat = {"data__path": "text.jsonl", "data__kind": "chat", "data__held_out": 0.0}
+    chat |= {"data__context": 20}
+    recipe = tiny_recipe(tmp_path, **chat)
+    assert notes(tmp_path, recipe) == ["no validation: data.held_out is 0"]
+    opens = "'<|assistant|>' -}}\n{%- endif"
+    thinks = trainable.CHAT_TEMPLATE.replace(opens, opens.replace("t|>", "t|><think>"))
+    monkeypatch.setattr(trainable, "CHAT_TEMPLATE", thinks)
+    assert notes(tmp_path, recipe)[1].startswith("the template opens a reply with '<think>', which")
 
 
 @pytest.mark.parametrize(

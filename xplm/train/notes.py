@@ -1,5 +1,7 @@
 """What a run does otherwise than its recipe says, a line each: data that it loses, settings that it does not read."""
 
+from xplm.errors import TemplateError
+from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.tokenizer import Tokenizer
 from xplm.text.unknown import describe_unknown
 from xplm.train.data import Dataset
@@ -23,6 +25,7 @@ def run_notes(recipe: Recipe, tokenizer: Tokenizer, dataset: Dataset, steps: int
         *_unread(recipe),
         *_lost(recipe, dataset),
         *describe_unknown(tokenizer, report.n_unknown, report.n_tokens, report.n_lost_chars),
+        *(_opening(tokenizer) if recipe.data.kind == "chat" else ()),
         *_schedule(recipe, steps),
     ]
 
@@ -63,6 +66,27 @@ def _lost(recipe: Recipe, dataset: Dataset) -> list[str]:
             "hold out more"
         )
     return notes
+
+
+def _opening(tokenizer: Tokenizer) -> list[str]:
+    """What opens a reply at inference, and is not in front of the replies to learn."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    try:
+        template = ChatEncoder(tokenizer).template
+        opened = template.render(turns[:1])
+        learned = template.render(turns, add_generation_prompt=False)
+    except TemplateError:  # it takes other chats than this one
+        return []
+    common = opened
+    while not learned.startswith(common):
+        common = common[:-1]
+    lacking = opened.removeprefix(common)
+    if not lacking:
+        return []
+    return [
+        f"the template opens a reply with {lacking!r:.80}, which the replies to learn do not begin with: "
+        "at inference the model follows what it has not seen in training"
+    ]
 
 
 def _schedule(recipe: Recipe, steps: int) -> list[str]:
