@@ -154,6 +154,13 @@ def test_a_failure_while_generating_leaves_no_trace(lm, monkeypatch, after):
     assert chat.send("Three", **OPTIONS).text == never.send("Three", **OPTIONS).text
 
 
+def test_an_appended_turn_is_made_of_texts(chat):
+    for turn in ((b"And?", "Well"), ("And?", None)):
+        with pytest.raises(RequestError, match="is a text; got"):
+            chat.append(*turn)
+    assert chat.n_turns == 0
+
+
 def test_an_appended_turn_is_as_one_that_was_sent(lm, chat):
     first = chat.send("Hi", **OPTIONS)
     chat.append("And?", "Well")

@@ -151,8 +151,10 @@ class Chat:
             assistant: the answer to it.
 
         Raises:
-            RequestError: an earlier reply has not been read to its end.
+            RequestError: they are no texts, or an earlier reply has not been read to its end.
         """
+        require_text("a message", user)
+        require_text("an answer", assistant)
         self._require_idle()
         self._turns += (Turn(user, assistant, len(self._held)),)
 
