@@ -79,6 +79,13 @@ def test_tokens_beyond_the_model_are_left_out(tmp_path, caplog):
         ({"tokenizer_config_json": {"eos_token": 7}}, "a token must be a text"),
         ({"tokenizer_config_json": {"extra_special_tokens": "<x>"}}, "must be a list of tokens"),
         ({"tokenizer_config_json": {"extra_special_tokens": [7]}}, "a token must be a text"),
+        (
+            {
+                "tokenizer_config_json": {"added_tokens_decoder": NEW},
+                "special_tokens_map_json": {"additional_special_tokens": "<x>"},
+            },
+            "must be a list of tokens",
+        ),
         ({"added_tokens_json": {"<x>": "1"}}, "must map texts to ids"),
         ({"tokenizer_config_json": {"split_special_tokens": True}}, "split_special_tokens"),
     ],

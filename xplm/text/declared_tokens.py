@@ -71,7 +71,9 @@ def read_declared(directory: Path, config: Mapping[str, Any]) -> DeclaredTokens:
     if config.get("added_tokens_decoder") is None:
         special = {token.content for token in [*named.values(), *further]}
         numbered = _numbered_by_text(read_object(directory / "added_tokens.json"), special)
-    return DeclaredTokens(named, further, numbered, _special_texts(config, legacy, numbered))
+    return DeclaredTokens(
+        named, further, numbered, _special_texts(config, legacy, numbered, directory)
+    )
 
 
 def add_declared(
@@ -158,7 +160,10 @@ def _named_special(token: AddedToken, texts: set[str]) -> AddedToken:
 
 
 def _special_texts(
-    config: Mapping[str, Any], legacy: Mapping[str, Any], numbered: Mapping[int, AddedToken]
+    config: Mapping[str, Any],
+    legacy: Mapping[str, Any],
+    numbered: Mapping[int, AddedToken],
+    directory: Path,
 ) -> set[str]:
     """Every text that one of the files calls special."""
     values: list[Any] = [token.content for token in numbered.values() if token.special]
@@ -166,7 +171,7 @@ def _special_texts(
         values += [value for key, value in settings.items() if key.endswith("_token")]
         for key in _EXTRA_KEYS:
             extra = settings.get(key) or []
-            values += extra.values() if isinstance(extra, dict) else extra
+            values += extra.values() if isinstance(extra, dict) else _list(extra, directory)
     texts = (value.get("content") if isinstance(value, dict) else value for value in values)
     return {text for text in texts if isinstance(text, str) and text}
 
