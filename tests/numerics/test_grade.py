@@ -2,12 +2,21 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from tests.numerics.slips import MISTAKEN, MISTAKEN_FORWARD
 from tests.numerics.strangers import STRANGERS
 from tests.numerics.students import RIGHT
-from tests.numerics.textbooks import SINGLE_GELU, SINGLE_INSIDE, TEXTBOOKS
+from tests.numerics.textbooks import (
+    KEPT_IN_A_GLOBAL,
+    PLAIN_CROSS_ENTROPY,
+    SINGLE_GELU,
+    SINGLE_INSIDE,
+    SINGLE_SOFTMAX,
+    TEXTBOOKS,
+    TWO_AXES_LINEAR,
+)
 from tests.numerics.usual import USUAL
 from xplm.errors import RequestError
 from xplm.numerics.grade import grade
@@ -78,7 +87,11 @@ def test_a_usual_slip_is_named_in_plain_words(graded, op, text, says):
 
 @pytest.mark.parametrize(
     ("op", "text", "forward", "dtype"),
-    [("gelu", SINGLE_GELU, "in float32", "float32"), ("rms_norm", SINGLE_INSIDE, "float32", "")],
+    [
+        ("gelu", SINGLE_GELU, "in float32", "float32"),
+        ("rms_norm", SINGLE_INSIDE, "float32", ""),
+        ("softmax", SINGLE_SOFTMAX, "float32", ""),
+    ],
 )
 def test_float32_is_named_and_is_no_mistake(graded, op, text, forward, dtype):
     result = graded(op, text)
@@ -216,6 +229,7 @@ def test_what_does_not_run_is_said_so(graded, text, says):
             "add forward = my_forward and backward = my_backward",
         ),
         ("softmax.py", "def forward(x: return x", "SyntaxError in line 1"),
+        ("softmax.py", "forward = max\ndef backward(dy, x): return dy", "write def forward(...)"),
         ("softmax.py", "\n\n1 / 0", "ZeroDivisionError in line 3"),
         (
             "mine.py",
@@ -239,6 +253,51 @@ def test_what_cannot_be_graded_is_refused_in_a_line(tmp_path, name, text, says):
     path.write_text(text)
     with pytest.raises(RequestError, match=re.escape(says)):
         grade(path)
+
+
+def test_a_backward_that_takes_dy_alone_reads_what_forward_kept(graded):
+    before = np.geterr()
+    assert graded("softmax", KEPT_IN_A_GLOBAL).passed
+    assert np.geterr() == before  # the file calls np.seterr
+    (finding,) = graded("softmax", KEPT_IN_A_GLOBAL.replace("(dy)", "(x)")).findings
+    assert "does not take what it is called with" in finding.says
+
+
+def test_an_array_that_is_not_the_ops_is_left_at_its_default(graded):
+    assert graded("softmax", RIGHT["softmax"].replace("forward(x)", "forward(x, dim=None)")).passed
+    text = (
+        "def forward(q, k, v, mask): return v\ndef backward(dy, q, k, v, mask): return dy, dy, dy\n"
+    )
+    with pytest.raises(RequestError, match=r"got forward\(q, k, v, mask\); give mask a default"):
+        graded("attention", text)
+
+
+def test_a_tuple_that_was_saved_is_unpacked_for_a_backward_of_any_number(graded):
+    text = "def forward(g, u):\n    s = 1 / (1 + np.exp(-g))\n    return g * s * u, (g, u, s)\n"
+    text += "def backward(dy, *saved):\n    g, u, s = saved\n"
+    text += "    return dy * u * s * (1 + g * (1 - s)), dy * g * s\n"
+    assert graded("swiglu", "import numpy as np\n" + text).passed
+
+
+def test_a_matrix_backward_that_keeps_an_axis_of_its_bias_is_told_that_alone(graded):
+    result = graded("linear", TWO_AXES_LINEAR.replace("axis=0", "axis=0, keepdims=True"))
+    (finding,) = result.findings
+    assert "its numbers are right, with axes of length 1 too many" in finding.says
+    assert any("of more than 2 axes: backward raises" in note for note in result.notes)
+
+
+def test_a_mean_loss_that_takes_its_targets_first_is_told_the_order(graded):
+    text = PLAIN_CROSS_ENTROPY.replace("forward(z, y)", "forward(y, z)")
+    result = graded("cross_entropy", text)
+    assert result.op == "mean_cross_entropy"
+    assert "takes its arrays in another order" in result.findings[0].says
+
+
+def test_functions_without_a_name_of_their_own_are_graded(graded):
+    text = RIGHT["gelu"] + "\nfrom functools import partial\nforward = partial(forward)\n"
+    assert graded("gelu", text).passed
+    (finding,) = graded("gelu", text + "backward = partial(lambda dy, x: x @ oops)\n").findings
+    assert "backward raises NameError in line" in finding.says
 
 
 def test_modules_beside_the_file_can_be_imported(tmp_path):

@@ -150,6 +150,29 @@ def backward(dy, saved):
     return r * (h - n * (h * n).mean(-1, keepdims=True)), (dy * n).reshape(-1, len(w)).sum(0)
 """
 
+SINGLE_SOFTMAX = """
+import numpy as np
+def forward(x):
+    e = np.exp(x.astype(np.float32) - x.astype(np.float32).max(-1, keepdims=True))
+    return (e / e.sum(-1, keepdims=True)).astype(x.dtype)
+def backward(dy, x):
+    y = forward(x)
+    return y * (dy - (dy * y).sum(-1, keepdims=True))
+"""
+
+KEPT_IN_A_GLOBAL = """
+import numpy as np
+np.seterr(all="raise")
+kept = {}
+def forward(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    kept["y"] = e / e.sum(-1, keepdims=True)
+    return kept["y"]
+def backward(dy):
+    y = kept["y"]
+    return y * (dy - (dy * y).sum(-1, keepdims=True))
+"""
+
 # name: (op, text, what is said of the forward, what must be said that it was not tried on)
 TEXTBOOKS = {
     "no ignore_index": ("cross_entropy", PLAIN_CROSS_ENTROPY, "is right", "need ignore_index"),

@@ -1,4 +1,4 @@
-"""`xplm grade`: check somebody's own forward and backward, and name the likely mistake."""
+"""`xplm grade`: check your own forward and backward, and name the likely mistake."""
 
 import math
 import sys
@@ -27,7 +27,7 @@ def grade(
         typer.Option(help=f"One of {', '.join(CHAINS)}; if not given, the file's OP or its name."),
     ] = None,
 ) -> None:
-    """Check your own forward and backward of an op, and hear what is likely wrong.
+    """Check your own forward and backward of an op, and name the likely mistake.
 
     The file is run: grade only what you trust. It defines
 
@@ -105,7 +105,7 @@ def _verdict(result: Grade, name: str) -> str:
 
 
 def _about_dtypes(result: Grade) -> list[str]:
-    """What a dtype narrower than float64 means for the check."""
+    """The meaning of a dtype narrower than float64 for the check."""
     names = sorted({dtype for dtype in result.dtypes.values() if dtype})
     if names:
         about = f"It computes in {' and '.join(names)}"
@@ -117,7 +117,7 @@ def _about_dtypes(result: Grade) -> list[str]:
 
 
 def _sentence(finding: Finding) -> str:
-    """A finding, and what it explains where that is more than one gradient."""
+    """A finding, and the gradients that it explains if they are several."""
     if len(finding.arguments) < 2:
         return f"{finding.says}."
     *most, last = finding.arguments

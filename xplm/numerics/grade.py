@@ -1,7 +1,7 @@
-"""Check somebody's own forward and backward of an op, and name the likely mistake.
+"""Check a file's own forward and backward of an op, and name the likely mistake.
 
-The forward is compared with the op's definition, the backward with central differences of their own forward, both on
-cases that fit what their forward takes. Wrong gradients go to `grading.diagnosis`.
+The forward is compared with the op's definition, the backward with central differences of the file's forward, both on
+cases that fit the forward's parameters. Wrong gradients go to `grading.diagnosis`.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ OVERFLOWS = "is right, but overflows"
 
 @dataclass(frozen=True)
 class Grade:
-    """What was found out about a file."""
+    """The result of grading a file."""
 
     op: str
     cases: tuple[str, ...]  # labels of what it was tried on
@@ -44,7 +44,7 @@ class Grade:
 
     @property
     def passed(self) -> bool:
-        """Whether forward and backward are both right."""
+        """True where forward and backward are both right."""
         return not self.findings
 
 
@@ -109,7 +109,7 @@ def _grade(attempt: Attempt) -> Grade:
 def _explain(
     attempt: Attempt, verdict: Verdict, tried: Tried, wrong: Sequence[str], names: dict[str, str]
 ) -> list[Finding]:
-    """What is wrong with the backward."""
+    """The findings about the backward."""
     chain, trials = attempt.chain, tried.trials
     if (wrong or tried.crashes) and (says := called_otherwise(attempt, verdict, tried)):
         return [Finding(tuple(wrong), says)]
@@ -125,7 +125,7 @@ def _explain(
 
 
 def _fits_definition(chain: Chain, trials: Sequence[Trial], arguments: Sequence[str]) -> bool:
-    """Whether these gradients are those of the op itself, whatever the forward does."""
+    """True where these gradients are those of the op itself, whatever the forward does."""
     return all(
         trial.is_like(arg, right[arg])
         for trial in trials

@@ -1,1 +1,1 @@
-"""What `xplm.numerics.grade` is made of: somebody's file, cases that fit it, and what a wrong gradient looks like."""
+"""The parts of `xplm.numerics.grade`: the file, the cases that fit it, and the diagnosis of wrong gradients."""

@@ -1,8 +1,9 @@
-"""Somebody's forward and backward run on the cases of an op, in whichever layout, form and order they wrote it."""
+"""A file's forward and backward run on the cases of an op, in the layout, form and order in which it is written."""
 
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from functools import cached_property
+from itertools import permutations
 from os import devnull
 from typing import Any, NamedTuple
 
@@ -20,6 +21,10 @@ from xplm.numerics.op_cases import OpCase
 
 Twist = Callable[[tuple[Any, ...], Sequence[np.ndarray]], tuple[Any, ...]]
 """Other arguments for backward, from those that it is given and the arrays that forward was given."""
+
+
+LAST_ARRAY = {"attention": ("first",), "softmax": ("visible", "mask", "keep", "valid")}
+"""Ops whose last array may be missing, and the words in its name: a parameter without them is another array."""
 
 
 class Setup(NamedTuple):
@@ -58,20 +63,30 @@ class Attempt:
             RequestError: there is none.
         """
         theirs, required = self.submission.array_names(self._options)
-        if self.op == "attention" and len(theirs) > 3 and theirs[3] != "first":
-            theirs = theirs[:3] if required <= 3 else theirs  # their own mask is not `first`
+        taken, own = self._without_own(theirs)
         fit = [
             case
             for case in self._cases
-            if required <= len(_given(case)) <= len(theirs) and self._takes_options(case)
+            if required <= len(_given(case)) <= len(taken) and self._takes_options(case)
         ]
         if not fit:
             by_name = f", and by name {', '.join(sorted(self._options))}" * bool(self._options)
             raise RequestError(
                 f"forward of {self.op} takes the arrays {', '.join(self.chain.arguments)}{by_name}; "
-                f"got forward({', '.join(theirs)}); name and order them so"
+                f"got forward({', '.join(theirs)}); "
+                + (f"give {own} a default: {own}=None" if own else "name and order them so")
             )
         return fit
+
+    def _without_own(self, theirs: list[str]) -> tuple[list[str], str]:
+        """Their arrays without one that is not the op's, such as attention's own mask, and the name of that."""
+        if self.op not in LAST_ARRAY:
+            return theirs, ""
+        n_others, words = len(self.chain.arguments) - 1, LAST_ARRAY[self.op]
+        own = next(
+            (n for n in theirs[n_others:] if not any(word in n.lower() for word in words)), ""
+        )
+        return (theirs[: theirs.index(own)], own) if own else (theirs, "")
 
     def missing_options(self) -> list[str]:
         """A note of the options that other cases have and their forward does not take."""
@@ -96,11 +111,13 @@ class Attempt:
         ]
 
     def returns_a_number(self) -> bool:
-        """Whether their forward makes one number of the first case."""
-        for layout in layouts(self.op, self.chain):
-            if layout.fits(self.chain, self.cases[0]):
+        """True where their forward makes one number of the first case, in some order of its arrays."""
+        case = self.cases[0]
+        fitting = [one for one in layouts(self.op, self.chain) if one.fits(self.chain, case)]
+        for order in permutations(range(len(_given(case)))):
+            for layout in fitting:
                 try:
-                    return self.forward(self.cases[0], Setup(layout=layout))[0].ndim == 0
+                    return self.forward(case, Setup(layout=layout, order=order))[0].ndim == 0
                 except SubmissionError:
                     continue
         return False

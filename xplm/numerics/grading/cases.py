@@ -1,4 +1,4 @@
-"""What somebody's op is tried on: the cases of `op_cases`, and cases for the layers that have no kernel."""
+"""The cases that a file is tried on: those of `op_cases`, and more for the layers that have no kernel."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,12 +20,12 @@ def grading_cases(op: str, seed: int = 0) -> list[OpCase]:
 
 
 def _is_gradable(op: str, case: OpCase) -> bool:
-    """Whether a case is about the op: chunks are about a kernel, and zeros for a row of nothing are a convention."""
+    """True where a case is about the op: chunks are about a kernel, and zeros for an empty row are a convention."""
     return not case.tuning and not (op == "softmax" and len(case.args) > 1)
 
 
 def assumed(args: Mapping[str, np.ndarray | None]) -> dict[str, Any]:
-    """What an option is where somebody's forward has no parameter for it; a case that says otherwise is left out."""
+    """The values of options that a forward has no parameter for; a case with another value is left out."""
     values = {
         "eps": 1e-5,
         "start": 0,
@@ -41,7 +41,7 @@ def assumed(args: Mapping[str, np.ndarray | None]) -> dict[str, Any]:
 
 
 def is_grouped(case: OpCase) -> bool:
-    """Whether a case of attention has fewer key heads than query heads."""
+    """True where a case of attention has fewer key heads than query heads."""
     q, k, *_ = case.args
     return q is not None and k is not None and k.shape[1] < q.shape[1]
 

@@ -18,7 +18,7 @@ from xplm.numerics.mistakes.chain import Chain, Mistake
 
 
 class Finding(NamedTuple):
-    """What is wrong."""
+    """One mistake."""
 
     arguments: tuple[str, ...]  # what it explains; () for the forward or the whole file
     says: str

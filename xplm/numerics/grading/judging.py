@@ -1,4 +1,4 @@
-"""Somebody's forward against the op's definition, its other forms and layouts, and its known mistakes."""
+"""A file's forward against the op's definition, its other forms and layouts, and its known mistakes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ from xplm.numerics.op_cases import OpCase
 
 @dataclass(frozen=True)
 class Verdict:
-    """How their forward compares with the op's definition."""
+    """The comparison of a forward with the op's definition."""
 
     says: str
     is_the_op: bool  # it computes the op, perhaps with its arrays in another order
@@ -242,6 +242,8 @@ def _difference(attempt: Attempt, run: _Run) -> str:
             continue
         right = np.asarray(run_forward(chain, attempt.values(case, OWN_FORM)).y)
         expected = run.layout.their_y(chain, right, case)
+        if y.ndim == 0 and expected.ndim == 1:
+            return f"y is one number; the loss of each row belongs, {expected.shape}, without a sum or mean"
         if y.shape != expected.shape:
             return f'y has shape {y.shape} where {expected.shape} belongs (case "{case.label}")'
         if not np.isfinite(y).all():

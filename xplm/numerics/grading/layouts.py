@@ -20,7 +20,7 @@ AXES = {2: "two axes", 3: "three axes", 4: "four axes"}
 
 @dataclass(frozen=True)
 class Layout:
-    """How a file stores what the op takes and returns."""
+    """The way in which a file stores the op's arguments and results."""
 
     says: str = ""  # "with matrices stored (inputs, outputs)"
     transposed: bool = False  # matrices are (inputs, outputs)
@@ -52,7 +52,7 @@ class Layout:
         )
 
     def fits(self, chain: Chain, case: OpCase) -> bool:
-        """Whether a case can be stored so."""
+        """True where a case can be stored so."""
         given = dict(zip(chain.arguments, case.args, strict=False))
         if any(arg in self.others and given.get(arg) is None for arg in self.others):
             return False

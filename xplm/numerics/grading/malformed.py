@@ -9,7 +9,7 @@ from xplm.numerics.grading.trial import Trial, is_same
 
 
 def malformed(arg: str, trials: Sequence[Trial], names: Mapping[str, str]) -> str:
-    """What keeps a gradient from being compared, as a sentence, or ""."""
+    """The reason that a gradient cannot be compared, as a sentence, or ""."""
     name = f"d{names[arg]}"
     for t in trials:
         if arg not in t.expected:
@@ -42,6 +42,10 @@ def _reshaped(t: Trial, found: np.ndarray, expected: np.ndarray) -> str:
 
     if found.ndim >= 2 and equals(np.swapaxes(found, -1, -2)):
         return ": it is transposed; a gradient is stored as its array is"
+    if found.size == expected.size and equals(found.reshape(expected.shape)):
+        if found.squeeze().shape == expected.squeeze().shape:
+            return ": its numbers are right, with axes of length 1 too many or too few (keepdims=True?)"
+        return ": its numbers are right, reshape it"
     leading = tuple(range(found.ndim - expected.ndim))
     if leading and equals(found.sum(leading)):
         return ": sum it over the leading axes"
@@ -49,8 +53,6 @@ def _reshaped(t: Trial, found: np.ndarray, expected: np.ndarray) -> str:
         return ": wrong axis, it is summed over the last axis; sum it over all others"
     if expected.ndim == 1 and found.ndim > 1 and equals(found.reshape(-1, found.shape[-1]).sum(0)):
         return ": sum it over all axes but the last"
-    if found.size == expected.size and equals(found.reshape(expected.shape)):
-        return ": its numbers are right, reshape it"
     if found.ndim == expected.ndim:
         wide = tuple(
             i for i, (n, m) in enumerate(zip(found.shape, expected.shape, strict=True)) if n != m

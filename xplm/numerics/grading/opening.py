@@ -1,5 +1,6 @@
-"""Running somebody's file, and taking its forward and backward."""
+"""Run a file, and take its forward and backward."""
 
+import inspect
 import os
 import runpy
 import sys
@@ -7,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from xplm.errors import RequestError
 from xplm.numerics.grading.raised import line_of
@@ -24,7 +27,7 @@ def load_submission(path: Path) -> Submission:
     if os.path.exists(path) and not os.path.isfile(path):
         raise RequestError(f'a file must be readable; got "{path}", which is not a regular file')
     try:
-        with _imports_from(path.resolve().parent):
+        with _imports_from(path.resolve().parent), np.errstate():  # a file may call np.seterr
             defined = runpy.run_path(str(path))
     except (Exception, SystemExit) as error:
         if isinstance(error, OSError) and not line_of(path, error):
@@ -41,6 +44,14 @@ def load_submission(path: Path) -> Submission:
             f'a file to grade defines forward and backward; "{path}" lacks {" and ".join(missing)}'
             + _what_it_has(defined, missing)
         )
+    for name in ("forward", "backward"):
+        try:
+            inspect.signature(defined[name])
+        except ValueError as error:
+            raise RequestError(
+                f'{name} must be a function whose parameters can be read; "{path}" has '
+                f"{defined[name]!r}; write def {name}(...) around it"
+            ) from error
     op = defined.get("OP")
     return Submission(
         path, defined["forward"], defined["backward"], op if isinstance(op, str) else None

@@ -1,4 +1,4 @@
-"""What a file raised, as a sentence: which function, which line, and what NumPy's words usually mean."""
+"""An exception of a file as a sentence: the function, the line, and the usual meaning of NumPy's words."""
 
 import re
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class SubmissionError(Exception):
 def raised(
     function: str, path: Path, error: BaseException, arguments: Sequence[Any]
 ) -> SubmissionError:
-    """What their code raised, as a sentence.
+    """An exception of the file's code, as a sentence.
 
     Args:
         function: the name of what raised.
@@ -43,7 +43,7 @@ def raised(
     words = MATMUL.sub(r"matmul: the inner axes differ, \1 and \2", str(error).strip())
     shapes = ", ".join(str(a.shape) for a in arguments if isinstance(a, np.ndarray))
     return SubmissionError(
-        f"{function} raises {type(error).__name__}{line_of(path, error)}: {words}",
+        f"{function} raises {type(error).__name__}{line_of(path, error)}" + (f": {words}" if words else ""),
         hint(str(error)) + (f"; it was given arrays of shapes {shapes}" if shapes else ""),
     )
 
@@ -57,7 +57,7 @@ def line_of(path: Path, error: BaseException) -> str:
 
 
 def hint(message: str) -> str:
-    """What often stands behind an error of NumPy's, in parentheses, or ""."""
+    """The usual cause of an error of NumPy's, in parentheses, or ""."""
     if found := BROADCAST.search(message):
         first, second, *_ = (*(_shape(s) for s in SHAPE.findall(found[1])), (), ())
         longer, shorter = sorted((first, second), key=len, reverse=True)

@@ -1,4 +1,4 @@
-"""What a file is not made for: numbers of axes that its backward, right on others, cannot take."""
+"""Numbers of axes that a file's backward, right on others, is not made for."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,8 @@ def narrowed(attempt: Attempt, tried: Tried) -> tuple[Tried, list[str]]:
     """The cases that the backward is made for, and a note on the rest.
 
     A backward for x of two axes that is right on them is right: textbooks have two. The cases with more axes are left
-    out where it raises or returns other shapes on all of them, and it is right on all of the rest; wrong numbers of
-    the right shape are a mistake.
+    out where it raises on all of them and on none of the rest, or returns other shapes on some and is right on all of
+    the rest; wrong numbers of the right shape are a mistake.
     """
     trials = {trial.label: trial for trial in tried.trials}
     crashes = {case.label: error.brief for case, error in tried.crashes}
@@ -24,7 +24,8 @@ def narrowed(attempt: Attempt, tried: Tried) -> tuple[Tried, list[str]]:
     rest = fewest_axes(cases)
     more = [case for case in cases if n_axes(case) > n_axes(rest[0])]
     fits = [trials[case.label] for case in rest if case.label in trials]
-    if not more or len(fits) < len(rest) or wrong_gradients(fits):
+    raises_on_all = all(case.label in crashes for case in more)
+    if not more or len(fits) < len(rest) or (wrong_gradients(fits) and not raises_on_all):
         return tried, []
     faults = [crashes.get(case.label) or _shape_fault(attempt, trials[case.label]) for case in more]
     if not all(faults):

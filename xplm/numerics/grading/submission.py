@@ -1,8 +1,9 @@
-"""Somebody's file: a forward and a backward for an op, called as they want to be called.
+"""A file to grade: a forward and a backward for an op, called by their own signatures.
 
     def forward(x, weight): ...                       y, or (y, saved)
     def backward(dy, x, weight): ...                  where forward returns y
     def backward(dy, saved): ...                      where forward returns (y, saved)
+    def backward(dy): ...                             where forward keeps the rest elsewhere, as in a global
 
 Arrays come by position in the op's order, float64 NumPy; the op's options (eps, scale, ...) by keyword, to whichever
 function has a parameter of that name. backward returns the gradients in the order of forward's arrays, with None (or
@@ -52,7 +53,7 @@ class Submission:
         self, arrays: Sequence[np.ndarray], options: Mapping[str, Any]
     ) -> tuple[np.ndarray, tuple[Any, ...]]:
         """Their y in its own dtype, and what they saved beside it."""
-        result = self._call(self.forward, arrays, options)
+        result = self._call("forward", arrays, options)
         y, *saved = result if isinstance(result, tuple) else (result,)
         return _as_array(y, "forward"), tuple(saved)
 
@@ -63,17 +64,21 @@ class Submission:
         arrays: Sequence[np.ndarray],
         options: Mapping[str, Any],
     ) -> tuple[Any, ...]:
-        """What backward is given: dy, then what forward saved, or else its arrays.
+        """The arguments of backward: dy, then what forward saved, or else its arrays.
 
-        A tuple that forward saved is unpacked where backward asks for its parts by name.
+        A tuple that forward saved is unpacked where backward asks for its parts by name, or has *saved after dy.
         """
         given = saved or tuple(arrays)
         wanted = _count_required(self.backward, options)
-        if len(saved) == 1 and isinstance(saved[0], tuple | list) and wanted == 1 + len(saved[0]):
-            given = tuple(saved[0]) if wanted > 2 else given
+        if not saved and self._takes_dy_alone():
+            return (dy,)
+        if len(saved) == 1 and isinstance(saved[0], tuple | list):
+            if self._takes_any_number() or 2 < wanted == 1 + len(saved[0]):
+                given = tuple(saved[0])
         if wanted != 1 + len(given) and wanted == 1 + len(arrays):
             given = tuple(arrays)
-        return given if dy.ndim == 0 and wanted == len(given) else (dy, *given)
+        needs_no_dy = dy.ndim == 0 and wanted == len(given) and not self._takes_any_number()
+        return given if needs_no_dy else (dy, *given)
 
     def run_backward(
         self,
@@ -90,7 +95,7 @@ class Submission:
             n_arrays: how many arrays forward was given.
             gradients: positions of those that have a gradient.
         """
-        result = self._call(self.backward, arguments, options)
+        result = self._call("backward", arguments, options)
         if isinstance(result, Mapping):
             found = self._by_name(result, options, n_arrays)
         elif isinstance(result, tuple | list):
@@ -112,6 +117,20 @@ class Submission:
         """Such as "backward(x, dy)"."""
         return f"backward({', '.join(_parameters(self.backward))})"
 
+    def _takes_any_number(self) -> bool:
+        """True for backward(dy, *saved)."""
+        kinds = [p.kind for p in _parameters(self.backward).values()]
+        return kinds[1:] == [inspect.Parameter.VAR_POSITIONAL] and kinds[0] is not kinds[1]
+
+    def _takes_dy_alone(self) -> bool:
+        """True where backward has one parameter, and forward none of that name: forward keeps the rest elsewhere."""
+        parameters = list(_parameters(self.backward).values())
+        return (
+            len(parameters) == 1
+            and parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL
+            and parameters[0].name not in _parameters(self.forward)
+        )
+
     def _by_name(
         self, result: Mapping[Any, Any], options: Mapping[str, Any], n_arrays: int
     ) -> list[Any]:
@@ -129,9 +148,8 @@ class Submission:
             )
         return found
 
-    def _call(
-        self, function: Callable[..., Any], arguments: Sequence[Any], options: Mapping[str, Any]
-    ) -> Any:
+    def _call(self, name: str, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
+        function = {"forward": self.forward, "backward": self.backward}[name]
         parameters = _parameters(function)
         anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         accepted = {k: v for k, v in options.items() if anything or k in parameters}
@@ -139,14 +157,14 @@ class Submission:
             inspect.signature(function).bind(*arguments, **accepted)
         except TypeError as error:
             raise SubmissionError(
-                f"{function.__name__}({', '.join(parameters)}) does not take what it is called "
+                f"{name}({', '.join(parameters)}) does not take what it is called "
                 f"with, {len(arguments)} positional arguments: {error}"
             ) from error
         try:
             with np.errstate(all="ignore"):
                 return function(*arguments, **accepted)
         except (Exception, SystemExit) as error:
-            raise raised(function.__name__, self.path, error, arguments) from error
+            raise raised(name, self.path, error, arguments) from error
 
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -163,15 +181,17 @@ def _count_required(function: Callable[..., Any], options: Collection[str]) -> i
 
 
 def _as_array(array: Any, name: str) -> np.ndarray:
-    """What was returned, as an array of real numbers."""
+    """A returned value as an array of real numbers."""
     if array is None:
         raise SubmissionError(f"{name} returns None where an array belongs")
     try:
         found = np.asarray(array)
         found.astype(np.float64)
     except (TypeError, ValueError) as error:
+        kept = " (what backward needs comes beside y in a tuple: return y, saved)"
         raise SubmissionError(
             f"{name} returns a {type(array).__name__} where an array belongs"
+            + kept * (name == "forward" and isinstance(array, list))
         ) from error
     if found.dtype.kind not in "fiubV":
         raise SubmissionError(f"{name} returns an array of {found.dtype} where real numbers belong")

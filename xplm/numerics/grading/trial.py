@@ -1,4 +1,4 @@
-"""One case of an op, run through somebody's forward and backward; what of it is wrong."""
+"""One case of an op, run through a file's forward and backward, and its wrong gradients."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from xplm.numerics.mistakes.chain import Chain, Step, Values, run_backward
 
 @dataclass(frozen=True)
 class Trial:
-    """What came back, beside what is right; both as the file stores them."""
+    """The gradients found, next to the right ones, both as the file stores them."""
 
     label: str
     values: Values  # the op's own arguments, options and forward steps
@@ -41,7 +41,7 @@ class Trial:
         }
 
     def is_right(self, arg: str) -> bool:
-        """Whether a gradient is right, in the dtype that the file computes in."""
+        """True where a gradient is right, in the dtype that the file computes in."""
         limit = gradient_limit(self.narrow.get(arg, ""), self.forward_error)
         return self.errors()[arg] <= limit
 
@@ -54,7 +54,7 @@ class Trial:
         return relative_errors(found, self.expected)
 
     def has_shape(self, arg: str) -> bool:
-        """Whether a gradient is there, in its array's shape."""
+        """True where a gradient is there, in its array's shape."""
         found = self.found.get(arg)
         return found is not None and found.shape == self.expected[arg].shape
 
@@ -63,7 +63,7 @@ class Trial:
         return max(NARROW.get(self.narrow.get(arg, ""), MATCH), self.forward_error)
 
     def is_like(self, arg: str, array: np.ndarray) -> bool:
-        """Whether the gradient that came back is this one."""
+        """True where the gradient found is this one."""
         return is_same(self.found.get(arg), array, self.expected, self.tolerance(arg))
 
 
@@ -73,7 +73,7 @@ def is_same(
     others: Mapping[str, np.ndarray],
     tolerance: float = MATCH,
 ) -> bool:
-    """Whether two gradients are one, beside the others of the same case."""
+    """True where two gradients are the same, next to the others of their case."""
     if found is None or found.shape != expected.shape:
         return False
     smallest = smallest_size([*others.values(), expected])

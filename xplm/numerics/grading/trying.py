@@ -1,4 +1,4 @@
-"""Somebody's backward on every case: its gradients beside central differences, and other ways to call it."""
+"""A file's backward on every case: its gradients next to central differences, and other ways to call it."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -17,7 +17,7 @@ from xplm.numerics.op_cases import OpCase
 
 
 class Tried(NamedTuple):
-    """What came of the cases."""
+    """The cases that ran, and those that raised."""
 
     trials: list[Trial]
     crashes: list[tuple[OpCase, SubmissionError]]  # cases in which backward raised, and what
