@@ -131,7 +131,7 @@ def load_backend(
     """
     kind, _, number = str(device).partition(":")
     if kind not in DEFAULT_BACKENDS or (number and not number.isdecimal()):
-        hint = did_you_mean(kind, DEFAULT_BACKENDS)
+        hint = did_you_mean("cuda" if kind.lower() == "gpu" else kind, DEFAULT_BACKENDS)
         raise BackendError(f'a device is cpu, cuda or cuda:N; got "{device}"{hint}')
 
     found = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
@@ -139,7 +139,7 @@ def load_backend(
     if name not in found:
         raise BackendError(
             f'no backend named "{name}"; installed: {", ".join(sorted(found)) or "none"}'
-            f"{did_you_mean(name, found)}"
+            f"{did_you_mean(str(name), found)}"
         )
     try:
         make_backend = found[name].load()

@@ -65,6 +65,11 @@ def test_what_is_no_setting_is_refused(text):
         parse_setting(text)
 
 
+def test_a_setting_without_its_section_is_told_which():
+    with pytest.raises(RequestError, match=r"did you mean model\.hidden_size\?$"):
+        parse_setting("hidden_size=64")
+
+
 def test_paths_of_a_file_are_relative_to_it_and_those_of_settings_to_the_working_directory(
     tmp_path, monkeypatch
 ):

@@ -90,7 +90,9 @@ def main(arguments: Sequence[str]) -> int:
         with np.errstate(all="ignore"), progress_as_before():
             code = app(arguments, prog_name="xplm", standalone_mode=False)
     except typer.TyperException as error:  # an unknown flag, a missing argument
-        message = f"{error.format_message().rstrip('.')}; see {_command_of(error)} --help"
+        message = error.format_message().rstrip(".")
+        joint = " See" if message.endswith("?") else "; see"
+        message += f"{joint} {_command_of(error, app, arguments)} --help"
         print(error_line(message), file=sys.stderr)
         return BAD_INPUT
     except XplmError as error:
@@ -110,10 +112,19 @@ def main(arguments: Sequence[str]) -> int:
     return BAD_INPUT
 
 
-def _command_of(error: typer.TyperException) -> str:
+def _command_of(error: typer.TyperException, app: typer.Typer, arguments: Sequence[str]) -> str:
     """The command that refused its arguments, such as "xplm eval perplexity"."""
-    context: typer.Context | None = getattr(error, "ctx", None)  # usage errors have one
-    return "xplm" if context is None else context.command_path
+    context: typer.Context | None = getattr(error, "ctx", None)
+    if context is not None:
+        return context.command_path
+    path = ["xplm"]  # a flag without its value has no context
+    commands = getattr(typer.main.get_command(app), "commands", {})
+    for word in arguments:
+        if word not in commands:
+            break
+        path.append(word)
+        commands = getattr(commands[word], "commands", {})
+    return " ".join(path)
 
 
 def _completed_words() -> list[str]:

@@ -250,7 +250,10 @@ def parse_setting(text: str) -> tuple[str, Any]:
     """
     place, equals, value = text.partition("=")
     if not equals or not re.fullmatch(r"\s*\w+\.\w+\s*", place):
-        raise RequestError(f'a setting is SECTION.KEY=VALUE, as in train.seed=1; got "{text}"')
+        hint = _where_else([place.strip()])
+        raise RequestError(
+            f'a setting is SECTION.KEY=VALUE, as in train.seed=1; got "{text}"{hint}'
+        )
     try:
         return place.strip(), parse_toml(f"value = {value}")["value"]
     except ValueError:
