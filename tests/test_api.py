@@ -3,6 +3,7 @@
 import ast
 import inspect
 import pydoc
+import re
 import sys
 from dataclasses import fields
 from typing import get_args, get_type_hints
@@ -80,6 +81,23 @@ def test_a_typo_in_a_keyword_is_refused_with_what_was_meant(lm):
     ]
     for call, meant in calls:
         with pytest.raises(xplm.XplmError, match=rf"; did you mean {meant}\?$"):
+            call()
+
+
+def test_an_argument_of_another_type_is_refused_by_name(lm):
+    calls = [
+        (lambda: xplm.load(None), "a model is a text or a Path; got None"),
+        (lambda: xplm.load("shakespeare", home=5), "home is a text or a Path; got int 5"),
+        (lambda: xplm.load("shakespeare", adapter=5), "adapter is a text or a Path; got int 5"),
+        (lambda: xplm.load("shakespeare", progress=True), "progress is a function"),
+        (lambda: xplm.load("shakespeare", backend=3), 'no backend named "3"'),
+        (lambda: xplm.load("shakespeare", device="gpu"), "did you mean cuda?"),
+        (lambda: lm.chat(template_args=[1]), "template arguments are a dict"),
+        (lambda: lm.generate("x", ignore_eos="no"), "ignore_eos must be True or False; got 'no'"),
+        (lambda: lm.generate("x", stop=b"x"), "a list of texts; got b'x'"),
+    ]
+    for call, says in calls:
+        with pytest.raises(xplm.XplmError, match=re.escape(says)):
             call()
 
 

@@ -1,6 +1,7 @@
 """A language model, ready to use: the Python interface that scripts and the command line are written against."""
 
 from collections.abc import Generator, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, Unpack, overload
 
@@ -32,7 +33,7 @@ from xplm.precision import Policy
 from xplm.progress import OnProgress, unseen
 from xplm.runtime import Runtime, make_runtime
 from xplm.text.chat_encoder import ChatEncoder
-from xplm.text.faults import require_text
+from xplm.text.faults import described, require_text
 from xplm.text.tokenizer import Tokenizer
 from xplm.text.unknown import count_left_out, count_unknown
 from xplm.train.gradient import text_loss_and_grads
@@ -207,6 +208,10 @@ class LanguageModel:
         """
         if system is not None:
             require_text("a system message", system)
+        if template_args is not None and not isinstance(template_args, Mapping):
+            raise RequestError(
+                f"template arguments are a dict of names and values; got {described(template_args)}"
+            )
         encoder = ChatEncoder(self.tokenizer, self.engine.context)
         return Chat(self.engine, encoder, system, template_args)
 
@@ -305,7 +310,7 @@ def load(
         threads: CPU threads that the model computes on, while it does; None leaves that to the backend's library.
         context: the most tokens of a sequence; None for what the model's configuration says. More than that is allowed
             where positions are not learned, with a warning.
-        progress: called as progress(what, done, total) while somebody waits: with bytes as the model is fetched and
+        progress: called as progress(what, done, total) during long work: with bytes as the model is fetched and
             its parameters are loaded, with tokens as a long prompt or a text for `perplexity` is read; total is None
             where it is not known. Kernels that are compiled, once on a machine, are lines of the log "xplm.progress".
 
@@ -313,13 +318,21 @@ def load(
         The model, its parameters in the device's memory.
 
     Raises:
-        RequestError: the policy or kernels are not among those above, the model cannot have such a context, or a
-            keyword is unknown.
+        RequestError: an argument is of another type, the policy or kernels are not among those above, the model
+            cannot have such a context, or a keyword is unknown.
         BackendError: the backend, the device or a dtype is missing, or the backend cannot take so many threads.
         CheckpointError, ConfigError, TokenizerError: the model's files are missing, malformed or not supported.
         DownloadError: the model has to be fetched, and cannot be.
         OutOfMemoryError: the device has less free memory than the parameters take.
     """
+    paths = {"a model": name_or_path, "home": home or "", "adapter": adapter or ""}
+    for what, value in paths.items():
+        if not isinstance(value, str | PathLike):
+            raise RequestError(f"{what} is a text or a Path; got {described(value)}")
+    if progress is not None and not callable(progress):
+        raise RequestError(
+            f"progress is a function of (what, done, total); got {described(progress)}"
+        )
     rt = make_runtime(load_backend(backend, device, threads), policy, kernels)
     path = pull(str(name_or_path), home=None if home is None else Path(home), progress=progress)
     return load_checkpoint(rt, open_checkpoint(path), adapter, context, progress=progress or unseen)

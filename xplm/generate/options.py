@@ -7,6 +7,7 @@ from numbers import Integral, Real
 from typing import Any, TypedDict
 
 from xplm.errors import RequestError, did_you_mean
+from xplm.text.faults import BYTES
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class SamplingOptions:
             raise RequestError(f"every stop text must be a string, not empty; got {self.stop!r}")
         if not all(isinstance(token, Integral) for token in self.stop_token_ids):
             raise RequestError(f"stop_token_ids must be integers; got {self.stop_token_ids!r}")
+        if not isinstance(self.ignore_eos, bool):
+            raise RequestError(f"ignore_eos must be True or False; got {self.ignore_eos!r}")
         if self.num_beams > 1 and self.temperature > 0:
             raise RequestError(
                 f"beam search does not sample, so num_beams={self.num_beams} needs temperature 0; "
@@ -72,7 +75,7 @@ class SamplingOptions:
     def _make_tuple(self, name: str, kind: type, noun: str) -> None:
         value = getattr(self, name)
         values = (value,) if isinstance(value, kind) else value
-        if not isinstance(values, Sequence):
+        if not isinstance(values, Sequence) or isinstance(values, BYTES):
             raise RequestError(f"{name} must be {noun}; got {value!r}")
         object.__setattr__(self, name, tuple(values))
 
