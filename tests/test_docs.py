@@ -15,6 +15,7 @@ from tests.cli.shown import flags_of
 from tests.paths import ROOT
 from tests.test_layering import HEIGHT
 from xplm.cli.conversation import HELP
+from xplm.numerics.grade import grade
 from xplm.precision import Policy
 
 DOCS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
@@ -156,3 +157,15 @@ def test_the_listed_backend_gives_numpys_logits(listed_backend, tmp_path, policy
 def test_the_listed_backend_refuses_a_device_that_it_lacks(listed_backend, tmp_path):
     with pytest.raises(xplm.XplmError, match="got --device cuda:2"):
         xplm.load(tmp_path, device="cuda:2", backend=listed_backend)
+
+
+def test_the_file_to_grade_is_right(tmp_path):
+    path = tmp_path / "my_softmax.py"
+    path.write_text(block("commands.md", "python", "def backward"))
+    assert grade(path).passed
+
+
+@pytest.mark.parametrize("line", re.findall(r"^xplm .*$", "\n".join(DOCS.values()), re.MULTILINE))
+def test_a_command_line_has_flags_that_are_there(line):
+    used = {word for word in line.split() if word.startswith("--")}
+    assert used <= flags_of(line)

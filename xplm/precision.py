@@ -113,7 +113,7 @@ class Policy:
     """Partial sums of matrix products; float32 and float64 round nothing."""
 
     def __init__(self, base: "str | Policy" = "fp32", **parts: Unpack[PolicyParts]) -> None:
-        """A base, with other dtypes for some parts: Policy("bf16", softmax="fp32").
+        """A base, with other dtypes for some parts: Policy("bf16", softmax="bf16").
 
         Args:
             base: a text as `parse` takes it, or a policy.

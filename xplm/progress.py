@@ -1,4 +1,4 @@
-"""Progress of work that somebody waits for: a callable that is given counts as the work proceeds."""
+"""Progress of long work: a callable that is given counts as the work proceeds."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -20,4 +20,4 @@ COMPILING = "compiling kernels for this machine, once"
 
 
 def unseen(what: str, done: int, total: int | None) -> None:
-    """Progress that nobody watches."""
+    """Ignore the progress."""

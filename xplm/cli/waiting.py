@@ -1,4 +1,4 @@
-"""What a command makes somebody wait for: bars on a terminal that go away, a rare line on a pipe, nothing if quiet."""
+"""Work in progress on stderr: bars on a terminal that go away, a rare line on a pipe, nothing if quiet."""
 
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from xplm.cli.output import Output
 
 UNITS = {READING: "tokens", SCORING: "tokens", COMPILING: "so far"}
-"""What is counted, where that is not plain from what is done."""
+"""The unit of a count, where the name of the work does not give it."""
 
 IN_BYTES = (LOADING, "fetching")
-"""What is counted in bytes begins so."""
+"""Names of work that is counted in bytes begin so."""
 
 SHORT_SECONDS = 0.3
-"""Nobody waits for what is over sooner; a bar would flash."""
+"""Work that ends sooner shows no bar, which would flash."""
 
 RARE_SECONDS = 5.0
 """Between two lines on a pipe, and before the first."""
 
 PAUSE_SECONDS = 2.0
-"""What begins again within this, as the next kernel does, is the same wait."""
+"""Work that begins again within this, as the next kernel does, is the same work."""
 
 
 class Waiting:
@@ -59,7 +59,7 @@ class Waiting:
 
     @property
     def is_shown(self) -> bool:
-        """Whether something moves on the screen."""
+        """True while a bar is on the screen."""
         return self._bar is not None
 
     def clear(self) -> None:
