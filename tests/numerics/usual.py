@@ -158,6 +158,11 @@ USUAL = {
         SOFTMAX_NO_MAXIMUM,
         r"NaN or infinity where scores are near 1000: .* subtract each row's maximum",
     ),
+    "the whole array's maximum": (
+        "softmax",
+        SOFTMAX_NO_MAXIMUM.replace("(x)", "(x - x.max())").replace("ard(x - x.max())", "ard(x)"),
+        r"near 1000 in one row and near -1000 in the next: .* subtract each row's maximum",
+    ),
     "a loss without it": ("cross_entropy", LOSS_NO_MAXIMUM, r"subtract each row's maximum"),
     "means over axis 0": (
         "layer_norm",

@@ -3,10 +3,12 @@
     softmax(x) = softmax(x - max(x))          exp(1000) is infinite, exp(x - max(x)) is at most 1
     sigmoid(x) = 1 / (1 + exp(-x))            exp(1000) / (1 + exp(1000)) is NaN
 
-All scores of a row are near 1000, or near -1000: the right result is as well conditioned there as near 0.
+All scores of a row are near 1000, or near -1000, and then those of every second row alone: the right result is as well conditioned there as near 0.
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 
@@ -38,16 +40,21 @@ def find_overflow(attempt: Attempt, verdict: Verdict, *, runs_back: bool) -> str
     if attempt.op not in _LARGER:
         return ""
     enlarge, reason = _LARGER[attempt.op]
-    for size in (LARGE, -LARGE):
+    ways: dict[str, Callable[[Arrays, float], None]] = {
+        f"near {size:g}": partial(enlarge, size=size) for size in (LARGE, -LARGE)
+    }
+    if enlarge is _shift_x and reason == SOFTMAX:
+        ways["near 1000 in one row and near -1000 in the next"] = _part_rows
+    for where, change in ways.items():
         for case in verdict.cases:
-            large = _enlarged(attempt, case, enlarge, size)
+            large = _enlarged(attempt, case, change)
             try:
                 fault = _fault(attempt, verdict, large, runs_back=runs_back)
             except SubmissionError as error:
                 fault = str(error)
             if fault:
                 what = "scores" if reason == SOFTMAX else "inputs"
-                return f"{fault} where {what} are near {size:g}: {reason}"
+                return f"{fault} where {what} are {where}: {reason}"
     return ""
 
 
@@ -74,10 +81,16 @@ def _fault(attempt: Attempt, verdict: Verdict, case: OpCase, *, runs_back: bool)
 Arrays = dict[str, np.ndarray]
 
 
-def _enlarged(
-    attempt: Attempt, case: OpCase, enlarge: Callable[[Arrays, float, float], None], size: float
-) -> OpCase:
-    """The case with scores near `size`."""
+class Enlarge(Protocol):
+    """Makes the scores of a case large, in place; `width` is what products are divided by before exp."""
+
+    def __call__(self, arrays: Arrays, width: float, size: float) -> None:
+        """Make the scores near `size`."""
+        ...
+
+
+def _enlarged(attempt: Attempt, case: OpCase, change: Callable[[Arrays, float], None]) -> OpCase:
+    """The case with large scores."""
     arrays = {
         arg: array.copy()
         for arg, array in zip(attempt.chain.arguments, case.args, strict=False)
@@ -88,32 +101,40 @@ def _enlarged(
         width = 1.0 / case.options["scale"]
     elif attempt.op == "self_attention":
         width = float(np.sqrt(arrays["wq"].shape[0] // case.options["n_heads"]))
-    enlarge(arrays, size, width)
+    change(arrays, width)
     return OpCase(case.label, tuple(arrays.values()), case.options)
 
 
-def _shift(name: str) -> Callable[[Arrays, float, float], None]:
-    def enlarge(arrays: Arrays, size: float, width: float) -> None:
-        arrays[name] += size
-
-    return enlarge
+def _shift_x(arrays: Arrays, width: float, size: float) -> None:
+    arrays["x"] += size
 
 
-def _through(x: str, weight: str) -> Callable[[Arrays, float, float], None]:
+def _shift_gate(arrays: Arrays, width: float, size: float) -> None:
+    arrays["gate"] += size
+
+
+def _part_rows(arrays: Arrays, width: float) -> None:
+    """Rows so far apart that the maximum of the whole array makes exp of a row 0."""
+    rows = arrays["x"].reshape(-1, arrays["x"].shape[-1])  # a view: the array is a fresh copy
+    rows[::2] += LARGE
+    rows[1::2] -= LARGE
+
+
+def _through(x: str, weight: str) -> Enlarge:
     """Through a product x @ weight^T, whose first feature is then 1 * size."""
 
-    def enlarge(arrays: Arrays, size: float, width: float) -> None:
+    def enlarge(arrays: Arrays, width: float, size: float) -> None:
         arrays[x][..., 0] = 1.0
         arrays[weight][..., 0] = size * width
 
     return enlarge
 
 
-def _tied(arrays: Arrays, size: float, width: float) -> None:
+def _tied(arrays: Arrays, width: float, size: float) -> None:
     arrays["weight"][:, 0] = np.sqrt(abs(size))
 
 
-def _projected(arrays: Arrays, size: float, width: float) -> None:
+def _projected(arrays: Arrays, width: float, size: float) -> None:
     """Of q and k, which come of x, the first feature is 1 and `size`."""
     arrays["x"][..., 0] = 1.0
     for name, value in (("wq", 1.0), ("wk", size * width)):
@@ -121,16 +142,16 @@ def _projected(arrays: Arrays, size: float, width: float) -> None:
         arrays[name][0, 0] = value
 
 
-_LARGER: dict[str, tuple[Callable[[Arrays, float, float], None], str]] = {
-    "softmax": (_shift("x"), SOFTMAX),
-    "cross_entropy": (_shift("x"), SOFTMAX),
-    "mean_cross_entropy": (_shift("x"), SOFTMAX),
+_LARGER: dict[str, tuple[Enlarge, str]] = {
+    "softmax": (_shift_x, SOFTMAX),
+    "cross_entropy": (_shift_x, SOFTMAX),
+    "mean_cross_entropy": (_shift_x, SOFTMAX),
     "linear_cross_entropy": (_through("x", "weight"), SOFTMAX),
     "tied_embedding": (_tied, SOFTMAX),
     "attention": (_through("q", "k"), SOFTMAX),
     "self_attention": (_projected, SOFTMAX),
-    "swiglu": (_shift("gate"), SIGMOID),
-    "gelu": (_shift("x"), SIGMOID),
+    "swiglu": (_shift_gate, SIGMOID),
+    "gelu": (_shift_x, SIGMOID),
     "mlp": (_through("x", "gate"), SIGMOID),
 }
 """By op: how a case's scores become large, and why they overflow."""
