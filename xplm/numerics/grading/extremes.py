@@ -3,7 +3,8 @@
     softmax(x) = softmax(x - max(x))          exp(1000) is infinite, exp(x - max(x)) is at most 1
     sigmoid(x) = 1 / (1 + exp(-x))            exp(1000) / (1 + exp(1000)) is NaN
 
-All scores of a row are near 1000, or near -1000, and then those of every second row alone: the right result is as well conditioned there as near 0.
+All scores of a row are near 1000, or near -1000, or the rows take turns: the right result is as well conditioned there
+as near 0.
 """
 
 from collections.abc import Callable

@@ -243,7 +243,7 @@ def _difference(attempt: Attempt, run: _Run) -> str:
         right = np.asarray(run_forward(chain, attempt.values(case, OWN_FORM)).y)
         expected = run.layout.their_y(chain, right, case)
         if y.ndim == 0 and expected.ndim == 1:
-            return f"y is one number; the loss of each row belongs, {expected.shape}, without a sum or mean"
+            return f"y is one number; the loss of each row belongs, shape {expected.shape}"
         if y.shape != expected.shape:
             return f'y has shape {y.shape} where {expected.shape} belongs (case "{case.label}")'
         if not np.isfinite(y).all():

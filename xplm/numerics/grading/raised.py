@@ -41,9 +41,10 @@ def raised(
         arguments: what it was called with.
     """
     words = MATMUL.sub(r"matmul: the inner axes differ, \1 and \2", str(error).strip())
+    place = f"{type(error).__name__}{line_of(path, error)}"
     shapes = ", ".join(str(a.shape) for a in arguments if isinstance(a, np.ndarray))
     return SubmissionError(
-        f"{function} raises {type(error).__name__}{line_of(path, error)}" + (f": {words}" if words else ""),
+        f"{function} raises {place}" + (f": {words}" if words else ""),
         hint(str(error)) + (f"; it was given arrays of shapes {shapes}" if shapes else ""),
     )
 

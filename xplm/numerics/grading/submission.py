@@ -72,9 +72,9 @@ class Submission:
         wanted = _count_required(self.backward, options)
         if not saved and self._takes_dy_alone():
             return (dy,)
-        if len(saved) == 1 and isinstance(saved[0], tuple | list):
-            if self._takes_any_number() or 2 < wanted == 1 + len(saved[0]):
-                given = tuple(saved[0])
+        parts = saved[0] if len(saved) == 1 and isinstance(saved[0], tuple | list) else None
+        if parts is not None and (self._takes_any_number() or 2 < wanted == 1 + len(parts)):
+            given = tuple(parts)
         if wanted != 1 + len(given) and wanted == 1 + len(arrays):
             given = tuple(arrays)
         needs_no_dy = dy.ndim == 0 and wanted == len(given) and not self._takes_any_number()
@@ -120,7 +120,7 @@ class Submission:
     def _takes_any_number(self) -> bool:
         """True for backward(dy, *saved)."""
         kinds = [p.kind for p in _parameters(self.backward).values()]
-        return kinds[1:] == [inspect.Parameter.VAR_POSITIONAL] and kinds[0] is not kinds[1]
+        return kinds[1:] == [inspect.Parameter.VAR_POSITIONAL]
 
     def _takes_dy_alone(self) -> bool:
         """True where backward has one parameter, and forward none of that name: forward keeps the rest elsewhere."""
