@@ -43,12 +43,12 @@ def has_prefix_space(pipeline: tokenizers.Tokenizer) -> bool | None:
             kind = leaf["type"]
             is_on = (
                 kind == "Prepend"
-                or (kind == "ByteLevel" and leaf["add_prefix_space"])
+                or leaf.get("add_prefix_space", False)
                 or (kind == "Metaspace" and leaf["prepend_scheme"] != "never")
             )
             if is_on:
                 return True
-            if kind in ("ByteLevel", "Metaspace") or leaf.get("content") == _SPACE:
+            if "add_prefix_space" in leaf or kind == "Metaspace" or leaf.get("content") == _SPACE:
                 found = False
     return found
 
@@ -61,7 +61,7 @@ def with_prefix_space(pipeline: tokenizers.Tokenizer, on: bool) -> tokenizers.To
 
     def change(leaf: dict[str, Any]) -> dict[str, Any] | None:
         match leaf["type"]:
-            case "ByteLevel":
+            case "ByteLevel" if "add_prefix_space" in leaf:  # a normalizer of that name has none
                 return leaf | {"add_prefix_space": on}
             case "Metaspace":
                 return leaf | {"prepend_scheme": "first" if on else "never"}

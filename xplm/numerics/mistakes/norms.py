@@ -16,7 +16,9 @@ from xplm.numerics.mistakes.chain import (
 EPS_FORMS = (
     Form("with eps = 1e-06", {"eps": 1e-6}),
     Form("with eps = 1e-08", {"eps": 1e-8}),
-    Form("with eps = 1e-12, or none", {"eps": 1e-12}),  # on these cases the two cannot be told apart
+    Form(
+        "with eps = 1e-12, or none", {"eps": 1e-12}
+    ),  # on these cases the two cannot be told apart
 )
 
 SQUARES = Reduction("the mean of x^2", np.mean, lambda e: e.x**2)
