@@ -6,6 +6,8 @@ from math import inf, log10
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from xplm.checkpoint.files import replacing, writing
 
 PANELS = {
@@ -39,9 +41,10 @@ def draw_curves(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         CheckpointError: the disk refuses.
     """
-    figure = make_figure(lines)
-    with writing(path), replacing(path) as file:
-        figure.savefig(file, format="png", dpi=80)
+    with np.errstate(over="ignore", invalid="ignore"):  # matplotlib's axes of numbers near 1e308
+        figure = make_figure(lines)
+        with writing(path), replacing(path) as file:
+            figure.savefig(file, format="png", dpi=80)
 
 
 def make_figure(lines: Sequence[Mapping[str, Any]]) -> Any:
