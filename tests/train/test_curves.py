@@ -65,7 +65,7 @@ def test_curves_show_every_metric(tmp_path):
 
 
 @pytest.mark.parametrize("huge", [1e300, -1e308, 1.7e308])
-def test_numbers_near_the_largest_are_drawn(tmp_path, huge):
+def test_numbers_near_the_largest_are_left_out(tmp_path, huge):
     lines = [
         {"step": step, "train_loss": 2.0, "val_loss": huge, "grad_norm": huge} for step in (0, 1)
     ]

@@ -6,8 +6,6 @@ from math import inf, log10
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from xplm.checkpoint.files import replacing, writing
 
 PANELS = {
@@ -23,6 +21,7 @@ COLUMNS = 3
 LOGARITHMIC = ("perplexity", "gradient norm")
 FROM_ZERO = ("accuracy", "learning rate")
 FEW_DECADES, MANY_DECADES = 0.7, 3.5
+LARGEST = 1e100  # matplotlib computes with powers of what it draws
 INSTALL = "pip install matplotlib"
 
 
@@ -41,10 +40,9 @@ def draw_curves(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         CheckpointError: the disk refuses.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # matplotlib's axes of numbers near 1e308
-        figure = make_figure(lines)
-        with writing(path), replacing(path) as file:
-            figure.savefig(file, format="png", dpi=80)
+    figure = make_figure(lines)
+    with writing(path), replacing(path) as file:
+        figure.savefig(file, format="png", dpi=80)
 
 
 def make_figure(lines: Sequence[Mapping[str, Any]]) -> Any:
@@ -80,9 +78,13 @@ def make_figure(lines: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _points(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
-    """A metric's steps and values."""
+    """A metric's steps and values, but for those that no axis can hold."""
     values = [(line["step"], line.get(name)) for line in lines]
-    return [(step, value) for step, value in values if isinstance(value, int | float)]
+    return [
+        (step, value)
+        for step, value in values
+        if isinstance(value, int | float) and not abs(value) > LARGEST
+    ]
 
 
 def _make_logarithmic(axis: Any, values: Sequence[float]) -> None:
