@@ -57,7 +57,7 @@ warm_up() { "$python" -m xplm "$@" >/dev/null; }
 (for policy in fp32 bf16 fp16; do
     warm_up generate "To be" --policy "$policy" --max-new-tokens 2 --quiet
 done) &
-for arch in llama gpt; do warm_up bench --train "$arch" --repeats 1; done
+for arch in llama gpt; do warm_up bench --train "$arch" --repeats 1 --quiet; done
 wait "$!"
 report compile
 
