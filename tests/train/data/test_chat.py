@@ -86,7 +86,7 @@ def test_a_line_break_behind_the_turn_is_not_scored(tokenizer: Tokenizer) -> Non
 
 
 def test_a_turn_ends_where_the_template_ends_it(tokenizer: Tokenizer) -> None:
-    encoder = with_template(tokenizer, CHATML.replace("'</s>\\n'", "'<|assistant|>\\n'"))
+    encoder = with_template(tokenizer, CHATML.replace("</s>", "<|assistant|>"))
     runs = scored_runs(tokenizer, encode_chat(encoder, TURNS[:3]))
     assert runs == ["Good day.<|assistant|>"]
 
