@@ -9,12 +9,12 @@ them, and a package of anybody's can add one:
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,9 @@ PROGRESS = logging.getLogger("xplm.progress")
 
 DEFAULT_BACKENDS = {"cpu": "numpy", "cuda": "cupy"}
 """The backend that `--device` means when `--backend` is not given."""
+
+ANY_KERNELS_BLAS = "numpy"
+"""The blas that portable kernels multiply by, too: what the array library itself calls."""
 
 
 def assign(array: Array, key: Any, value: Array) -> Array:
@@ -53,12 +56,27 @@ def none() -> int:
     return 0
 
 
+def unmeasured() -> Sequence["ProductRate"]:
+    """Default `product_rates`: none is known."""
+    return ()
+
+
 def is_memory_error(error: Exception) -> bool:
     """Default `is_out_of_memory`: NumPy, CuPy and numba raise a MemoryError, as Python does.
 
     For a thread whose stack finds no room Python raises a RuntimeError.
     """
     return isinstance(error, MemoryError) or str(error) == "can't start new thread"
+
+
+class ProductRate(NamedTuple):
+    """How fast matrix products are, of operands in one dtype, by one way."""
+
+    dtype: str
+    way: str  # a library's name as `use_blas` takes it; or "widened": to float32, and then by float32's library
+    library: str  # its name and version, for people
+    flop_per_s: float
+    is_chosen: bool
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,6 +112,13 @@ class Backend:
     threads: int | None = (
         None  # CPU threads asked for; None: as many as the library takes by itself
     )
+    use_blas: Callable[[str], AbstractContextManager[None]] | None = (
+        None  # (name) has products run by this library while entered; refuses a name at once. None: it has no choice
+    )
+    blas: str | None = None  # the library asked for; None: the backend's own choice
+    product_rates: Callable[[], Sequence["ProductRate"]] = (
+        unmeasured  # how fast products are here, by each way that there is
+    )
     check_threads: Callable[[int], None] = (
         ignore  # (n) refuses n threads that the kernels do not have; called when a runtime takes them
     )
@@ -113,7 +138,10 @@ def backend_names() -> list[str]:
 
 
 def load_backend(
-    name: str | None = None, device: str = "cpu", threads: int | None = None
+    name: str | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    blas: str | None = None,
 ) -> Backend:
     """Make a backend on a device.
 
@@ -121,12 +149,13 @@ def load_backend(
         name: an installed backend's name, or None for the device's default.
         device: "cpu", "cuda" or "cuda:N".
         threads: CPU threads that its computations take; None leaves that to the library.
+        blas: the library that its fused kernels multiply matrices by; None leaves that to the backend.
 
     Returns:
         The backend.
 
     Raises:
-        BackendError: no such backend or device, its library or hardware is missing, or it has fewer
+        BackendError: no such backend, device or blas, its library or hardware is missing, or it has fewer
             threads. Nothing falls back.
     """
     kind, _, number = str(device).partition(":")
@@ -153,16 +182,41 @@ def load_backend(
         raise BackendError(
             f'backend "{name}" must return a xplm.backend.Backend; got {type(backend)}'
         )
-    return backend if threads is None else _with_threads(backend, check_threads(threads))
+    held = []
+    if threads is not None:
+        held.append(_limit(backend, check_threads(threads)))
+    if blas is not None:
+        held.append(_use(backend, blas))
+    if not held:
+        return backend
+    return replace(backend, computing=partial(_holding, held), threads=threads, blas=blas)
 
 
-def _with_threads(backend: Backend, threads: int) -> Backend:
-    """The backend, limited to `threads` threads."""
+def _limit(backend: Backend, threads: int) -> Callable[[], AbstractContextManager[None]]:
+    """What limits the backend to `threads` threads."""
     if backend.limit_threads is None:
         raise BackendError(
             f'backend "{backend.name}" takes no number of threads; got {threads}; leave it out, '
             "or limit the process (on Linux: taskset -c 0-3 ...)"
         )
     backend.limit_threads(threads)  # refuses now what it would refuse later
-    computing = partial(backend.limit_threads, threads)
-    return replace(backend, computing=computing, threads=threads)
+    return partial(backend.limit_threads, threads)
+
+
+def _use(backend: Backend, blas: str) -> Callable[[], AbstractContextManager[None]]:
+    """What has the backend multiply by one library."""
+    if backend.use_blas is None:
+        raise BackendError(
+            f'backend "{backend.name}" multiplies by its own library; got blas "{blas}"; leave it out'
+        )
+    backend.use_blas(blas)  # refuses now what it would refuse later
+    return partial(backend.use_blas, blas)
+
+
+@contextmanager
+def _holding(held: Sequence[Callable[[], AbstractContextManager[None]]]) -> Iterator[None]:
+    """All of these, while this is entered."""
+    with ExitStack() as stack:
+        for hold in held:
+            stack.enter_context(hold())
+        yield

@@ -295,6 +295,7 @@ def load(
     threads: int | None = None,
     context: int | None = None,
     progress: OnProgress | None = None,
+    blas: str | None = None,
 ) -> LanguageModel:
     """Load a model, which is fetched first if its name is known and it is not on this machine.
 
@@ -313,6 +314,7 @@ def load(
         progress: called as progress(what, done, total) during long work: with bytes as the model is fetched and
             its parameters are loaded, with tokens as a long prompt or a text for `perplexity` is read; total is None
             where it is not known. Kernels that are compiled, once on a machine, are lines of the log "xplm.progress".
+        blas: what multiplies matrices: "openblas", "mkl" (an extra) or "numpy"; None for the fastest here.
 
     Returns:
         The model, its parameters in the device's memory.
@@ -320,7 +322,8 @@ def load(
     Raises:
         RequestError: an argument is of another type, the policy or kernels are not among those above, the model
             cannot have such a context, or a keyword is unknown.
-        BackendError: the backend, the device or a dtype is missing, or the backend cannot take so many threads.
+        BackendError: the backend, the device, the blas or a dtype is missing, or the backend cannot take so many
+            threads.
         CheckpointError, ConfigError, TokenizerError: the model's files are missing, malformed or not supported.
         DownloadError: the model has to be fetched, and cannot be.
         OutOfMemoryError: the device has less free memory than the parameters take.
@@ -333,7 +336,7 @@ def load(
         raise RequestError(
             f"progress is a function of (what, done, total); got {described(progress)}"
         )
-    rt = make_runtime(load_backend(backend, device, threads), policy, kernels)
+    rt = make_runtime(load_backend(backend, device, threads, blas), policy, kernels)
     path = pull(str(name_or_path), home=None if home is None else Path(home), progress=progress)
     return load_checkpoint(rt, open_checkpoint(path), adapter, context, progress=progress or unseen)
 

@@ -1,14 +1,14 @@
 """What every layer function receives first: where to compute, with which kernels, in which dtypes."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from xplm.backend import Backend
+from xplm.backend import ANY_KERNELS_BLAS, Backend, unmeasured
 from xplm.emulation import Rounding, emulate
 from xplm.errors import KernelError, RequestError, did_you_mean
 from xplm.formats import Format, round_to
@@ -68,7 +68,8 @@ def make_runtime(
         rounding: as `emulate` takes it.
 
     Raises:
-        RequestError: `kernels` or the policy's text is not one of these.
+        RequestError: `kernels` or the policy's text is not one of these, or a blas is asked for that these kernels
+            do not use.
         BackendError: the backend lacks float32, or float64 where the policy names it; or its kernels lack so many
             threads as are asked for.
     """
@@ -81,6 +82,15 @@ def make_runtime(
     own = dict(backend.kernels) if kernels == "fused" else {}
     if own and backend.threads is not None:
         backend.check_threads(backend.threads)
+    if not own and backend.blas not in (None, ANY_KERNELS_BLAS):
+        raise RequestError(
+            f'blas "{backend.blas}" is what fused kernels multiply by, and none run here (policy "{policy}", '
+            f'kernels "{kernels}"); leave it out, or use "{ANY_KERNELS_BLAS}"'
+        )
+    if not own:
+        backend = replace(
+            backend, product_rates=unmeasured
+        )  # of products that none of these kernels makes
     portable = PORTABLE | FUSIONS
     guarded = {
         name: _or_portable(kernel, portable[name]) if name in portable else kernel

@@ -2,19 +2,20 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 
-from xplm.backend import Backend, host_memory
+from xplm.backend import Backend, ProductRate, host_memory
 from xplm.errors import BackendError
 from xplm.precision import HOST_DTYPES
 from xplm.threads import limit_blas
 from xplm_numpy.announce import before_compiling, compilations
 from xplm_numpy.border import NumbaError, border
+from xplm_numpy.libraries import use_blas
 from xplm_numpy.memory import reserve
 
 Limit = Callable[[int], AbstractContextManager[None]]
@@ -46,6 +47,8 @@ def make_backend(device: str) -> Backend:
         compilations=compilations,
         limit_threads=limit_threads,
         check_threads=check_threads,
+        use_blas=use_blas,
+        product_rates=product_rates,
     )
 
 
@@ -61,6 +64,15 @@ def check_threads(threads: int) -> None:
     from xplm_numpy.launch import check_threads
 
     check_threads(threads)
+
+
+def product_rates() -> Sequence[ProductRate]:
+    """How fast fused kernels multiply; nothing where none run."""
+    if not load_fused():
+        return ()
+    from xplm_numpy.blas import product_rates
+
+    return product_rates()
 
 
 class Fused(Mapping[str, Callable[..., Any]]):

@@ -50,7 +50,7 @@ class Compiler:
             store: of kernels compiled as wholes.
             left: why there are no insides.
         """
-        self.insides, self._store = insides, store
+        self.insides, self.store = insides, store
         self._ways = [WHOLE] * (insides is not None) + [PLAIN] * store.is_writable
         self._ways.append(MEMORY)
         self.way = self._ways[0]
@@ -89,7 +89,7 @@ class Compiler:
             attributes[name] = copy(value) if isinstance(value, dict) else value
         if self.way == WHOLE:
             assert self.insides is not None
-            self.insides.adopt(dispatcher, is_kernel=kernel.is_kernel, store=self._store)
+            self.insides.adopt(dispatcher, is_kernel=kernel.is_kernel, store=self.store)
         elif self.way == PLAIN:
             folder = self._plain_folder()
             if fault := folder_fault(folder):
@@ -112,7 +112,7 @@ class Compiler:
                 return self._compile_somehow(dispatcher, signature)
             finally:
                 self._is_compiling = False
-                self._store.unlock()
+                self.store.unlock()
                 note_compiled()
 
     def before_fork(self) -> None:
@@ -152,7 +152,7 @@ class Compiler:
             except NumbaError as error:
                 self._left[way] = str(error)
                 failure = error
-                self._store.unlock()
+                self.store.unlock()
                 if way == PLAIN and isinstance(error.__cause__, NumbaSourceError):
                     break  # it is about the source, which the next way compiles alike
             else:
@@ -196,8 +196,8 @@ class Compiler:
 
     def _plain_folder(self) -> Path:
         """For numba's own files. One for each version of the source: numba compares a function's own file only."""
-        assert self._store.folder is not None
-        return self._store.folder / f"plain-{own_stamp()[:16]}"
+        assert self.store.folder is not None
+        return self.store.folder / f"plain-{own_stamp()[:16]}"
 
 
 @contextmanager

@@ -64,6 +64,11 @@ def _behaved(array):
     return stored if stored.flags.writeable else np.asarray(_Writeable(stored))
 
 
+def dense(array):
+    """The array, dense and aligned."""
+    return bits(array).view(array.dtype)
+
+
 class _Writeable(NamedTuple):
     """A read-only array without its flag: numba compiles a kernel anew for each argument that has it."""
 

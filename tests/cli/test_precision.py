@@ -203,17 +203,17 @@ def test_the_threads_asked_for_are_those_of_the_reference(
     xplm, tiny_directory, text, monkeypatch, module
 ):
     def load_checkpoint(rt, checkpoint, **_):
-        raise RequestError(f"threads: {rt.backend.computing.args}")
+        raise RequestError(f"threads: {rt.backend.threads}")
 
     monkeypatch.setattr(module, "load_checkpoint", load_checkpoint)
     command = ("precision", module.__name__.rpartition("_")[2])
     out = xplm(*command, "--model", tiny_directory, "--text", text, "--threads", 1)
-    assert "threads: (1,)" in out.error
+    assert "threads: 1" in out.error
 
 
 def test_the_threads_asked_for_are_those_of_every_side():
     side = precision_fragility.side_runtime("numpy:bf16", WhereFlags(threads=1))
-    assert side.backend.computing.args == (1,)
+    assert side.backend.threads == 1
 
 
 def test_shares_are_of_flips_and_of_tokens():

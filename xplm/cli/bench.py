@@ -22,6 +22,7 @@ from xplm.cli.bench_train import STEPS, bench_train
 from xplm.cli.flags import ModelFlags, takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.peak import peak_json, peak_line
+from xplm.cli.products import product_lines, products_json
 from xplm.errors import RequestError
 from xplm.generate.engine import Engine
 from xplm.generate.memory import count_weights, plan_generation
@@ -104,6 +105,8 @@ def bench(
     bandwidth = measure_bandwidth(lm.rt.backend)
     share = weight_bytes_per_token(lm) * decode / bandwidth
     copies = count_decode(lm.engine, ids)
+    with lm.rt.backend.computing():
+        rates = lm.rt.backend.product_rates()
 
     out.line(
         f"{full_name(model.model)}  stored as {lm.stored_as}  {lm.rt.policy}  "
@@ -113,6 +116,8 @@ def bench(
     out.line(f"prefill  {prefill:10.1f} tokens/s   {prompt_tokens} tokens")
     out.line(f"decode   {decode:10.1f} tokens/s   {new_tokens} tokens")
     out.line(f"limit    {share:10.0%} of it        memory gives {bandwidth / 1e9:.1f} GB/s")
+    for line in product_lines(rates):
+        out.line(f"products  {line}")
     out.line(peak_line(plan, peak_memory_bytes))
     out.line(
         f"copies   {copies.to_device + copies.to_host:10} a token    {copies.to_device_bytes:,} bytes to the device, "
@@ -124,6 +129,7 @@ def bench(
             "decode_tokens_per_s": decode,
             "load_seconds": load_seconds,
             **peak_json(plan, peak_memory_bytes),
+            "products": products_json(rates),
             "bandwidth_share": share,
             "bandwidth_bytes_per_s": bandwidth,
             "weight_bytes_per_token": weight_bytes_per_token(lm),

@@ -8,9 +8,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from xplm.backend import DEFAULT_BACKENDS, Backend, backend_names, load_backend
-from xplm.cli.flags import takes_flags
+from xplm.backend import (
+    DEFAULT_BACKENDS,
+    Backend,
+    ProductRate,
+    backend_names,
+    load_backend,
+)
+from xplm.cli.flags import BLAS_HELP, takes_flags
 from xplm.cli.output import Output, OutputFlags
+from xplm.cli.products import product_lines, products_json
 from xplm.errors import BackendError
 from xplm.numerics.doctor.examine import PROBES, Row, as_json, examine
 from xplm.numerics.doctor.probe import ABSENT, FLOATS
@@ -27,6 +34,7 @@ class Patient(NamedTuple):
 
     backend: Backend
     rows: list[Row]
+    product_rates: Sequence[ProductRate]
 
     @property
     def gaps(self) -> list[list[Row]]:
@@ -71,6 +79,7 @@ def doctor(
         int | None,
         typer.Option(min=1, max=MOST_THREADS, help="CPU threads; if not given, one a core."),
     ] = None,
+    blas: Annotated[str | None, typer.Option(help=BLAS_HELP)] = None,
 ) -> None:
     """Ask array libraries for what a transformer needs of them, and show what is done about each gap.
 
@@ -82,12 +91,12 @@ def doctor(
     Example: xplm doctor --backend numpy
     """
     out = Output(output)
-    there, missing = find(backend, device, threads)
+    there, missing = find(backend, device, threads, blas)
     console = Console(highlight=False)
     patients = []
     for found in there:
         with found.computing():
-            patients.append(Patient(found, examined(out, found)))
+            patients.append(Patient(found, examined(out, found), found.product_rates()))
         if not output.as_json:
             show(console, patients[-1])
     if not output.as_json:
@@ -106,7 +115,10 @@ def doctor(
 
 
 def find(
-    name: str | None, device: str | None, threads: int | None = None
+    name: str | None,
+    device: str | None,
+    threads: int | None = None,
+    blas: str | None = None,
 ) -> tuple[list[Backend], list[Missing]]:
     """The backends to examine, and those that cannot be.
 
@@ -114,6 +126,7 @@ def find(
         name: one of them; None: all.
         device: where; None: the first of the kinds of device that it computes on.
         threads: of the CPU; None: as many as each takes by itself.
+        blas: what multiplies matrices; None: what each takes by itself.
 
     Raises:
         BackendError: the one that is named, or every one, is missing.
@@ -121,7 +134,7 @@ def find(
     there, missing = [], []
     for one in backend_names() if name is None else [name]:
         try:
-            there.append(_load(one, device, threads))
+            there.append(_load(one, device, threads, blas))
         except BackendError as error:
             missing.append(Missing(one, str(error)))
     if not there:
@@ -129,16 +142,16 @@ def find(
     return there, missing
 
 
-def _load(name: str, device: str | None, threads: int | None) -> Backend:
+def _load(name: str, device: str | None, threads: int | None, blas: str | None) -> Backend:
     if device is not None:
-        return load_backend(name, device, threads)
+        return load_backend(name, device, threads, blas)
     *others, last = DEFAULT_BACKENDS
     for kind in others:
         try:
-            return load_backend(name, kind, threads)
+            return load_backend(name, kind, threads, blas)
         except BackendError:
             continue
-    return load_backend(name, last, threads)
+    return load_backend(name, last, threads, blas)
 
 
 def examined(out: Output, backend: Backend) -> list[Row]:
@@ -157,6 +170,7 @@ def patient_as_json(patient: Patient) -> dict[str, Any]:
         "device": patient.backend.device_name,
         "versions": _versions(patient.backend),
         **patient.counts,
+        "products": products_json(patient.product_rates),
         "rows": [as_json(row) for row in patient.rows],
     }
 
@@ -167,6 +181,8 @@ def show(console: Console, patient: Patient) -> None:
     console.print(Text(f"{backend.name} on {backend.device_name}", style="bold"))
     libraries = ", ".join(f"{name} {number}" for name, number in _versions(backend).items())
     console.print(Text(libraries, style="dim"))
+    for line in product_lines(patient.product_rates):
+        console.print(Text(f"products: {line}", style="dim"), soft_wrap=True)
     console.print()
     console.print(_table(patient.rows, gaps))
     console.print()

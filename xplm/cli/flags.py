@@ -78,6 +78,9 @@ def _gathered(annotation: Any, name: str, given: Mapping[str, Any]) -> Any:
     return group(**{f.name: _gathered(f.type, f.name, given) for f in fields(group)})
 
 
+BLAS_HELP = "What multiplies matrices: openblas, mkl or numpy; if not given, the fastest here."
+
+
 @dataclass(frozen=True)
 class WhereFlags:
     """Where to compute."""
@@ -93,6 +96,7 @@ class WhereFlags:
         int | None,
         typer.Option(min=1, max=MOST_THREADS, help="CPU threads; if not given, one a core."),
     ] = None
+    blas: Annotated[str | None, typer.Option(help=BLAS_HELP)] = None
 
     def runtime(self, policy: str | Policy) -> Runtime:
         """A runtime of this backend and these kernels.
@@ -100,7 +104,7 @@ class WhereFlags:
         Raises:
             XplmError: the backend, the device, the policy or the kernels are not there.
         """
-        backend = load_backend(self.backend, self.device, self.threads)
+        backend = load_backend(self.backend, self.device, self.threads, self.blas)
         return make_runtime(backend, policy, self.kernels)
 
     def not_default(self) -> list[str]:

@@ -106,7 +106,10 @@ def gradcheck(
         raise RequestError(f'an op is one of {", ".join(OPS)}; got "{op}"{did_you_mean(op, OPS)}')
     if op is not None and entries is not None:
         raise RequestError("an op is checked at every number; got --op and --entries; give one")
-    computer, kernels = load_backend(where.backend, where.device, where.threads), where.kernels
+    computer, kernels = (
+        load_backend(where.backend, where.device, where.threads, where.blas),
+        where.kernels,
+    )
     if model is not None:
         width = LABEL_WIDTHS["model"]
         rows = recipe_rows(computer, kernels, model, seed, entries, out.waiting.report)

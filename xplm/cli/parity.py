@@ -15,7 +15,7 @@ from rich.text import Text
 
 from xplm.backend import load_backend
 from xplm.checkpoint.files import replacing, writing
-from xplm.cli.flags import takes_flags
+from xplm.cli.flags import BLAS_HELP, takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.places import home
 from xplm.cli.progress import pull_with_progress
@@ -88,6 +88,7 @@ def parity(
         int | None,
         typer.Option(min=1, max=MOST_THREADS, help="CPU threads; if not given, one a core."),
     ] = None,
+    blas: Annotated[str | None, typer.Option(help=f"Of the test. {BLAS_HELP}")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all numbers that are compared.")] = 0,
 ) -> None:
     """Run every op, layer, model and optimizer on both sides, and judge each tensor: exact, rounding, or a bug.
@@ -101,7 +102,7 @@ def parity(
     out = Output(output)
     if html is not None and not html.parent.is_dir():
         raise RequestError(f"--html must be in a directory that exists; got {html}; make it first")
-    setting, chosen = _setting(out, test, reference, model, device, kernels, threads, seed)
+    setting, chosen = _setting(out, test, reference, model, device, kernels, threads, blas, seed)
 
     began = time.perf_counter()
     with setting.test.backend.computing(), setting.reference.backend.computing():
@@ -166,13 +167,15 @@ def _setting(
     device: str,
     kernels: str,
     threads: int | None,
+    blas: str | None,
     seed: int,
 ) -> tuple[Setting, Model]:
     """What to compare, checked."""
     sides = []
-    for text, where, which in ((test, device, kernels), (reference, "cpu", "portable")):
-        backend, policy = parse_side(text)
-        sides.append(make_runtime(load_backend(backend, where, threads), policy, which))
+    tested, judge = (test, device, kernels, blas), (reference, "cpu", "portable", None)
+    for text, where, which, products in (tested, judge):
+        name, policy = parse_side(text)
+        sides.append(make_runtime(load_backend(name, where, threads, products), policy, which))
         require_known(sides[-1])
     test_side, reference_side = sides
     _require_float64(reference_side, reference)

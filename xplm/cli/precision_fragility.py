@@ -118,7 +118,9 @@ def side_runtime(side: str, where: WhereFlags) -> Runtime:
     """
     backend, policy = parse_side(side)
     device = "cpu" if backend == HOST else where.device
-    return make_runtime(load_backend(backend, device, where.threads), policy, where.kernels)
+    return make_runtime(
+        load_backend(backend, device, where.threads, where.blas), policy, where.kernels
+    )
 
 
 def read_batches(path: Path) -> list[dict[str, Any]]:

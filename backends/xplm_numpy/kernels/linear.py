@@ -1,9 +1,10 @@
 """Linear map, fused where memory is what limits it. Derivation and signatures: `xplm.kernels.linear`.
 
 Up to MAX_ROWS rows, weights are widened in registers on their way from memory (`xplm_numpy.gemv` has the bytes and
-FLOPs). Beyond, BLAS computes, in float32 (`xplm_numpy.blas`); backward it always does, 4 N C FLOPs a row. Narrow
-weights are widened a block of rows at a time, into a buffer that is still in cache when BLAS reads it: 2 N C bytes from
-memory, where a widened copy of the matrix would cost 10 N C.
+FLOPs). Beyond, BLAS computes (`xplm_numpy.blas`); backward it always does, 4 N C FLOPs a row. Where it multiplies
+16-bit operands as they are stored, all three products are its own, and each result is rounded once. Elsewhere it
+computes in float32, and narrow weights are widened a block of rows at a time, into a buffer that is still in cache when
+BLAS reads it: 2 N C bytes from memory, where a widened copy of the matrix would cost 10 N C.
 """
 
 import numpy as np
@@ -12,10 +13,10 @@ from numba import prange
 from xplm.kernels import linear as portable
 from xplm.kernels.linear import LinearSaved
 from xplm_numpy.arrays import empty
-from xplm_numpy.blas import product
+from xplm_numpy.blas import has_product, product
 from xplm_numpy.gemv import count_blocks, count_rows, multiply, row_of, with_bias
 from xplm_numpy.jit import parallel
-from xplm_numpy.narrow import FLOAT32, bias_bits, bits, narrow, takes, widen_rows
+from xplm_numpy.narrow import FLOAT32, bias_bits, bits, dense, narrow, takes, widen_rows
 from xplm_numpy.whole import narrowed, widen_into, widened
 
 MAX_ROWS = 16
@@ -35,14 +36,13 @@ def linear_fwd(x, weight, bias=None):
 
     y = np.empty((*x.shape[:-1], N), x.dtype)
     out = bits(y).reshape(-1, N)
-    stored = as_stored(weight)
     if has_few_rows:
-        _multiply(bits(x).reshape(-1, C), stored, bias_bits(bias, weight), out)
+        _multiply(bits(x).reshape(-1, C), bits(weight), bias_bits(bias, weight), out)
     elif is_for_blas:
-        project(widened(x).reshape(-1, C), stored, out)
+        project(x.reshape(-1, C), weight, out)
     else:
         sums = np.empty(out.shape, np.float32)
-        project(widened(x).reshape(-1, C), stored, sums)
+        project(operand(x, weight).reshape(-1, C), weight, sums)
         _store(sums, bias_bits(bias, weight), out)
     return y, LinearSaved(x, weight, bias)
 
@@ -53,18 +53,19 @@ def linear_bwd(dy, saved):
         return portable.linear_bwd(dy, saved)
 
     N, C = weight.shape
-    rows, dy = widened(x).reshape(-1, C), widened(dy).reshape(-1, N)
+    in_dtype = dense if has_product(dy, x, weight) else widened
+    rows, drows = in_dtype(x).reshape(-1, C), in_dtype(dy).reshape(-1, N)
 
     # y = x @ weight^T + bias
-    dx = project_back(dy, as_stored(weight), np.empty(rows.shape, np.float32))
-    dweight = product(dy.T, rows, np.empty((N, C), np.float32))
-    dbias = None if bias is None else np.sum(dy, axis=0)
+    dx = project_back(drows, weight, np.empty(rows.shape, np.float32))
+    dweight = product(drows.T, rows, np.empty((N, C), np.float32))
+    dbias = None if bias is None else np.sum(widened(dy).reshape(-1, N), axis=0)
     return narrowed(dx.reshape(x.shape), x.dtype), dweight, dbias
 
 
-def as_stored(weight):
-    """A matrix for `project`: its bits, but a float32 transpose or slice as it lies, where BLAS reads it."""
-    return bits(weight) if _is_dense(weight) or weight.dtype != FLOAT32 else weight
+def operand(x, weight):
+    """x, dense: as it is stored, where a product of both is, or in float32."""
+    return dense(x) if has_product(x, weight) else widened(x)
 
 
 def _is_dense(weight):
@@ -87,32 +88,34 @@ def _multiply(x, weight, bias, y):
 
 
 def project(x, weight, y):
-    """y = x @ weight^T, of rows (R, C) in float32 and a matrix (N, C) as stored; y (R, N) float32."""
-    for rows, block in _wide_blocks(weight):
+    """y = x @ weight^T, of rows (R, C) and a matrix (N, C) as `operand` has them; y (R, N) float32."""
+    for rows, block in _blocks(weight, x.dtype):
         product(x, block.T, y[:, rows])
     return y
 
 
 def project_back(dy, weight, dx):
-    """dx = dy @ weight, of rows (R, N) in float32 and a matrix (N, C) as stored; dx (R, C) float32."""
-    for rows, block in _wide_blocks(weight):
+    """dx = dy @ weight, of rows (R, N) and a matrix (N, C) as `operand` has them; dx (R, C) float32."""
+    for rows, block in _blocks(weight, dy.dtype):
         product(dy[:, rows], block, dx, is_added=rows.start > 0)
     return dx
 
 
-def _wide_blocks(weight):
-    """The rows of a matrix (N, C) in float32, as many at a time as a cache holds; whole, where they are that."""
+def _blocks(weight, dtype):
+    """The rows of a matrix (N, C) in a dtype: whole, where it has that, or as many at a time as a cache holds."""
     N, C = weight.shape
-    if weight.dtype == FLOAT32:
-        yield slice(0, N), weight
+    if weight.dtype == dtype:
+        is_read_in_place = dtype == FLOAT32 and not _is_dense(weight)  # a transpose, a slice
+        yield slice(0, N), weight if is_read_in_place else dense(weight)
         return
 
     step = max(1, min(N, BLOCK_NUMBERS // max(1, C)))
     buffer = np.empty((step, C), np.float32)
+    stored = bits(weight)
     for begin in range(0, N, step):
         rows = slice(begin, min(begin + step, N))
         block = buffer[: rows.stop - begin]
-        widen_into(weight[rows], block)
+        widen_into(stored[rows], block)
         yield rows, block
 
 

@@ -2,9 +2,9 @@
 
 Rows whose target is ignored, such as the questions of a chat, are left out: they cost nothing, and what is not finite
 in them is not seen. The others are taken a chunk at a time, as there; the chunk's logits lie in one array that all
-chunks reuse, and their gradient overwrites them. A narrow weight is widened a block of rows at a time, as in
-`xplm_numpy.kernels.linear`. FLOPs: 2 C V a row forward, 6 C V backward, all of them BLAS's, in float32; bytes beside
-its own: 4 V a row forward, 8 V backward.
+chunks reuse, and their gradient overwrites them. Operands of 16 bits are multiplied as in `xplm_numpy.kernels.linear`;
+where they are as they are stored, the gradient of the logits is rounded to their dtype once, and lies beside them.
+FLOPs: 2 C V a row forward, 6 C V backward, all of them BLAS's; bytes beside its own: 4 V a row forward, 8 V backward.
 """
 
 import numpy as np
@@ -13,9 +13,9 @@ from xplm.kernels import linear_cross_entropy as portable
 from xplm.kernels.linear_cross_entropy import LOGITS_PER_CHUNK, LinearCrossEntropySaved
 from xplm_numpy.blas import product
 from xplm_numpy.kernels.cross_entropy import backward_rows, forward_rows
-from xplm_numpy.kernels.linear import as_stored, project, project_back
+from xplm_numpy.kernels.linear import operand, project, project_back
 from xplm_numpy.narrow import in_float32, takes
-from xplm_numpy.whole import narrowed, widened
+from xplm_numpy.whole import narrowed
 
 
 def linear_cross_entropy_fwd(
@@ -25,12 +25,11 @@ def linear_cross_entropy_fwd(
     if not takes(x, weight) or not in_float32(wide):
         return portable.linear_cross_entropy_fwd(x, weight, targets, **options, wide=wide)
 
-    scored, x_rows, ids = _scored(x, targets, ignore_index)
+    scored, x_rows, ids = _scored(x, weight, targets, ignore_index)
     losses, lses = (np.empty(len(ids), np.float32) for _ in range(2))
     shares = np.float32(label_smoothing), np.float32(z_loss)
-    stored = as_stored(weight)
     for rows, logits in _chunks(x_rows, weight):
-        project(x_rows[rows], stored, logits)
+        project(x_rows[rows], weight, logits)
         forward_rows(logits, ids[rows], ignore_index, *shares, losses[rows], lses[rows])
     loss, lse = (_spread(part, scored, len(x)) for part in (losses, lses))
     saved = LinearCrossEntropySaved(
@@ -44,14 +43,13 @@ def linear_cross_entropy_bwd(dloss, saved):
     if not takes(x, weight) or not dloss.dtype == wide == np.float32:
         return portable.linear_cross_entropy_bwd(dloss, saved)
 
-    scored, x_rows, ids = _scored(x, targets, ignore_index)
+    scored, x_rows, ids = _scored(x, weight, targets, ignore_index)
     dloss_rows, lse_rows = dloss[scored], lse[scored]
     shares = np.float32(label_smoothing), np.float32(z_loss)
-    stored = as_stored(weight)
     dx_rows = np.empty(x_rows.shape, np.float32)
     dweight = None
     for rows, logits in _chunks(x_rows, weight):
-        project(x_rows[rows], stored, logits)
+        project(x_rows[rows], weight, logits)
 
         # loss = cross_entropy(logits)
         dlogits = logits
@@ -60,18 +58,19 @@ def linear_cross_entropy_bwd(dloss, saved):
         )
 
         # logits = x @ weight^T
-        project_back(dlogits, stored, dx_rows[rows])
+        dlogits = narrowed(dlogits, x_rows.dtype)
+        project_back(dlogits, weight, dx_rows[rows])
         part = product(dlogits.T, x_rows[rows], np.empty(weight.shape, np.float32))
         dweight = part if dweight is None else np.add(dweight, part, out=dweight)
     dweight = np.zeros(weight.shape, np.float32) if dweight is None else dweight
     return _spread(narrowed(dx_rows, x.dtype), scored, len(x)), dweight, None
 
 
-def _scored(x, targets, ignore_index):
-    """The rows whose target is not ignored: which they are, they in float32, and their targets."""
+def _scored(x, weight, targets, ignore_index):
+    """The rows whose target is not ignored: which they are, they as an operand, and their targets."""
     scored = np.flatnonzero(targets != ignore_index)
     ids = np.asarray(targets, np.int64)[scored]
-    return scored, widened(x if len(scored) == len(x) else x[scored]), ids
+    return scored, operand(x if len(scored) == len(x) else x[scored], weight), ids
 
 
 def _spread(part, scored, n):

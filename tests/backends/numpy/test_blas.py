@@ -1,10 +1,15 @@
-"""Products in pieces, on the kernels' threads, against their definition."""
+"""Products by each library, in pieces on the kernels' threads, against their definition."""
+
+import ctypes
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from threadpoolctl import ThreadpoolController, threadpool_limits
-from xplm_numpy import blas
-from xplm_numpy.blas import PIECE_FLOPS, PIECES, product
+from xplm_numpy import blas, gemm
+from xplm_numpy.blas import product
+from xplm_numpy.gemm import PIECE_FLOPS, PIECES
+from xplm_numpy.libraries import find_openblas, use_blas
 
 U = 2.0**-24
 
@@ -15,15 +20,25 @@ LAYOUTS = {
     "columns of a larger matrix": lambda x: np.hstack([x, x])[:, : x.shape[1]],
     "every other column": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
     "backwards": lambda x: np.ascontiguousarray(x[::-1])[::-1],
-    "misaligned": lambda x: np.frombuffer(b" " + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape),
+    "misaligned": lambda x: np.frombuffer(b" " + x.tobytes(), np.uint8)[1:].view(x.dtype).reshape(x.shape),
 }  # fmt: skip
 SIZES = [(1, 1, 1), (1, 40, 7), (40, 1, 7), (16, 16, 1), (17, 33, 5), (129, 31, 64), (31, 140, 64)]
+
+
+@pytest.fixture(params=["openblas", "mkl"], autouse=True)
+def library(request):
+    if request.param == "mkl":
+        request.getfixturevalue("mkl")
+        yield "mkl"
+        return
+    with use_blas(request.param):
+        yield request.param
 
 
 @pytest.fixture
 def in_pieces(monkeypatch):
     """Even the smallest products are cut."""
-    monkeypatch.setattr(blas, "PIECE_FLOPS", 1)
+    monkeypatch.setattr(gemm, "PIECE_FLOPS", 1)
 
 
 def draw(M, N, K):
@@ -32,13 +47,14 @@ def draw(M, N, K):
 
 
 def assert_is_product(out, a, b):
+    """Of sums in float32, in any order."""
     a, b = a.astype(np.float64), b.astype(np.float64)
-    bound = 2 * a.shape[1] * U * (np.abs(a) @ np.abs(b))  # of a sum in any order
+    bound = 2 * a.shape[1] * U * (np.abs(a) @ np.abs(b))
     assert (np.abs(out - a @ b) <= bound).all()
 
 
 def test_the_library_here_is_found():
-    assert blas._openblas_sgemm() is not None
+    assert find_openblas() is not None
 
 
 @pytest.mark.parametrize("left", LAYOUTS)
@@ -54,7 +70,7 @@ def test_operands_lie_as_they_like(in_pieces, left, right):
 @pytest.mark.parametrize("limits", [["PIECE_FLOPS"], ["MORE_FLOPS", "LEAST_WIDTH"], []], ids=str)
 def test_every_size_is_covered_and_nothing_beside_it(monkeypatch, M, N, K, limits):
     for limit in limits:
-        monkeypatch.setattr(blas, limit, 1)
+        monkeypatch.setattr(gemm, limit, 1)
     a, b = draw(M, N, K)
     whole = np.full((M + 2, N + 2), 7.0, np.float32)
     product(a, b, whole[1:-1, 1:-1])
@@ -65,12 +81,12 @@ def test_every_size_is_covered_and_nothing_beside_it(monkeypatch, M, N, K, limit
 
 def test_the_number_of_pieces():
     half = PIECE_FLOPS // 2
-    assert [blas.count_pieces(1, 1, n * half) for n in (0, 1, 2, 3, 4, 100)] == [1, 1, 2, 2, 4, 4]
-    side = blas.MORE_PIECES * blas.LEAST_WIDTH
-    K = blas.MORE_FLOPS // (2 * side)
-    assert blas.count_pieces(side, 1, K) == blas.count_pieces(1, side, K) == blas.MORE_PIECES
-    assert blas.count_pieces(side, 1, K - 1) == blas.PIECES
-    assert blas.count_pieces(side - 1, 2, K) == blas.PIECES
+    assert [gemm.count_pieces(1, 1, n * half) for n in (0, 1, 2, 3, 4, 100)] == [1, 1, 2, 2, 4, 4]
+    side = gemm.MORE_PIECES * gemm.LEAST_WIDTH
+    K = gemm.MORE_FLOPS // (2 * side)
+    assert gemm.count_pieces(side, 1, K) == gemm.count_pieces(1, side, K) == gemm.MORE_PIECES
+    assert gemm.count_pieces(side, 1, K - 1) == gemm.PIECES
+    assert gemm.count_pieces(side - 1, 2, K) == gemm.PIECES
 
 
 @pytest.mark.parametrize(("M", "N", "K"), [(0, 3, 4), (3, 0, 4), (3, 4, 0)], ids=str)
@@ -83,9 +99,9 @@ def test_what_is_empty(in_pieces, M, N, K):
 @pytest.mark.parametrize("is_found", [True, False])
 @pytest.mark.parametrize(("M", "N", "K"), [*SIZES, (3, 4, 0)], ids=str)
 def test_a_product_is_added_to_what_there_is(monkeypatch, flops, is_found, M, N, K):
-    monkeypatch.setattr(blas, "PIECE_FLOPS", flops)
+    monkeypatch.setattr(gemm, "PIECE_FLOPS", flops)
     if not is_found:
-        monkeypatch.setattr(blas, "_openblas_sgemm", lambda: None)
+        monkeypatch.setattr(blas, "library_for", lambda dtype: None)
     a, b = (np.rint(x) for x in draw(M, N, K))  # small integers, whose sums are exact
     out = np.full((M, N), 5.0, np.float32)
     assert product(a, b, out, is_added=True) is out
@@ -127,10 +143,10 @@ def test_shapes_that_do_not_fit(in_pieces):
 def test_what_is_read_only_is_read_by_the_same_kernel_and_never_written(in_pieces):
     a, b = draw(20, 20, 20)
     product(a, b, np.empty((20, 20), np.float32))
-    compiled = len(blas._multiply.__wrapped__.signatures)
+    compiled = len(gemm._multiply.__wrapped__.signatures)
     a.flags.writeable = b.flags.writeable = False
     assert_is_product(product(a, b, np.empty((20, 20), np.float32)), a, b)
-    assert len(blas._multiply.__wrapped__.signatures) == compiled
+    assert len(gemm._multiply.__wrapped__.signatures) == compiled
     with pytest.raises(ValueError, match="read-only"):
         product(a, a, b)
 
@@ -148,17 +164,27 @@ def test_one_row_whatever_its_stride(in_pieces, monkeypatch):
     assert_is_product(one, a, column)
 
 
-def test_blas_keeps_its_number_of_threads(in_pieces, monkeypatch):
+def test_openblas_keeps_its_number_of_threads(in_pieces, monkeypatch):
     a, b = draw(20, 20, 20)
     for threads in (1, 2):
-        with threadpool_limits(threads, user_api="blas"):
+        with use_blas("openblas"), threadpool_limits(threads, user_api="blas"):
             product(a, b, np.empty((20, 20), np.float32))
             assert blas_threads() == threads
             with monkeypatch.context() as patch:
-                patch.setattr(blas, "_multiply", interrupt)
+                patch.setattr(gemm, "_multiply", interrupt)
                 with pytest.raises(InterruptedError):
                     product(a, b, np.empty((20, 20), np.float32))
             assert blas_threads() == threads
+
+
+def test_a_library_that_takes_a_number_of_threads_has_its_own_back(in_pieces):
+    calls = []
+    take = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(lambda n: calls.append(n) or 7)
+    openblas = find_openblas()
+    watched = replace(openblas, set_local_threads=ctypes.cast(take, ctypes.c_void_p).value)
+    a, b = draw(64, 20, 20)
+    assert gemm.multiply(watched, a, b, np.empty((64, 20), np.float32))
+    assert calls == [1, 7] * PIECES
 
 
 @pytest.mark.parametrize("dtypes", [("float64",) * 3, ("float32", "float32", "float64")], ids=str)
@@ -168,7 +194,9 @@ def test_other_dtypes_are_numpys(in_pieces, dtypes):
     np.testing.assert_array_equal(out, np.matmul(a, b, out=np.empty((20, 20), dtypes[2])))
 
 
-def test_another_blas_is_numpys(in_pieces, monkeypatch):
-    monkeypatch.setattr(blas, "_openblas_sgemm", lambda: None)
+def test_numpys_own_is_used_whole(in_pieces, monkeypatch):
+    monkeypatch.setattr(blas, "multiply", None)
     a, b = draw(30, 20, 10)
-    np.testing.assert_array_equal(product(a, b, np.empty((30, 20), np.float32)), a @ b)
+    with use_blas("numpy"):
+        out = product(a, b, np.empty((30, 20), np.float32))
+    np.testing.assert_array_equal(out, a @ b)

@@ -5,6 +5,7 @@ from inspect import signature
 import numba
 import numpy as np
 import pytest
+from xplm_numpy import blas
 from xplm_numpy.kernels import linear as fused_linear
 from xplm_numpy.kernels import linear_cross_entropy as fused_head
 
@@ -84,6 +85,28 @@ def test_every_result_could_be_rounding(op, policy):
     for case in fused_cases(op):
         for verdict in (found.verdict for found in check_case(test, reference, op, case)):
             assert verdict.kind != BUG, (case.label, verdict.name, verdict.reason)
+
+
+@pytest.mark.parametrize("policy", ["bf16", "fp16"])
+@pytest.mark.parametrize("op", ["linear", "linear_cross_entropy"])
+def test_products_of_operands_as_they_are_stored_could_be_rounding(
+    narrow_products, monkeypatch, op, policy
+):
+    dtypes = []
+    multiply = blas.multiply
+    monkeypatch.setattr(
+        blas,
+        "multiply",
+        lambda lib, a, b, *rest, **options: (
+            dtypes.append(a.dtype.name) or multiply(lib, a, b, *rest, **options)
+        ),
+    )
+    monkeypatch.setattr(fused_linear, "MAX_ROWS", 0)  # the cases have few rows
+    test, reference = make_runtime(BACKEND, policy), make_runtime(BACKEND, "fp64", "portable")
+    for case in fused_cases(op):
+        for verdict in (found.verdict for found in check_case(test, reference, op, case)):
+            assert verdict.kind != BUG, (case.label, verdict.name, verdict.reason)
+    assert set(dtypes) == {test.host_dtype.compute.name}
 
 
 @pytest.mark.parametrize("policy", ["fp32", "bf16", "fp16"])

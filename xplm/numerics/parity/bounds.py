@@ -66,6 +66,15 @@ def exact(array: np.ndarray) -> Ball:
     return Ball(mid, np.zeros_like(mid))
 
 
+def operand(array: np.ndarray) -> Ball:
+    """An array that is multiplied by a matrix: a processor's bfloat16 instructions read subnormal numbers as zeros."""
+    ball = exact(array)
+    if array.dtype == ml_dtypes.bfloat16:
+        size = np.abs(ball.mid)
+        ball = ball._replace(rad=np.where(size < underflow(array.dtype), size, 0.0))
+    return ball
+
+
 def where(condition: np.ndarray, yes: Ball, no: float) -> Ball:
     """`yes` where the condition holds, else exactly `no`."""
     return Ball(np.where(condition, yes.mid, no), np.where(condition, yes.rad, 0.0))

@@ -2,7 +2,15 @@
 
 import numpy as np
 
-from xplm.numerics.parity.bounds import Arithmetic, Ball, exact, where, wide_of
+from xplm.numerics.parity.bounds import (
+    Arithmetic,
+    Ball,
+    exact,
+    may_round,
+    operand,
+    where,
+    wide_of,
+)
 from xplm.numerics.parity.expected import Args, Expected, Options, island
 from xplm.numerics.parity.softmax_bounds import probs_from_lse, softmax
 
@@ -35,17 +43,17 @@ def linear_cross_entropy_bwd(
     x, weight, targets = args
     narrow = Arithmetic(island(options, x))
     dlogits = _dlogits(narrow, _logits(narrow, x, weight), dloss, targets, options)
-    dlogits = narrow.stored(dlogits)
+    dlogits = may_round(narrow.stored(dlogits), x.dtype)
     w = Arithmetic(wide_of(narrow.dtype))
-    dx = narrow.stored(w.matmul(dlogits, w.stored(exact(weight))))
-    dweight = w.matmul(dlogits.map(np.transpose), narrow.stored(exact(x)))
+    dx = narrow.stored(w.matmul(dlogits, w.stored(operand(weight))))
+    dweight = w.matmul(dlogits.map(np.transpose), narrow.stored(operand(x)))
     return [Expected(dx, x.dtype), Expected(dweight, w.dtype), None]
 
 
 def _logits(narrow: Arithmetic, x: np.ndarray, weight: np.ndarray) -> Ball:
     w = Arithmetic(wide_of(narrow.dtype))
-    table = w.stored(exact(weight)).map(np.transpose)
-    return narrow.stored(w.matmul(narrow.stored(exact(x)), table))
+    table = w.stored(operand(weight)).map(np.transpose)
+    return narrow.stored(w.matmul(narrow.stored(operand(x)), table))
 
 
 def _loss(w: Arithmetic, x: Ball, targets: np.ndarray, options: Options) -> Ball:

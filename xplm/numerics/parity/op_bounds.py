@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from xplm.numerics.parity.attention_bounds import attention_bwd, attention_fwd
-from xplm.numerics.parity.bounds import Arithmetic, Ball, exact, may_round, where, wide_of
+from xplm.numerics.parity.bounds import Arithmetic, Ball, exact, may_round, operand, where, wide_of
 from xplm.numerics.parity.expected import Args, Expected, Options, island, rows
 from xplm.numerics.parity.loss_bounds import (
     cross_entropy_bwd,
@@ -40,7 +40,7 @@ class OpBounds(NamedTuple):
 def _linear_fwd(args: Args, options: Options) -> Expected:
     x, weight, bias = (*args, None)[:3]
     w = Arithmetic(wide_of(x.dtype))
-    y = w.matmul(exact(x), w.stored(exact(weight)).map(np.transpose))
+    y = w.matmul(operand(x), w.stored(operand(weight)).map(np.transpose))
     if bias is not None:
         y = w.plus(y, w.stored(exact(bias)))
     return Expected(y, x.dtype)
@@ -49,8 +49,8 @@ def _linear_fwd(args: Args, options: Options) -> Expected:
 def _linear_bwd(dy: np.ndarray, args: Args, options: Options) -> list[Expected | None]:
     x, weight, bias = (*args, None)[:3]
     w = Arithmetic(wide_of(dy.dtype))
-    dx = w.matmul(exact(dy), w.stored(exact(weight)))
-    dweight = w.matmul(exact(rows(dy)).map(np.transpose), w.stored(exact(rows(x))))
+    dx = w.matmul(operand(dy), w.stored(operand(weight)))
+    dweight = w.matmul(operand(rows(dy)).map(np.transpose), w.stored(operand(rows(x))))
     dbias = None if bias is None else Expected(w.sum(exact(rows(dy)), 0), w.dtype)
     return [Expected(dx, x.dtype), Expected(dweight, w.dtype), dbias]
 

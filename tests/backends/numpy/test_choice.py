@@ -1,0 +1,113 @@
+"""The choice of a library: by what was measured, made once and kept."""
+
+import json
+
+import numba
+import pytest
+from xplm_numpy import choice
+from xplm_numpy.compiler import COMPILER
+from xplm_numpy.kernel_cache import KernelStore
+from xplm_numpy.libraries import BFLOAT16, FLOAT32, find_openblas, mkl_file
+
+FASTER_MKL = {"float32": {"openblas": 1e9, "mkl": 2e9}, "bfloat16": {"widened": 1e9, "mkl": 9e9}}
+
+
+@pytest.fixture
+def store(monkeypatch, tmp_path):
+    """A folder of kernels without any, and nothing known yet."""
+    monkeypatch.setattr(COMPILER, "store", KernelStore(tmp_path))
+    monkeypatch.setattr(choice, "_measured", {})
+    monkeypatch.setattr(choice, "mkl_file", lambda: mkl_file() or tmp_path)
+    choice._fastest_library.cache_clear()
+    yield COMPILER.store
+    choice._fastest_library.cache_clear()
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """What each measurement gives, in turn; those left over were not made."""
+    results = []
+    monkeypatch.setattr(choice, "measure", lambda here: results.pop(0))
+    return results
+
+
+def forget():
+    choice._measured.clear()
+    choice._fastest_library.cache_clear()
+
+
+def test_the_fastest_is_taken_but_noise_does_not_decide():
+    assert choice.fastest({"openblas": 100.0, "mkl": 104.0}) == "openblas"
+    assert choice.fastest({"openblas": 100.0, "mkl": 106.0}) == "mkl"
+    assert choice.fastest({"mkl": 1.0}) == "mkl"
+
+
+def test_a_choice_is_measured_once_and_kept(store, measured, mkl):
+    measured += [FASTER_MKL, {"float32": {"openblas": 3e9, "mkl": 1e9}}]
+    assert choice.chosen(FLOAT32).name == choice.chosen(BFLOAT16).name == "mkl"
+    forget()
+    assert choice.chosen(FLOAT32).name == "mkl"  # as it was kept
+    assert len(measured) == 1
+    (file,) = store.folder.iterdir()
+    file.write_bytes(file.read_bytes()[:-1])
+    forget()
+    assert choice.chosen(FLOAT32).name == "openblas"
+    assert choice.chosen(BFLOAT16) is None
+    assert measured == []
+
+
+def test_a_choice_holds_for_one_number_of_threads_and_one_machine(store, measured, monkeypatch):
+    measured += [FASTER_MKL] * 3
+    choice.rates(1)
+    choice.rates(2)
+    assert len(measured) == 1
+    forget()
+    monkeypatch.setattr(choice, "features", lambda: frozenset({"another"}))
+    choice.rates(1)
+    assert measured == []
+
+
+def test_of_two_processes_that_measure_at_once_the_first_decides(store, monkeypatch):
+    def measure(here):
+        store.save(choice._file(1), choice._key(1), json.dumps(FASTER_MKL).encode())
+        return {"float32": {"openblas": 9e9}}
+
+    monkeypatch.setattr(choice, "measure", measure)
+    assert choice.rates(1) == FASTER_MKL
+
+
+def test_where_nothing_can_be_kept_it_is_measured_in_each_process(store, measured, monkeypatch):
+    monkeypatch.setattr(COMPILER, "store", KernelStore(None))
+    measured += [FASTER_MKL] * 2
+    for _ in range(2):
+        assert choice.rates(1) == FASTER_MKL
+        forget()
+    assert measured == []
+
+
+def test_without_mkl_nothing_is_measured(store, measured, monkeypatch):
+    monkeypatch.setattr(choice, "mkl_file", lambda: None)
+    assert choice.chosen(FLOAT32) is find_openblas()
+    assert choice.chosen(BFLOAT16) is None
+
+
+def test_what_is_measured_are_rates_of_every_way(narrow_products, monkeypatch):
+    monkeypatch.setattr(choice, "SHAPES", ((32, 24, 16), (16, 48, 8)))
+    found = choice.measure(choice.libraries())
+    assert {dtype: list(ways) for dtype, ways in found.items()} == {
+        "float32": ["openblas", "mkl"],
+        "bfloat16": ["widened", "mkl"],
+        "float16": ["widened", "mkl"],
+    }
+    assert all(rate > 0.0 for ways in found.values() for rate in ways.values())
+
+
+def test_features_follow_numba(monkeypatch):
+    choice.features.cache_clear()
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", "+avx2,-avx512f,+amx-bf16", raising=False)
+    assert choice.features() == {"avx2", "amx-bf16"}
+    choice.features.cache_clear()
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", None)
+    monkeypatch.setattr(numba.config, "CPU_NAME", "generic")
+    assert choice.features() == frozenset()
+    choice.features.cache_clear()
