@@ -6,6 +6,7 @@
     fp32       a prompt of 256 tokens, then 64 decoded: float32 weights
     half       the same: bfloat16 and float16 weights
     long       a prompt of 2048 tokens
+    prompts    prompts of 128, 256 and 2048 tokens, by OpenBLAS and by what xplm chooses (".[mkl]" lets it)
     context    decoding after 4096 tokens, beside decoding after 256
     batch      8 sequences at once, beside one
     process    `xplm generate` as a whole process up to its first token: time and peak memory; importing xplm

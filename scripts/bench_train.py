@@ -1,10 +1,12 @@
-"""How fast xplm trains beside PyTorch and RustGPT, in float32.
+"""How fast xplm trains beside PyTorch and RustGPT.
 
     pip install ".[reference]"
     python scripts/bench_train.py [--only PART ...] [--compile] [--cycles 5] [--out runs/bench-train]
     python scripts/bench_train.py --only shakespeare facts --data tinyshakespeare.txt --facts DIRECTORY
 
-    d384 d288 d128    a step (forward, backward, clipping, AdamW) of a new model, beside torch's, eager and compiled
+    d384 d288 d128    a step (forward, backward, clipping, AdamW) of a new model, beside torch's, eager and compiled;
+                      xplm by the library that it chooses for products (".[mkl]" lets it), and by OpenBLAS
+    d384-bf16         the same under the policy bf16, beside torch's autocast
     finetune          the same from the weights of SmolLM2-135M-Instruct in Q4_1
     shakespeare       `xplm train` as a whole process until its validation loss is 1.88, beside the 2000 steps of
                       nanoGPT's recipe at what a step takes in torch
@@ -33,19 +35,36 @@ from bench.steps import SHAPES, Step, make_torch_step, make_xplm_step
 from bench.train_processes import WHOLE, judge_whole, measure_whole
 from bench.turns import MEASURED_SECONDS, Figures, Log, Turn, of, ratio, repeated, take_turns
 from bench.verdicts import Row, row
+from xplm_numpy.choice import INSTRUCTIONS, features
+from xplm_numpy.libraries import BFLOAT16, mkl_file
 
 from xplm.cli.process import tune_process
 
 SCRIPT = str(Path(__file__).resolve())
-SYSTEMS = ("xplm, fused kernels", "xplm, portable kernels", "torch eager")
-XPLM, EAGER, COMPILED = SYSTEMS[0], SYSTEMS[2], "torch.compile"
-SAME_LOSS = 1e-4  # relative: float32 sums of a few million terms in another order
-LEAST = {  # times as fast as each
-    "d384": {EAGER: 1.5, COMPILED: 1.35},
-    "d288": {EAGER: 1.4},
-    "d128": {EAGER: 1.4},
-    "finetune": {EAGER: 1.2},
-}
+XPLM, OPENBLAS, PORTABLE = "xplm, fused kernels", "xplm, openblas", "xplm, portable kernels"
+EAGER, COMPILED = "torch eager", "torch.compile"
+SYSTEMS = (XPLM, OPENBLAS, PORTABLE, EAGER)
+OURS = {XPLM: ("fused", None), OPENBLAS: ("fused", "openblas"), PORTABLE: ("portable", None)}
+"""Kernels and library of each of xplm's systems."""
+
+SAME_LOSS = {"fp32": 1e-4, "bf16": 1e-2}
+"""Relative: float32 sums of a few million terms in another order; activations of 8 bits, rounded in other places."""
+
+WITHOUT_MKL = {"d384": 0.95, "d288": 0.95, "d128": 1.2}
+WITH_MKL = {"d384": 1.1, "d288": 1.1, "d128": 1.3, "finetune": 1.2}
+"""Times as fast as torch, by OpenBLAS and by the library that is chosen where MKL is installed."""
+
+NARROW = {"d384-bf16": 0.9}
+"""The latter where the processor multiplies bfloat16."""
+
+
+def least_speeds(part: str) -> dict[str, float]:
+    """Times as fast as torch, eager, that each of xplm's systems must be, here."""
+    least = {OPENBLAS: WITHOUT_MKL.get(part), XPLM: WITHOUT_MKL.get(part)}
+    if mkl_file() is not None:
+        has_instructions = bool(INSTRUCTIONS[BFLOAT16] & features())
+        least[XPLM] = (WITH_MKL | (NARROW if has_instructions else {})).get(part)
+    return {name: times for name, times in least.items() if times is not None}
 
 
 def serve_steps(options: Mapping[str, Any]) -> None:
@@ -53,9 +72,9 @@ def serve_steps(options: Mapping[str, Any]) -> None:
     answers = own_stdout()
     tune_process()  # every system's, as the `xplm` command's
     name, shape, seed = options["name"], SHAPES[options["part"]], options["seed"]
-    if name.startswith("xplm"):
+    if name in OURS:
         where = options["device"], options["backend"]
-        step: Step = make_xplm_step(shape, name.split()[1], seed, *where)
+        step: Step = make_xplm_step(shape, *OURS[name], seed, *where)
     else:
         compiles = name == COMPILED
         step = make_torch_step(shape, options["threads"], compiles, seed, options["device"])
@@ -79,12 +98,14 @@ def measure_steps(plan: argparse.Namespace, log: Log, part: str, seed: int) -> N
     if len(log.turns(part)) >= n_turns:
         return
     workers = {}
-    for name in (*SYSTEMS, COMPILED) if plan.compile else SYSTEMS:
+    is_numpy = plan.device == "cpu" and plan.backend in (None, "numpy")
+    systems = [name for name in SYSTEMS if is_numpy or name != OPENBLAS]
+    for name in (*systems, COMPILED) if plan.compile else systems:
         options = {"name": name, "part": part, "threads": plan.threads, "seed": seed}
         options |= {"device": plan.device, "backend": plan.backend}
         workers[name] = Worker([SCRIPT, "--serve", json.dumps(options)], plan.threads)
     losses = {name: worker.ask(None)["loss"] for name, worker in workers.items()}
-    if not are_same(losses):
+    if not are_same(losses, SAME_LOSS[SHAPES[part].policy]):
         print(f"error: the first losses of {part} differ: {losses}", file=sys.stderr)
         sys.exit(1)
     take_turns(log, part, {name: worker.ask for name, worker in workers.items()}, n_turns)
@@ -92,22 +113,22 @@ def measure_steps(plan: argparse.Namespace, log: Log, part: str, seed: int) -> N
         worker.stop()
 
 
-def are_same(losses: Mapping[str, float]) -> bool:
+def are_same(losses: Mapping[str, float], tolerance: float) -> bool:
     """Whether first losses are torch's, up to rounding; NaN never is."""
     expected = losses[EAGER]
-    return all(abs(loss - expected) <= SAME_LOSS * abs(expected) for loss in losses.values())
+    return all(abs(loss - expected) <= tolerance * abs(expected) for loss in losses.values())
 
 
 def judge_steps(turns: Sequence[Turn], part: str) -> list[Row]:
-    """How many times as fast as each other system, and what a step takes in each."""
-    rows = []
-    for name in turns[0]:
-        rows.append(row(f"{part}, {name}: seconds a step", of(turns, name, "step_s")))
-    for name in turns[0]:
-        if name != XPLM:
-            least = LEAST[part].get(name)
-            sense, times = ">=" if least else "", ratio(turns, name, XPLM, "step_s")
-            rows.append(row(f"{part}, speed, {XPLM} / {name}", times, sense, least or 0.0))
+    """How many times as fast as torch each of xplm's systems is, and what a step takes in each."""
+    rows = [row(f"{part}, {name}: seconds a step", of(turns, name, "step_s")) for name in turns[0]]
+    least = least_speeds(part)
+    for ours in (name for name in turns[0] if name in OURS):
+        for other in (name for name in turns[0] if name not in OURS):
+            asked = least.get(ours) if other == EAGER else None
+            times = ratio(turns, other, ours, "step_s")
+            sense = ">=" if asked else ""
+            rows.append(row(f"{part}, speed, {ours} / {other}", times, sense, asked or 0.0))
     return rows
 
 

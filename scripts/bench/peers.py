@@ -13,6 +13,7 @@ import numpy as np
 
 from bench.blas import describe_blas
 from bench.gate import ROUNDOFF, Choices, Reference
+from xplm.backend import Backend
 
 
 class System(NamedTuple):
@@ -23,6 +24,7 @@ class System(NamedTuple):
     weights: str  # of bench.weights.FORMATS
     roundoff: float  # of the narrowest format that operands or the cache are rounded to
     kernels: str = "fused"  # of xplm
+    blas: str | None = None  # of xplm; None: its own choice
 
 
 SYSTEMS = {
@@ -32,6 +34,8 @@ SYSTEMS = {
         System("xplm fp32 portable", "xplm", "f32", ROUNDOFF["float32"], "portable"),
         System("xplm bf16", "xplm", "bf16", ROUNDOFF["bfloat16"]),
         System("xplm fp16", "xplm", "f16", ROUNDOFF["float16"]),
+        System("xplm fp32 openblas", "xplm", "f32", ROUNDOFF["float32"], blas="openblas"),
+        System("xplm bf16 openblas", "xplm", "bf16", ROUNDOFF["bfloat16"], blas="openblas"),
         System("llama.cpp F32", "llama.cpp", "f32", ROUNDOFF["float16"]),
         System("llama.cpp BF16", "llama.cpp", "bf16", ROUNDOFF["bfloat16"]),
         System("llama.cpp F16", "llama.cpp", "f16", ROUNDOFF["float16"]),
@@ -69,10 +73,11 @@ class XplmPeer:
         from xplm.cli.process import tune_process
 
         tune_process()
-        self._lm = xplm.load(path, policy=POLICIES[system.weights], kernels=system.kernels)
+        policy = POLICIES[system.weights]
+        self._lm = xplm.load(path, policy=policy, kernels=system.kernels, blas=system.blas)
         self._context = context
         self._cache = self._lm.engine.allocate(1, context)
-        self.description = f"xplm, {system.kernels} kernels; {describe_blas()}"
+        self.description = f"xplm, {system.kernels} kernels; {_products(self._lm.rt.backend)}"
 
     def start(self, rows: int) -> None:
         """A new cache, unless there is one."""
@@ -87,6 +92,13 @@ class XplmPeer:
     def rollback(self, length: int) -> None:
         """Shorten the cache."""
         self._cache.rollback(length)
+
+
+def _products(backend: Backend) -> str:
+    """What multiplies matrices."""
+    with backend.computing():
+        chosen = [rate for rate in backend.product_rates() if rate.is_chosen]
+    return ", ".join(f"{rate.dtype} by {rate.library}" for rate in chosen) or describe_blas()
 
 
 class LlamaCppPeer:

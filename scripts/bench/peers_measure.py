@@ -16,6 +16,7 @@ from bench.turns import Figures, Log, take_turns
 
 LIMITS = "limits"  # of the machine; a system among the others
 LONG = 2048
+PROMPTS = (128, 256, 2048)
 CONTEXTS = (256, 4096)
 BATCH = 8
 GATE_PROMPTS, GATE_TOKENS = 6, 48
@@ -86,6 +87,20 @@ def read_and_write(
     return {name: measure}
 
 
+def read_prompts(bench: Bench, name: str, worker: Worker) -> dict[str, Measure]:
+    """Prefill of several lengths."""
+
+    def measure(turn: int) -> Figures:
+        speeds = {}
+        for n in PROMPTS:
+            request = {"task": "time", "prompt": bench.prompts(turn, n), "new_tokens": 0}
+            seconds = worker.ask(request)["prefill_s"]
+            speeds[f"prefill_{n}_tokens_per_s"] = n / seconds
+        return speeds
+
+    return {name: measure}
+
+
 def after_contexts(bench: Bench, name: str, worker: Worker) -> dict[str, Measure]:
     """Decode after a short and after a long prompt."""
     longest = bench.prompts(0, CONTEXTS[-1])
@@ -123,6 +138,18 @@ PARTS = {
         ("xplm fp32", "llama.cpp F32", "xplm bf16", "llama.cpp BF16"),
         partial(read_and_write, tokens=LONG, new_tokens=1),
         LONG,
+    ),
+    "prompts": Part(
+        (
+            "xplm fp32 openblas",
+            "xplm fp32",
+            "llama.cpp F32",
+            "xplm bf16 openblas",
+            "xplm bf16",
+            "llama.cpp BF16",
+        ),
+        read_prompts,
+        PROMPTS[-1],
     ),
     "context": Part(("xplm fp32", "llama.cpp F32"), after_contexts, CONTEXTS[-1]),
     "batch": Part(("xplm fp32",), together),

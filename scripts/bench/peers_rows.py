@@ -3,8 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from xplm_numpy.choice import features
+from xplm_numpy.libraries import mkl_file
+
 from bench.peers import SYSTEMS
-from bench.peers_measure import BATCH, CONTEXTS, LIMITS, LONG
+from bench.peers_measure import BATCH, CONTEXTS, LIMITS, LONG, PROMPTS
 from bench.peers_processes import COMPILED_BEFORE, LLAMA_CPP, NOT_COMPILED, XPLM_WEIGHTS
 from bench.turns import Spread, Turn, of, ratio, spread
 from bench.verdicts import Row, row
@@ -12,7 +15,7 @@ from bench.weights import FORMATS, Sizes, prefill_flop
 
 LEAST_DECODE = {"xplm fp32": 1.25, "xplm bf16": 1.45}  # times llama.cpp with the same weights
 LEAST_SHARE = {"xplm fp32": 0.85, "xplm bf16": 0.80}  # of the bandwidth limit
-LEAST_PREFILL = {"xplm fp32": 1.3, "xplm bf16": 0.8}  # times llama.cpp with the same weights
+LEAST_PREFILL = {"xplm fp32": 1.2, "xplm bf16": 1.0}  # times llama.cpp with the same weights
 MOST_ADDED = 1.3  # seconds a longer context adds, over what its bytes take at the bandwidth limit
 LEAST_BATCH = 4.0  # times one sequence
 MOST_FIRST_TOKEN_S = 1.5
@@ -24,7 +27,15 @@ RIVALS = {
     "xplm fp32": "llama.cpp F32",
     "xplm bf16": "llama.cpp BF16",
     "xplm fp16": "llama.cpp F16",
+    "xplm fp32 openblas": "llama.cpp F32",
+    "xplm bf16 openblas": "llama.cpp BF16",
 }
+
+MKL_PREFILL = 1.4
+"""Times llama.cpp with the same weights, where MKL is installed: in float32."""
+
+MKL_NARROW_PREFILL = {"amx-bf16": 2.5, "avx512bf16": 1.3}
+"""The same in bfloat16, where the processor has one of these, the first that it has."""
 
 
 class Speed(NamedTuple):
@@ -66,6 +77,7 @@ def judge(turns: Mapping[str, Sequence[Turn]], sizes: Sizes, prompt_tokens: int)
         rows += judge_speeds(turns[part], sizes, prompt_tokens)
     rows += judge_speeds(turns["long"], sizes, LONG, has_decode=False)
     parts: dict[str, Callable[[Sequence[Turn], Sizes], list[Row]]] = {
+        "prompts": judge_prompts,
         "context": judge_context,
         "batch": judge_batch,
         "process": judge_process,
@@ -117,6 +129,31 @@ def judge_ratios(
 def share_of(turns: Sequence[Turn], system: str, speed: str, limit: str, cost: float) -> Spread:
     """Cost a token times tokens a second, over what the machine gives, turn by turn."""
     return spread(cost * turn[system][speed] / turn[LIMITS][limit] for turn in turns)
+
+
+def judge_prompts(turns: Sequence[Turn], sizes: Sizes) -> list[Row]:
+    """Prefill of several lengths, beside llama.cpp: by OpenBLAS, and by what xplm chooses where it may."""
+    rows = []
+    for name, least in least_prefill().items():
+        for n in PROMPTS:
+            times = ratio(turns, name, RIVALS[name], f"prefill_{n}_tokens_per_s")
+            what = f"prefill {n}, {name} / {RIVALS[name]}"
+            rows.append(row(what, times, ">=" if least else "", least))
+    for name in turns[0]:
+        if name != LIMITS:
+            for n in PROMPTS:
+                speed = of(turns, name, f"prefill_{n}_tokens_per_s")
+                rows.append(row(f"prefill {n}, {name}: tokens/s", speed))
+    return rows
+
+
+def least_prefill() -> dict[str, float]:
+    """Times llama.cpp that each of xplm's systems must be, here; 0 where nothing is asked."""
+    least = {f"{name} openblas": times for name, times in LEAST_PREFILL.items()}
+    if mkl_file() is None:
+        return least | LEAST_PREFILL
+    narrow = [times for name, times in MKL_NARROW_PREFILL.items() if name in features()]
+    return least | {"xplm fp32": MKL_PREFILL, "xplm bf16": (*narrow, 0.0)[0]}
 
 
 def judge_context(turns: Sequence[Turn], sizes: Sizes) -> list[Row]:

@@ -130,7 +130,7 @@ def make_training(options: dict[str, Any]) -> Callable[[], Any]:
         mlp = STEP.mlp * size // STEP.hidden_size
         shape = STEP._replace(hidden_size=size, mlp=mlp)
     where = options["device"], options["backend"]
-    return make_xplm_step(shape, options["kernels"], options["seed"], *where)
+    return make_xplm_step(shape, options["kernels"], None, options["seed"], *where)
 
 
 def draw_ids(options: dict[str, Any]) -> np.ndarray:

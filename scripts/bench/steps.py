@@ -46,10 +46,12 @@ class Shape(NamedTuple):
     heads: int = 0
     vocab: int = 0
     init: str = ""  # a model to begin with, instead
+    policy: str = "fp32"
 
 
 SHAPES = {
     "d384": Shape(12, 256, 1e-3, 384, 1024, 6, 6, 65),
+    "d384-bf16": Shape(12, 256, 1e-3, 384, 1024, 6, 6, 65, policy="bf16"),
     "d288": Shape(8, 256, 1e-3, 288, 768, 6, 6, 4096),
     "d128": Shape(8, 80, 1e-3, 128, 256, 3, 4, 500),
     "finetune": Shape(2, 256, 3e-5, init="smollm2-135m-instruct:q4_1"),
@@ -87,11 +89,16 @@ def make_weights(shape: Shape, rt: Runtime, seed: int) -> tuple[DecoderConfig, P
 
 
 def make_xplm_step(
-    shape: Shape, kernels: str, seed: int, device: str = "cpu", backend: str | None = None
+    shape: Shape,
+    kernels: str,
+    blas: str | None,
+    seed: int,
+    device: str = "cpu",
+    backend: str | None = None,
 ) -> Step:
     """xplm's step."""
     recipe = make_recipe(shape, seed)
-    rt = make_runtime(load_backend(backend, device), "fp32", kernels)
+    rt = make_runtime(load_backend(backend, device, blas=blas), shape.policy, kernels)
     config, params = make_weights(shape, rt, seed)
     task = make_task(recipe, rt, config, param_specs(config), {}, recipe.train.steps)
     batches = draw_batches(recipe, config.vocab_size)
@@ -128,7 +135,8 @@ def make_torch_step(
     x, y = (torch.tensor(ids, device=device) for ids in (batch.ids, batch.targets))
 
     def loss_of(ids: Any, targets: Any) -> Any:
-        logits = model(ids, use_cache=False).logits
+        with torch.autocast(device, torch.bfloat16, enabled=shape.policy == "bf16"):
+            logits = model(ids, use_cache=False).logits.float()
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
     compute_loss = torch.compile(loss_of) if is_compiled else loss_of

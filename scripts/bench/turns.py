@@ -59,11 +59,13 @@ def ratio(turns: Sequence[Turn], system: str, other: str, figure: str) -> Spread
     return spread(turn[system][figure] / turn[other][figure] for turn in turns)
 
 
-def repeated(step: Callable[[], Result]) -> tuple[list[Result], float]:
-    """What a step gave each time, and the seconds that one took: the mean of as many as MEASURED_SECONDS hold."""
+def repeated(
+    step: Callable[[], Result], seconds: float = MEASURED_SECONDS
+) -> tuple[list[Result], float]:
+    """What a step gave each time, and the seconds that one took: the mean of as many as `seconds` hold."""
     started = perf_counter()
     results = [step()]
-    while perf_counter() - started < MEASURED_SECONDS:
+    while perf_counter() - started < seconds:
         results.append(step())
     return results, (perf_counter() - started) / len(results)
 
