@@ -77,6 +77,7 @@ class ProductRate(NamedTuple):
     library: str  # its name and version, for people
     flop_per_s: float
     is_chosen: bool
+    flushes_subnormals: bool = False  # reads operands below the smallest normal number as zeros
 
 
 @dataclass(frozen=True, repr=False)
@@ -116,6 +117,9 @@ class Backend:
         None  # (name) has products run by this library while entered; refuses a name at once. None: it has no choice
     )
     blas: str | None = None  # the library asked for; None: the backend's own choice
+    multiply_narrow: Callable[[Array, Array, str], Array | None] | None = (
+        None  # (a, b, dtype) float32 a @ b of matrices whose numbers are that narrower dtype's; None: it cannot
+    )
     product_rates: Callable[[], Sequence["ProductRate"]] = (
         unmeasured  # how fast products are here, by each way that there is
     )

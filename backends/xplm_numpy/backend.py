@@ -48,6 +48,7 @@ def make_backend(device: str) -> Backend:
         limit_threads=limit_threads,
         check_threads=check_threads,
         use_blas=use_blas,
+        multiply_narrow=multiply_narrow,
         product_rates=product_rates,
     )
 
@@ -64,6 +65,15 @@ def check_threads(threads: int) -> None:
     from xplm_numpy.launch import check_threads
 
     check_threads(threads)
+
+
+def multiply_narrow(a: np.ndarray, b: np.ndarray, dtype: str) -> np.ndarray | None:
+    """a @ b of float32 matrices whose numbers are those of a narrower dtype; None where that has no product here."""
+    if not load_fused():
+        return None
+    from xplm_numpy.blas import multiply_narrow
+
+    return multiply_narrow(a, b, dtype)
 
 
 def product_rates() -> Sequence[ProductRate]:

@@ -14,9 +14,10 @@ import numba
 import numpy as np
 
 from xplm.backend import ProductRate
+from xplm.precision import HOST_DTYPES
 from xplm_numpy import choice
 from xplm_numpy.gemm import multiply
-from xplm_numpy.libraries import FLOAT32, NUMPY, Library, asked, find_library
+from xplm_numpy.libraries import BFLOAT16, FLOAT16, FLOAT32, NUMPY, Library, asked, find_library
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,15 @@ def has_product(*arrays):
     return all(array.dtype == dtype for array in arrays) and library_for(dtype) is not None
 
 
+def multiply_narrow(a, b, name):
+    """a @ b (M, N) in float32, of matrices whose numbers are those of the dtype `name`; None: by no product."""
+    dtype = HOST_DTYPES.get(name)
+    if dtype not in (BFLOAT16, FLOAT16) or library_for(dtype) is None:
+        return None
+    out = np.empty((len(a), b.shape[1]), np.float32)
+    return product(a.astype(dtype), b.astype(dtype), out)
+
+
 def library_for(dtype: np.dtype) -> Library | None:
     """The library that multiplies operands of a dtype as they are stored; None: NumPy does, or they are widened."""
     name = asked()
@@ -74,14 +84,18 @@ def product_rates() -> list[ProductRate]:
     else:
         found = choice.measure([find_library(name)])
     return [
-        ProductRate(dtype, way, _version(way), rate, is_chosen=way == choice.fastest(ways))
+        _rate(dtype, way, rate, is_chosen=way == choice.fastest(ways))
         for dtype, ways in found.items()
         for way, rate in ways.items()
     ]
 
 
-def _version(way: str) -> str:
-    return way if way in (NUMPY, choice.WIDENED) else find_library(way).version
+def _rate(name: str, way: str, flop_per_s: float, *, is_chosen: bool) -> ProductRate:
+    if way in (NUMPY, choice.WIDENED):
+        return ProductRate(name, way, way, flop_per_s, is_chosen)
+    library, dtype = find_library(way), HOST_DTYPES[name]
+    flushes = dtype != FLOAT32 and choice.flushes_subnormals(library, dtype)
+    return ProductRate(name, way, library.version, flop_per_s, is_chosen, flushes)
 
 
 def _by_numpy(x, weight, out):

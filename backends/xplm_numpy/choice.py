@@ -17,6 +17,7 @@ from threading import Lock
 from time import perf_counter
 from typing import Any
 
+import ml_dtypes
 import numba
 import numpy as np
 from llvmlite import binding
@@ -47,6 +48,9 @@ CLEARLY = 1.05
 """Times as fast as the one before it a way must be."""
 
 WIDENED = "widened"
+
+SMALL = 64
+"""Rows and columns of a product that is looked at, not timed."""
 
 INSTRUCTIONS = {BFLOAT16: {"avx512bf16", "amx-bf16"}, FLOAT16: {"avx512fp16", "amx-fp16"}}
 """LLVM's names of the features of a processor that multiplies 16-bit numbers; either will do."""
@@ -106,13 +110,21 @@ def adds_up(library: Library, dtype: np.dtype) -> bool:
     small = np.full(terms, 2.0**-9)
     left = np.concatenate([[1.0], small, [-1.0]]).astype(dtype)
     right = np.concatenate([[1.0], small, [1.0]]).astype(dtype)
-    rows, out = np.tile(left, (64, 1)), np.empty((64, 64), np.float32)
-    columns = np.tile(right, (64, 1)).T
+    rows, out = np.tile(left, (SMALL, 1)), np.empty((SMALL, SMALL), np.float32)
+    columns = np.tile(right, (SMALL, 1)).T
     is_done = multiply(library, rows, columns, out)
     if not is_done or (out != np.float32(terms * 2.0**-18)).any():
         logger.warning("%s does not add %s products in float32: not used", library.version, dtype)
         return False
     return True
+
+
+def flushes_subnormals(library: Library, dtype: np.dtype) -> bool:
+    """Whether a product reads 16-bit operands below the smallest normal number as zeros: bfloat16's instructions do."""
+    least = np.full((SMALL, SMALL), ml_dtypes.finfo(dtype).smallest_subnormal)
+    out = np.empty((SMALL, SMALL), np.float32)
+    multiply(library, least.astype(dtype), np.ones((SMALL, SMALL), dtype), out)
+    return not out.all()
 
 
 def fastest(ways: Mapping[str, float]) -> str:

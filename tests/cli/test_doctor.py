@@ -51,6 +51,14 @@ def test_numpy_as_it_is(xplm):
     ]
 
 
+def test_what_multiplies_matrices_is_shown_with_its_rate(xplm, quick):
+    out = xplm("doctor", "--backend", "numpy", "--blas", "openblas")
+    assert re.search(r"products: float32 OpenBLAS [\d.]+ \w+ \d+ GFLOP/s", out.stdout)
+    (found,) = xplm("doctor", "--backend", "numpy", "--blas", "numpy", "--json").json["backends"]
+    (rate,) = found["products"]
+    assert (rate["way"], rate["is_chosen"], rate["flushes_subnormals"]) == ("numpy", True, False)
+
+
 def test_every_backend_is_asked_or_named(xplm, quick):
     out = xplm("doctor", "--json")
     asked = [found["backend"] for found in out.json["backends"]]

@@ -182,7 +182,7 @@ def show(console: Console, patient: Patient) -> None:
     libraries = ", ".join(f"{name} {number}" for name, number in _versions(backend).items())
     console.print(Text(libraries, style="dim"))
     for line in product_lines(patient.product_rates):
-        console.print(Text(f"products: {line}", style="dim"), soft_wrap=True)
+        console.print(Text(f"products: {line}", style="dim"))
     console.print()
     console.print(_table(patient.rows, gaps))
     console.print()

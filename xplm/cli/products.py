@@ -15,10 +15,8 @@ def product_lines(rates: Sequence[ProductRate]) -> list[str]:
     """
     lines = []
     for dtype, group in groupby(rates, key=lambda rate: rate.dtype):
-        ways = list(group)
-        chosen = [f"{_gflops(way)} GFLOP/s by {way.library}" for way in ways if way.is_chosen]
-        others = [f"{way.library} {_gflops(way)}" for way in ways if not way.is_chosen]
-        lines.append("; ".join([f"{dtype} {chosen[0]}", *others]))
+        ways = sorted(group, key=lambda rate: not rate.is_chosen)
+        lines.append(f"{dtype} {'; '.join(map(_described, ways))}")
     return lines
 
 
@@ -27,5 +25,7 @@ def products_json(rates: Sequence[ProductRate]) -> list[dict[str, Any]]:
     return [rate._asdict() for rate in rates]
 
 
-def _gflops(rate: ProductRate) -> str:
-    return f"{rate.flop_per_s / 1e9:.0f}"
+def _described(rate: ProductRate) -> str:
+    flushed = ", subnormal operands read as 0" if rate.flushes_subnormals else ""
+    place = "" if rate.is_chosen else "not taken: "
+    return f"{place}{rate.library} {rate.flop_per_s / 1e9:.0f} GFLOP/s{flushed}"

@@ -13,7 +13,7 @@ Python number beside an array counts as float32, not as a number of the array's 
 
 Matrix products, those of gradients and of optimizers included, and the one that an embedding's gradient is written as:
 
-    matmul      operands are rounded to this format
+    matmul      operands are rounded to this format, and multiplied in it where the backend does that in float32 sums
     accumulate  with K terms to a sum, acc <- round(acc + round(sum of the next 16 terms)), block after block
 
 Gradients are straight-through by construction: a backward kernel differentiates the exact formula, at rounded values,
@@ -72,7 +72,8 @@ def emulate(backend: Backend, policy: Policy, rounding: Rounding = round_to) -> 
                 f"emulates; it has {', '.join(sorted(backend.dtypes))}"
             )
 
-    products = Products(rounded.get("matmul"), rounded.get("accumulate"))
+    formats_of_products = rounded.get("matmul"), rounded.get("accumulate")
+    products = Products(*formats_of_products, backend.multiply_narrow)
     if rounding is round_to:
         xp = emulated_namespace(backend.xp, products)
     else:

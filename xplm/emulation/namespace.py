@@ -35,6 +35,9 @@ class Products:
 
     matmul: Format | None  # operands
     accumulate: Format | None  # partial sums
+    multiply: Callable[[Array, Array, str], Array | None] | None = (
+        None  # a backend's `multiply_narrow`
+    )
 
 
 class EmulatedNamespace:
@@ -122,8 +125,16 @@ class EmulatedNamespace:
         x, y = self._widen(x), self._widen(y)
         if matmul is not None:
             x, y = self._round(x, matmul), self._round(y, matmul)
-        product = self._xp.matmul(x, y) if accumulate is None else self._blocks(x, y, accumulate)
+        product = self._matmul(x, y) if accumulate is None else self._blocks(x, y, accumulate)
         return self.wrap(product if format else self._widen(product, dtype), format)
+
+    def _matmul(self, x: Array, y: Array) -> Array:
+        """x @ y of operands that are rounded: by instructions for their format, where the backend has them."""
+        matmul, multiply = self._products.matmul, self._products.multiply
+        product = None
+        if matmul is not None and multiply is not None and x.ndim == y.ndim == 2:
+            product = multiply(x, y, matmul.name)
+        return self._xp.matmul(x, y) if product is None else product
 
     def _blocks(self, x: Array, y: Array, accumulate: Format) -> Array:
         """x @ y, ACCUMULATE_BLOCK terms of each sum at a time."""

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
-from xplm_numpy import choice, gemm
+from xplm_numpy import blas, choice, gemm
 from xplm_numpy.blas import has_product, product
 from xplm_numpy.libraries import BFLOAT16, FLOAT16, find_openblas, use_blas
 
 from tests.backends.numpy.test_blas import LAYOUTS, SIZES, assert_is_product, draw
+from xplm.backend import load_backend
+from xplm.runtime import make_runtime
 
 
 @pytest.fixture
@@ -89,3 +91,24 @@ def test_a_library_whose_sums_are_narrow_is_not_used(monkeypatch, caplog, dtype)
         ),
     )
     assert choice.adds_up(find_openblas(), dtype)
+
+
+@NARROW
+def test_rounded_operands_of_an_emulated_policy_are_multiplied_so(
+    narrow_products, monkeypatch, dtype
+):
+    dtypes = []
+    multiply = blas.multiply
+
+    def watched(library, a, *rest, **options):
+        dtypes.append(a.dtype)
+        return multiply(library, a, *rest, **options)
+
+    monkeypatch.setattr(blas, "multiply", watched)
+    policy = f"fp32,matmul={'bf16' if dtype == BFLOAT16 else 'fp16'}"
+    rt = make_runtime(load_backend("numpy"), policy)
+    a, b = draw(9, 7, 20)
+    x, w = (rt.backend.from_host(array) for array in (a, np.ascontiguousarray(b.T)))
+    y, _ = rt.ops.linear_fwd(x, w)
+    assert_is_product(rt.backend.to_host(y), a.astype(dtype), b.astype(dtype))
+    assert dtypes == [dtype]
