@@ -62,6 +62,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         mark = item.get_closest_marker("nightly_on")
         if mark is not None and backend_of(item) in mark.args:
             item.add_marker(pytest.mark.nightly)
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
     chosen = config.getoption("--backend")
     if chosen == "all":
         return

@@ -36,6 +36,7 @@ def test_the_lowest_versions_are_those_that_pyproject_admits():
     assert len(floors(every)) == len(every)  # each has a floor
 
 
+@pytest.mark.first
 @pytest.mark.nightly
 def test_the_lowest_versions_generate_train_and_pass_a_sample_of_the_tests(tmp_path):
     extras = ",".join(EXTRAS)

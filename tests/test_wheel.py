@@ -30,6 +30,7 @@ def test_a_command_that_does_not_end_has_failed(tmp_path, monkeypatch):
     assert {(is_right, why) for _, is_right, _, why in found} == {(False, "still ran after 600 s")}
 
 
+@pytest.mark.first
 @pytest.mark.nightly
 def test_the_table_and_the_first_example_run_from_a_wheel_on_the_oldest_and_the_newest_python():
     script = ROOT / "scripts" / "check_wheel.py"
