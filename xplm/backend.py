@@ -76,6 +76,7 @@ class ProductRate(NamedTuple):
     way: str  # a library's name as `use_blas` takes it; or "widened": to float32, and then by float32's library
     library: str  # its name and version, for people
     flop_per_s: float
+    threads: int  # that this was measured on
     is_chosen: bool
     flushes_subnormals: bool = False  # reads operands below the smallest normal number as zeros
 

@@ -75,27 +75,29 @@ def library_for(dtype: np.dtype) -> Library | None:
 
 
 def product_rates() -> list[ProductRate]:
-    """What each way gives on this Python thread's number of threads, or the one that is asked for."""
+    """What each way gives, as it was measured for the choice; or what the library gives that is asked for."""
     name = asked()
     if name is None:
-        found = choice.rates(numba.get_num_threads())
-    elif name == NUMPY:
-        found = {FLOAT32.name: choice.best({NUMPY: (FLOAT32, _by_numpy)})}
+        threads, found = choice.measured()
     else:
-        found = choice.measure([find_library(name)])
+        threads = numba.get_num_threads()
+        if name == NUMPY:
+            found = {FLOAT32.name: choice.best({NUMPY: (FLOAT32, _by_numpy)})}
+        else:
+            found = choice.measure([find_library(name)])
     return [
-        _rate(dtype, way, rate, is_chosen=way == choice.fastest(ways))
+        _rate(dtype, way, rate, threads, is_chosen=way == choice.fastest(ways))
         for dtype, ways in found.items()
         for way, rate in ways.items()
     ]
 
 
-def _rate(name: str, way: str, flop_per_s: float, *, is_chosen: bool) -> ProductRate:
+def _rate(name: str, way: str, flop_per_s: float, threads: int, *, is_chosen: bool) -> ProductRate:
     if way in (NUMPY, choice.WIDENED):
-        return ProductRate(name, way, way, flop_per_s, is_chosen)
+        return ProductRate(name, way, way, flop_per_s, threads, is_chosen)
     library, dtype = find_library(way), HOST_DTYPES[name]
     flushes = dtype != FLOAT32 and choice.flushes_subnormals(library, dtype)
-    return ProductRate(name, way, library.version, flop_per_s, is_chosen, flushes)
+    return ProductRate(name, way, library.version, flop_per_s, threads, is_chosen, flushes)
 
 
 def _by_numpy(x, weight, out):

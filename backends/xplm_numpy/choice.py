@@ -4,18 +4,20 @@
     bfloat16, float16     as they are stored, by a library that has the product and a processor that has instructions
                           for it; or widened, and then float32's
 
-What is measured is two products of a prompt's and of a training step's sizes, on the threads that are asked for. Of two
-that are as good as equal the first is taken, so that noise does not decide. A choice holds for one processor, one
-version of each library and of this package, and one number of threads. It changes the order of sums and nothing else.
+What is measured is two products of a prompt's and of a training step's sizes, on the threads of the first that needs to
+know. Of two that are as good as equal the first is taken, so that noise does not decide. A choice holds for one
+processor and one version of each library and of this package, whatever the number of threads, on which no result shall
+depend. It changes the order of sums and nothing else.
 """
 
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from threading import Lock
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numba
@@ -55,24 +57,54 @@ SMALL = 64
 INSTRUCTIONS = {BFLOAT16: {"avx512bf16", "amx-bf16"}, FLOAT16: {"avx512fp16", "amx-fp16"}}
 """LLVM's names of the features of a processor that multiplies 16-bit numbers; either will do."""
 
+FILE = "products.nbc"
+"""Of the choice, beside the compiled kernels."""
+
 Rates = dict[str, dict[str, float]]
 """FLOP a second, by the dtype of the operands and the way that they are multiplied."""
 
 logger = logging.getLogger(__name__)
-_lock = Lock()
-_measured: dict[int, Rates] = {}  # by the number of threads
+
+
+class Measured(NamedTuple):
+    """What a choice is made by."""
+
+    threads: int
+    rates: Rates
+
+
+class _Process:
+    """What this process knows."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.lock = Lock()
+        self.measured: Measured | None = None
+
+
+_process = _Process()
+
+
+def _forget() -> None:
+    """In a forked child, where whoever measures is not there."""
+    global _process
+    _process = _Process()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def chosen(dtype: np.dtype) -> Library | None:
     """The library that multiplies operands of a dtype as they are stored; None: none does. Loads no other."""
     if mkl_file() is None:
         return find_openblas() if dtype == FLOAT32 else None
-    return _fastest_library(dtype, numba.get_num_threads())
+    return _fastest_library(dtype)
 
 
 @cache
-def _fastest_library(dtype: np.dtype, threads: int) -> Library | None:
-    ways = rates(threads).get(dtype.name)
+def _fastest_library(dtype: np.dtype) -> Library | None:
+    ways = measured().rates.get(dtype.name)
     way = WIDENED if not ways else fastest(ways)
     return None if way == WIDENED else find_library(way)
 
@@ -136,37 +168,33 @@ def fastest(ways: Mapping[str, float]) -> str:
     return best
 
 
-def rates(threads: int) -> Rates:
-    """What each way gives on a number of threads, which this Python thread has: measured, or as it was kept."""
-    with _lock:
-        if threads not in _measured:
-            _measured[threads] = _kept(threads) or _measure_and_keep(threads)
-        return _measured[threads]
+def measured() -> Measured:
+    """What each way gives: measured now, or as it was kept."""
+    with _process.lock:
+        if _process.measured is None:
+            _process.measured = _kept() or _measure_and_keep()
+        return _process.measured
 
 
-def _kept(threads: int) -> Rates | None:
-    data = COMPILER.store.load(_file(threads), _key(threads))
-    return None if data is None else json.loads(data)
+def _kept() -> Measured | None:
+    data = COMPILER.store.load(FILE, _key())
+    return None if data is None else Measured(**json.loads(data))
 
 
-def _measure_and_keep(threads: int) -> Rates:
-    found = measure(libraries())
-    if _kept(threads) is None:  # else another process's counts, so that all make one choice
-        COMPILER.store.save(_file(threads), _key(threads), json.dumps(found).encode())
-    return _kept(threads) or found
+def _measure_and_keep() -> Measured:
+    found = Measured(numba.get_num_threads(), measure(libraries()))
+    if _kept() is None:  # else another process's counts, so that all make one choice
+        COMPILER.store.save(FILE, _key(), json.dumps(found._asdict()).encode())
+    return _kept() or found
 
 
-def _file(threads: int) -> str:
-    return f"products-{threads}.nbc"
-
-
-def _key(threads: int) -> str:
+def _key() -> str:
     """What a choice depends on."""
     file, found = mkl_file(), find_openblas()
     openblas = "" if found is None else found.version
     mkl = "" if file is None else f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}"
     processor = binding.get_host_cpu_name(), sorted(features())
-    return f"{own_stamp()} {np.__version__} {openblas} {mkl} {processor} {threads}"
+    return f"{own_stamp()} {np.__version__} {openblas} {mkl} {processor}"
 
 
 def libraries() -> list[Library]:

@@ -53,7 +53,9 @@ def test_numpy_as_it_is(xplm):
 
 def test_what_multiplies_matrices_is_shown_with_its_rate(xplm, quick):
     out = xplm("doctor", "--backend", "numpy", "--blas", "openblas")
-    assert re.search(r"products: float32 OpenBLAS [\d.]+ \w+ \d+ GFLOP/s", out.stdout)
+    assert re.search(
+        r"products: float32 on \d threads?: OpenBLAS [\d.]+ \w+ \d+ GFLOP/s", out.stdout
+    )
     (found,) = xplm("doctor", "--backend", "numpy", "--blas", "numpy", "--json").json["backends"]
     (rate,) = found["products"]
     assert (rate["way"], rate["is_chosen"], rate["flushes_subnormals"]) == ("numpy", True, False)

@@ -8,7 +8,7 @@ from xplm.backend import ProductRate
 
 
 def product_lines(rates: Sequence[ProductRate]) -> list[str]:
-    """A line a dtype: the way that is taken and what it gives, then the others.
+    """A line a dtype: the way that is taken and what it gave when it was chosen, then the others.
 
     Args:
         rates: of a backend, those of one dtype together.
@@ -16,7 +16,8 @@ def product_lines(rates: Sequence[ProductRate]) -> list[str]:
     lines = []
     for dtype, group in groupby(rates, key=lambda rate: rate.dtype):
         ways = sorted(group, key=lambda rate: not rate.is_chosen)
-        lines.append(f"{dtype} {'; '.join(map(_described, ways))}")
+        threads = f"on {ways[0].threads} thread{'s' * (ways[0].threads != 1)}"
+        lines.append(f"{dtype} {threads}: {'; '.join(map(_described, ways))}")
     return lines
 
 

@@ -16,7 +16,7 @@ FASTER_MKL = {"float32": {"openblas": 1e9, "mkl": 2e9}, "bfloat16": {"widened": 
 def store(monkeypatch, tmp_path):
     """A folder of kernels without any, and nothing known yet."""
     monkeypatch.setattr(COMPILER, "store", KernelStore(tmp_path))
-    monkeypatch.setattr(choice, "_measured", {})
+    monkeypatch.setattr(choice, "_process", choice._Process())
     monkeypatch.setattr(choice, "mkl_file", lambda: mkl_file() or tmp_path)
     choice._fastest_library.cache_clear()
     yield COMPILER.store
@@ -32,7 +32,7 @@ def measured(monkeypatch):
 
 
 def forget():
-    choice._measured.clear()
+    choice._process.measured = None
     choice._fastest_library.cache_clear()
 
 
@@ -56,31 +56,34 @@ def test_a_choice_is_measured_once_and_kept(store, measured, mkl):
     assert measured == []
 
 
-def test_a_choice_holds_for_one_number_of_threads_and_one_machine(store, measured, monkeypatch):
-    measured += [FASTER_MKL] * 3
-    choice.rates(1)
-    choice.rates(2)
+def test_a_choice_holds_for_one_machine_and_for_all_threads(
+    store, measured, monkeypatch, on_threads
+):
+    measured += [FASTER_MKL] * 2
+    assert on_threads(1, choice.measured) == on_threads(2, choice.measured)
     assert len(measured) == 1
     forget()
     monkeypatch.setattr(choice, "features", lambda: frozenset({"another"}))
-    choice.rates(1)
+    choice.measured()
     assert measured == []
 
 
 def test_of_two_processes_that_measure_at_once_the_first_decides(store, monkeypatch):
+    first = choice.Measured(1, FASTER_MKL)
+
     def measure(here):
-        store.save(choice._file(1), choice._key(1), json.dumps(FASTER_MKL).encode())
+        store.save(choice.FILE, choice._key(), json.dumps(first._asdict()).encode())
         return {"float32": {"openblas": 9e9}}
 
     monkeypatch.setattr(choice, "measure", measure)
-    assert choice.rates(1) == FASTER_MKL
+    assert choice.measured() == first
 
 
 def test_where_nothing_can_be_kept_it_is_measured_in_each_process(store, measured, monkeypatch):
     monkeypatch.setattr(COMPILER, "store", KernelStore(None))
     measured += [FASTER_MKL] * 2
     for _ in range(2):
-        assert choice.rates(1) == FASTER_MKL
+        assert choice.measured().rates == FASTER_MKL
         forget()
     assert measured == []
 
