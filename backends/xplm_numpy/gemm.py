@@ -13,6 +13,7 @@ FLOPs: 2 M N K. Bytes beside the library's own: none, for operands are read wher
 """
 
 from contextlib import nullcontext
+from functools import lru_cache
 
 import numpy as np
 from llvmlite import ir
@@ -22,6 +23,7 @@ from numba.extending import intrinsic
 
 from xplm.threads import hold_blas
 from xplm_numpy.jit import parallel, serial
+from xplm_numpy.narrow import bits
 
 PIECES = 4
 """At most, of most products: for each piece of one operand BLAS copies the other anew."""
@@ -38,6 +40,9 @@ operand, a tenth at half that width; so a smaller product leaves a fifth thread 
 EDGE = 16
 """Pieces begin at multiples of it, so that BLAS's own tiles stay whole."""
 
+PLANS = 512
+"""Of products that are remembered: more than one model's."""
+
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # of cblas.h
 FLOAT_BYTES = 4
 
@@ -52,19 +57,37 @@ def multiply(library, a, b, out, *, is_added=False):
         out: (M, N) float32, which overlaps neither.
         is_added: whether out is added to.
     """
-    (M, K), N = a.shape, b.shape[1]
-    lies = _layout(a), _layout(b), _layout(out)
-    if None in lies or lies[2][0] != PLAIN:
+    plan = _plan(a.shape, a.strides, b.shape, b.strides, out.strides, a.itemsize)
+    if plan is None or not (a.flags.aligned and b.flags.aligned and out.flags.aligned):
         return False
 
-    left, right, (_, lead) = lies
+    left, right, lead, *sizes = plan
     with nullcontext() if library.set_local_threads else hold_blas(1):
         _multiply(
             library.gemm[a.dtype], library.set_local_threads, a.itemsize,
-            a.ctypes.data, *left, b.ctypes.data, *right, out.ctypes.data, lead,
-            M, N, K, count_pieces(M, N, K), np.float32(is_added),
+            _corner(a), *left, _corner(b), *right, _corner(out), lead, *sizes, np.float32(is_added),
         )  # fmt: skip
     return True
+
+
+@lru_cache(maxsize=PLANS)
+def _plan(a_shape, a_strides, b_shape, b_strides, out_strides, number):
+    """How BLAS reads a and b, the step from one row of out to the next, M, N, K and pieces; None if it cannot.
+
+    Args:
+        a_shape: (M, K).
+        a_strides: in bytes, as all.
+        b_shape: (K, N).
+        b_strides: likewise.
+        out_strides: likewise, of float32.
+        number: bytes of a number of a or b.
+    """
+    (M, K), N = a_shape, b_shape[1]
+    left, right = _layout(a_shape, a_strides, number), _layout(b_shape, b_strides, number)
+    target = _layout((M, N), out_strides, FLOAT_BYTES)
+    if left is None or right is None or target is None or target[0] != PLAIN:
+        return None
+    return left, right, target[1], M, N, K, count_pieces(M, N, K)
 
 
 def count_pieces(M, N, K):
@@ -75,13 +98,9 @@ def count_pieces(M, N, K):
     return 2 ** (max(1, min(PIECES, flops // PIECE_FLOPS)).bit_length() - 1)
 
 
-def _layout(matrix):
+def _layout(shape, strides, number):
     """How BLAS reads a matrix: its layout, and numbers from one row, or column, to the next; None if it cannot."""
-    rows, columns = matrix.shape
-    down, across = matrix.strides
-    number = matrix.itemsize
-    if not matrix.flags.aligned:
-        return None
+    (rows, columns), (down, across) = shape, strides
     if rows == 1:  # a step that is never taken may be of any length
         down = number * columns
     if columns == 1:
@@ -93,19 +112,24 @@ def _layout(matrix):
     return None
 
 
+def _corner(matrix):
+    """The number in its corner: dense, however the matrix lies, so that one compiled kernel serves all."""
+    return bits(matrix[:1, :1])
+
+
 @parallel()
 def _multiply(
     gemm, set_local_threads, number, a, a_layout, a_lead, b, b_layout, b_lead, out, out_lead,
     M, N, K, pieces, beta,
 ):  # fmt: skip
-    """a, b and out: their addresses; number: the bytes of one of a or b."""
+    """a, b and out: their corners; number: the bytes of one of a or b."""
     by_rows = M >= N
     longer = M if by_rows else N
     for unsigned in prange(pieces):
         piece = np.int64(unsigned)
         begin, end = _edge(longer, piece, pieces), _edge(longer, piece + 1, pieces)
         rows, columns = M, N
-        a_at, b_at, at = a, b, out
+        a_at, b_at, at = a.ctypes.data, b.ctypes.data, out.ctypes.data
         if by_rows:
             rows = end - begin
             a_at += number * begin * (a_lead if a_layout == PLAIN else 1)

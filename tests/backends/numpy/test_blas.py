@@ -25,6 +25,13 @@ LAYOUTS = {
 SIZES = [(1, 1, 1), (1, 40, 7), (40, 1, 7), (16, 16, 1), (17, 33, 5), (129, 31, 64), (31, 140, 64)]
 
 
+@pytest.fixture(autouse=True)
+def no_plans():
+    """What a test changes of the rules of cutting ends with it."""
+    yield
+    gemm._plan.cache_clear()
+
+
 @pytest.fixture(params=["openblas", "mkl"], autouse=True)
 def library(request):
     if request.param == "mkl":
@@ -39,6 +46,7 @@ def library(request):
 def in_pieces(monkeypatch):
     """Even the smallest products are cut."""
     monkeypatch.setattr(gemm, "PIECE_FLOPS", 1)
+    gemm._plan.cache_clear()
 
 
 def draw(M, N, K):
@@ -71,6 +79,7 @@ def test_operands_lie_as_they_like(in_pieces, left, right):
 def test_every_size_is_covered_and_nothing_beside_it(monkeypatch, M, N, K, limits):
     for limit in limits:
         monkeypatch.setattr(gemm, limit, 1)
+    gemm._plan.cache_clear()
     a, b = draw(M, N, K)
     whole = np.full((M + 2, N + 2), 7.0, np.float32)
     product(a, b, whole[1:-1, 1:-1])
@@ -100,6 +109,7 @@ def test_what_is_empty(in_pieces, M, N, K):
 @pytest.mark.parametrize(("M", "N", "K"), [*SIZES, (3, 4, 0)], ids=str)
 def test_a_product_is_added_to_what_there_is(monkeypatch, flops, is_found, M, N, K):
     monkeypatch.setattr(gemm, "PIECE_FLOPS", flops)
+    gemm._plan.cache_clear()
     if not is_found:
         monkeypatch.setattr(blas, "library_for", lambda dtype: None)
     a, b = (np.rint(x) for x in draw(M, N, K))  # small integers, whose sums are exact

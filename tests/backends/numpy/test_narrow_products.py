@@ -15,6 +15,9 @@ from xplm.runtime import make_runtime
 def in_pieces(monkeypatch):
     """Even the smallest products are cut."""
     monkeypatch.setattr(gemm, "PIECE_FLOPS", 1)
+    gemm._plan.cache_clear()
+    yield
+    gemm._plan.cache_clear()
 
 
 NARROW = pytest.mark.parametrize("dtype", [BFLOAT16, FLOAT16], ids=str)
