@@ -4,16 +4,20 @@
 
 A BLAS would start threads of its own. Those spin for milliseconds after a product, and numba's after a kernel, so on
 few cores either pool takes the processor from the other; with one pool, attention between two products finds its
-threads awake. The longer side of the result is cut into pieces whose number depends on the sizes alone, so a result
-does not depend on the number of threads.
+threads awake. So the library is held at one thread, and the product is cut, into pieces whose number depends on the
+sizes alone: a result does not depend on the number of threads. The longest of M, N and K is cut, which costs least:
+
+    M or N      for each piece the library copies the other operand anew
+    K           each piece is a sum of its own, a matrix (M, N); they are added up in their order
 
 Operands of 16 bits are multiplied as they are stored, where a library does that; its sums are in float32.
 
-FLOPs: 2 M N K. Bytes beside the library's own: none, for operands are read where they lie, transposed or not.
+FLOPs: 2 M N K. Bytes beside the library's own: none, for operands are read where they lie, transposed or not; where K
+is cut, 8 M N a piece.
 """
 
-from contextlib import nullcontext
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -21,12 +25,11 @@ from numba import prange
 from numba.core import types
 from numba.extending import intrinsic
 
-from xplm.threads import hold_blas
 from xplm_numpy.jit import parallel, serial
 from xplm_numpy.narrow import bits
 
 PIECES = 4
-"""At most, of most products: for each piece of one operand BLAS copies the other anew."""
+"""At most, of most products."""
 
 PIECE_FLOPS = 2**21
 """What a piece must have to be worth a thread's waking up: about 30 microseconds."""
@@ -37,8 +40,13 @@ each piece still has so many rows, or columns. The narrower a piece, the more of
 operand, a tenth at half that width; so a smaller product leaves a fifth thread without work.
 """
 
+DEEP = 2
+"""Times the longer side of the result that K must be to be cut: then what is added up is little beside the operands."""
+
 EDGE = 16
 """Pieces begin at multiples of it, so that BLAS's own tiles stay whole."""
+
+ROWS, COLUMNS, DEPTH = 0, 1, 2  # what is cut
 
 PLANS = 512
 """Of products that are remembered: more than one model's."""
@@ -47,8 +55,19 @@ ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # of cblas.h
 FLOAT_BYTES = 4
 
 
+class _Plan(NamedTuple):
+    """What `_multiply` is told of a product, by its shapes and strides."""
+
+    left: tuple[int, int]  # layout, and numbers from one row or column to the next
+    right: tuple[int, int]
+    lead: int  # of out, from one row to the next
+    sizes: tuple[int, int, int]  # M, N, K
+    cut: int
+    pieces: int
+
+
 def multiply(library, a, b, out, *, is_added=False):
-    """out = a @ b, or out += a @ b, by a library; whether it was done, for operands must lie as BLAS reads them.
+    """out = a @ b, or out += a @ b, by a library; False, and nothing is done, where `_plan` has none for it.
 
     Args:
         library: a Library with products of the operands' dtype.
@@ -57,45 +76,57 @@ def multiply(library, a, b, out, *, is_added=False):
         out: (M, N) float32, which overlaps neither.
         is_added: whether out is added to.
     """
-    plan = _plan(a.shape, a.strides, b.shape, b.strides, out.strides, a.itemsize)
-    if plan is None or not (a.flags.aligned and b.flags.aligned and out.flags.aligned):
+    plan = _plan(a.shape, a.strides, b.shape, b.strides, out.shape, out.strides, a.itemsize)
+    if plan is None or not (a.flags.aligned and b.flags.aligned and out.flags.behaved):
         return False
 
-    left, right, lead, *sizes = plan
-    with nullcontext() if library.set_local_threads else hold_blas(1):
-        _multiply(
-            library.gemm[a.dtype], library.set_local_threads, a.itemsize,
-            _corner(a), *left, _corner(b), *right, _corner(out), lead, *sizes, np.float32(is_added),
-        )  # fmt: skip
+    left, right, lead, sizes, cut, pieces = plan
+    is_deep = cut == DEPTH
+    target = np.empty((pieces, *out.shape), np.float32) if is_deep else out
+    _multiply(
+        library.gemm[a.dtype], *library.thread_calls, a.itemsize,
+        _corner(a), *left, _corner(b), *right, _corner(target[0] if is_deep else out), lead,
+        *sizes, cut, pieces, np.float32(is_added and not is_deep),
+    )  # fmt: skip
+    if is_deep:
+        _add_up(target, out, is_added)
     return True
 
 
 @lru_cache(maxsize=PLANS)
-def _plan(a_shape, a_strides, b_shape, b_strides, out_strides, number):
-    """How BLAS reads a and b, the step from one row of out to the next, M, N, K and pieces; None if it cannot.
+def _plan(a_shape, a_strides, b_shape, b_strides, out_shape, out_strides, number):
+    """The plan of a product; None where shapes do not fit, nothing is added up, or BLAS cannot read what lies so.
 
     Args:
         a_shape: (M, K).
         a_strides: in bytes, as all.
         b_shape: (K, N).
         b_strides: likewise.
-        out_strides: likewise, of float32.
+        out_shape: (M, N), of float32.
+        out_strides: likewise.
         number: bytes of a number of a or b.
     """
     (M, K), N = a_shape, b_shape[1]
+    if b_shape[0] != K or out_shape != (M, N) or K == 0:
+        return None
     left, right = _layout(a_shape, a_strides, number), _layout(b_shape, b_strides, number)
-    target = _layout((M, N), out_strides, FLOAT_BYTES)
+    target = _layout(out_shape, out_strides, FLOAT_BYTES)
     if left is None or right is None or target is None or target[0] != PLAIN:
         return None
-    return left, right, target[1], M, N, K, count_pieces(M, N, K)
+    cut, pieces = cut_product(M, N, K)
+    return _Plan(left, right, N if cut == DEPTH else target[1], (M, N, K), cut, pieces)
 
 
-def count_pieces(M, N, K):
-    """Pieces of a product: a power of two, which most numbers of threads share evenly."""
-    flops = 2 * M * N * K
-    if flops >= MORE_FLOPS and max(M, N) >= MORE_PIECES * LEAST_WIDTH:
-        return MORE_PIECES
-    return 2 ** (max(1, min(PIECES, flops // PIECE_FLOPS)).bit_length() - 1)
+def cut_product(M, N, K):
+    """What of a product is cut, and its pieces: a power of two, which most numbers of threads share evenly."""
+    flops, longer = 2 * M * N * K, max(M, N)
+    if flops >= MORE_FLOPS and longer >= MORE_PIECES * LEAST_WIDTH:
+        pieces = MORE_PIECES
+    else:
+        pieces = 2 ** (max(1, min(PIECES, flops // PIECE_FLOPS)).bit_length() - 1)
+    if pieces > 1 and max(DEEP * longer, pieces * EDGE) <= K:
+        return DEPTH, pieces
+    return ROWS if M >= N else COLUMNS, pieces
 
 
 def _layout(shape, strides, number):
@@ -119,33 +150,58 @@ def _corner(matrix):
 
 @parallel()
 def _multiply(
-    gemm, set_local_threads, number, a, a_layout, a_lead, b, b_layout, b_lead, out, out_lead,
-    M, N, K, pieces, beta,
+    gemm, set_local_threads, get_threads, set_threads, number,
+    a, a_layout, a_lead, b, b_layout, b_lead, out, out_lead, M, N, K, cut, pieces, beta,
 ):  # fmt: skip
-    """a, b and out: their corners; number: the bytes of one of a or b."""
-    by_rows = M >= N
-    longer = M if by_rows else N
+    """a, b and out: their corners; number: the bytes of one of a or b.
+
+    The number of threads of a library that has one for the process is held here, between two of its calls that no
+    other Python thread can come between: a kernel keeps the interpreter's lock.
+    """
+    threads = call_get_threads(get_threads) if get_threads else 1
+    if threads != 1:
+        call_set_threads(set_threads, 1)
     for unsigned in prange(pieces):
         piece = np.int64(unsigned)
-        begin, end = _edge(longer, piece, pieces), _edge(longer, piece + 1, pieces)
-        rows, columns = M, N
+        length = M if cut == ROWS else (N if cut == COLUMNS else K)
+        begin, end = _edge(length, piece, pieces), _edge(length, piece + 1, pieces)
+        rows, columns, depth = M, N, K
         a_at, b_at, at = a.ctypes.data, b.ctypes.data, out.ctypes.data
-        if by_rows:
+        if cut == ROWS:
             rows = end - begin
             a_at += number * begin * (a_lead if a_layout == PLAIN else 1)
             at += FLOAT_BYTES * begin * out_lead
-        else:
+        elif cut == COLUMNS:
             columns = end - begin
             b_at += number * begin * (1 if b_layout == PLAIN else b_lead)
             at += FLOAT_BYTES * begin
+        else:
+            depth = end - begin
+            a_at += number * begin * (1 if a_layout == PLAIN else a_lead)
+            b_at += number * begin * (b_lead if b_layout == PLAIN else 1)
+            at += FLOAT_BYTES * piece * M * N
         if end > begin:
             before = call_set_threads(set_local_threads, 1) if set_local_threads else 0
             call_gemm(
-                gemm, a_layout, b_layout, rows, columns, K,
+                gemm, a_layout, b_layout, rows, columns, depth,
                 a_at, a_lead, b_at, b_lead, at, out_lead, beta,
             )  # fmt: skip
             if set_local_threads:
                 call_set_threads(set_local_threads, before)
+    if threads != 1:
+        call_set_threads(set_threads, threads)
+
+
+@parallel()
+def _add_up(parts, out, is_added):
+    """out = the sum of parts (pieces, M, N), or out += it."""
+    pieces, M, N = parts.shape
+    for m in prange(M):
+        for n in range(N):
+            total = out[m, n] + parts[0, m, n] if is_added else parts[0, m, n]
+            for piece in range(1, pieces):
+                total += parts[piece, m, n]
+            out[m, n] = total
 
 
 @serial()
@@ -155,8 +211,21 @@ def _edge(length, piece, pieces):
 
 
 @intrinsic
+def call_get_threads(typing_context, function):
+    """The number of threads, of a function () -> n of C at its address."""
+    word = ir.IntType(32)
+    signature = ir.FunctionType(word, [])
+
+    def generate(context, builder, _, arguments):
+        function = builder.inttoptr(arguments[0], signature.as_pointer())
+        return builder.sext(builder.call(function, []), ir.IntType(64))
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
 def call_set_threads(typing_context, function, threads):
-    """The number of threads before, of a function (n) -> n before of C at its address."""
+    """The number of threads before, of a function (n) -> n before of C at its address; of no meaning if it has none."""
     word = ir.IntType(32)
     signature = ir.FunctionType(word, [word])
 

@@ -49,7 +49,14 @@ class Library:
     name: str  # as `--blas` has it
     version: str  # for people
     gemm: Mapping[np.dtype, int]  # cblas_?gemm with 64-bit sizes, by the dtype of both operands
-    set_local_threads: int = 0  # of the calling thread, (n) -> n before; 0: `hold_blas` limits it
+    set_local_threads: int = 0  # of the calling thread, (n) -> n before; 0: there is none
+    get_threads: int = 0  # of the process, () -> n; 0: it is not asked
+    set_threads: int = 0  # likewise, (n)
+
+    @property
+    def thread_calls(self) -> tuple[int, int, int]:
+        """What holds it at one thread."""
+        return self.set_local_threads, self.get_threads, self.set_threads
 
 
 _ASKED: ContextVar[str | None] = ContextVar("blas", default=None)
@@ -110,6 +117,8 @@ def find_openblas() -> Library | None:
     library = ctypes.CDLL(import_module("numpy._core._multiarray_umath").__file__)
     try:
         sgemm = library.scipy_cblas_sgemm64_
+        get_threads = library.scipy_openblas_get_num_threads64_
+        set_threads = library.scipy_openblas_set_num_threads64_
         describe = library.scipy_openblas_get_config64_
     except AttributeError:
         return None
@@ -118,7 +127,13 @@ def find_openblas() -> Library | None:
         describe().decode().split()
     )  # "OpenBLAS 0.3.31 USE64BITINT DYNAMIC_ARCH ... Haswell MAX_THREADS=64"
     kernel = next((word for word in reversed(words) if "=" not in word), "")
-    return Library(OPENBLAS, f"{' '.join(words[:2])} {kernel}", {FLOAT32: _address(sgemm)})
+    return Library(
+        OPENBLAS,
+        f"{' '.join(words[:2])} {kernel}",
+        {FLOAT32: _address(sgemm)},
+        get_threads=_address(get_threads),
+        set_threads=_address(set_threads),
+    )
 
 
 @cache

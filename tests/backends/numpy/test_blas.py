@@ -23,6 +23,7 @@ LAYOUTS = {
     "misaligned": lambda x: np.frombuffer(b" " + x.tobytes(), np.uint8)[1:].view(x.dtype).reshape(x.shape),
 }  # fmt: skip
 SIZES = [(1, 1, 1), (1, 40, 7), (40, 1, 7), (16, 16, 1), (17, 33, 5), (129, 31, 64), (31, 140, 64)]
+SIZES += [(9, 7, 80), (5, 17, 129)]  # of which K is cut
 
 
 @pytest.fixture(autouse=True)
@@ -88,14 +89,18 @@ def test_every_size_is_covered_and_nothing_beside_it(monkeypatch, M, N, K, limit
     assert (whole == 7.0).all()
 
 
-def test_the_number_of_pieces():
+def test_what_is_cut_and_into_how_many_pieces():
     half = PIECE_FLOPS // 2
-    assert [gemm.count_pieces(1, 1, n * half) for n in (0, 1, 2, 3, 4, 100)] == [1, 1, 2, 2, 4, 4]
+    pieces = [gemm.cut_product(1, 1, n * half)[1] for n in (0, 1, 2, 3, 4, 100)]
+    assert pieces == [1, 1, 2, 2, 4, 4]
     side = gemm.MORE_PIECES * gemm.LEAST_WIDTH
-    K = gemm.MORE_FLOPS // (2 * side)
-    assert gemm.count_pieces(side, 1, K) == gemm.count_pieces(1, side, K) == gemm.MORE_PIECES
-    assert gemm.count_pieces(side, 1, K - 1) == gemm.PIECES
-    assert gemm.count_pieces(side - 1, 2, K) == gemm.PIECES
+    K = gemm.MORE_FLOPS // (2 * side * 2)
+    assert gemm.cut_product(side, 2, K)[1] == gemm.cut_product(2, side, K)[1] == gemm.MORE_PIECES
+    assert gemm.cut_product(side, 2, K - 1)[1] == gemm.PIECES
+    assert gemm.cut_product(side - 1, 3, K)[1] == gemm.PIECES
+    longest = [(512, 256, 256), (256, 512, 256), (256, 256, 512), (256, 257, 512)]
+    cuts = [gemm.cut_product(*sizes)[0] for sizes in longest]
+    assert cuts == [gemm.ROWS, gemm.COLUMNS, gemm.DEPTH, gemm.COLUMNS]
 
 
 @pytest.mark.parametrize(("M", "N", "K"), [(0, 3, 4), (3, 0, 4), (3, 4, 0)], ids=str)
@@ -136,11 +141,6 @@ def blas_threads():
     return next(library.num_threads for library in found if "numpy" in library.filepath)
 
 
-def interrupt(*arguments):
-    assert blas_threads() == 1
-    raise InterruptedError
-
-
 def test_shapes_that_do_not_fit(in_pieces):
     a, b = draw(20, 20, 20)
     for out in (np.empty((20, 21), np.float32), np.empty((19, 20), np.float32)):
@@ -174,17 +174,23 @@ def test_one_row_whatever_its_stride(in_pieces, monkeypatch):
     assert_is_product(one, a, column)
 
 
-def test_openblas_keeps_its_number_of_threads(in_pieces, monkeypatch):
-    a, b = draw(20, 20, 20)
+GEMM = ctypes.CFUNCTYPE(
+    None, *[ctypes.c_int] * 3, *[ctypes.c_long] * 3, ctypes.c_float, ctypes.c_void_p, ctypes.c_long,
+    ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_void_p, ctypes.c_long,
+)  # fmt: skip
+
+
+def test_openblas_computes_each_piece_on_one_thread_and_has_its_number_back(in_pieces):
+    seen = []
+    watch = GEMM(lambda *_: seen.append(blas_threads()))
+    address = ctypes.cast(watch, ctypes.c_void_p).value
+    watched = replace(find_openblas(), gemm={np.dtype(np.float32): address})
+    a, b = draw(64, 20, 20)
     for threads in (1, 2):
-        with use_blas("openblas"), threadpool_limits(threads, user_api="blas"):
-            product(a, b, np.empty((20, 20), np.float32))
+        with threadpool_limits(threads, user_api="blas"):
+            assert gemm.multiply(watched, a, b, np.empty((64, 20), np.float32))
             assert blas_threads() == threads
-            with monkeypatch.context() as patch:
-                patch.setattr(gemm, "_multiply", interrupt)
-                with pytest.raises(InterruptedError):
-                    product(a, b, np.empty((20, 20), np.float32))
-            assert blas_threads() == threads
+    assert seen == [1] * 2 * PIECES
 
 
 def test_a_library_that_takes_a_number_of_threads_has_its_own_back(in_pieces):
