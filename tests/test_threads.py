@@ -140,7 +140,7 @@ def test_a_number_out_of_range_is_refused_when_a_backend_is_made(name, number):
 def test_a_backend_without_a_number_of_threads_refuses_one(monkeypatch):
     made = replace(load_backend("numpy"), name="other", limit_threads=None)
     with pytest.raises(BackendError, match='backend "other" takes no number of threads; got 2'):
-        backends._with_threads(made, 2)
+        backends._limit(made, 2)
 
 
 def test_a_forked_child_is_refused_in_one_line_that_names_spawn(monkeypatch):

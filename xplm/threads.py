@@ -79,7 +79,7 @@ class SharedNumber:
         self._update()
 
 
-class _Hold:  # not a generator: products of microseconds enter one each
+class _Hold:
     __slots__ = ("number", "threads")
 
     def __init__(self, number: SharedNumber, threads: int) -> None:

@@ -4,16 +4,12 @@
 
 A BLAS would start threads of its own. Those spin for milliseconds after a product, and numba's after a kernel, so on
 few cores either pool takes the processor from the other; with one pool, attention between two products finds its
-threads awake. So the library is held at one thread, and the product is cut, into pieces whose number depends on the
-sizes alone: a result does not depend on the number of threads. The longest of M, N and K is cut, which costs least:
-
-    M or N      for each piece the library copies the other operand anew
-    K           each piece is a sum of its own, a matrix (M, N); they are added up in their order
+threads awake. So the library is held at one thread, and the longer side of the result is cut, into pieces whose number
+depends on the sizes alone: a result does not depend on the number of threads.
 
 Operands of 16 bits are multiplied as they are stored, where a library does that; its sums are in float32.
 
-FLOPs: 2 M N K. Bytes beside the library's own: none, for operands are read where they lie, transposed or not; where K
-is cut, 8 M N a piece.
+FLOPs: 2 M N K. Bytes beside the library's own: none, for operands are read where they lie, transposed or not.
 """
 
 from functools import lru_cache
@@ -29,7 +25,7 @@ from xplm_numpy.jit import parallel, serial
 from xplm_numpy.narrow import bits
 
 PIECES = 4
-"""At most, of most products."""
+"""At most, of most products: for each piece of one operand the library copies the other anew."""
 
 PIECE_FLOPS = 2**21
 """What a piece must have to be worth a thread's waking up: about 30 microseconds."""
@@ -40,13 +36,8 @@ each piece still has so many rows, or columns. The narrower a piece, the more of
 operand, a tenth at half that width; so a smaller product leaves a fifth thread without work.
 """
 
-DEEP = 2
-"""Times the longer side of the result that K must be to be cut: then what is added up is little beside the operands."""
-
 EDGE = 16
 """Pieces begin at multiples of it, so that BLAS's own tiles stay whole."""
-
-ROWS, COLUMNS, DEPTH = 0, 1, 2  # what is cut
 
 PLANS = 512
 """Of products that are remembered: more than one model's."""
@@ -61,9 +52,7 @@ class _Plan(NamedTuple):
     left: tuple[int, int]  # layout, and numbers from one row or column to the next
     right: tuple[int, int]
     lead: int  # of out, from one row to the next
-    sizes: tuple[int, int, int]  # M, N, K
-    cut: int
-    pieces: int
+    sizes: tuple[int, int, int, int]  # M, N, K, pieces
 
 
 def multiply(library, a, b, out, *, is_added=False):
@@ -80,16 +69,11 @@ def multiply(library, a, b, out, *, is_added=False):
     if plan is None or not (a.flags.aligned and b.flags.aligned and out.flags.behaved):
         return False
 
-    left, right, lead, sizes, cut, pieces = plan
-    is_deep = cut == DEPTH
-    target = np.empty((pieces, *out.shape), np.float32) if is_deep else out
+    left, right, lead, sizes = plan
     _multiply(
         library.gemm[a.dtype], *library.thread_calls, a.itemsize,
-        _corner(a), *left, _corner(b), *right, _corner(target[0] if is_deep else out), lead,
-        *sizes, cut, pieces, np.float32(is_added and not is_deep),
+        _corner(a), *left, _corner(b), *right, _corner(out), lead, *sizes, np.float32(is_added),
     )  # fmt: skip
-    if is_deep:
-        _add_up(target, out, is_added)
     return True
 
 
@@ -113,20 +97,15 @@ def _plan(a_shape, a_strides, b_shape, b_strides, out_shape, out_strides, number
     target = _layout(out_shape, out_strides, FLOAT_BYTES)
     if left is None or right is None or target is None or target[0] != PLAIN:
         return None
-    cut, pieces = cut_product(M, N, K)
-    return _Plan(left, right, N if cut == DEPTH else target[1], (M, N, K), cut, pieces)
+    return _Plan(left, right, target[1], (M, N, K, count_pieces(M, N, K)))
 
 
-def cut_product(M, N, K):
-    """What of a product is cut, and its pieces: a power of two, which most numbers of threads share evenly."""
-    flops, longer = 2 * M * N * K, max(M, N)
-    if flops >= MORE_FLOPS and longer >= MORE_PIECES * LEAST_WIDTH:
-        pieces = MORE_PIECES
-    else:
-        pieces = 2 ** (max(1, min(PIECES, flops // PIECE_FLOPS)).bit_length() - 1)
-    if pieces > 1 and max(DEEP * longer, pieces * EDGE) <= K:
-        return DEPTH, pieces
-    return ROWS if M >= N else COLUMNS, pieces
+def count_pieces(M, N, K):
+    """Pieces of a product: a power of two, which most numbers of threads share evenly."""
+    flops = 2 * M * N * K
+    if flops >= MORE_FLOPS and max(M, N) >= MORE_PIECES * LEAST_WIDTH:
+        return MORE_PIECES
+    return 2 ** (max(1, min(PIECES, flops // PIECE_FLOPS)).bit_length() - 1)
 
 
 def _layout(shape, strides, number):
@@ -151,57 +130,41 @@ def _corner(matrix):
 @parallel()
 def _multiply(
     gemm, set_local_threads, get_threads, set_threads, number,
-    a, a_layout, a_lead, b, b_layout, b_lead, out, out_lead, M, N, K, cut, pieces, beta,
+    a, a_layout, a_lead, b, b_layout, b_lead, out, out_lead, M, N, K, pieces, beta,
 ):  # fmt: skip
     """a, b and out: their corners; number: the bytes of one of a or b.
 
-    The number of threads of a library that has one for the process is held here, between two of its calls that no
-    other Python thread can come between: a kernel keeps the interpreter's lock.
+    The number of threads of a library that has one for the process is held here, between two calls that no other
+    Python thread can come between: a kernel keeps the interpreter's lock.
     """
     threads = call_get_threads(get_threads) if get_threads else 1
     if threads != 1:
         call_set_threads(set_threads, 1)
+    by_rows = M >= N
+    longer = M if by_rows else N
     for unsigned in prange(pieces):
         piece = np.int64(unsigned)
-        length = M if cut == ROWS else (N if cut == COLUMNS else K)
-        begin, end = _edge(length, piece, pieces), _edge(length, piece + 1, pieces)
-        rows, columns, depth = M, N, K
+        begin, end = _edge(longer, piece, pieces), _edge(longer, piece + 1, pieces)
+        rows, columns = M, N
         a_at, b_at, at = a.ctypes.data, b.ctypes.data, out.ctypes.data
-        if cut == ROWS:
+        if by_rows:
             rows = end - begin
             a_at += number * begin * (a_lead if a_layout == PLAIN else 1)
             at += FLOAT_BYTES * begin * out_lead
-        elif cut == COLUMNS:
+        else:
             columns = end - begin
             b_at += number * begin * (1 if b_layout == PLAIN else b_lead)
             at += FLOAT_BYTES * begin
-        else:
-            depth = end - begin
-            a_at += number * begin * (1 if a_layout == PLAIN else a_lead)
-            b_at += number * begin * (b_lead if b_layout == PLAIN else 1)
-            at += FLOAT_BYTES * piece * M * N
         if end > begin:
             before = call_set_threads(set_local_threads, 1) if set_local_threads else 0
             call_gemm(
-                gemm, a_layout, b_layout, rows, columns, depth,
+                gemm, a_layout, b_layout, rows, columns, K,
                 a_at, a_lead, b_at, b_lead, at, out_lead, beta,
             )  # fmt: skip
             if set_local_threads:
                 call_set_threads(set_local_threads, before)
     if threads != 1:
         call_set_threads(set_threads, threads)
-
-
-@parallel()
-def _add_up(parts, out, is_added):
-    """out = the sum of parts (pieces, M, N), or out += it."""
-    pieces, M, N = parts.shape
-    for m in prange(M):
-        for n in range(N):
-            total = out[m, n] + parts[0, m, n] if is_added else parts[0, m, n]
-            for piece in range(1, pieces):
-                total += parts[piece, m, n]
-            out[m, n] = total
 
 
 @serial()

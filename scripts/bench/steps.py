@@ -99,7 +99,7 @@ def make_xplm_step(
     """xplm's step."""
     recipe = make_recipe(shape, seed)
     rt = make_runtime(load_backend(backend, device, blas=blas), shape.policy, kernels)
-    config, params = make_weights(shape, rt, seed)
+    config, params = make_weights(shape, make_runtime(load_backend(backend, device), "fp32"), seed)
     task = make_task(recipe, rt, config, param_specs(config), {}, recipe.train.steps)
     batches = draw_batches(recipe, config.vocab_size)
     state = first_state(task, params)

@@ -23,7 +23,6 @@ LAYOUTS = {
     "misaligned": lambda x: np.frombuffer(b" " + x.tobytes(), np.uint8)[1:].view(x.dtype).reshape(x.shape),
 }  # fmt: skip
 SIZES = [(1, 1, 1), (1, 40, 7), (40, 1, 7), (16, 16, 1), (17, 33, 5), (129, 31, 64), (31, 140, 64)]
-SIZES += [(9, 7, 80), (5, 17, 129)]  # of which K is cut
 
 
 @pytest.fixture(autouse=True)
@@ -89,18 +88,14 @@ def test_every_size_is_covered_and_nothing_beside_it(monkeypatch, M, N, K, limit
     assert (whole == 7.0).all()
 
 
-def test_what_is_cut_and_into_how_many_pieces():
+def test_the_number_of_pieces():
     half = PIECE_FLOPS // 2
-    pieces = [gemm.cut_product(1, 1, n * half)[1] for n in (0, 1, 2, 3, 4, 100)]
-    assert pieces == [1, 1, 2, 2, 4, 4]
+    assert [gemm.count_pieces(1, 1, n * half) for n in (0, 1, 2, 3, 4, 100)] == [1, 1, 2, 2, 4, 4]
     side = gemm.MORE_PIECES * gemm.LEAST_WIDTH
-    K = gemm.MORE_FLOPS // (2 * side * 2)
-    assert gemm.cut_product(side, 2, K)[1] == gemm.cut_product(2, side, K)[1] == gemm.MORE_PIECES
-    assert gemm.cut_product(side, 2, K - 1)[1] == gemm.PIECES
-    assert gemm.cut_product(side - 1, 3, K)[1] == gemm.PIECES
-    longest = [(512, 256, 256), (256, 512, 256), (256, 256, 512), (256, 257, 512)]
-    cuts = [gemm.cut_product(*sizes)[0] for sizes in longest]
-    assert cuts == [gemm.ROWS, gemm.COLUMNS, gemm.DEPTH, gemm.COLUMNS]
+    K = gemm.MORE_FLOPS // (2 * side)
+    assert gemm.count_pieces(side, 1, K) == gemm.count_pieces(1, side, K) == gemm.MORE_PIECES
+    assert gemm.count_pieces(side, 1, K - 1) == gemm.PIECES
+    assert gemm.count_pieces(side - 1, 2, K) == gemm.PIECES
 
 
 @pytest.mark.parametrize(("M", "N", "K"), [(0, 3, 4), (3, 0, 4), (3, 4, 0)], ids=str)
