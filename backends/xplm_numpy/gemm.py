@@ -21,7 +21,9 @@ from numba import prange
 from numba.core import types
 from numba.extending import intrinsic
 
+from xplm.threads import hold_blas
 from xplm_numpy.jit import parallel, serial
+from xplm_numpy.libraries import OPENBLAS
 from xplm_numpy.narrow import bits
 
 PIECES = 4
@@ -70,6 +72,12 @@ def multiply(library, a, b, out, *, is_added=False):
         return False
 
     left, right, lead, sizes = plan
+    pieces = sizes[-1]
+    if pieces == 1 and library.name == OPENBLAS and not is_added:
+        # The same library, and no thread is woken; one row, or x @ x^T, goes by what is made for it.
+        with hold_blas(1):
+            np.matmul(a, b, out=out)
+        return True
     _multiply(
         library.gemm[a.dtype], *library.thread_calls, a.itemsize,
         _corner(a), *left, _corner(b), *right, _corner(out), lead, *sizes, np.float32(is_added),

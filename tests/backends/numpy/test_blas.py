@@ -130,6 +130,39 @@ def test_threads_and_runs_change_no_bit(order, on_threads):
         np.testing.assert_array_equal(other, once)
 
 
+@pytest.mark.parametrize(("M", "N", "K"), [(1, 576, 576), (300, 1, 300), (64, 64, 64)], ids=str)
+def test_a_small_product_of_openblas_is_numpys_and_wakes_no_thread(library, monkeypatch, M, N, K):
+    if library != "openblas":
+        pytest.skip("NumPy calls OpenBLAS")
+    monkeypatch.setattr(gemm, "_multiply", None)
+    a, b = draw(M, N, K)
+    right = a.T if M == N else b  # x @ x^T, which has a function of its own
+    with threadpool_limits(1, user_api="blas"):
+        expected = a @ right
+    np.testing.assert_array_equal(product(a, right, np.empty((M, N), np.float32)), expected)
+
+
+def placed(x, offset):
+    """A copy whose first number lies so many bytes after a cache line's beginning."""
+    room = np.zeros(x.nbytes + 128, np.uint8)
+    begin = -room.ctypes.data % 64 + offset
+    copy = room[begin : begin + x.nbytes].view(x.dtype).reshape(x.shape)
+    copy[...] = x
+    return copy
+
+
+@pytest.mark.parametrize(("M", "N", "K"), [(3, 50, 64), (33, 65, 127), (128, 192, 576)], ids=str)
+def test_where_matrices_lie_in_memory_changes_no_bit(M, N, K):
+    a, b = draw(M, N, K)
+    out = np.zeros((M, N), np.float32)
+    expected, *others = (
+        product(placed(a, i), placed(b, j), placed(out, k)).copy()
+        for i, j, k in ((0, 0, 0), (4, 0, 0), (0, 16, 0), (0, 0, 32), (60, 20, 12))
+    )
+    for other in others:
+        np.testing.assert_array_equal(other, expected)
+
+
 def blas_threads():
     """Of NumPy's own: SciPy may have brought another."""
     found = ThreadpoolController().select(user_api="blas").lib_controllers
