@@ -20,6 +20,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from threading import Lock
 
 import ml_dtypes
 import numpy as np
@@ -30,13 +31,16 @@ OPENBLAS, MKL, NUMPY = "openblas", "mkl", "numpy"
 FLOAT32, FLOAT16 = np.dtype(np.float32), np.dtype(np.float16)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
-SEQUENTIAL = 1  # MKL_THREADING_SEQUENTIAL of mkl_service.h
+LP64, SEQUENTIAL = 0, 1  # MKL_INTERFACE_LP64 and MKL_THREADING_SEQUENTIAL of mkl_service.h
 VERSION_BYTES = 256
 MKL_FILES = ("lib/libmkl_rt.so*", "lib/libmkl_rt*.dylib", "Library/bin/mkl_rt*.dll")
 """Where MKL lies in an environment: conda's, pip's on Linux, either on Windows."""
 
-MKL_PARTS = ("core", "sequential", "intel_lp64")
-"""What it loads at its first product."""
+MKL_PARTS = ("core", "sequential", "def")
+"""What it loads at its first product, the last where it knows nothing better for the processor."""
+
+MKL_INTERFACE = "intel_lp64"
+"""This, too, but for Windows, where mkl_rt holds it."""
 
 MKL_NARROW = {BFLOAT16: "cblas_gemm_bf16bf16f32_64", FLOAT16: "cblas_gemm_f16f16f32_64"}
 """Its products of 16-bit operands, with sums and result in float32."""
@@ -60,6 +64,7 @@ class Library:
 
 
 _ASKED: ContextVar[str | None] = ContextVar("blas", default=None)
+_loading = Lock()
 
 
 def asked() -> str | None:
@@ -146,15 +151,11 @@ def find_mkl() -> Library:
     file = mkl_file()
     if file is None:
         raise BackendError('blas "mkl" must be installed; it is not; use pip install "xplm[mkl]"')
-    for part in MKL_PARTS:  # MKL ends the process that lacks one
-        if not file.with_name(file.name.replace("mkl_rt", f"mkl_{part}")).exists():
-            raise _broken(file, f"it lacks mkl_{part}")
-    is_loaded = _is_loaded(file)
+    if lacks := missing_parts(file):  # MKL ends the process that lacks one
+        raise _broken(file, f"it lacks {lacks}")
     try:
-        library = ctypes.CDLL(str(file))
+        library = _load(file)
         addresses = {FLOAT32: _address(library.cblas_sgemm_64)}
-        if not is_loaded:
-            library.MKL_Set_Threading_Layer(SEQUENTIAL)
         local = _address(library.MKL_Set_Num_Threads_Local)
         text = ctypes.create_string_buffer(VERSION_BYTES)
         library.MKL_Get_Version_String(text, VERSION_BYTES)
@@ -166,6 +167,24 @@ def find_mkl() -> Library:
     words = text.value.decode().split()
     version = words[words.index("Version") + 1] if "Version" in words else "of unknown version"
     return Library(MKL, f"MKL {version.removesuffix('-Product')}", addresses, local)
+
+
+def missing_parts(file: Path) -> str:
+    """The libraries that should lie beside MKL's and do not."""
+    parts = MKL_PARTS if file.suffix == ".dll" else (*MKL_PARTS, MKL_INTERFACE)
+    names = {f"mkl_{part}": file.name.replace("mkl_rt", f"mkl_{part}") for part in parts}
+    return ", ".join(part for part, name in names.items() if not file.with_name(name).exists())
+
+
+def _load(file: Path) -> ctypes.CDLL:
+    """MKL; the first to load it says how it is to run, whatever variables of the environment say."""
+    with _loading:  # or a second Python thread would take it for somebody else's
+        is_loaded = _is_loaded(file)
+        library = ctypes.CDLL(str(file))
+        if not is_loaded:
+            library.MKL_Set_Interface_Layer(LP64)
+            library.MKL_Set_Threading_Layer(SEQUENTIAL)
+        return library
 
 
 def _broken(file: Path, why: str) -> BackendError:
@@ -210,3 +229,9 @@ def _is_loaded(file: Path) -> bool:
 
 def _address(function: "ctypes._NamedFuncPointer") -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_loading.acquire, after_in_parent=_loading.release, after_in_child=_loading.release
+    )

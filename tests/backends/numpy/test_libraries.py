@@ -1,11 +1,12 @@
 """Libraries of matrix products: found, named, and refused where they are not there or not whole."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 from xplm_numpy import libraries
-from xplm_numpy.libraries import asked, find_mkl, find_openblas, mkl_file, use_blas
+from xplm_numpy.libraries import asked, find_mkl, find_openblas, missing_parts, mkl_file, use_blas
 
 import xplm
 from xplm.backend import load_backend
@@ -80,12 +81,26 @@ def test_a_broken_mkl_is_refused(another_mkl, tmp_path, mkl):
     file = tmp_path / mkl_file().name
     file.write_bytes(b"no library")
     another_mkl(file)
-    with pytest.raises(BackendError, match="lacks mkl_core"):
+    with pytest.raises(BackendError, match="lacks mkl_core, mkl_sequential, mkl_def"):
         find_mkl()
-    for part in libraries.MKL_PARTS:
+    for part in (*libraries.MKL_PARTS, libraries.MKL_INTERFACE):
         file.with_name(file.name.replace("mkl_rt", f"mkl_{part}")).touch()
     with pytest.raises(BackendError, match="must be a whole MKL"):
         find_mkl()
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("libmkl_rt.so.3", ["libmkl_core.so.3", "libmkl_sequential.so.3", "libmkl_def.so.3", "libmkl_intel_lp64.so.3"]),
+        ("mkl_rt.3.dll", ["mkl_core.3.dll", "mkl_sequential.3.dll", "mkl_def.3.dll"]),
+    ],
+)  # fmt: skip
+def test_each_system_has_the_parts_that_intels_package_brings(tmp_path, name, parts):
+    for part in parts:
+        assert missing_parts(tmp_path / name)
+        (tmp_path / part).touch()
+    assert missing_parts(tmp_path / name) == ""
 
 
 SCRIPT = """
@@ -105,8 +120,13 @@ print(*sorted({os.path.basename(line.split()[-1]).split(".")[0] for line in open
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/maps is Linux's")
 def test_mkl_brings_no_threads_and_changes_no_variable(mkl):
+    others = {"MKL_INTERFACE_LAYER": "LP64,GNU", "MKL_THREADING_LAYER": "GNU"}  # as conda may have it
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False
+        [sys.executable, "-c", SCRIPT],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | others,
     )
     assert done.returncode == 0, done.stderr
     loaded = done.stdout.split()
