@@ -75,26 +75,28 @@ def library_for(dtype: np.dtype) -> Library | None:
 def product_rates() -> list[ProductRate]:
     """What each way gives, as it was measured for the choice; or what the library gives that is asked for."""
     name = asked()
-    if name is None:
-        threads, found = choice.measured()
+    threads = numba.get_num_threads()
+    if name is None and choice.libraries():
+        threads, found, _ = choice.measured()
+    elif name in (None, NUMPY):
+        found = {FLOAT32.name: choice.best({NUMPY: (FLOAT32, _by_numpy)})}
     else:
-        threads = numba.get_num_threads()
-        if name == NUMPY:
-            found = {FLOAT32.name: choice.best({NUMPY: (FLOAT32, _by_numpy)})}
-        else:
-            found = choice.measure([find_library(name)])
+        found = choice.measure([find_library(name)])
     return [
-        _rate(dtype, way, rate, threads, is_chosen=way == choice.fastest(ways))
+        _rate(dtype, way, rate, threads)
         for dtype, ways in found.items()
         for way, rate in ways.items()
     ]
 
 
-def _rate(name: str, way: str, flop_per_s: float, threads: int, *, is_chosen: bool) -> ProductRate:
+def _rate(name: str, way: str, flop_per_s: float, threads: int) -> ProductRate:
+    dtype = HOST_DTYPES[name]
+    taken = library_for(dtype)
     if way in (NUMPY, choice.WIDENED):
-        return ProductRate(name, way, way, flop_per_s, threads, is_chosen)
-    library, dtype = find_library(way), HOST_DTYPES[name]
+        return ProductRate(name, way, way, flop_per_s, threads, is_chosen=taken is None)
+    library = find_library(way)
     flushes = dtype != FLOAT32 and choice.flushes_subnormals(library, dtype)
+    is_chosen = taken is library
     return ProductRate(name, way, library.version, flop_per_s, threads, is_chosen, flushes)
 
 

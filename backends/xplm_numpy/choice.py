@@ -7,9 +7,11 @@
 What is measured is two products of a prompt's and of a training step's sizes, on the threads of the first that needs to
 know. Of two that are as good as equal the first is taken, so that noise does not decide. A choice holds for one
 processor and one version of each library and of this package, whatever the number of threads, on which no result shall
-depend. It changes the order of sums and nothing else.
+depend. Where it cannot be kept, the last library is taken, MKL, for no result shall depend on the process either. A
+choice changes the order of sums and nothing else.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -36,6 +38,7 @@ from xplm_numpy.libraries import (
     find_library,
     find_mkl,
     find_openblas,
+    missing_parts,
     mkl_file,
 )
 from xplm_numpy.whole import widened
@@ -57,9 +60,6 @@ SMALL = 64
 INSTRUCTIONS = {BFLOAT16: {"avx512bf16", "amx-bf16"}, FLOAT16: {"avx512fp16", "amx-fp16"}}
 """LLVM's names of the features of a processor that multiplies 16-bit numbers; either will do."""
 
-FILE = "products.nbc"
-"""Of the choice, beside the compiled kernels."""
-
 Rates = dict[str, dict[str, float]]
 """FLOP a second, by the dtype of the operands and the way that they are multiplied."""
 
@@ -71,6 +71,7 @@ class Measured(NamedTuple):
 
     threads: int
     rates: Rates
+    is_kept: bool = True  # for all processes
 
 
 class _Process:
@@ -104,6 +105,9 @@ def chosen(dtype: np.dtype) -> Library | None:
 
 @cache
 def _fastest_library(dtype: np.dtype) -> Library | None:
+    can_be_kept = COMPILER.store.is_writable or _kept() is not None
+    if not can_be_kept or not measured().is_kept:
+        return next((one for one in reversed(libraries()) if multiplies(one, dtype)), None)
     ways = measured().rates.get(dtype.name)
     way = WIDENED if not ways else fastest(ways)
     return None if way == WIDENED else find_library(way)
@@ -177,24 +181,35 @@ def measured() -> Measured:
 
 
 def _kept() -> Measured | None:
-    data = COMPILER.store.load(FILE, _key())
-    return None if data is None else Measured(**json.loads(data))
+    data = COMPILER.store.load(_file(), _key())
+    return None if data is None else Measured(*json.loads(data))
 
 
 def _measure_and_keep() -> Measured:
-    found = Measured(numba.get_num_threads(), measure(libraries()))
+    threads, rates = numba.get_num_threads(), measure(libraries())
     if _kept() is None:  # else another process's counts, so that all make one choice
-        COMPILER.store.save(FILE, _key(), json.dumps(found._asdict()).encode())
-    return _kept() or found
+        COMPILER.store.save(_file(), _key(), json.dumps([threads, rates]).encode())
+    return _kept() or Measured(threads, rates, is_kept=False)
+
+
+def _file() -> str:
+    """Of a choice, beside the compiled kernels: each environment that keeps some there has its own."""
+    return f"products-{hashlib.sha256(_surroundings().encode()).hexdigest()[:16]}.nbc"
 
 
 def _key() -> str:
     """What a choice depends on."""
+    return f"{own_stamp()} {_surroundings()}"
+
+
+def _surroundings() -> str:
     file, found = mkl_file(), find_openblas()
     openblas = "" if found is None else found.version
-    mkl = "" if file is None else f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}"
+    mkl = ""
+    if file is not None:
+        mkl = f"{file} {file.stat().st_size} {file.stat().st_mtime_ns} {missing_parts(file)}"
     processor = binding.get_host_cpu_name(), sorted(features())
-    return f"{own_stamp()} {np.__version__} {openblas} {mkl} {processor}"
+    return f"{np.__version__} {openblas} {mkl} {processor}"
 
 
 def libraries() -> list[Library]:

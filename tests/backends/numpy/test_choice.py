@@ -1,13 +1,18 @@
 """The choice of a library: by what was measured, made once and kept."""
 
 import json
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numba
+import numpy as np
 import pytest
 from xplm_numpy import choice
 from xplm_numpy.compiler import COMPILER
 from xplm_numpy.kernel_cache import KernelStore
-from xplm_numpy.libraries import BFLOAT16, FLOAT32, find_openblas, mkl_file
+from xplm_numpy.libraries import BFLOAT16, FLOAT32, find_mkl, find_openblas, mkl_file
 
 FASTER_MKL = {"float32": {"openblas": 1e9, "mkl": 2e9}, "bfloat16": {"widened": 1e9, "mkl": 9e9}}
 
@@ -69,23 +74,66 @@ def test_a_choice_holds_for_one_machine_and_for_all_threads(
 
 
 def test_of_two_processes_that_measure_at_once_the_first_decides(store, monkeypatch):
-    first = choice.Measured(1, FASTER_MKL)
-
     def measure(here):
-        store.save(choice.FILE, choice._key(), json.dumps(first._asdict()).encode())
+        store.save(choice._file(), choice._key(), json.dumps([1, FASTER_MKL]).encode())
         return {"float32": {"openblas": 9e9}}
 
     monkeypatch.setattr(choice, "measure", measure)
-    assert choice.measured() == first
+    assert choice.measured() == choice.Measured(1, FASTER_MKL)
 
 
-def test_where_nothing_can_be_kept_it_is_measured_in_each_process(store, measured, monkeypatch):
-    monkeypatch.setattr(COMPILER, "store", KernelStore(None))
-    measured += [FASTER_MKL] * 2
-    for _ in range(2):
-        assert choice.measured().rates == FASTER_MKL
+@pytest.mark.parametrize("is_noticed", ["before", "when it is written"])
+def test_where_nothing_can_be_kept_all_processes_take_mkl(
+    store, mkl, measured, monkeypatch, is_noticed
+):
+    measured += [{"float32": {"openblas": 9e9, "mkl": 1e9}}] * 2
+    if is_noticed == "before":
+        monkeypatch.setattr(COMPILER, "store", KernelStore(None))
+    else:
+        monkeypatch.setattr(store, "save", lambda *arguments: None)
+    narrow = find_mkl() if choice.multiplies(find_mkl(), BFLOAT16) else None
+    assert choice.chosen(FLOAT32) is find_mkl()
+    assert choice.chosen(BFLOAT16) is narrow
+    assert len(measured) == (2 if is_noticed == "before" else 1)
+
+
+def test_an_mkl_that_breaks_after_it_was_chosen_is_left_out(store, measured, mkl, monkeypatch):
+    measured += [FASTER_MKL, {"float32": {"openblas": 1e9}}]
+    assert choice.chosen(FLOAT32) is find_mkl()
+    forget()
+    monkeypatch.setattr(choice, "missing_parts", lambda file: "mkl_core")
+    assert choice.chosen(FLOAT32) is find_openblas()
+
+
+def test_environments_that_share_a_folder_keep_a_choice_each(store, measured, monkeypatch):
+    measured += [FASTER_MKL, {"float32": {"openblas": 1e9}}]
+    for version in ("1", "2", "1", "2"):
         forget()
-    assert measured == []
+        monkeypatch.setattr(np, "__version__", version)
+        assert ("mkl" in choice.measured().rates["float32"]) == (version == "1")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # there is another thread
+def test_a_child_forked_while_another_thread_measures_does_not_wait_for_it(store, monkeypatch):
+    is_measuring, may_end = Event(), Event()
+
+    def measure(here):
+        is_measuring.set()
+        may_end.wait()
+        return FASTER_MKL
+
+    monkeypatch.setattr(choice, "measure", measure)
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(choice.measured)
+        is_measuring.wait()
+        if (child := os.fork()) == 0:
+            signal.alarm(20)  # ends a child that waits
+            monkeypatch.setattr(choice, "measure", lambda here: FASTER_MKL)
+            os._exit(choice.measured().rates != FASTER_MKL)
+        assert os.waitpid(child, 0)[1] == 0
+        may_end.set()
+        assert found.result().rates == FASTER_MKL
 
 
 def test_without_mkl_nothing_is_measured(store, measured, monkeypatch):

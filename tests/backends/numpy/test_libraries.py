@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from xplm_numpy import libraries
+from xplm_numpy import choice, libraries
 from xplm_numpy.libraries import asked, find_mkl, find_openblas, missing_parts, mkl_file, use_blas
 
 import xplm
@@ -72,9 +72,14 @@ def test_what_is_not_installed_is_named(another_mkl):
 
 
 def test_a_numpy_with_another_blas(monkeypatch):
-    monkeypatch.setattr(libraries, "find_openblas", lambda: None)
+    for module in (libraries, choice):
+        monkeypatch.setattr(module, "find_openblas", lambda: None)
     with pytest.raises(BackendError, match="use numpy or mkl"):
         load_backend("numpy", blas="openblas")
+    monkeypatch.setattr(choice, "mkl_file", lambda: None)
+    (rate,) = load_backend("numpy").product_rates()
+    assert (rate.dtype, rate.way, rate.is_chosen) == ("float32", "numpy", True)
+    assert rate.flop_per_s > 0.0
 
 
 def test_a_broken_mkl_is_refused(another_mkl, tmp_path, mkl):
@@ -120,7 +125,10 @@ print(*sorted({os.path.basename(line.split()[-1]).split(".")[0] for line in open
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/maps is Linux's")
 def test_mkl_brings_no_threads_and_changes_no_variable(mkl):
-    others = {"MKL_INTERFACE_LAYER": "LP64,GNU", "MKL_THREADING_LAYER": "GNU"}  # as conda may have it
+    others = {
+        "MKL_INTERFACE_LAYER": "LP64,GNU",
+        "MKL_THREADING_LAYER": "GNU",
+    }  # as conda may have it
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         capture_output=True,
