@@ -39,7 +39,7 @@ def linear_fwd(x, weight, bias=None):
     if has_few_rows:
         _multiply(bits(x).reshape(-1, C), bits(weight), bias_bits(bias, weight), out)
     elif is_for_blas:
-        project(x.reshape(-1, C), weight, out)
+        project(dense(x).reshape(-1, C), weight, out)
     else:
         sums = np.empty(out.shape, np.float32)
         project(operand(x, weight).reshape(-1, C), weight, sums)
@@ -59,7 +59,7 @@ def linear_bwd(dy, saved):
     # y = x @ weight^T + bias
     dx = project_back(drows, weight, np.empty(rows.shape, np.float32))
     dweight = product(drows.T, rows, np.empty((N, C), np.float32))
-    dbias = None if bias is None else np.sum(widened(dy).reshape(-1, N), axis=0)
+    dbias = None if bias is None else np.sum(widened(drows), axis=0)
     return narrowed(dx.reshape(x.shape), x.dtype), dweight, dbias
 
 

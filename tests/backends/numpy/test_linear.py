@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from xplm_numpy import gemm
 from xplm_numpy.kernels import FUSED
 from xplm_numpy.kernels import linear as fused
 
@@ -80,3 +81,17 @@ def test_overflow_nan_and_ties_round_as_numpy_rounds():
         np.testing.assert_array_equal(y[0], ties.astype(dtype)[:, 0])
     y, _ = FUSED["linear_fwd"](one, specials)
     np.testing.assert_array_equal(y[0], specials[:, 0])
+
+
+@pytest.mark.parametrize(
+    "view", [lambda x: x[:, ::2], lambda x: x[::-1]], ids=["columns", "backwards"]
+)
+def test_rows_that_are_not_dense_are_multiplied_like_dense_ones(monkeypatch, view):
+    rng = np.random.default_rng(7)
+    x = view(draw(rng, "float32", 64, 512))
+    weight = draw(rng, "float32", 128, x.shape[1])
+    assert gemm.cut_product(64, 128, x.shape[1])[1] > 1
+    expected, _ = FUSED["linear_fwd"](x.copy(), weight)
+    monkeypatch.setattr(np, "matmul", None)  # whose threads would cut it elsewhere
+    y, _ = FUSED["linear_fwd"](x, weight)
+    np.testing.assert_array_equal(y, expected)
