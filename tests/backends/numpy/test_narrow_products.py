@@ -1,5 +1,6 @@
 """Products of 16-bit operands as they are stored, by MKL, against their definition."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from xplm_numpy import blas, choice, gemm
@@ -94,6 +95,20 @@ def test_a_library_whose_sums_are_narrow_is_not_used(monkeypatch, caplog, dtype)
         ),
     )
     assert choice.adds_up(find_openblas(), dtype)
+
+
+@NARROW
+@pytest.mark.parametrize("flushes", [False, True])
+def test_a_library_that_reads_subnormal_numbers_as_zeros_is_found_out(monkeypatch, dtype, flushes):
+    def multiply(library, a, b, out):
+        wide = a.astype(np.float32)
+        if flushes:
+            wide[np.abs(wide) < float(ml_dtypes.finfo(dtype).smallest_normal)] = 0.0
+        np.matmul(wide, b.astype(np.float32), out=out)
+        return True
+
+    monkeypatch.setattr(choice, "multiply", multiply)
+    assert choice.flushes_subnormals(find_openblas(), dtype) == flushes
 
 
 @NARROW

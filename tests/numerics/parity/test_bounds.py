@@ -11,6 +11,7 @@ from xplm.numerics.parity.bounds import (
     Ball,
     exact,
     may_round,
+    operand,
     underflow,
     unit_roundoff,
     where,
@@ -116,6 +117,16 @@ def test_radii_of_operands_are_carried_over():
         (w.matmul(a.map(np.atleast_2d), b.map(np.atleast_2d)), [2.5 * -4.25, 1.5 * -3.75]),
     ):
         assert holds(ball.map(np.ravel), corners)
+
+
+def test_a_subnormal_bfloat16_operand_may_be_read_as_zero_and_no_other_number():
+    for name, least in (("bfloat16", 2.0**-126), ("float16", 0.0), ("float32", 0.0)):
+        x = np.array([[2.0**-130, -(2.0**-14), 0.0]]).astype(HOST_DTYPES[name])
+        mid, rad = operand(x)
+        np.testing.assert_array_equal(mid, x.astype(np.float64))
+        np.testing.assert_array_equal(rad, np.where(np.abs(mid) < least, np.abs(mid), 0.0))
+    small, large = (np.array([[2.0**e]]).astype(HOST_DTYPES["bfloat16"]) for e in (-130, 120))
+    assert holds(Arithmetic(np.dtype(np.float32)).matmul(operand(small), operand(large)), [[0.0]])
 
 
 def test_what_may_be_stored_is_held_before_and_after():
