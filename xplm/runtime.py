@@ -78,6 +78,8 @@ def make_runtime(
         raise RequestError(f'kernels are "fused" or "portable"; got "{kernels}"{hint}')
     policy = Policy(policy)
 
+    if kernels == "portable":  # the library's own products alone
+        backend = replace(backend, multiply_narrow=None)
     backend = emulate(backend, policy, rounding)
     own = dict(backend.kernels) if kernels == "fused" else {}
     if own and backend.threads is not None:

@@ -130,3 +130,7 @@ def test_rounded_operands_of_an_emulated_policy_are_multiplied_so(
     y, _ = rt.ops.linear_fwd(x, w)
     assert_is_product(rt.backend.to_host(y), a.astype(dtype), b.astype(dtype))
     assert dtypes == [dtype]
+    dtypes.clear()
+    portable = make_runtime(load_backend("numpy"), policy, "portable")
+    portable.ops.linear_fwd(*(portable.backend.from_host(array) for array in (a, b.T)))
+    assert dtypes == []  # the reference source multiplies by nothing else than NumPy
