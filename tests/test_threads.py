@@ -1,8 +1,9 @@
 """A library's number of threads is held while something computes, and is its own again afterwards."""
 
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -135,6 +136,21 @@ def test_a_blas_that_takes_no_number_is_named_once(monkeypatch, caplog):
 def test_a_number_out_of_range_is_refused_when_a_backend_is_made(name, number):
     with pytest.raises(BackendError, match=r"threads must be an integer from 1 to \d+.*; got"):
         load_backend(name, threads=number)
+
+
+def test_what_a_backend_enters_by_itself_it_enters_with_threads_too(monkeypatch):
+    entered = []
+
+    @contextmanager
+    def own():
+        entered.append("own")
+        yield
+
+    made = replace(load_backend("numpy"), computing=own)
+    entry = SimpleNamespace(name="numpy", load=lambda: lambda device: made)
+    monkeypatch.setattr(backends, "entry_points", lambda group: [entry])
+    with backends.load_backend("numpy", threads=1, blas="openblas").computing():
+        assert entered == ["own"]
 
 
 def test_a_backend_without_a_number_of_threads_refuses_one(monkeypatch):

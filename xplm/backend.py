@@ -187,12 +187,12 @@ def load_backend(
         raise BackendError(
             f'backend "{name}" must return a xplm.backend.Backend; got {type(backend)}'
         )
-    held = []
+    held = [backend.computing]
     if threads is not None:
         held.append(_limit(backend, check_threads(threads)))
     if blas is not None:
         held.append(_use(backend, blas))
-    if not held:
+    if len(held) == 1:
         return backend
     return replace(backend, computing=partial(_holding, held), threads=threads, blas=blas)
 
