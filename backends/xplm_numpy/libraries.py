@@ -150,7 +150,7 @@ def find_mkl() -> Library:
     """
     file = mkl_file()
     if file is None:
-        raise BackendError('blas "mkl" must be installed; it is not; use pip install "xplm[mkl]"')
+        raise BackendError('blas "mkl" must be installed; it is not; use pip install mkl')
     if lacks := missing_parts(file):  # MKL ends the process that lacks one
         raise _broken(file, f"it lacks {lacks}")
     try:
@@ -190,7 +190,7 @@ def _load(file: Path) -> ctypes.CDLL:
 def _broken(file: Path, why: str) -> BackendError:
     return BackendError(
         f'blas "mkl" must be a whole MKL, 2024 or newer; {file} is not ({why}); '
-        'use pip install --upgrade "xplm[mkl]"'
+        "use pip install --upgrade mkl"
     )
 
 

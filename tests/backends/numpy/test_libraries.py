@@ -67,7 +67,7 @@ def test_kernels_that_do_not_use_it_are_refused():
 
 def test_what_is_not_installed_is_named(another_mkl):
     another_mkl(None)
-    with pytest.raises(BackendError, match=r'pip install "xplm\[mkl\]"'):
+    with pytest.raises(BackendError, match="pip install mkl"):
         load_backend("numpy", blas="mkl")
 
 
