@@ -28,7 +28,7 @@ ENTRY_POINTS = "xplm.backends"
 """The group of entry points that a package names its backends in."""
 
 PROGRESS = logging.getLogger("xplm.progress")
-"""Where a backend says what it makes somebody wait for, in lines of level INFO. Nobody sees them who does not ask."""
+"""Where a backend says what it makes the user wait for, in lines of level INFO. Nobody sees them who does not ask."""
 
 DEFAULT_BACKENDS = {"cpu": "numpy", "cuda": "cupy"}
 """The backend that `--device` means when `--backend` is not given."""

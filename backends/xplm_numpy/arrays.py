@@ -34,7 +34,7 @@ zeros = _allocator(lambda shape: np.zeros(shape, np.float32), is_zero=True)
 def moved(typing_context, arrays, places):
     """A tuple of arrays of the same dtypes and shapes as these, dense ones, at the addresses in an array (N,) int64.
 
-    Somebody else keeps what lies there.
+    The caller keeps what lies there.
     """
 
     def generate(context, builder, signature, arguments):

@@ -50,7 +50,7 @@ def convert(
         destination: the directory to make; it must not exist, or be empty.
         dtype: "fp32", "fp16" or "bf16", or the long name of one.
         adapter: a directory in PEFT's layout, whose low-rank adapters are merged into the weights.
-        shard_bytes: a shard of the weights holds at most so many bytes, or one tensor.
+        shard_bytes: the largest shard of the weights, unless one tensor is larger.
 
     Returns:
         The source, opened.

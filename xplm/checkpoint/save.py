@@ -48,7 +48,7 @@ def save_directory(
         read: gives one parameter in a dtype; called once for each, so that one is in memory at a time.
         dtype: "float32", "float16" or "bfloat16".
         write_tokenizer: writes the tokenizer's files into the directory that it is given.
-        shard_bytes: a shard holds at most so many bytes, or one tensor.
+        shard_bytes: the largest shard, unless one tensor is larger.
 
     Raises:
         CheckpointError: the directory is there already, or the disk refuses.

@@ -44,7 +44,7 @@ class Conversation:
             chat: the conversation.
             options: the fields of SamplingOptions, for every answer.
             out: where answers go.
-            is_interactive: somebody types, so that Ctrl-C ends an answer and not the command.
+            is_interactive: the user types, so that Ctrl-C ends an answer and not the command.
         """
         self.branches = [chat]
         self.chat = chat

@@ -69,7 +69,7 @@ class Output:
 
     @property
     def shows_progress(self) -> bool:
-        """Whether somebody is there to watch a progress bar."""
+        """Whether a progress bar would be seen."""
         return not self.flags.quiet and self.stderr.is_terminal
 
     def text(self, piece: str) -> None:
@@ -121,7 +121,7 @@ def progress_as_before() -> Iterator[None]:
 
 
 class _NoteHandler(logging.Handler):
-    """Shows what a backend makes the user wait for, where somebody watches."""
+    """Shows what a backend makes the user wait for, where it is seen."""
 
     def __init__(self, out: Output) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ BLOCK_BYTES = 2**16
 
 
 class Terminal:
-    """What somebody types, with line editing and a history where the platform has readline."""
+    """What the user types, with line editing and a history where the platform has readline."""
 
     def __init__(self, history: History | None) -> None:
         """Take the terminal.

@@ -162,7 +162,7 @@ class Chat:
         """Take back the last turns, as if they had never been sent.
 
         Raises:
-            RequestError: there are not so many.
+            RequestError: there are fewer.
         """
         self._require_idle()
         if not 0 <= turns <= len(self._turns):

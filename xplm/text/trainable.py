@@ -97,7 +97,7 @@ def train_tokenizer(kind: str, texts: Iterable[str], *, vocab_size: int | None =
     Args:
         kind: a name in TOKENIZER_KINDS.
         texts: the data; read once, and not kept.
-        vocab_size: at most so many tokens, special ones included; of characters and words the most frequent are kept.
+        vocab_size: the most tokens, special ones included; of characters and words the most frequent are kept.
             At most MAX_VOCAB_SIZE. None: all that the data holds, which `bpe` does not offer.
 
     Returns:

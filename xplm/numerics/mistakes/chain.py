@@ -4,8 +4,8 @@
     mistake   dx = rstd * dn                          "dx lacks the path through rstd"
 
 A step is a function of everything before it: the op's arguments and options, dy, and earlier steps, all as attributes
-of one value. Running the chain with a mistake's steps in place gives the gradients that somebody who makes this
-mistake gets, to the last digit; that is how a wrong gradient is recognised.
+of one value. Running the chain with a mistake's steps in place gives the gradients of whoever makes this
+mistake, to the last digit; that is how a wrong gradient is recognised.
 
 The chains are a second derivation of every gradient, in plain NumPy and float64, that shares no line with
 `xplm.kernels`. Without a mistake the two agree, and a test holds them together.

@@ -80,12 +80,12 @@ class Dataset(Protocol):
         """What is held out, in order; the same on every call.
 
         Args:
-            at_most: so many batches, spread evenly over it; None: all.
+            at_most: the most batches, spread evenly over it; None: all.
         """
         ...
 
 
 def spread_evenly(places: Sequence[int], at_most: int | None) -> list[int]:
-    """At most so many of the places, the first among them."""
+    """At most `at_most` of the places, the first among them; None: all."""
     n = len(places) if at_most is None else min(at_most, len(places))
     return [places[i * len(places) // n] for i in range(n)]
