@@ -14,6 +14,7 @@ NUMPY_ALONE = {"explain", "grade"}  # examples and checks in float64
 BACKEND_IS_IN_ITS_SIDES = {"parity"}  # --test torch:bf16
 SCRIPTS_THAT_DO_NOT = {
     "bench_peers",  # llama.cpp, on the CPU
+    "bench_products",  # OpenBLAS and MKL
     "torch_twin",  # PyTorch
     "make_tiny_models",  # PyTorch
     "check_wheel",  # computes nothing
