@@ -178,16 +178,17 @@ def verdicts(turns):
     return {row.what: row.is_met for row in judge(turns, SIZES, 256) if row.sense}
 
 
-@pytest.mark.parametrize(("faster", "is_met"), [(1.25, True), (1.19, False)])
+@pytest.mark.parametrize(("faster", "is_met"), [(1.30, True), (1.20, False)])
 def test_generation_is_judged_beside_llama_cpp(faster, is_met):
     limits = {"bytes_per_s": 400.0 * faster / 0.9, "flop_per_s": 1e9}  # so that the share is 0.9
     turn = {"xplm fp32": speeds(10.0 * faster, faster), "llama.cpp F32": speeds(10.0, 1.0)}
     turn |= {"transformers float32": speeds(1.0, 1.0), LIMITS: limits}
+    prefill = is_met and faster >= 1.3
     assert verdicts(no_turns() | {"fp32": [turn, turn], "long": [turn]}) == {
         "decode, xplm fp32 / llama.cpp F32": is_met,
         "decode, xplm fp32 / bandwidth limit": True,
-        "prefill 256, xplm fp32 / llama.cpp F32": is_met,
-        f"prefill {LONG}, xplm fp32 / llama.cpp F32": is_met,
+        "prefill 256, xplm fp32 / llama.cpp F32": prefill,
+        f"prefill {LONG}, xplm fp32 / llama.cpp F32": prefill,
     }
 
 
@@ -274,25 +275,34 @@ def test_no_step_is_timed_before_the_first_losses_are_torchs(loss, is_same):
 
 
 @pytest.mark.parametrize(
-    ("part", "has_mkl", "features", "least"),
+    ("part", "has_mkl", "features", "judged"),
     [
-        ("d384", False, set(), [0.95, 0.95]),
-        ("d384", True, set(), [1.1, 0.95]),
+        ("d384", False, set(), [(1.1, 0.95), (1.3, 1.35), (0.55, 0.95)]),
+        ("d384", True, set(), [(1.1, 1.1), (1.3, 1.35), (0.55, 0.95)]),
+        ("finetune", False, set(), [(1.1, 1.2)]),
+        ("finetune", True, set(), [(1.1, 1.2)]),
         ("d384-bf16", True, set(), []),
-        ("d384-bf16", True, {"amx-bf16"}, [0.9]),
+        ("d384-bf16", True, {"amx-bf16"}, [(1.1, 0.9)]),
     ],
 )
-def test_steps_are_judged_beside_torchs(monkeypatch, part, has_mkl, features, least):
+def test_steps_are_judged_beside_torchs(monkeypatch, part, has_mkl, features, judged):
+    """Eager is 1.1 and compiled 1.3 times as slow as by the library that is chosen; by OpenBLAS, twice as fast."""
     monkeypatch.setattr(bench_train, "mkl_file", lambda: "a file" if has_mkl else None)
     monkeypatch.setattr(bench_train, "features", lambda: features)
     names = (*bench_train.SYSTEMS, bench_train.COMPILED)
     seconds = dict(zip(names, (1.0, 2.0, 3.0, 1.1, 1.3), strict=True))
     turns = [{name: {"step_s": value} for name, value in seconds.items()}]
-    judged = [row for row in bench_train.judge_steps(turns, part) if row.sense]
-    speeds = (1.1, 0.55)  # by the library that is chosen, and by OpenBLAS
-    assert [(row.value, row.limit, row.is_met) for row in judged] == [
-        (value, limit, value >= limit) for value, limit in zip(speeds, least, strict=False)
+    rows = [row for row in bench_train.judge_steps(turns, part) if row.sense]
+    assert [(row.value, row.limit, row.is_met) for row in rows] == [
+        (value, limit, value >= limit) for value, limit in judged
     ]
+
+
+@pytest.mark.parametrize("features", [set(), {"avx512bf16"}])
+def test_steps_in_bfloat16_are_taken_by_default_where_the_processor_has_it(monkeypatch, features):
+    monkeypatch.setattr(bench_train, "features", lambda: features)
+    assert ("d384-bf16" in bench_train.default_parts()) == bool(features)
+    assert {"d384", "d288", "d128", "finetune"} <= set(bench_train.default_parts())
 
 
 @pytest.mark.parametrize(

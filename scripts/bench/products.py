@@ -121,9 +121,7 @@ def _rate(shape: Shape, multiply: Multiply) -> float:
     a, b = {FORWARD: (x, w.T), BACK: (dy, w), WEIGHT: (dy.T, x)}[shape.what]
     out = np.empty((a.shape[0], b.shape[1]), np.float32)
     multiply(a, b, out)
-    first = np.sum(
-        a[0] * b.T, axis=1
-    )  # no product of NumPy's, whose threads spin for a tenth of a second
+    first = np.sum(a[0] * b.T, axis=1)  # NumPy's product would leave its threads spinning
     np.testing.assert_allclose(out[0], first, rtol=1e-3, atol=1e-3)
     _, seconds = repeated(lambda: multiply(a, b, out), SECONDS)
     return 2 * R * N * C / seconds
