@@ -53,7 +53,7 @@ def test_a_kernel_that_its_backend_cannot_compile_is_the_portable_one(numpy_back
 def test_a_backends_own_norm_is_not_gone_back_from_by_another(numpy_backend, more):
     """It saves what it likes, here the normalised row in place of x."""
 
-    def forward(x, weight, *, eps, wide=None):
+    def forward(x, weight, *, eps, island=None):
         rstd = 1.0 / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
         return x * rstd * weight, (x * rstd, weight, rstd)
 

@@ -45,9 +45,9 @@ def alike(arrays):
     return all(array.dtype == arrays[0].dtype for array in arrays)
 
 
-def in_float32(wide):
+def in_float32(island):
     """Whether an island computes in float32, as it does if nothing is asked for. (float64 == None, as NumPy has it.)"""
-    return wide is None or wide == FLOAT32
+    return island is None or island == FLOAT32
 
 
 def bits(array):

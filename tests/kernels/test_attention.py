@@ -124,8 +124,9 @@ def test_chunks_equal_the_whole(place, query_rows, padded, window):
 def test_dtypes_under_every_island(numpy_backend, island):
     for dtype in ("float64", "float32", "float16", "bfloat16"):
         place = Place(numpy_backend, dtype)
-        wide = numpy_backend.dtypes[island]
-        y, saved = attention_fwd(*draw(place, 15), start=0, scale=0.4, wide=wide)
+        y, saved = attention_fwd(
+            *draw(place, 15), start=0, scale=0.4, island=numpy_backend.dtypes[island]
+        )
         assert_on(numpy_backend, y, dtype=dtype, shape=(2, 4, 5, 6))
         kept = Place(numpy_backend, island).wide
         assert_on(numpy_backend, saved.lse, dtype=kept, shape=(2, 4, 5))
@@ -147,7 +148,7 @@ def test_softmax_island_makes_a_visible_difference(numpy_backend):
     v = place.array(np.ones((1, 1, 1024, 2)))
     y, _ = attention_fwd(q, k, v, start=1023, scale=1.0)
     assert_close(numpy_backend, y, np.ones((1, 1, 1, 2)), dtype="bfloat16", bound=0)
-    y, _ = attention_fwd(q, k, v, start=1023, scale=1.0, wide=numpy_backend.dtypes["bfloat16"])
+    y, _ = attention_fwd(q, k, v, start=1023, scale=1.0, island=numpy_backend.dtypes["bfloat16"])
     assert float(y[0, 0, 0, 0]) > 2
 
 
@@ -171,7 +172,7 @@ def test_the_backward_pass_has_the_forwards_probabilities_in_every_island(numpy_
     backend = emulate(numpy_backend, Policy(softmax=island))
     place = Place(backend, "float32")
     q, k, v = (place.array(np.full((1, 1, T, 4), x)) for T, x in ((1, 2.0), (3, 1.5), (3, 1.0)))
-    y, saved = attention_fwd(q, k, v, start=2, scale=1.0, wide=backend.dtypes[island])
+    y, saved = attention_fwd(q, k, v, start=2, scale=1.0, island=backend.dtypes[island])
     _, _, dv, _ = attention_bwd(place.array(np.ones((1, 1, 1, 4))), saved)
 
     u = UNIT_ROUNDOFF["float32"]

@@ -51,7 +51,7 @@ def test_the_loss_has_the_islands_dtype(numpy_backend):
     narrow = numpy_backend.dtypes["bfloat16"]
     x, targets = np.zeros((1, 4), np.float32), np.array([2])
     for options in ({}, {"label_smoothing": 0.1}, {"z_loss": 0.1}):
-        losses, _ = cross_entropy_fwd(x, targets, ignore_index=IGNORED, wide=narrow, **options)
+        losses, _ = cross_entropy_fwd(x, targets, ignore_index=IGNORED, island=narrow, **options)
         assert losses.dtype == narrow
 
 

@@ -44,11 +44,11 @@ def test_large_mean_does_not_cancel(backend):
 @pytest.mark.parametrize("island", ["float64", "float32", "float16", "bfloat16"])
 def test_dtypes_under_every_island(numpy_backend, island):
     for dtype in ("float64", "float32", "float16", "bfloat16"):
-        place, wide = Place(numpy_backend, dtype), numpy_backend.dtypes[island]
+        place = Place(numpy_backend, dtype)
         x, weight, bias = place.array([[1, 2]]), place.array([1, 1]), place.array([0, 0])
-        y, saved = layer_norm_fwd(x, weight, bias, eps=1e-5, wide=wide)
+        y, saved = layer_norm_fwd(x, weight, bias, eps=1e-5, island=numpy_backend.dtypes[island])
         assert_on(numpy_backend, y, dtype=dtype, shape=(1, 2))
-        assert saved.mean.dtype == saved.rstd.dtype == wide
+        assert saved.mean.dtype == saved.rstd.dtype == numpy_backend.dtypes[island]
 
 
 def test_island_makes_a_visible_difference(numpy_backend):
@@ -58,5 +58,5 @@ def test_island_makes_a_visible_difference(numpy_backend):
     y, _ = layer_norm_fwd(x, weight, bias, eps=1e-5)
     assert_close(numpy_backend, y, np.array([[1, -1]]), dtype="float16", bound=0)
     with np.errstate(over="ignore"):
-        y, _ = layer_norm_fwd(x, weight, bias, eps=1e-5, wide=numpy_backend.dtypes["float16"])
+        y, _ = layer_norm_fwd(x, weight, bias, eps=1e-5, island=numpy_backend.dtypes["float16"])
     assert_close(numpy_backend, y, np.array([[0, 0]]), dtype="float16", bound=0)

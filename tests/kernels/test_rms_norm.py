@@ -61,7 +61,7 @@ def test_island_decides_the_statistics(numpy_backend):
 
     # 300^2 is beyond float16's 65504: the row collapses to zero. This is what the float32 island is for.
     with np.errstate(over="ignore"):
-        y, saved = rms_norm_fwd(x, weight, eps=1e-5, wide=place.backend.dtypes["float16"])
+        y, saved = rms_norm_fwd(x, weight, eps=1e-5, island=place.backend.dtypes["float16"])
     assert_close(numpy_backend, y, np.array([[0, 0]]), dtype="float16", bound=0)
     assert saved.rstd.dtype == np.float16
 
@@ -70,7 +70,7 @@ def test_island_decides_the_statistics(numpy_backend):
 def test_dtypes_under_every_island(numpy_backend, island):
     for dtype in ("float64", "float32", "float16", "bfloat16"):
         place = Place(numpy_backend, dtype)
-        wide = numpy_backend.dtypes[island]
-        y, saved = rms_norm_fwd(place.array([[1, 2]]), place.array([1, 1]), eps=1e-5, wide=wide)
+        x, weight = place.array([[1, 2]]), place.array([1, 1])
+        y, saved = rms_norm_fwd(x, weight, eps=1e-5, island=numpy_backend.dtypes[island])
         assert_on(numpy_backend, y, dtype=dtype, shape=(1, 2))
-        assert saved.rstd.dtype == wide
+        assert saved.rstd.dtype == numpy_backend.dtypes[island]

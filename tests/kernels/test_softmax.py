@@ -84,7 +84,7 @@ def test_dtypes_under_every_island(numpy_backend, island):
     for dtype in ("float64", "float32", "float16", "bfloat16"):
         for mask in (None, visible):
             x = Place(numpy_backend, dtype).array([LOGS])
-            y, saved = softmax_fwd(x, mask, wide=numpy_backend.dtypes[island])
+            y, saved = softmax_fwd(x, mask, island=numpy_backend.dtypes[island])
             assert_on(numpy_backend, y, dtype=dtype, shape=(1, 3))
             assert_on(numpy_backend, saved.y, dtype=island, shape=(1, 3))
             wide = Place(numpy_backend, island).wide
@@ -97,7 +97,7 @@ def test_sum_in_bfloat16_is_visibly_wrong(numpy_backend):
     x = place.array(np.zeros((1, 1024)))
     y, _ = softmax_fwd(x)
     assert_close(numpy_backend, y, np.full((1, 1024), 2.0**-10), dtype="float32", bound=0)
-    y, _ = softmax_fwd(x, wide=numpy_backend.dtypes["bfloat16"])
+    y, _ = softmax_fwd(x, island=numpy_backend.dtypes["bfloat16"])
     assert float(y.sum()) > 2
 
 
@@ -108,5 +108,5 @@ def test_very_negative_scores_beside_hidden_ones(numpy_backend, island, score):
     place = Place(numpy_backend, "float32")
     visible = np.array([[True, True, False]])
     x = place.array([[score, score, 0]])
-    y, _ = softmax_fwd(x, visible, wide=numpy_backend.dtypes[island])
+    y, _ = softmax_fwd(x, visible, island=numpy_backend.dtypes[island])
     assert_close(numpy_backend, y, np.array([[0.5, 0.5, 0]]), dtype="float32", bound=0)

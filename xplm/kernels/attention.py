@@ -26,7 +26,7 @@ Jiang et al., "Mistral 7B", arXiv:2310.06825, section 2. Rows of queries are tak
 keys that the chunk can see, and the log-sum-exp of each row is what is kept of the scores: Dao et al.,
 "FlashAttention", arXiv:2205.14135, section 3.1.
 
-Numerics. Both products accumulate in float32 or wider; softmax runs in the island dtype `wide`; y is rounded once.
+Numerics. Both products accumulate in float32 or wider; softmax runs in the dtype `island`; y is rounded once.
 The log-sum-exp is kept in float32 at least (`xplm.kernels.softmax`), so that the backward pass has the forward's P.
 """
 
@@ -64,7 +64,7 @@ def attention_fwd(
     start: int,
     scale: float,
     window: int | None = None,
-    wide: DType | None = None,
+    island: DType | None = None,
     query_rows: int = QUERY_ROWS,
 ) -> tuple[Array, AttentionSaved]:
     """y = softmax(scale q k^T) v over visible keys.   q (B, H, T, D); k, v (B, K, S, D); first (B, T)  ->  y like q"""
@@ -86,7 +86,7 @@ def attention_fwd(
                 v[:, :, low:high, :],
                 visible,
                 scale,
-                wide,
+                island,
             )
         )
 
@@ -132,7 +132,7 @@ def _attend(
     v: Array,
     visible: Array | None,
     scale: float,
-    wide: DType | None,
+    island: DType | None,
 ) -> tuple[Array, Array]:
     """One chunk: q (B, H, t, D) against k, v (B, K, s, D)  ->  y (B, H, t, D), lse (B, H, t)."""
     sums = wide_dtype(q, xp)
@@ -146,7 +146,7 @@ def _attend(
     vw = cast(v, sums)[:, :, None, :, :]
 
     scores = qw @ xp.matrix_transpose(kw)  # (B, K, G, t, s)
-    probs, saved = softmax_fwd(scores, visible, wide=wide)
+    probs, saved = softmax_fwd(scores, visible, island=island)
     y = probs @ vw  # (B, K, G, t, D)
 
     y = xp.reshape(cast(y, q.dtype), (B, H, t, D))

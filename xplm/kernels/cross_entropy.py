@@ -14,7 +14,7 @@ Gradient. With p = softmax(x) and d lse / d x_j = p_j,
 
     dx_j = dloss * (p_j (1 + 2 z lse) - (1 - a) [j = t] - a / V)
 
-Numerics. Runs in the island dtype `wide`. p is rebuilt from x and lse: it is as large as x.
+Numerics. Runs in the dtype `island`. p is rebuilt from x and lse: it is as large as x.
 """
 
 from typing import NamedTuple
@@ -29,7 +29,7 @@ from xplm.typing import Array, DType
 class CrossEntropySaved(NamedTuple):
     x: Array  # (N, V)
     targets: Array  # (N,), integer
-    lse: Array  # (N,), wide
+    lse: Array  # (N,), island
     ignore_index: int
     label_smoothing: float
     z_loss: float
@@ -42,12 +42,12 @@ def cross_entropy_fwd(
     ignore_index: int,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
-    wide: DType | None = None,
+    island: DType | None = None,
 ) -> tuple[Array, CrossEntropySaved]:
-    """loss = lse(x) - x[target], smoothed.   x (N, V); targets (N,) integer  ->  loss (N,) wide"""
+    """loss = lse(x) - x[target], smoothed.   x (N, V); targets (N,) integer  ->  loss (N,) island"""
     xp = array_namespace(x)
-    wide = wide or wide_dtype(x, xp)
-    xw = cast(x, wide)
+    island = island or wide_dtype(x, xp)
+    xw = cast(x, island)
     counted = targets != ignore_index
     safe = xp.where(counted, targets, xp.zeros_like(targets))
 
@@ -60,7 +60,7 @@ def cross_entropy_fwd(
         loss = loss - label_smoothing * xp.mean(xw, axis=-1)
     if z_loss:
         loss = loss + z_loss * lse * lse
-    loss = cast(xp.where(counted, loss, xp.zeros_like(loss)), wide)
+    loss = cast(xp.where(counted, loss, xp.zeros_like(loss)), island)
     return loss, CrossEntropySaved(x, targets, lse, ignore_index, label_smoothing, z_loss)
 
 

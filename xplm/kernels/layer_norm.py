@@ -15,7 +15,7 @@ Gradient. With n = (x - mean) * rstd and dn = dy * weight, the mean and the vari
 
 dweight sums dy * n over the rows, dbias sums dy.
 
-Numerics. Everything runs in the island dtype `wide`, and y is rounded once. The variance is taken from the centred
+Numerics. Everything runs in the dtype `island`, and y is rounded once. The variance is taken from the centred
 row: mean(x^2) - mean(x)^2 would cancel where the mean is large.
 """
 
@@ -30,25 +30,25 @@ class LayerNormSaved(NamedTuple):
     x: Array  # (..., C), the caller's array
     weight: Array  # (C,)
     bias: Array  # (C,)
-    mean: Array  # (..., 1), wide
-    rstd: Array  # (..., 1), wide
+    mean: Array  # (..., 1), island
+    rstd: Array  # (..., 1), island
 
 
 def layer_norm_fwd(
-    x: Array, weight: Array, bias: Array, *, eps: float, wide: DType | None = None
+    x: Array, weight: Array, bias: Array, *, eps: float, island: DType | None = None
 ) -> tuple[Array, LayerNormSaved]:
     """y = (x - mean) * rstd * weight + bias.   x (..., C); weight, bias (C,)  ->  y (..., C) x.dtype"""
     xp = array_namespace(x)
-    wide = wide or wide_dtype(x, xp)
+    island = island or wide_dtype(x, xp)
 
-    xw = cast(x, wide)
-    mean = cast(xp.mean(xw, axis=-1, keepdims=True), wide)
+    xw = cast(x, island)
+    mean = cast(xp.mean(xw, axis=-1, keepdims=True), island)
     centred = xw - mean
     variance = xp.mean(centred * centred, axis=-1, keepdims=True)
-    rstd = cast(1.0 / xp.sqrt(variance + eps), wide)
+    rstd = cast(1.0 / xp.sqrt(variance + eps), island)
 
     n = centred * rstd
-    y = n * cast(weight, wide) + cast(bias, wide)
+    y = n * cast(weight, island) + cast(bias, island)
     return cast(y, x.dtype), LayerNormSaved(x, weight, bias, mean, rstd)
 
 

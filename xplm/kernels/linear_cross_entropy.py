@@ -7,7 +7,7 @@ those of one chunk of rows are held; the backward pass makes them again.
 
 Gradient. Chunk by chunk, cross_entropy's into linear's; dweight sums over the chunks.
 
-Numerics. The chunk's logits stay in the island dtype `wide` from the product to the loss.
+Numerics. The chunk's logits stay in the dtype `island` from the product to the loss.
 """
 
 from typing import NamedTuple
@@ -26,11 +26,11 @@ class LinearCrossEntropySaved(NamedTuple):
     x: Array  # (N, C)
     weight: Array  # (V, C)
     targets: Array  # (N,), integer
-    lse: Array  # (N,), wide
+    lse: Array  # (N,), island
     ignore_index: int
     label_smoothing: float
     z_loss: float
-    wide: DType
+    island: DType
 
 
 def linear_cross_entropy_fwd(
@@ -41,28 +41,28 @@ def linear_cross_entropy_fwd(
     ignore_index: int,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
-    wide: DType | None = None,
+    island: DType | None = None,
 ) -> tuple[Array, LinearCrossEntropySaved]:
-    """loss = cross_entropy(x @ weight^T, targets).   x (N, C); weight (V, C); targets (N,)  ->  loss (N,) wide"""
+    """loss = cross_entropy(x @ weight^T, targets).   x (N, C); weight (V, C); targets (N,)  ->  loss (N,) island"""
     xp = array_namespace(x)
-    wide = wide or wide_dtype(x, xp)
+    island = island or wide_dtype(x, xp)
 
     losses, lses = [], []
     for rows in _chunks(x, weight):
-        logits, _ = linear_fwd(cast(x[rows, :], wide), weight)
+        logits, _ = linear_fwd(cast(x[rows, :], island), weight)
         loss, saved = cross_entropy_fwd(
             logits,
             targets[rows],
             ignore_index=ignore_index,
             label_smoothing=label_smoothing,
             z_loss=z_loss,
-            wide=wide,
+            island=island,
         )
         losses.append(loss)
         lses.append(saved.lse)
     lse = xp.concat(lses, axis=0)
     return xp.concat(losses, axis=0), LinearCrossEntropySaved(
-        x, weight, targets, lse, ignore_index, label_smoothing, z_loss, wide
+        x, weight, targets, lse, ignore_index, label_smoothing, z_loss, island
     )
 
 
@@ -70,13 +70,13 @@ def linear_cross_entropy_bwd(
     dloss: Array, saved: LinearCrossEntropySaved
 ) -> tuple[Array, Array, None]:
     """dx (N, C) in x's dtype; dweight (V, C) wide, from dloss (N,); no gradient of the targets."""
-    x, weight, targets, lse, ignore_index, label_smoothing, z_loss, wide = saved
+    x, weight, targets, lse, ignore_index, label_smoothing, z_loss, island = saved
     xp = array_namespace(dloss)
 
     parts = []
     dweight = None
     for rows in _chunks(x, weight):
-        x_rows = cast(x[rows, :], wide)
+        x_rows = cast(x[rows, :], island)
         logits, _ = linear_fwd(x_rows, weight)
 
         # loss = cross_entropy(logits)

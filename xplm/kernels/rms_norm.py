@@ -13,7 +13,7 @@ Gradient. With n = x * rstd, dn = dy * weight and C the length of a row,
 
 so a row of dx is dn with its component along n taken out, and rescaled. dweight sums dy * n over the rows.
 
-Numerics. Statistics and the normalised row are computed in the island dtype `wide`; the row is rounded to x's dtype
+Numerics. Statistics and the normalised row are computed in the dtype `island`; the row is rounded to x's dtype
 before it is scaled, in the order of the Llama reference. n is not saved: it costs one product to rebuild, and a whole
 activation to keep.
 """
@@ -28,19 +28,19 @@ from xplm.typing import Array, DType
 class RMSNormSaved(NamedTuple):
     x: Array  # (..., C), the caller's array
     weight: Array  # (C,)
-    rstd: Array  # (..., 1), wide
+    rstd: Array  # (..., 1), island
 
 
 def rms_norm_fwd(
-    x: Array, weight: Array, *, eps: float, wide: DType | None = None
+    x: Array, weight: Array, *, eps: float, island: DType | None = None
 ) -> tuple[Array, RMSNormSaved]:
     """y = x / rms(x) * weight.   x (..., C) any float; weight (C,)  ->  y (..., C) x.dtype"""
     xp = array_namespace(x)
-    wide = wide or wide_dtype(x, xp)
+    island = island or wide_dtype(x, xp)
 
-    xw = cast(x, wide)
+    xw = cast(x, island)
     mean_square = xp.sum(xw * xw, axis=-1, keepdims=True) / x.shape[-1]
-    rstd = cast(1.0 / xp.sqrt(mean_square + eps), wide)
+    rstd = cast(1.0 / xp.sqrt(mean_square + eps), island)
 
     n = cast(xw * rstd, x.dtype)
     y = cast(n * cast(weight, x.dtype), x.dtype)

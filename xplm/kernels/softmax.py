@@ -15,7 +15,7 @@ A hidden entry has y = 0, so its dx is 0; so is every dx of a row with nothing v
 Source: Blanchard, Higham and Higham, "Accurately computing the log-sum-exp and softmax functions", IMA J. Numer. Anal.
 41 (2021), algorithm 3.2.
 
-Numerics. Runs in the island dtype `wide`, but for the last step to lse, which is in float32 at least: who makes y again
+Numerics. Runs in the dtype `island`, but for the last step to lse, which is in float32 at least: who makes y again
 as exp(x - lse) turns an absolute error of lse into a relative one of the whole row. In bfloat16 a lse between 8 and 16
 would be off by up to 0.03, and so would be the row by 3 %, when y itself was rounded by 0.4 %. Hidden scores are set to
 their row's lowest, which is never above a visible one, and not to -inf: inf - inf is NaN, and maxima over -inf are
@@ -30,18 +30,18 @@ from xplm.typing import Array, DType
 
 
 class SoftmaxSaved(NamedTuple):
-    y: Array  # (..., S), wide
+    y: Array  # (..., S), island
     lse: Array  # (..., 1), float32 or wider
 
 
 def softmax_fwd(
-    x: Array, visible: Array | None = None, *, wide: DType | None = None
+    x: Array, visible: Array | None = None, *, island: DType | None = None
 ) -> tuple[Array, SoftmaxSaved]:
     """y = softmax(x).   x (..., S); visible bool, broadcastable to x  ->  y (..., S) x.dtype"""
     xp = array_namespace(x)
-    wide = wide or wide_dtype(x, xp)
+    island = island or wide_dtype(x, xp)
 
-    scores = cast(x, wide)
+    scores = cast(x, island)
     if visible is not None:
         lowest = xp.min(scores, axis=-1, keepdims=True)
         scores = xp.where(visible, scores, lowest)
@@ -49,12 +49,12 @@ def softmax_fwd(
     highest = xp.max(scores, axis=-1, keepdims=True)
     e = xp.exp(scores - highest)
     if visible is None:
-        total = xp.sum(e, axis=-1, keepdims=True, dtype=wide)
+        total = xp.sum(e, axis=-1, keepdims=True, dtype=island)
         y = e / total
         lse = _lse(highest, total)
     else:
         e = xp.where(visible, e, xp.zeros_like(e))
-        total = xp.sum(e, axis=-1, keepdims=True, dtype=wide)
+        total = xp.sum(e, axis=-1, keepdims=True, dtype=island)
         some = total > 0
         divisor = xp.where(some, total, xp.ones_like(total))
         y = e / divisor

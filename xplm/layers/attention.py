@@ -79,7 +79,7 @@ def attention_layer_fwd(
         start=context.start,
         scale=config.attention_scale(layer),
         window=config.windows[layer],
-        wide=rt.dtype.softmax,
+        island=rt.dtype.softmax,
     )  # (B, H, T, D)
 
     y = xp.reshape(xp.permute_dims(y, (0, 2, 1, 3)), (B, T, -1))  # (B, T, H D)

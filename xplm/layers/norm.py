@@ -19,10 +19,10 @@ def norm_layer_fwd(
         name: prefix of this layer's parameters, such as "model.norm".
         x: input (..., C).
     """
-    weight, eps, wide = params[f"{name}.weight"], config.norm_eps, rt.dtype.norm
+    weight, eps, island = params[f"{name}.weight"], config.norm_eps, rt.dtype.norm
     if config.norm == "rms_norm":
-        return rt.ops.rms_norm_fwd(x, weight, eps=eps, wide=wide)
-    return rt.ops.layer_norm_fwd(x, weight, params[f"{name}.bias"], eps=eps, wide=wide)
+        return rt.ops.rms_norm_fwd(x, weight, eps=eps, island=island)
+    return rt.ops.layer_norm_fwd(x, weight, params[f"{name}.bias"], eps=eps, island=island)
 
 
 def norm_layer_bwd(
@@ -44,8 +44,8 @@ def add_norm_layer_fwd(
     Arguments as `norm_layer_fwd`'s; `branch` is what attention, or another half of a block, made of x.
     """
     if _is_one_op(rt, config):
-        weight, eps, wide = params[f"{name}.weight"], config.norm_eps, rt.dtype.norm
-        return rt.ops.add_rms_norm_fwd(x, branch, weight, eps=eps, wide=wide)
+        weight, eps, island = params[f"{name}.weight"], config.norm_eps, rt.dtype.norm
+        return rt.ops.add_rms_norm_fwd(x, branch, weight, eps=eps, island=island)
     y = x + branch
     n, saved = norm_layer_fwd(rt, config, params, name, y)
     return y, n, saved

@@ -84,7 +84,7 @@ class Steps:
             mlp_half=rt.ops.norm_mlp_residual,
             scale=scales.pop(),
             eps=config.norm_eps,
-            wide=rt.dtype.norm,
+            island=rt.dtype.norm,
         )
 
     def _gather(self, norm: str, linears: list[str]) -> tuple[Array | None, ...]:

@@ -55,7 +55,7 @@ def loss_and_grads(
         recompute: trade one more forward pass for memory.
 
     Returns:
-        The loss, 0-D in the wide dtype, and the gradient of every parameter times `loss_scale`, wide.
+        The loss, 0-D in the dtype of its island, and the gradient of every parameter times `loss_scale`, wide.
     """
     xp = rt.backend.xp
     context = make_context(rt, config, ids.shape[1], first=first)
@@ -78,7 +78,7 @@ def loss_and_grads(
         ignore_index=IGNORE_INDEX,
         label_smoothing=label_smoothing,
         z_loss=z_loss,
-        wide=rt.dtype.loss,
+        island=rt.dtype.loss,
     )  # (B T,)
     loss = xp.sum(losses) / n_targets
 

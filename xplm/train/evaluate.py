@@ -67,7 +67,7 @@ def _score(rt: Runtime, config: DecoderConfig, params: Params, batch: Batch) -> 
     targets = xp.reshape(targets, (-1,))
 
     losses, _ = rt.ops.cross_entropy_fwd(
-        logits, targets, ignore_index=IGNORE_INDEX, wide=rt.dtype.loss
+        logits, targets, ignore_index=IGNORE_INDEX, island=rt.dtype.loss
     )
     # No logit is IGNORE_INDEX's, so a target that is not scored is never hit.
     hits = xp.argmax(logits, axis=-1) == targets

@@ -13,10 +13,10 @@ from xplm_numpy.kernels.rms_norm import fits, forward, go_back
 from xplm_numpy.narrow import alike, bits, in_float32, takes
 
 
-def add_rms_norm_fwd(x, branch, weight, *, eps, wide=None):
+def add_rms_norm_fwd(x, branch, weight, *, eps, island=None):
     is_whole = alike((x, branch)) and x.shape == branch.shape and fits(weight, x)
-    if not (is_whole and takes(x, weight) and in_float32(wide)):
-        return portable.add_rms_norm_fwd(x, branch, weight, eps=eps, wide=wide)
+    if not (is_whole and takes(x, weight) and in_float32(island)):
+        return portable.add_rms_norm_fwd(x, branch, weight, eps=eps, island=island)
 
     C = x.shape[-1]
     y, n = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)

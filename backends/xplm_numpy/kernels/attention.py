@@ -42,10 +42,10 @@ FEW_QUERIES = 4
 LOWEST = np.float32(-np.inf)
 
 
-def attention_fwd(q, k, v, first=None, *, start, scale, window=None, wide=None):
-    if not takes(q, k, v) or not in_float32(wide):
+def attention_fwd(q, k, v, first=None, *, start, scale, window=None, island=None):
+    if not takes(q, k, v) or not in_float32(island):
         return portable.attention_fwd(
-            q, k, v, first, start=start, scale=scale, window=window, wide=wide
+            q, k, v, first, start=start, scale=scale, window=window, island=island
         )
     B, H, T, _ = q.shape
     if start > 0 and T <= FEW_QUERIES:  # decoding: the cache is read once, and nothing is copied

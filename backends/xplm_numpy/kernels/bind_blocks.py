@@ -23,11 +23,11 @@ compute_attention_half = attention_kernel.__wrapped__  # as compiled code calls 
 compute_mlp_half = mlp_kernel.__wrapped__
 
 
-def bind_blocks(blocks, *, attention_half, mlp_half, scale, eps, wide=None):
+def bind_blocks(blocks, *, attention_half, mlp_half, scale, eps, island=None):
     halves = {"attention_half": attention_half, "mlp_half": mlp_half}
-    by_halves = portable(blocks, scale=scale, eps=eps, wide=wide, **halves)
+    by_halves = portable(blocks, scale=scale, eps=eps, island=island, **halves)
     layers = [_laid_out(block) for block in blocks]
-    if not layers or None in layers or not in_float32(wide):
+    if not layers or None in layers or not in_float32(island):
         return by_halves
     if not all(map(_differ_by_place, zip(*layers, strict=True))):
         return by_halves

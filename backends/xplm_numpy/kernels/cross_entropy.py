@@ -21,10 +21,10 @@ PART = 512
 """Numbers of a row that go back together: 2 KiB, which stay in the nearest cache."""
 
 
-def cross_entropy_fwd(x, targets, *, ignore_index, label_smoothing=0.0, z_loss=0.0, wide=None):
+def cross_entropy_fwd(x, targets, *, ignore_index, label_smoothing=0.0, z_loss=0.0, island=None):
     options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "z_loss": z_loss}
-    if not takes(x) or not in_float32(wide):
-        return portable.cross_entropy_fwd(x, targets, **options, wide=wide)
+    if not takes(x) or not in_float32(island):
+        return portable.cross_entropy_fwd(x, targets, **options, island=island)
     loss, lse = (np.empty(len(x), np.float32) for _ in range(2))
     shares = np.float32(label_smoothing), np.float32(z_loss)
     forward_rows(bits(x), np.ascontiguousarray(targets, np.int64), ignore_index, *shares, loss, lse)

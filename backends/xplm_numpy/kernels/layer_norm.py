@@ -17,10 +17,10 @@ from xplm_numpy.narrow import bits, in_float32, narrow, takes, widen
 ROWS_PER_BLOCK = 64
 
 
-def layer_norm_fwd(x, weight, bias, *, eps, wide=None):
+def layer_norm_fwd(x, weight, bias, *, eps, island=None):
     is_whole = fits(weight, x) and fits(bias, x)
-    if not (is_whole and takes(x, weight, bias) and in_float32(wide)):
-        return portable.layer_norm_fwd(x, weight, bias, eps=eps, wide=wide)
+    if not (is_whole and takes(x, weight, bias) and in_float32(island)):
+        return portable.layer_norm_fwd(x, weight, bias, eps=eps, island=island)
 
     C = x.shape[-1]
     y = np.empty(x.shape, x.dtype)

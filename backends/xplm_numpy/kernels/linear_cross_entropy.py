@@ -19,11 +19,11 @@ from xplm_numpy.whole import narrowed
 
 
 def linear_cross_entropy_fwd(
-    x, weight, targets, *, ignore_index, label_smoothing=0.0, z_loss=0.0, wide=None
+    x, weight, targets, *, ignore_index, label_smoothing=0.0, z_loss=0.0, island=None
 ):
     options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "z_loss": z_loss}
-    if not takes(x, weight) or not in_float32(wide):
-        return portable.linear_cross_entropy_fwd(x, weight, targets, **options, wide=wide)
+    if not takes(x, weight) or not in_float32(island):
+        return portable.linear_cross_entropy_fwd(x, weight, targets, **options, island=island)
 
     scored, x_rows, ids = _scored(x, weight, targets, ignore_index)
     losses, lses = (np.empty(len(ids), np.float32) for _ in range(2))
@@ -39,8 +39,8 @@ def linear_cross_entropy_fwd(
 
 
 def linear_cross_entropy_bwd(dloss, saved):
-    x, weight, targets, lse, ignore_index, label_smoothing, z_loss, wide = saved
-    if not takes(x, weight) or not dloss.dtype == wide == np.float32:
+    x, weight, targets, lse, ignore_index, label_smoothing, z_loss, island = saved
+    if not takes(x, weight) or not dloss.dtype == island == np.float32:
         return portable.linear_cross_entropy_bwd(dloss, saved)
 
     scored, x_rows, ids = _scored(x, weight, targets, ignore_index)

@@ -19,15 +19,15 @@ from xplm_numpy.narrow import FLOAT32, alike, bias_bits, bits, in_float32, narro
 
 def norm_attention_residual(
     x, norm, q_weight, k_weight, v_weight, o_weight, q_bias, k_bias, v_bias, o_bias, cos, sin, cache, first,
-    *, start, scale, window=None, eps, wide=None,
+    *, start, scale, window=None, eps, island=None,
 ):  # fmt: skip
     weights, biases = (q_weight, k_weight, v_weight, o_weight), (q_bias, k_bias, v_bias, o_bias)
     keys, values, _ = cache
-    is_float32 = cos.dtype == sin.dtype == FLOAT32 and in_float32(wide)
+    is_float32 = cos.dtype == sin.dtype == FLOAT32 and in_float32(island)
     is_taken = takes(x, norm, *weights, *biases, keys, values) and alike(weights[:3])
     is_writable = keys.flags.carray and values.flags.carray
     if x.shape[1] != 1 or not is_float32 or not is_taken or not is_writable:
-        options = {"start": start, "scale": scale, "window": window, "eps": eps, "wide": wide}
+        options = {"start": start, "scale": scale, "window": window, "eps": eps, "island": island}
         return portable(x, norm, *weights, *biases, cos, sin, cache, first, **options)
 
     assert 0 <= start < keys.shape[2], "a cache is as large as its capacity; grow it"

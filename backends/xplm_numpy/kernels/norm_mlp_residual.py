@@ -19,12 +19,12 @@ STRETCH = 16
 
 
 def norm_mlp_residual(
-    x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, *, eps, wide=None
+    x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, *, eps, island=None
 ):
     weights, biases = (gate_weight, up_weight, down_weight), (gate_bias, up_bias, down_bias)
     is_taken = takes(x, norm, *weights, *biases) and alike(weights)
-    if x.shape[1] != 1 or not in_float32(wide) or not is_taken:
-        return portable(x, norm, *weights, *biases, eps=eps, wide=wide)
+    if x.shape[1] != 1 or not in_float32(island) or not is_taken:
+        return portable(x, norm, *weights, *biases, eps=eps, island=island)
 
     y = np.empty(x.shape, x.dtype)
     compute(

@@ -17,9 +17,9 @@ from xplm_numpy.narrow import bits, in_float32, narrow, takes, widen
 ROWS_PER_BLOCK = 64
 
 
-def rms_norm_fwd(x, weight, *, eps, wide=None):
-    if not takes(x, weight) or not fits(weight, x) or not in_float32(wide):
-        return portable.rms_norm_fwd(x, weight, eps=eps, wide=wide)
+def rms_norm_fwd(x, weight, *, eps, island=None):
+    if not takes(x, weight) or not fits(weight, x) or not in_float32(island):
+        return portable.rms_norm_fwd(x, weight, eps=eps, island=island)
 
     C = x.shape[-1]
     y = np.empty(x.shape, x.dtype)

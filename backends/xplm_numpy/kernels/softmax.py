@@ -18,9 +18,9 @@ ROWS_PER_BLOCK = 16
 ALL_VISIBLE = np.empty((0, 0), np.uint8)
 
 
-def softmax_fwd(x, visible=None, *, wide=None):
-    if not takes(x) or not in_float32(wide):
-        return portable.softmax_fwd(x, visible, wide=wide)
+def softmax_fwd(x, visible=None, *, island=None):
+    if not takes(x) or not in_float32(island):
+        return portable.softmax_fwd(x, visible, island=island)
 
     S = x.shape[-1]
     y = np.empty(x.shape, np.float32)

@@ -56,11 +56,11 @@ def test_there_are_fused_kernels_here():
 
 
 @pytest.mark.parametrize(
-    "op", [op for op in PAIRS if "wide" in signature(PORTABLE[f"{op}_fwd"]).parameters]
+    "op", [op for op in PAIRS if "island" in signature(PORTABLE[f"{op}_fwd"]).parameters]
 )
 def test_an_island_in_float64_is_the_portable_kernels(op):
     for case in fused_cases(op):
-        arrays, options = rounded(op, case), {**case.options, "wide": np.dtype(np.float64)}
+        arrays, options = rounded(op, case), {**case.options, "island": np.dtype(np.float64)}
         y, saved = BACKEND.kernels[f"{op}_fwd"](*arrays, **options)
         expected, expected_saved = PORTABLE[f"{op}_fwd"](*arrays, **options)
         dy = np.random.default_rng(3).standard_normal(y.shape).astype(y.dtype)

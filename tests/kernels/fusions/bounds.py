@@ -62,7 +62,7 @@ def attention(q, keys, values, first, *, start, **options):
         old = exact(cache[:, :, :start])
         balls = zip(old, written[-1].ball, strict=True)
         read.append(Ball(*[np.concatenate(pair, axis=2) for pair in balls]))
-    options = {"start": start, "wide": WIDE.dtype, **options}
+    options = {"start": start, "island": WIDE.dtype, **options}
     return rounded(attend_balls(q.ball, *read, first, options), q.dtype), written
 
 

@@ -32,11 +32,11 @@ def run(table, x, branch, weight, dy, dn, **options):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_is_what_its_ops_are(fusions, dtypes, shape):
     x, branch, weight, dy, dn = make_arguments(dtypes, shape)
-    y, n, dx, dweight = run(fusions, x, branch, weight, dy, dn, wide=WIDE.dtype)
+    y, n, dx, dweight = run(fusions, x, branch, weight, dy, dn, island=WIDE.dtype)
     np.testing.assert_array_equal(y, x + branch)
     assert y.dtype == x.dtype
 
-    norm, options = OP_BOUNDS["rms_norm"], {"eps": EPS, "wide": WIDE.dtype}
+    norm, options = OP_BOUNDS["rms_norm"], {"eps": EPS, "island": WIDE.dtype}
     assert_within(n, rounded(*norm.forward([y, weight], options)))
     through_norm, expected_dweight = norm.backward(dn, [y, weight], options)
     total = WIDE.plus(stored(dy).ball, rounded(*through_norm).ball)
@@ -88,9 +88,9 @@ def test_fused_it_rounds_as_the_two_fused_ops(dtypes, shape):
     )
 
 
-@pytest.mark.parametrize("wide", ["float64", "float16"])
-def test_another_island_is_the_compositions(dtypes, wide):
-    arrays, options = make_arguments(dtypes, (3, 8)), {"wide": HOST_DTYPES[wide]}
+@pytest.mark.parametrize("island", ["float64", "float16"])
+def test_another_island_is_the_compositions(dtypes, island):
+    arrays, options = make_arguments(dtypes, (3, 8)), {"island": HOST_DTYPES[island]}
     assert_same_bits(*[run(table, *arrays, **options) for table in (FUSED, PORTABLE | FUSIONS)])
 
 

@@ -54,7 +54,7 @@ class Case:
         self.x = draw(rng, activation, B, T, C)
         self.cos, self.sin = (f(angles).astype(np.float32) for f in (np.cos, np.sin))
         self.first = None if first is None else np.broadcast_to(np.array(first)[:, None], (B, T))
-        self.start, self.scale, self.wide = start, D**-0.5, np.dtype(np.float32)
+        self.start, self.scale, self.island = start, D**-0.5, np.dtype(np.float32)
         shape = (B, K, start + T + 30, D)
         self.before = [
             [draw(rng, cache or activation, *shape) for _ in range(2)] for _ in self.blocks
@@ -62,7 +62,7 @@ class Case:
 
     def bind(self, fusions, blocks=slice(None)):
         """The blocks, or some of them, bound."""
-        options = {"scale": self.scale, "eps": EPS, "wide": self.wide}
+        options = {"scale": self.scale, "eps": EPS, "island": self.island}
         halves = {
             "attention_half": fusions["norm_attention_residual"],
             "mlp_half": fusions["norm_mlp_residual"],
@@ -78,7 +78,7 @@ class Case:
 
     def by_halves(self, fusions):
         """The same without `bind_blocks`."""
-        norm = {"eps": EPS, "wide": self.wide}
+        norm = {"eps": EPS, "island": self.island}
 
         def step(x, cos, sin, caches, first, start):
             for block, cache in zip(self.blocks, caches, strict=True):
@@ -246,7 +246,7 @@ def test_float64_goes_by_halves(fusions):
     case.before = [[array.astype(np.float64) for array in pair] for pair in case.before]
     case.assert_same(case.bind(fusions), case.by_halves(fusions))
     case = Case("float32", "float32", L=2)
-    case.wide = np.dtype(np.float64)
+    case.island = np.dtype(np.float64)
     case.assert_same(case.bind(fusions), case.by_halves(fusions))
 
 

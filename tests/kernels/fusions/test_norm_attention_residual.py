@@ -77,7 +77,7 @@ def run(fusion, arrays, options):
     """(y, LayerCache) of a case."""
     *before, keys, values, first = arrays
     cache = make_cache(keys, values, options["start"])
-    return fusion(*before, cache, first, **options, eps=EPS, wide=FLOAT32), cache
+    return fusion(*before, cache, first, **options, eps=EPS, island=FLOAT32), cache
 
 
 def assert_is_composition(found, arrays, options):
@@ -103,9 +103,9 @@ def test_an_island_in_float64_is_the_compositions(kind):
     for table in (FUSED, FUSIONS):
         *before, keys, values, first = arrays
         cache = make_cache(keys, values, options["start"])
-        wide = np.dtype(np.float64)
+        island = np.dtype(np.float64)
         fusion = table["norm_attention_residual"]
-        y = fusion(*before, cache, first, **options, eps=EPS, wide=wide)
+        y = fusion(*before, cache, first, **options, eps=EPS, island=island)
         results.append((y, *cache[:2]))
     for array, expected in zip(*results, strict=True):
         np.testing.assert_array_equal(array, expected)

@@ -35,7 +35,7 @@ def expected(x, *weights):
 )
 def test_is_what_its_ops_are(fusions, dtypes, shape):
     arguments = make_arguments(dtypes, **shape)
-    actual = fusions["norm_mlp_residual"](*arguments, eps=EPS, wide=np.dtype(np.float32))
+    actual = fusions["norm_mlp_residual"](*arguments, eps=EPS, island=np.dtype(np.float32))
     assert_within(actual, expected(*arguments))
 
 
@@ -57,7 +57,7 @@ def test_weights_of_several_dtypes(fusions):
 def test_an_island_in_float64_is_the_compositions(dtypes):
     arguments = make_arguments(dtypes, B=2, C=9, F=10, bias=True)
     y, expected = (
-        table["norm_mlp_residual"](*arguments, eps=EPS, wide=np.dtype(np.float64))
+        table["norm_mlp_residual"](*arguments, eps=EPS, island=np.dtype(np.float64))
         for table in (FUSED, FUSIONS)
     )
     np.testing.assert_array_equal(y, expected)

@@ -37,7 +37,7 @@ SLOW_LINEAR = (
     "y = rows @ cast(weight, wide).T; cast(rows, x.dtype) @ weight.T",
 )
 NARROW_ATTENTION = (f"{K}/attention.py", "sums = wide_dtype(q, xp)", "sums = q.dtype")
-NARROW_NORM = (f"{K}/rms_norm.py", "wide = wide or wide_dtype(x, xp)", "wide = x.dtype")
+NARROW_NORM = (f"{K}/rms_norm.py", "island = island or wide_dtype(x, xp)", "island = x.dtype")
 UNCAST_LINEAR = (f"{K}/linear.py", "xp.reshape(cast(y, x.dtype), (*x", "xp.reshape(y, (*x")
 GREEDY = "return int(np.argmax(logits))"
 SAMPLING = "xplm/generate/sampling.py"

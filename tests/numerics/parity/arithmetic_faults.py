@@ -58,16 +58,16 @@ PRECISION = [
     PlantedFault(
         "RMSNorm statistics in bfloat16",
         f"{K}/rms_norm.py",
-        "xw = cast(x, wide)",
-        f"xw = cast(x, wide); wide = {HALF}",
+        "xw = cast(x, island)",
+        f"xw = cast(x, island); island = {HALF}",
         "llama",
         "rms_norm forward",
     ),
     PlantedFault(
         "RMSNorm's mean square in float16",
         f"{K}/rms_norm.py",
-        "rstd = cast(1.0 / xp.sqrt(mean_square + eps), wide)",
-        "rstd = cast(1.0 / xp.sqrt(cast(mean_square, xp.float16) + eps), wide)",
+        "rstd = cast(1.0 / xp.sqrt(mean_square + eps), island)",
+        "rstd = cast(1.0 / xp.sqrt(cast(mean_square, xp.float16) + eps), island)",
         "llama",
         "rms_norm forward",
     ),
@@ -76,7 +76,7 @@ PRECISION = [
         f"{K}/layer_norm.py",
         "variance = xp.mean(centred * centred, axis=-1, keepdims=True)",
         "variance = xp.mean(centred * centred, axis=-1, keepdims=True)"
-        f".astype({HALF}).astype(wide)",
+        f".astype({HALF}).astype(island)",
         "gpt2",
         "layer_norm forward",
     ),
@@ -128,7 +128,7 @@ PRECISION = [
         f"{K}/cross_entropy.py",
         "lse = highest[:, 0] + xp.log(xp.sum(xp.exp(xw - highest), axis=-1))",
         f"lse = highest[:, 0] + xp.log(xp.sum(xp.exp(xw - highest), axis=-1).astype({HALF})"
-        ".astype(wide))",
+        ".astype(island))",
         "op cross_entropy",
         "cross_entropy forward",
     ),

@@ -18,11 +18,11 @@ from xplm.typing import Array, DType
 
 
 def add_rms_norm_fwd(
-    x: Array, branch: Array, weight: Array, *, eps: float, wide: DType | None = None
+    x: Array, branch: Array, weight: Array, *, eps: float, island: DType | None = None
 ) -> tuple[Array, Array, RMSNormSaved]:
     """y = x + branch, n = rms_norm(y).   x, branch (..., C) any float; weight (C,)  ->  y, n (..., C) x.dtype"""
     y = cast(x + branch, x.dtype)
-    n, saved = rms_norm_fwd(y, weight, eps=eps, wide=wide)
+    n, saved = rms_norm_fwd(y, weight, eps=eps, island=island)
     return y, n, saved
 
 

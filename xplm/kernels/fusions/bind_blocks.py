@@ -31,13 +31,13 @@ def bind_blocks(
     mlp_half: Callable[..., Array],
     scale: float,
     eps: float,
-    wide: DType | None = None,
+    island: DType | None = None,
 ) -> BoundBlocks:
     """What takes x (B, T, C) through all blocks, and writes to their caches; options as the two fusions'.
 
     The halves are `norm_attention_residual` and `norm_mlp_residual`, as a backend has them.
     """
-    norm: dict[str, Any] = {"eps": eps, "wide": wide}
+    norm: dict[str, Any] = {"eps": eps, "island": island}
 
     def step(
         x: Array,

@@ -34,12 +34,12 @@ def norm_attention_residual(
     scale: float,
     window: int | None = None,
     eps: float,
-    wide: DType | None = None,
+    island: DType | None = None,
 ) -> Array:
     """y (B, T, C) x.dtype; the cache holds k and v in the slots from `start` on.
 
     x (B, T, C); norm (C,); q_weight (H D, C); k_weight, v_weight (K D, C); o_weight (C, H D); cos, sin (B or 1, 1, T,
-    D/2); first (B, T). `eps` is the norm's, and `wide` the dtype of norm and softmax.
+    D/2); first (B, T). `eps` is the norm's, and `island` the dtype of norm and softmax.
     """
     xp = array_namespace(x)
     B, T, _ = x.shape
@@ -48,12 +48,12 @@ def norm_attention_residual(
     def heads(rows: Array) -> Array:
         return xp.permute_dims(xp.reshape(rows, (B, T, -1, D)), (0, 2, 1, 3))
 
-    n, _ = rms_norm_fwd(x, norm, eps=eps, wide=wide)
+    n, _ = rms_norm_fwd(x, norm, eps=eps, island=island)
     q, _ = rope_fwd(heads(linear_fwd(n, q_weight, q_bias)[0]), cos, sin)
     k, _ = rope_fwd(heads(linear_fwd(n, k_weight, k_bias)[0]), cos, sin)
     v = heads(linear_fwd(n, v_weight, v_bias)[0])
 
     k, v = cache.write(k, v)  # (B, K, start + T, D)
-    y, _ = attention_fwd(q, k, v, first, start=start, scale=scale, window=window, wide=wide)
+    y, _ = attention_fwd(q, k, v, first, start=start, scale=scale, window=window, island=island)
     rows = xp.reshape(xp.permute_dims(y, (0, 2, 1, 3)), (B, T, -1))  # (B, T, H D)
     return x + linear_fwd(rows, o_weight, o_bias)[0]

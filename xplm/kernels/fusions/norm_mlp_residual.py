@@ -21,10 +21,10 @@ def norm_mlp_residual(
     down_bias: Array | None,
     *,
     eps: float,
-    wide: DType | None = None,
+    island: DType | None = None,
 ) -> Array:
     """x (B, T, C); norm (C,); gate_weight, up_weight (F, C); down_weight (C, F)  ->  y (B, T, C) x.dtype"""
-    n, _ = rms_norm_fwd(x, norm, eps=eps, wide=wide)
+    n, _ = rms_norm_fwd(x, norm, eps=eps, island=island)
     gate, _ = linear_fwd(n, gate_weight, gate_bias)
     up, _ = linear_fwd(n, up_weight, up_bias)
     hidden, _ = swiglu_fwd(gate, up)

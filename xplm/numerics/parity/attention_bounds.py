@@ -54,8 +54,8 @@ def attention_fwd(args: Args, options: Options) -> Expected:
 
 
 def attend_balls(q: Ball, k: Ball, v: Ball, first: np.ndarray | None, options: Options) -> Ball:
-    """y (B, H, T, D) of operands that are themselves off, all in the dtype of the softmax, `options["wide"]`."""
-    w = Arithmetic(options["wide"])
+    """y (B, H, T, D) of operands that are themselves off, all in the dtype of the softmax, `options["island"]`."""
+    w = Arithmetic(options["island"])
     return _attend(_read_balls(w, q, k, v, first, options), w)
 
 

@@ -21,7 +21,7 @@ ISLANDS = {
     "cross_entropy": "loss",
     "linear_cross_entropy": "loss",
 }
-"""The island that an op takes as `wide`."""
+"""The part of the policy that names the dtype of an op's island."""
 
 PARTS = {("rope", "cos"): "rope", ("rope", "sin"): "rope", ("cross_entropy", "x"): "loss"}
 """Arguments that are neither parameters nor activations: the part of the policy that they are stored in."""
@@ -56,7 +56,7 @@ def check_case(
     ]
     options: dict[str, Any] = dict(case.options)
     if op in ISLANDS:
-        options["wide"] = getattr(test.dtype, ISLANDS[op])
+        options["island"] = getattr(test.dtype, ISLANDS[op])
 
     forward, backward = f"{op}_fwd", f"{op}_bwd"
     y, saved = rt.kernels[forward](

@@ -23,7 +23,7 @@ class Expected(NamedTuple):
 
 def island(options: Options, x: np.ndarray) -> np.dtype:
     """The format that the policy gives to this op's island."""
-    return options.get("wide") or wide_of(x.dtype)
+    return options.get("island") or wide_of(x.dtype)
 
 
 def rows(x: np.ndarray) -> np.ndarray:
