@@ -18,6 +18,7 @@ from xplm.config import DecoderConfig
 from xplm.errors import RequestError, refuse_unknown_keywords
 from xplm.generate.decode import generate_steps, sum_timings
 from xplm.generate.engine import Engine
+from xplm.generate.fragility import AGAINST, TokenFragility, measure_fragility
 from xplm.generate.options import BatchKeywords, SamplingKeywords, make_options
 from xplm.generate.perplexity import Perplexity, compute_perplexity
 from xplm.generate.prompts import Ids, Prompt, is_ids, refused_prompt, require_ids, split_batch
@@ -26,7 +27,6 @@ from xplm.generate.result import Generation
 from xplm.generate.session import Chat
 from xplm.generate.stream import TextStream, stream_reply
 from xplm.models.decoder import param_specs
-from xplm.numerics.fragility import AGAINST, TokenFragility, measure_fragility
 from xplm.out_of_memory import memory_faults
 from xplm.params import count_params
 from xplm.precision import Policy

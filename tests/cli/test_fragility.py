@@ -4,7 +4,7 @@ from rich.console import Console
 from tests.cli.conftest import SEED
 from tests.generate.tiny import tiny_model
 from xplm.cli.fragility import Piece, bracketed, cut_pieces, marked
-from xplm.numerics.fragility import TokenFragility
+from xplm.generate.fragility import TokenFragility
 
 FIRM, WEAK = TokenFragility(3.0, 1.0, 0), TokenFragility(0.5, 1.0, 0)
 

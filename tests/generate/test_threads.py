@@ -10,8 +10,8 @@ import pytest
 
 from tests.generate.tiny import tiny_model
 from xplm.backend import load_backend
+from xplm.generate.fragility import compute_margins
 from xplm.models import decoder
-from xplm.numerics.fragility import compute_margins
 from xplm.train.data import Batch
 from xplm.train.evaluate import evaluate
 
@@ -61,7 +61,7 @@ def test_every_pass_is_made_while_it_is_held(compute, monkeypatch):
         passes.append(watched.is_computing)
         return forward(*arguments, **options)
 
-    for module in ("xplm.models.decoder", "xplm.numerics.fragility", "xplm.train.evaluate"):
+    for module in ("xplm.models.decoder", "xplm.generate.fragility", "xplm.train.evaluate"):
         monkeypatch.setattr(f"{module}.forward", watching)
     compute(tiny_model(2, backend=watched.backend))
     assert passes

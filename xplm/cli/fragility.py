@@ -10,8 +10,8 @@ from rich.text import Text
 
 from xplm.cli.output import CONTROLS, Output
 from xplm.errors import RequestError
+from xplm.generate.fragility import DRAWS, TokenFragility
 from xplm.generate.result import Generation
-from xplm.numerics.fragility import DRAWS, TokenFragility
 from xplm.text.detokenize import StreamDecoder
 from xplm.text.tokenizer import Tokenizer
 

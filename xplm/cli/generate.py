@@ -12,11 +12,11 @@ from xplm.cli.input import read_prompts
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.sampling import note_sampling
 from xplm.cli.template_args import TemplateArgs, parse_template_args
+from xplm.generate.fragility import AGAINST, measure_fragility
 from xplm.generate.result import Generation
 from xplm.generate.session import Chat
 from xplm.generate.stream import TextStream
 from xplm.language_model import LanguageModel
-from xplm.numerics.fragility import AGAINST, measure_fragility
 from xplm.precision import Policy
 from xplm.text import renderer
 

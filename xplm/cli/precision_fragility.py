@@ -22,8 +22,8 @@ from xplm.cli.parity import parse_side
 from xplm.cli.places import home
 from xplm.cli.progress import pull_with_progress
 from xplm.errors import RequestError
+from xplm.generate.fragility import AGAINST
 from xplm.language_model import load_checkpoint
-from xplm.numerics.fragility import AGAINST
 from xplm.numerics.fragility_trial import (
     LEAST_MARKED,
     MOST_FRAGILE,

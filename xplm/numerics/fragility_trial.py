@@ -1,7 +1,7 @@
 """Are the tokens that flip the ones that were marked fragile? Two shares, over replies to prompts cut from texts.
 
 A configuration flips a token of a reply if, given those before it, it would choose another. The shares are how many of
-the flips were marked fragile by `xplm.numerics.fragility`, and how many of all tokens are.
+the flips were marked fragile by `xplm.generate.fragility`, and how many of all tokens are.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from xplm.generate.engine import Engine
-from xplm.numerics.fragility import QUANTILE, compute_margins, measure_fragility
+from xplm.generate.fragility import QUANTILE, compute_margins, measure_fragility
 
 LEAST_MARKED = 0.95  # of the flips
 MOST_FRAGILE = 0.10  # of the tokens

@@ -7,10 +7,8 @@ import pytest
 from tests.generate.tiny import tiny_model
 from xplm.backend import load_backend
 from xplm.errors import RequestError
-from xplm.kernels.linear import linear_fwd
-from xplm.models.decoder import EMBEDDING, LM_HEAD
-from xplm.numerics import fragility
-from xplm.numerics.fragility import (
+from xplm.generate import fragility
+from xplm.generate.fragility import (
     DRAWS,
     QUANTILE,
     Margins,
@@ -19,6 +17,8 @@ from xplm.numerics.fragility import (
     measure_fragility,
     noisy_engine,
 )
+from xplm.kernels.linear import linear_fwd
+from xplm.models.decoder import EMBEDDING, LM_HEAD
 from xplm.precision import Policy
 
 PROMPTS = [[5, 6, 7], [30, 31, 32, 33, 34, 35], [100], [77, 3, 201, 9]]

@@ -48,8 +48,6 @@ AGAINST = "bf16"
 WIDEST = 16
 """Mantissa bits up to which errors are large beside those of the float32 that they are added in."""
 
-Ids = Sequence[int]
-
 
 class TokenFragility(NamedTuple):
     """How firmly one token was chosen."""
@@ -80,8 +78,8 @@ class Margins(NamedTuple):
 
 def measure_fragility(
     engine: Engine,
-    prompts: Sequence[Ids],
-    replies: Sequence[Ids],
+    prompts: Sequence[Sequence[int]],
+    replies: Sequence[Sequence[int]],
     against: Policy | str = AGAINST,
     *,
     seed: int = 0,
@@ -130,7 +128,7 @@ def measure_fragility(
 
 
 def compute_margins(
-    engine: Engine, prompts: Sequence[Ids], replies: Sequence[Ids]
+    engine: Engine, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]
 ) -> list[Margins]:
     """The margin of every token of some replies, each given its prompt and the reply's tokens before it."""
     ids, first = left_pad(prompts)
