@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from tests.helpers import Place, assert_on
+from tests.helpers import Place, assert_on, to_numpy
 from tests.tiny import make_config
 from xplm.backend import load_backend
 from xplm.models.decoder import param_specs
-from xplm.params import ParamSpec, count_params, init_params
+from xplm.params import ParamSpec, count_params, global_norm, init_params
 from xplm.runtime import make_runtime
 
 SPECS = {
@@ -13,11 +13,28 @@ SPECS = {
     "b.weight": ParamSpec("b.weight", (200,), "ones"),
     "b.bias": ParamSpec("b.bias", (3,), "zeros"),
 }
+GRADS = {"a": [[3.0, 0.0]], "b": [0.0, 4.0, 12.0]}  # norm sqrt(9 + 16 + 144) = 13
+
+
+def place_all(backend, vectors):
+    return {name: backend.from_host(np.asarray(v, np.float32)) for name, v in vectors.items()}
 
 
 def test_count_adds_up_the_shapes():
     assert count_params(SPECS) == 300 * 200 + 200 + 3
     assert SPECS["a.weight"].size == 60_000
+
+
+def test_the_norm_is_of_all_tensors_together(backend):
+    norm = global_norm(place_all(backend, GRADS))
+    assert_on(backend, norm, dtype="float32", shape=())
+    assert to_numpy(backend, norm) == 13.0
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_one_bad_number_shows_in_the_norm(numpy_backend, bad):
+    grads = place_all(numpy_backend, GRADS | {"c": [1.0, bad]})
+    assert not np.isfinite(global_norm(grads))
 
 
 def test_smollm2_has_as_many_parameters_as_its_model_card_says():

@@ -27,6 +27,7 @@ from xplm.generate.result import Generation
 from xplm.generate.session import Chat
 from xplm.generate.stream import TextStream, stream_reply
 from xplm.models.decoder import param_specs
+from xplm.models.gradient import text_loss_and_grads
 from xplm.out_of_memory import memory_faults
 from xplm.params import count_params
 from xplm.precision import Policy
@@ -36,7 +37,6 @@ from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.faults import described, require_text
 from xplm.text.tokenizer import Tokenizer
 from xplm.text.unknown import count_left_out, count_unknown
-from xplm.train.gradient import text_loss_and_grads
 from xplm.typing import Params
 
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from xplm.namespace import array_namespace
 from xplm.precision import cast
 from xplm.runtime import Runtime
-from xplm.typing import Params
+from xplm.typing import Array, Params
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,12 @@ def accumulate(grads: Params, more: Params) -> Params:
     """The sum of two gradients; a name that only one of them has keeps what it has."""
     both = grads.keys() & more.keys()
     return grads | more | {name: grads[name] + more[name] for name in both}
+
+
+def global_norm(grads: Params) -> Array:
+    """The Euclidean norm of all gradients together: 0-D, on their device; inf or NaN if any number of them is."""
+    xp = array_namespace(next(iter(grads.values())))
+    return xp.sqrt(xp.sum(xp.stack([xp.sum(grad * grad) for grad in grads.values()])))
 
 
 def count_params(specs: Mapping[str, ParamSpec]) -> int:

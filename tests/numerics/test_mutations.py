@@ -13,7 +13,8 @@ from xplm.numerics.check_ops import run_case
 from xplm.numerics.gradient_check import MODEL_LIMIT, OP_LIMIT
 from xplm.numerics.op_cases import op_cases
 from xplm.numerics.tiny_models import TINY_MODELS, tiny_config
-from xplm.train.clip import clip_by_global_norm, global_norm
+from xplm.params import global_norm
+from xplm.train.clip import clip_by_global_norm
 
 ENTRIES = 3
 MARGIN = 1e3

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from xplm.models.loss_scale import LossScale
 from xplm.train.clip import clip_by_global_norm
 from xplm.train.ema import ema_update
-from xplm.train.loss_scale import LossScale
 from xplm.train.schedule import make_schedule
 
 

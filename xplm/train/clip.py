@@ -10,13 +10,8 @@ Source: Pascanu et al., "On the difficulty of training Recurrent Neural Networks
 """
 
 from xplm.namespace import array_namespace
+from xplm.params import global_norm
 from xplm.typing import Array, Params
-
-
-def global_norm(grads: Params) -> Array:
-    """The Euclidean norm of all gradients together: 0-D, on their device; inf or NaN if any number of them is."""
-    xp = array_namespace(next(iter(grads.values())))
-    return xp.sqrt(xp.sum(xp.stack([xp.sum(grad * grad) for grad in grads.values()])))
 
 
 def clip_by_global_norm(grads: Params, max_norm: float | None) -> tuple[Params, Array]:

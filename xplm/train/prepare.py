@@ -16,6 +16,7 @@ from xplm.checkpoint.save import MODEL_DTYPES, save_directory
 from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError, RequestError
 from xplm.models.decoder import param_specs
+from xplm.models.loss_scale import make_loss_scale
 from xplm.out_of_memory import memory_faults
 from xplm.params import ParamSpec, init_params
 from xplm.precision import cast
@@ -26,7 +27,6 @@ from xplm.train.architecture import make_config
 from xplm.train.data import Dataset, Progress, data_digest, open_dataset, read_texts
 from xplm.train.loop import Job, Trainer
 from xplm.train.lora import adapter_specs
-from xplm.train.loss_scale import make_loss_scale
 from xplm.train.memory import require_step_memory
 from xplm.train.notes import run_notes
 from xplm.train.optimizers import find_optimizer

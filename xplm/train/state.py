@@ -20,8 +20,8 @@ from xplm.checkpoint.safetensors_file import open_safetensors
 from xplm.checkpoint.save import write_tensors
 from xplm.checkpoint.untrusted import read_json_object
 from xplm.errors import CheckpointError
+from xplm.models.loss_scale import LossScale
 from xplm.out_of_memory import require_memory
-from xplm.train.loss_scale import LossScale
 from xplm.train.optimizers import OptimizerState
 from xplm.typing import Params
 

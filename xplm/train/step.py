@@ -18,6 +18,7 @@ import numpy as np
 
 from xplm.config import DecoderConfig
 from xplm.errors import RequestError
+from xplm.models.loss_scale import MIN_SCALE, unscale
 from xplm.models.training import loss_and_grads
 from xplm.params import ParamSpec, accumulate
 from xplm.precision import cast
@@ -26,7 +27,6 @@ from xplm.train.clip import clip_by_global_norm
 from xplm.train.data import Batch
 from xplm.train.dropout import make_drop
 from xplm.train.ema import ema_decay, ema_update
-from xplm.train.loss_scale import MIN_SCALE, unscale
 from xplm.train.optimizers import Optimizer
 from xplm.train.recipe import TrainRecipe
 from xplm.train.schedule import Schedule

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from xplm.config import DecoderConfig
+from xplm.models.loss_scale import make_loss_scale
 from xplm.params import ParamSpec
 from xplm.precision import Policy
 from xplm.runtime import Runtime
-from xplm.train.loss_scale import make_loss_scale
 from xplm.train.optimizers import find_optimizer
 from xplm.train.recipe import Recipe
 from xplm.train.schedule import make_schedule

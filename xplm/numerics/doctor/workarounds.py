@@ -13,6 +13,7 @@ from xplm.kernels.attention import attention_bwd, attention_fwd
 from xplm.kernels.embedding import embedding_bwd
 from xplm.kernels.linear import linear_bwd, linear_fwd
 from xplm.kernels.softmax import softmax_fwd
+from xplm.models.loss_scale import make_loss_scale
 from xplm.numerics.doctor.proofs import (
     Proof,
     all_of,
@@ -27,7 +28,6 @@ from xplm.numerics.doctor.proofs import (
 from xplm.numerics.op_cases import OPS
 from xplm.numerics.parity.bounds import underflow
 from xplm.precision import cast, wide_dtype
-from xplm.train.loss_scale import make_loss_scale
 from xplm.train.step import train_step
 
 WIDE_FUNCTIONS = ("sum", "mean", "exp", "log", "sqrt", "tanh", "max", "min")

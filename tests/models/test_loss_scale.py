@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from xplm.train.loss_scale import GROWTH_INTERVAL, LossScale, make_loss_scale, unscale
+from xplm.models.loss_scale import GROWTH_INTERVAL, LossScale, make_loss_scale, unscale
 
 
 def after(scale, overflows):

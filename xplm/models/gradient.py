@@ -14,14 +14,13 @@ import numpy as np
 from xplm.config import DecoderConfig
 from xplm.errors import RequestError
 from xplm.models.decoder import EMBEDDING, head_name, param_specs
+from xplm.models.loss_scale import MIN_SCALE, make_loss_scale, unscale
 from xplm.models.memory import backward_scratch, block_saved, head_scratch, widths
 from xplm.models.training import loss_and_grads
 from xplm.out_of_memory import memory_faults, require_memory
-from xplm.params import count_params
+from xplm.params import count_params, global_norm
 from xplm.precision import cast
 from xplm.runtime import Runtime
-from xplm.train.clip import global_norm
-from xplm.train.loss_scale import MIN_SCALE, make_loss_scale, unscale
 from xplm.typing import Params
 
 ADVICE = "take a shorter text or a smaller model, or free memory"
