@@ -43,6 +43,11 @@ def test_public_names_import_no_array_library():
     assert held == ""
 
 
+def test_a_model_that_is_used_imports_neither_training_nor_checks():
+    _, held = probe("import xplm.language_model; xplm.load", ("xplm.train", "xplm.numerics"))
+    assert held == ""
+
+
 def test_a_name_that_is_not_public_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'lod'"):
         _ = xplm.lod

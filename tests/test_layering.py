@@ -26,8 +26,9 @@ LAYERS = [
     },
     {"layers"},
     {"models"},
-    {"checkpoint", "text", "generate", "train", "numerics", "parallel"},
-    {"language_model"},
+    {"checkpoint", "text", "generate"},
+    {"language_model"},  # inference ends here: none of it imports what trains or checks
+    {"train", "numerics", "parallel"},
     {"serve"},
     {"cli", "__main__"},
 ]
