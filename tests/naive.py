@@ -97,30 +97,31 @@ def decoder(
     p = {name: np.asarray(value, np.float64) for name, value in params.items()}
     B, T = ids.shape
     positions = np.broadcast_to(np.arange(T), (B, T))
+    D = config.blocks[0].mixer.head_dim
 
     def project(x: np.ndarray, name: str) -> np.ndarray:
         return linear(x, p[f"{name}.weight"], p.get(f"{name}.bias"))
 
     def heads(x: np.ndarray) -> np.ndarray:
-        return x.reshape(B, T, -1, config.head_dim).transpose(0, 2, 1, 3)
+        return x.reshape(B, T, -1, D).transpose(0, 2, 1, 3)
 
     x = p["model.embed_tokens.weight"][ids]
-    for layer in range(config.num_hidden_layers):
+    for layer, block in enumerate(config.blocks):
         name = f"model.layers.{layer}"
-        n = rms_norm(x, p[f"{name}.input_layernorm.weight"], config.norm_eps)
+        n = rms_norm(x, p[f"{name}.input_layernorm.weight"], block.norm.eps)
         q, k, v = (heads(project(n, f"{name}.self_attn.{part}_proj")) for part in "qkv")
         y, _ = attention(
             rope(q, positions, inv_freq, scale),
             rope(k, positions, inv_freq, scale),
             v,
             start=0,
-            scale=1 / math.sqrt(config.head_dim),
-            window=config.windows[layer],
+            scale=1 / math.sqrt(D),
+            window=block.mixer.window,
         )
         x = x + project(y.transpose(0, 2, 1, 3).reshape(B, T, -1), f"{name}.self_attn.o_proj")
-        n = rms_norm(x, p[f"{name}.post_attention_layernorm.weight"], config.norm_eps)
+        n = rms_norm(x, p[f"{name}.post_attention_layernorm.weight"], block.norm.eps)
         gate, up = project(n, f"{name}.mlp.gate_proj"), project(n, f"{name}.mlp.up_proj")
         x = x + project(swiglu(gate, up), f"{name}.mlp.down_proj")
-    x = rms_norm(x, p["model.norm.weight"], config.norm_eps)
+    x = rms_norm(x, p["model.norm.weight"], config.norm.eps)
     tied = config.tie_word_embeddings
     return linear(x, p["model.embed_tokens.weight" if tied else "lm_head.weight"])

@@ -2,11 +2,11 @@ import dataclasses
 
 import pytest
 
-from tests.tiny import BASE, LLAMA3, VARIANTS, YARN, make_config
-from xplm.config import DecoderConfig
+from tests.tiny import BASE, LLAMA3, VARIANTS, YARN, facts, make_config
 from xplm.errors import ConfigError, RequestError
-from xplm.families import FAMILIES
-from xplm.rope_scaling import RopeConfig
+from xplm.models.families.config_json import read_config, write_config
+from xplm.models.families.table import FAMILIES
+from xplm.specs import LayerNormSpec, RopeSpec
 
 
 def without(key):
@@ -14,7 +14,7 @@ def without(key):
 
 
 def test_fields_are_read_and_defaults_filled_in():
-    config = DecoderConfig.from_hf(
+    config = read_config(
         {
             "model_type": "llama",
             "vocab_size": 100,
@@ -24,14 +24,14 @@ def test_fields_are_read_and_defaults_filled_in():
             "num_attention_heads": 4,
         }
     )
-    assert config.num_key_value_heads == 4
-    assert config.head_dim == 8
+    assert facts(config).num_key_value_heads == 4
+    assert facts(config).head_dim == 8
     assert config.max_position_embeddings == 2048
-    assert config.norm_eps == 1e-6
-    assert config.rope == RopeConfig("default", 10000.0)
-    assert (config.attention_bias, config.output_bias, config.mlp_bias) == (False, False, False)
+    assert facts(config).norm_eps == 1e-6
+    assert facts(config).rope == RopeSpec("default", 10000.0, dim=8, max_position_embeddings=2048)
+    assert facts(config).biases == (False, False, False)
     assert config.tie_word_embeddings is False
-    assert config.windows == (None, None, None)
+    assert facts(config).windows == (None, None, None)
     assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (1, (2,), None)
 
 
@@ -47,11 +47,11 @@ def test_a_family_says_what_its_config_leaves_out(model_type, expected):
     heads = 4 if model_type == "llama" else 32
     sizes = {"vocab_size": 9, "hidden_size": 64, "intermediate_size": 8, "num_hidden_layers": 2}
     hf = {"model_type": model_type, "num_attention_heads": heads, **sizes}
-    config = DecoderConfig.from_hf(hf)
+    config = read_config(hf)
     read = (
-        config.num_key_value_heads,
+        facts(config).num_key_value_heads,
         config.max_position_embeddings,
-        config.windows,
+        facts(config).windows,
         config.bos_token_id,
         config.eos_token_id,
     )
@@ -66,13 +66,13 @@ def test_a_family_says_what_its_config_leaves_out(model_type, expected):
 
 def test_a_qwen2_windows_its_layers_from_the_28th_on():
     given = {"model_type": "qwen2", "use_sliding_window": True, "num_hidden_layers": 30}
-    assert make_config(**given).windows == (None,) * 28 + (4096, 4096)
+    assert facts(make_config(**given)).windows == (None,) * 28 + (4096, 4096)
 
 
 def test_no_end_of_text_is_not_the_familys():
     config = make_config(bos_token_id=None, eos_token_id=None)
     assert (config.bos_token_id, config.eos_token_id) == (None, ())
-    assert DecoderConfig.from_hf(config.to_hf()) == config
+    assert read_config(write_config(config)) == config
 
 
 def test_config_is_frozen():
@@ -83,30 +83,25 @@ def test_config_is_frozen():
 def test_a_family_decides_its_biases():
     assert set(FAMILIES) == {"llama", "mistral", "qwen2", "gpt2", "starcoder2"}
     llama = make_config(attention_bias=True, mlp_bias=True)
-    assert (llama.attention_bias, llama.output_bias, llama.mlp_bias) == (True, True, True)
+    assert facts(llama).biases == (True, True, True)
     mistral = make_config(model_type="mistral", attention_bias=True)
-    assert (mistral.attention_bias, mistral.output_bias, mistral.mlp_bias) == (False, False, False)
+    assert facts(mistral).biases == (False, False, False)
     qwen2 = make_config(model_type="qwen2")
-    assert (qwen2.attention_bias, qwen2.output_bias, qwen2.mlp_bias) == (True, False, False)
+    assert facts(qwen2).biases == (True, False, False)
     starcoder2 = make_config(model_type="starcoder2", hidden_act=None, use_bias=False)
-    assert (starcoder2.attention_bias, starcoder2.output_bias) == (False, False)
-    assert not starcoder2.mlp_bias
+    assert facts(starcoder2).biases == (False, False, False)
 
 
 def test_gpt2_is_read_under_its_own_keys_and_defaults():
-    gpt2 = DecoderConfig.from_hf(
+    gpt2 = read_config(
         {"model_type": "gpt2", "vocab_size": 9, "n_embd": 8, "n_layer": 3, "n_head": 2}
     )
-    assert (gpt2.hidden_size, gpt2.num_hidden_layers, gpt2.num_attention_heads) == (8, 3, 2)
-    assert (gpt2.intermediate_size, gpt2.max_position_embeddings) == (32, 1024)
-    assert (gpt2.norm, gpt2.norm_eps, gpt2.activation, gpt2.rope) == (
-        "layer_norm",
-        1e-5,
-        "gelu",
-        None,
-    )
+    assert (gpt2.hidden_size, gpt2.num_hidden_layers, facts(gpt2).num_attention_heads) == (8, 3, 2)
+    assert (facts(gpt2).intermediate_size, gpt2.max_position_embeddings) == (32, 1024)
+    assert gpt2.norm == LayerNormSpec(1e-5)
+    assert (facts(gpt2).activation, facts(gpt2).rope) == ("gelu", None)
     assert gpt2.tie_word_embeddings
-    assert DecoderConfig.from_hf(gpt2.to_hf()) == gpt2
+    assert read_config(write_config(gpt2)) == gpt2
 
 
 @pytest.mark.parametrize(
@@ -141,7 +136,7 @@ def test_gpt2_is_read_under_its_own_keys_and_defaults():
     ],
 )
 def test_sliding_windows(changes, windows):
-    assert make_config(**changes).windows == windows
+    assert facts(make_config(**changes)).windows == windows
 
 
 ROPE = {
@@ -156,15 +151,15 @@ ROPE = {
 @pytest.mark.parametrize("name", list(ROPE))
 def test_both_spellings_of_rope_mean_the_same(name):
     plain = without("rope_theta")
-    old = DecoderConfig.from_hf(plain | {"rope_theta": 500.0, "rope_scaling": ROPE[name]})
-    new = DecoderConfig.from_hf(plain | {"rope_parameters": {"rope_theta": 500.0} | ROPE[name]})
+    old = read_config(plain | {"rope_theta": 500.0, "rope_scaling": ROPE[name]})
+    new = read_config(plain | {"rope_parameters": {"rope_theta": 500.0} | ROPE[name]})
     first = {"type" if k == "rope_type" else k: v for k, v in ROPE[name].items()}
-    oldest = DecoderConfig.from_hf(plain | {"rope_theta": 500.0, "rope_scaling": first})
+    oldest = read_config(plain | {"rope_theta": 500.0, "rope_scaling": first})
     assert old == new == oldest
-    assert old.rope.rope_theta == 500.0
-    assert old.rope.rope_type == ROPE[name]["rope_type"]
+    assert facts(old).rope.rope_theta == 500.0
+    assert facts(old).rope.rope_type == ROPE[name]["rope_type"]
     for key, value in ROPE[name].items():
-        assert getattr(old.rope, key) == value
+        assert getattr(facts(old).rope, key) == value
 
 
 def test_rope_scaling_wins_over_rope_parameters():
@@ -173,7 +168,7 @@ def test_rope_scaling_wins_over_rope_parameters():
         "rope_scaling": {"rope_type": "linear", "factor": 2.0},
         "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0},
     }
-    rope = DecoderConfig.from_hf(plain | both).rope
+    rope = facts(read_config(plain | both)).rope
     assert (rope.factor, rope.rope_theta) == (2.0, 10000.0)
     transformers = pytest.importorskip("transformers", reason="transformers is the reference here")
     theirs = transformers.AutoConfig.for_model(**(plain | both)).rope_parameters
@@ -182,7 +177,7 @@ def test_rope_scaling_wins_over_rope_parameters():
 
 def test_trained_length_defaults_to_the_context():
     config = make_config(rope_scaling={"rope_type": "yarn", "factor": 4.0})
-    assert config.rope.original_max_position_embeddings == BASE["max_position_embeddings"]
+    assert facts(config).rope.original_max_position_embeddings == BASE["max_position_embeddings"]
 
 
 @pytest.mark.parametrize("given", [None, 2, [2, 3], -1, []])
@@ -199,7 +194,7 @@ def test_token_ids_are_one_many_or_none(given):
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_to_hf_round_trips(name):
     config = make_config(**VARIANTS[name], eos_token_id=[2, 3], bos_token_id=1)
-    assert DecoderConfig.from_hf(config.to_hf()) == config
+    assert read_config(write_config(config)) == config
 
 
 @pytest.mark.parametrize(
@@ -284,7 +279,7 @@ def test_what_cannot_be_is_refused_in_one_line(changes, said):
 @pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "num_hidden_layers"])
 def test_a_missing_field_is_named(key):
     with pytest.raises(ConfigError, match=f"must give {key}"):
-        DecoderConfig.from_hf(without(key))
+        read_config(without(key))
 
 
 @pytest.mark.parametrize(
@@ -314,7 +309,7 @@ def test_a_missing_field_is_named(key):
 def test_context_length_counts_stretched_rope(positions, rope, context, caplog):
     config = make_config(max_position_embeddings=positions, rope_scaling=rope)
     assert config.context_length == context
-    assert DecoderConfig.from_hf(config.to_hf()) == config
+    assert read_config(write_config(config)) == config
     assert not caplog.records
 
 
@@ -324,7 +319,7 @@ def test_a_context_may_be_asked_for(caplog):
     assert not caplog.records
     assert config.with_context(100).context_length == 100
     assert "a context of 100 is above the 64 positions" in caplog.text
-    assert config.with_context(8).to_hf() == config.to_hf()
+    assert write_config(config.with_context(8)) == write_config(config)
     with pytest.raises(RequestError, match=r"at most the 64 positions .* learned; got 65"):
         make_config(model_type="gpt2").with_context(65)
     for wrong in (0, -1, True, 8.0, "8"):
@@ -346,5 +341,5 @@ def test_rope_turns_whole_heads(key, part):
 
 
 def test_null_for_the_norms_epsilon_is_the_familys_own():
-    assert make_config(model_type="gpt2", layer_norm_epsilon=None).norm_eps == 1e-5
-    assert make_config(rms_norm_eps=None).norm_eps == 1e-6
+    assert facts(make_config(model_type="gpt2", layer_norm_epsilon=None)).norm_eps == 1e-5
+    assert facts(make_config(rms_norm_eps=None)).norm_eps == 1e-6

@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.tiny import VARIANTS, YARN, make_config
-from xplm.config import DecoderConfig
+from tests.tiny import VARIANTS, YARN, facts, make_config
 from xplm.errors import ConfigError
-from xplm.families import FAMILIES
+from xplm.models.families.config_json import read_config, write_config
+from xplm.models.families.table import FAMILIES
 
 
 def test_keys_that_nobody_reads_are_named_in_one_warning(caplog):
@@ -26,7 +26,7 @@ def test_keys_that_nobody_reads_are_named_in_one_warning(caplog):
 
 def test_an_older_type_of_rope_that_contradicts_the_newer_is_named(caplog):
     both = {"type": "linear", "rope_type": "dynamic", "factor": 2.0}
-    assert make_config(rope_scaling=both).rope.rope_type == "dynamic"
+    assert facts(make_config(rope_scaling=both)).rope.rope_type == "dynamic"
     assert caplog.messages[0].endswith("they are ignored: rope_scaling.type")
     caplog.clear()
     make_config(rope_scaling=both | {"type": "dynamic"})
@@ -35,7 +35,7 @@ def test_an_older_type_of_rope_that_contradicts_the_newer_is_named(caplog):
 
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_a_config_of_our_own_gives_no_warning(name, caplog):
-    DecoderConfig.from_hf(make_config(**VARIANTS[name]).to_hf() | {"torch_dtype": "float32"})
+    read_config(write_config(make_config(**VARIANTS[name])) | {"torch_dtype": "float32"})
     assert not caplog.records
 
 
@@ -59,7 +59,7 @@ def test_a_config_of_our_own_gives_no_warning(name, caplog):
     ],
 )
 def test_a_key_that_is_not_honoured_is_refused_by_name(model_type, given, said):
-    if "this" in said and FAMILIES[model_type].has_layer_types:
+    if "this" in said and "use_sliding_window" in FAMILIES[model_type].keys:
         pytest.skip("layer_types are read")
     sizes = {"model_type": model_type, "num_attention_heads": 4, "num_key_value_heads": 4}
     with pytest.raises(ConfigError, match=said):
@@ -76,23 +76,27 @@ def test_a_key_at_its_neutral_value_is_taken(model_type):
 
 def test_gpt2_says_what_its_scores_are_scaled_by():
     plain = make_config(model_type="gpt2")
-    assert [plain.attention_scale(layer) for layer in (0, 1)] == [0.5, 0.5]
+    assert facts(plain).scales == [0.5, 0.5]
     by_layer = make_config(model_type="gpt2", scale_attn_by_inverse_layer_idx=True)
-    assert [by_layer.attention_scale(layer) for layer in (0, 1)] == [0.5, 0.25]
+    assert facts(by_layer).scales == [0.5, 0.25]
     alone = make_config(
         model_type="gpt2", scale_attn_by_inverse_layer_idx=True, scale_attn_weights=False
     )
-    assert [alone.attention_scale(layer) for layer in (0, 1)] == [1.0, 0.5]
+    assert facts(alone).scales == [1.0, 0.5]
     for config in (plain, by_layer, alone):
-        assert DecoderConfig.from_hf(config.to_hf()) == config
-    assert make_config(scale_attn_weights=False).attention_scale(1) == 0.5  # not a Llama's key
+        assert read_config(write_config(config)) == config
+    assert facts(make_config(scale_attn_weights=False)).scales[1] == 0.5  # not a Llama's key
 
 
 def test_gpt2_is_read_under_the_usual_names_too_but_not_under_two():
     sizes = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2}
-    usual = DecoderConfig.from_hf({"model_type": "gpt2", "vocab_size": 9, **sizes})
-    assert (usual.hidden_size, usual.num_hidden_layers, usual.num_attention_heads) == (8, 3, 2)
+    usual = read_config({"model_type": "gpt2", "vocab_size": 9, **sizes})
+    assert (usual.hidden_size, usual.num_hidden_layers, facts(usual).num_attention_heads) == (
+        8,
+        3,
+        2,
+    )
     with pytest.raises(ConfigError, match="hidden_size is n_embd here; got 8 and 16"):
-        DecoderConfig.from_hf({"model_type": "gpt2", "vocab_size": 9, **sizes, "n_embd": 16})
+        read_config({"model_type": "gpt2", "vocab_size": 9, **sizes, "n_embd": 16})
     with pytest.raises(ConfigError, match="heads of a gpt2 share its width of 8; got 2 heads of 6"):
-        DecoderConfig.from_hf({"model_type": "gpt2", "vocab_size": 9, **sizes, "head_dim": 6})
+        read_config({"model_type": "gpt2", "vocab_size": 9, **sizes, "head_dim": 6})

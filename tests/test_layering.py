@@ -12,7 +12,7 @@ LAYERS = [
     {
         "params",
         "config",
-        "families",
+        "specs",
         "rope_scaling",
         "host_memory",
         "backend",

@@ -1,40 +1,42 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 
-from xplm.rope_scaling import ROPE_TYPES, RopeConfig, inverse_frequencies
+from xplm.rope_scaling import ROPE_TYPES, inverse_frequencies
+from xplm.specs import RopeSpec
+
+make_rope = partial(RopeSpec, dim=8, max_position_embeddings=64)
 
 
-def frequencies(rope, *, head_dim=8, max_position_embeddings=64, length=1):
-    return inverse_frequencies(
-        rope, head_dim=head_dim, max_position_embeddings=max_position_embeddings, length=length
-    )
+def frequencies(rope, *, length=1):
+    return inverse_frequencies(rope, length=length)
 
 
 def test_default_by_hand():
-    inv_freq, scale = frequencies(RopeConfig(rope_theta=10000.0))
+    inv_freq, scale = frequencies(make_rope(rope_theta=10000.0))
     np.testing.assert_allclose(inv_freq, [1, 0.1, 0.01, 0.001], rtol=1e-14)
     assert inv_freq.dtype == np.float64
     assert scale == 1.0
 
 
 def test_linear_divides_every_frequency():
-    inv_freq, scale = frequencies(RopeConfig("linear", factor=4.0))
+    inv_freq, scale = frequencies(make_rope("linear", factor=4.0))
     np.testing.assert_allclose(inv_freq, [0.25, 0.025, 0.0025, 0.00025], rtol=1e-14)
     assert scale == 1.0
 
 
 def test_dynamic_is_plain_up_to_the_trained_length():
-    plain, _ = frequencies(RopeConfig())
+    plain, _ = frequencies(make_rope())
     for length in (1, 63, 64):
-        inv_freq, _ = frequencies(RopeConfig("dynamic", factor=2.0), length=length)
+        inv_freq, _ = frequencies(make_rope("dynamic", factor=2.0), length=length)
         np.testing.assert_allclose(inv_freq, plain, rtol=1e-14)
 
 
 def test_dynamic_stretches_theta_beyond_it():
     # Twice the length at factor 2: theta grows by (2 * 2 - 1)^(8 / 6), so the slowest pair turns 3 times slower.
-    inv_freq, scale = frequencies(RopeConfig("dynamic", factor=2.0), length=128)
+    inv_freq, scale = frequencies(make_rope("dynamic", factor=2.0), length=128)
     np.testing.assert_allclose(
         inv_freq, np.array([1, 0.1 / 3 ** (1 / 3), 0.01 / 3 ** (2 / 3), 0.001 / 3])
     )
@@ -42,7 +44,7 @@ def test_dynamic_stretches_theta_beyond_it():
 
 
 def test_llama3_keeps_fast_pairs_and_interpolates_slow_ones():
-    rope = RopeConfig(
+    rope = make_rope(
         "llama3",
         factor=8.0,
         low_freq_factor=1.0,
@@ -61,7 +63,7 @@ def test_llama3_keeps_fast_pairs_and_interpolates_slow_ones():
 def test_yarn_ramps_between_its_two_pairs():
     # theta = 10^4 and D = 8: pair(turns) = 4 log10(L / (2 pi turns)) / 4. L = 2 pi 100: pair(100) = 0, pair(1) = 2.
     trained = 2 * math.pi * 100
-    rope = RopeConfig(
+    rope = make_rope(
         "yarn",
         factor=4.0,
         original_max_position_embeddings=trained,  # type: ignore[arg-type]
@@ -77,7 +79,7 @@ def test_yarn_ramps_between_its_two_pairs():
 
 
 def test_yarn_truncation_rounds_the_ramp_outwards():
-    rope = RopeConfig("yarn", factor=4.0, original_max_position_embeddings=100, beta_fast=4.0)
+    rope = make_rope("yarn", factor=4.0, original_max_position_embeddings=100, beta_fast=4.0)
     # pair(4) = log10(100 / 8 pi) = 0.6 -> 0; pair(1) = log10(100 / 2 pi) = 1.2 -> 2: ramp 0, 1/2, 1, 1.
     inv_freq, _ = frequencies(rope)
     expected = [1, (0.1 + 0.1 / 4) / 2, 0.01 / 4, 0.001 / 4]
@@ -98,14 +100,14 @@ def test_yarn_truncation_rounds_the_ramp_outwards():
 )
 def test_yarn_scale_of_cos_and_sin(fields, expected):
     given = {"factor": 4.0, "original_max_position_embeddings": 16} | fields
-    _, scale = frequencies(RopeConfig("yarn", **given))
+    _, scale = frequencies(make_rope("yarn", **given))
     assert scale == pytest.approx(expected, rel=1e-14)
 
 
 def test_every_type_gives_one_positive_number_a_pair():
     for rope_type in ROPE_TYPES:
-        rope = RopeConfig(rope_type, factor=2.0, original_max_position_embeddings=32)
-        inv_freq, scale = frequencies(rope, head_dim=10, length=100)
+        rope = make_rope(rope_type, factor=2.0, original_max_position_embeddings=32, dim=10)
+        inv_freq, scale = frequencies(rope, length=100)
         assert inv_freq.shape == (5,)
         assert (inv_freq > 0).all()
         assert (np.diff(inv_freq) < 0).all()

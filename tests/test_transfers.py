@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.tiny import facts
 from tests.train.runs import start, tiny_recipe
 from xplm.cli.bench import count_decode
 from xplm.generate.engine import Engine
@@ -46,8 +47,8 @@ def test_a_decoded_token_moves_its_id_its_angles_and_its_logits(refusing, name):
     rt = make_runtime(refusing, "fp32")
     engine = Engine(rt, config, init_params(rt, param_specs(config), 0))
     copies = count_decode(engine, np.array([1, 2, 3]))
-    half = config.head_dim // 2
-    arrays, n_bytes = (2, 2 * INT) if config.rope is None else (3, INT + 2 * half * FLOAT)
+    half = facts(config).head_dim // 2
+    arrays, n_bytes = (2, 2 * INT) if facts(config).rope is None else (3, INT + 2 * half * FLOAT)
     assert copies == Transfers(arrays, n_bytes, 1, config.vocab_size * FLOAT)
 
 
@@ -60,7 +61,7 @@ def test_a_training_step_moves_the_batch_its_angles_the_loss_and_the_norm(refusi
     train_step(replace(task, rt=replace(task.rt, backend=backend)), trainer.state, [batch])
 
     B, T = batch.ids.shape
-    half = task.config.head_dim // 2
+    half = facts(task.config).head_dim // 2
     ids_and_targets, cos_and_sin = 2 * B * T * INT, 2 * T * half * FLOAT
     assert copies == Transfers(4, ids_and_targets + cos_and_sin, 2, 2 * FLOAT)
 

@@ -1,11 +1,13 @@
 """Configurations small enough for a naive float64 decoder, one for each flag of a family."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from xplm.config import DecoderConfig
 from xplm.models.decoder import param_specs
+from xplm.models.families.config_json import read_config
 from xplm.params import init_params
 from xplm.runtime import Runtime
 from xplm.typing import Params
@@ -59,9 +61,27 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+def facts(config: DecoderConfig) -> SimpleNamespace:
+    """What the blocks of a configuration have in common, and what differs by layer, by short names."""
+    block = config.blocks[0]
+    return SimpleNamespace(
+        num_attention_heads=block.mixer.num_heads,
+        num_key_value_heads=block.mixer.num_key_value_heads,
+        head_dim=block.mixer.head_dim,
+        intermediate_size=block.mlp.intermediate_size,
+        norm=type(block.norm),
+        norm_eps=block.norm.eps,
+        activation=block.mlp.activation,
+        rope=block.mixer.rope,
+        biases=(block.mixer.qkv_bias, block.mixer.output_bias, block.mlp.bias),
+        scales=[b.mixer.scale for b in config.blocks],
+        windows=tuple(b.mixer.window for b in config.blocks),
+    )
+
+
 def make_config(**changes: Any) -> DecoderConfig:
     """BASE with changes."""
-    return DecoderConfig.from_hf(BASE | changes)
+    return read_config(BASE | changes)
 
 
 def make_params(rt: Runtime, config: DecoderConfig, seed: int = 0) -> Params:

@@ -40,13 +40,11 @@ class KVCache:
             batch: rows.
             capacity: slots a row.
         """
-        shape = (batch, config.num_key_value_heads, capacity, config.head_dim)
+        xp, dtype, device = rt.backend.xp, rt.dtype.cache, rt.backend.device
 
         def zeros() -> list[Array]:
-            return [
-                rt.backend.xp.zeros(shape, dtype=rt.dtype.cache, device=rt.backend.device)
-                for _ in range(config.num_hidden_layers)
-            ]
+            shapes = [(batch, K, capacity, D) for K, D in _heads(config)]
+            return [xp.zeros(shape, dtype=dtype, device=device) for shape in shapes]
 
         with memory_faults(rt.backend, "the key/value cache", ADVICE):
             return cls(rt, zeros(), zeros(), 0)
@@ -54,9 +52,8 @@ class KVCache:
     @staticmethod
     def count_bytes(rt: Runtime, config: DecoderConfig, batch: int, capacity: int) -> int:
         """Bytes that `allocate` takes; the arguments are its own."""
-        slots = batch * capacity * config.num_hidden_layers
-        width = config.num_key_value_heads * config.head_dim
-        return 2 * slots * width * rt.host_dtype.cache.itemsize
+        width = sum(K * D for K, D in _heads(config))
+        return 2 * batch * capacity * width * rt.host_dtype.cache.itemsize
 
     @property
     def batch(self) -> int:
@@ -135,3 +132,8 @@ class KVCache:
             keys = [change(array) for array in self._keys]
             values = [change(array) for array in self._values]
         return KVCache(self._rt, keys, values, self.length)
+
+
+def _heads(config: DecoderConfig) -> list[tuple[int, int]]:
+    """K and D of each layer."""
+    return [(b.mixer.num_key_value_heads, b.mixer.head_dim) for b in config.blocks]

@@ -7,6 +7,7 @@ all read the same row.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,6 +40,13 @@ class ParamSpec:
     def size(self) -> int:
         """Numbers in it."""
         return math.prod(self.shape)
+
+
+class Init(NamedTuple):
+    """Standard deviations of a block's initial matrices."""
+
+    std: float
+    residual_std: float  # of those whose output is added to the residual stream
 
 
 def accumulate(grads: Params, more: Params) -> Params:

@@ -18,74 +18,46 @@ Numerics. Computed once a forward pass, on the host, in float64; `xplm.kernels.r
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from xplm.specs import RopeSpec
+
 SHORTEST_TRAINED = 2048  # positions: Llama's first models; none was trained on fewer
 
 
-@dataclass(frozen=True)
-class RopeConfig:
-    """The fields of Hugging Face's `rope_parameters`; those that a type does not use keep their defaults."""
-
-    rope_type: str = "default"
-    rope_theta: float = 10000.0
-    factor: float = 1.0  # how many times longer than trained
-    original_max_position_embeddings: int | None = (
-        None  # trained length, positions; yarn and llama3 have one
-    )
-    low_freq_factor: float = 1.0  # llama3: wavelengths above trained length / this are interpolated
-    high_freq_factor: float = 4.0  # llama3: wavelengths below trained length / this are kept
-    attention_factor: float | None = None  # yarn: scale of cos and sin; None takes the paper's
-    beta_fast: float = 32.0  # yarn: pairs with more turns over the trained length are kept
-    beta_slow: float = 1.0  # yarn: pairs with fewer are interpolated
-    mscale: float | None = None  # yarn, DeepSeek's variant of attention_factor
-    mscale_all_dim: float | None = None
-    truncate: bool = True  # yarn: round the ramp's ends to whole pairs
-
-
-def inverse_frequencies(
-    rope: RopeConfig, *, head_dim: int, max_position_embeddings: int, length: int
-) -> tuple[np.ndarray, float]:
+def inverse_frequencies(rope: RopeSpec, *, length: int) -> tuple[np.ndarray, float]:
     """Frequencies for a sequence of `length` positions.
 
     Args:
         rope: type and parameters.
-        head_dim: D.
-        max_position_embeddings: the configured context, in positions; only "dynamic" reads it.
         length: positions in use, the ones in this forward pass included; only "dynamic" reads it.
 
     Returns:
-        inv_freq (D/2,) float64 in radians a position, and the scale of cos and sin.
+        inv_freq (dim/2,) float64 in radians a position, and the scale of cos and sin.
     """
-    exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
+    exponents = np.arange(0, rope.dim, 2, dtype=np.float64) / rope.dim
     if rope.rope_type == "dynamic":
-        theta = _dynamic_theta(rope, head_dim, max_position_embeddings, length)
-        return theta**-exponents, 1.0
+        return _dynamic_theta(rope, length) ** -exponents, 1.0
     return SCALINGS[rope.rope_type](rope, rope.rope_theta**-exponents)
 
 
-def stretched_context(rope: RopeConfig, max_position_embeddings: int) -> int:
+def stretched_context(rope: RopeSpec) -> int:
     """The positions that a model was stretched to.
 
     A linear or dynamic type that names no trained length has it in max_position_embeddings, or has the stretched one
     there: both are usual. The arithmetic of "dynamic" takes max_position_embeddings for the trained length. That of
     "linear" takes neither, so it is the stretched length if a factor of it is at least SHORTEST_TRAINED.
-
-    Args:
-        rope: type and parameters.
-        max_position_embeddings: as configured.
     """
-    trained = rope.original_max_position_embeddings
+    trained, configured = rope.original_max_position_embeddings, rope.max_position_embeddings
     if rope.rope_type not in ("linear", "dynamic", "yarn"):
-        return max_position_embeddings
+        return configured
     if trained is not None:
-        return max(max_position_embeddings, int(trained * rope.factor))
-    if rope.rope_type == "linear" and max_position_embeddings >= SHORTEST_TRAINED * rope.factor:
-        return max_position_embeddings
-    return int(max_position_embeddings * max(rope.factor, 1.0))
+        return max(configured, int(trained * rope.factor))
+    if rope.rope_type == "linear" and configured >= SHORTEST_TRAINED * rope.factor:
+        return configured
+    return int(configured * max(rope.factor, 1.0))
 
 
 def unread_rope_keys(hf: Mapping[str, Any]) -> list[str]:
@@ -102,20 +74,21 @@ def unread_rope_keys(hf: Mapping[str, Any]) -> list[str]:
     return [f"{name}.{key}" for key in unread]
 
 
-def _default(_: RopeConfig, inv_freq: np.ndarray) -> tuple[np.ndarray, float]:
+def _default(_: RopeSpec, inv_freq: np.ndarray) -> tuple[np.ndarray, float]:
     return inv_freq, 1.0
 
 
-def _linear(rope: RopeConfig, inv_freq: np.ndarray) -> tuple[np.ndarray, float]:
+def _linear(rope: RopeSpec, inv_freq: np.ndarray) -> tuple[np.ndarray, float]:
     return inv_freq / rope.factor, 1.0
 
 
-def _dynamic_theta(rope: RopeConfig, head_dim: int, trained: int, length: int) -> float:
+def _dynamic_theta(rope: RopeSpec, length: int) -> float:
+    trained = rope.max_position_embeddings
     stretch = rope.factor * max(length, trained) / trained - (rope.factor - 1.0)
-    return rope.rope_theta * stretch ** (head_dim / (head_dim - 2))
+    return rope.rope_theta * stretch ** (rope.dim / (rope.dim - 2))
 
 
-def _llama3(rope: RopeConfig, inv_freq: np.ndarray) -> tuple[np.ndarray, float]:
+def _llama3(rope: RopeSpec, inv_freq: np.ndarray) -> tuple[np.ndarray, float]:
     trained = _trained_length(rope)
     turns = trained * inv_freq / (2.0 * math.pi)  # of each pair over the trained length
     low, high = rope.low_freq_factor, rope.high_freq_factor
@@ -124,7 +97,7 @@ def _llama3(rope: RopeConfig, inv_freq: np.ndarray) -> tuple[np.ndarray, float]:
     return (1.0 - keep) * inv_freq / rope.factor + keep * inv_freq, 1.0
 
 
-def _yarn(rope: RopeConfig, inv_freq: np.ndarray) -> tuple[np.ndarray, float]:
+def _yarn(rope: RopeSpec, inv_freq: np.ndarray) -> tuple[np.ndarray, float]:
     trained = _trained_length(rope)
     half = len(inv_freq)
 
@@ -143,7 +116,7 @@ def _yarn(rope: RopeConfig, inv_freq: np.ndarray) -> tuple[np.ndarray, float]:
     return mixed, _yarn_attention_factor(rope)
 
 
-def _yarn_attention_factor(rope: RopeConfig) -> float:
+def _yarn_attention_factor(rope: RopeSpec) -> float:
     def temperature(weight: float) -> float:
         return 1.0 if rope.factor <= 1.0 else 0.1 * weight * math.log(rope.factor) + 1.0
 
@@ -154,12 +127,12 @@ def _yarn_attention_factor(rope: RopeConfig) -> float:
     return temperature(1.0)
 
 
-def _trained_length(rope: RopeConfig) -> int:
+def _trained_length(rope: RopeSpec) -> int:
     assert rope.original_max_position_embeddings is not None  # the configuration was validated
     return rope.original_max_position_embeddings
 
 
-SCALINGS: dict[str, Callable[[RopeConfig, np.ndarray], tuple[np.ndarray, float]]] = {
+SCALINGS: dict[str, Callable[[RopeSpec, np.ndarray], tuple[np.ndarray, float]]] = {
     "default": _default,
     "linear": _linear,
     "llama3": _llama3,

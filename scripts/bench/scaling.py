@@ -10,10 +10,10 @@ from bench.turns import repeated
 from xplm.backend import load_backend
 from xplm.cli.places import home
 from xplm.cli.process import tune_process
-from xplm.config import DecoderConfig
 from xplm.generate.engine import Engine
 from xplm.language_model import load
 from xplm.models.decoder import param_specs
+from xplm.models.families.config_json import read_config
 from xplm.params import init_params
 from xplm.runtime import make_runtime
 
@@ -91,7 +91,7 @@ def make_engine(options: dict[str, Any]) -> Engine:
         return load(options["model"], home=home(), **where).engine
     backend = load_backend(options["backend"], options["device"])
     rt = make_runtime(backend, "fp32", options["kernels"])
-    config = DecoderConfig.from_hf(SMALL)
+    config = read_config(SMALL)
     return Engine(rt, config, init_params(rt, param_specs(config), options["seed"]))
 
 

@@ -8,11 +8,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from xplm.config import DecoderConfig
+from xplm.models.families.config_json import write_config
 
 
 def make_torch_model(config: DecoderConfig, params: Mapping[str, np.ndarray]) -> Any:
     """The model in float32, with copies of the parameters (float32, on the host)."""
-    model = LlamaForCausalLM(LlamaConfig(**config.to_hf(), attn_implementation="sdpa"))
+    model = LlamaForCausalLM(LlamaConfig(**write_config(config), attn_implementation="sdpa"))
     state = {name: torch.tensor(param) for name, param in params.items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected, unexpected

@@ -45,16 +45,16 @@ class Sizes(NamedTuple):
 
 def measure_sizes(config: DecoderConfig) -> Sizes:
     """The sizes of a configuration."""
-    specs = param_specs(config)
+    specs, mixer = param_specs(config), config.blocks[0].mixer
     unread = {EMBEDDING} - {head_name(config)}
     return Sizes(
         read_numbers=sum(spec.size for name, spec in specs.items() if name not in unread),
         hidden_numbers=sum(spec.size for spec in specs.values() if spec.is_hidden_matrix),
         head_numbers=specs[head_name(config)].size,
-        cache_numbers=2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim,
+        cache_numbers=2 * config.num_hidden_layers * mixer.num_key_value_heads * mixer.head_dim,
         layers=config.num_hidden_layers,
-        attention_width=config.num_attention_heads * config.head_dim,
-        mlp_width=config.intermediate_size,
+        attention_width=mixer.num_heads * mixer.head_dim,
+        mlp_width=config.blocks[0].mlp.intermediate_size,
         vocab_size=config.vocab_size,
         context=config.context_length,
     )

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from tests.checkpoint.tiny import hf_config, random_tensors, write_gguf
+from tests.tiny import facts
 from xplm.checkpoint.gguf import open_gguf
 from xplm.checkpoint.gguf_config import config_from_gguf
-from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError, ConfigError
+from xplm.models.families.config_json import read_config, write_config
 
 METADATA = MappingProxyType(
     {
@@ -47,7 +48,7 @@ def llama3_divisors(factor, theta, head_dim):
 
 
 def test_the_fields_of_a_llama():
-    expected = DecoderConfig.from_hf(
+    expected = read_config(
         hf_config(
             vocab_size=100,
             hidden_size=64,
@@ -71,7 +72,7 @@ def test_a_turn_may_end_with_an_id_of_its_own():
 
 def test_linear_scaling():
     metadata = METADATA | {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
-    rope = config_from_gguf(metadata, SHAPES, None).rope
+    rope = facts(config_from_gguf(metadata, SHAPES, None)).rope
     assert (rope.rope_type, rope.factor) == ("linear", 4.0)
 
 
@@ -81,12 +82,14 @@ def test_yarn_scaling():
         "llama.rope.scaling.factor": 4.0,
         "llama.rope.scaling.original_context_length": 2048,
     }
-    rope = config_from_gguf(metadata, SHAPES, None).rope
+    rope = facts(config_from_gguf(metadata, SHAPES, None)).rope
     assert (rope.rope_type, rope.factor) == ("yarn", 4.0)
     assert rope.original_max_position_embeddings == 2048
     assert rope.attention_factor is None
 
-    rope = config_from_gguf(metadata | {"llama.rope.scaling.attn_factor": 2.0}, SHAPES, None).rope
+    rope = facts(
+        config_from_gguf(metadata | {"llama.rope.scaling.attn_factor": 2.0}, SHAPES, None)
+    ).rope
     assert rope.attention_factor == pytest.approx(2.0 * (0.1 * math.log(4.0) + 1.0))
 
 
@@ -99,13 +102,13 @@ def test_the_ends_of_yarns_ramp():
         "llama.rope.scaling.yarn_beta_slow": 2.0,
         "llama.rope.scaling.yarn_ext_factor": 1.0,
     }
-    rope = config_from_gguf(metadata, SHAPES, None).rope
+    rope = facts(config_from_gguf(metadata, SHAPES, None)).rope
     assert (rope.beta_fast, rope.beta_slow) == (16.0, 2.0)
 
 
 def test_linear_without_a_factor_scales_nothing():
     metadata = METADATA | {"llama.rope.scaling.type": "linear"}
-    assert config_from_gguf(metadata, SHAPES, None).rope.rope_type == "default"
+    assert facts(config_from_gguf(metadata, SHAPES, None)).rope.rope_type == "default"
 
 
 def test_the_length_that_a_linear_scaling_stretched_is_read():
@@ -121,7 +124,7 @@ def test_the_length_that_a_linear_scaling_stretched_is_read():
 
 @pytest.mark.parametrize("key", ["scaling.factor", "scale_linear"])
 def test_a_factor_without_a_type_is_linear(key):
-    rope = config_from_gguf(METADATA | {f"llama.rope.{key}": 4.0}, SHAPES, None).rope
+    rope = facts(config_from_gguf(METADATA | {f"llama.rope.{key}": 4.0}, SHAPES, None)).rope
     assert (rope.rope_type, rope.factor) == ("linear", 4.0)
 
 
@@ -150,7 +153,7 @@ def test_llama3_scaling_is_rebuilt_from_its_divisors(tmp_path, factor):
     )
     checkpoint = open_gguf(path)
 
-    rope = checkpoint.config.rope
+    rope = facts(checkpoint.config).rope
     assert (rope.rope_type, rope.factor) == ("llama3", factor)
     assert (rope.low_freq_factor, rope.high_freq_factor) == (1.0, 4.0)
     assert rope.original_max_position_embeddings == 8192
@@ -217,7 +220,7 @@ def test_one_value_for_all_layers_may_be_written_for_each():
 
 def test_yarn_without_an_original_length_was_trained_on_the_context():
     metadata = METADATA | {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}
-    rope = config_from_gguf(metadata, SHAPES, None).rope
+    rope = facts(config_from_gguf(metadata, SHAPES, None)).rope
     assert (rope.rope_type, rope.original_max_position_embeddings) == ("yarn", 8192)
 
 
@@ -235,15 +238,15 @@ def test_biases_and_windows_of_a_llama_decide_its_family(biases, window, expecte
     names = {"q": "blk.0.attn_q.bias", "o": "blk.0.attn_output.bias"}
     shapes = SHAPES | {names[bias]: (64,) for bias in biases}
     config = config_from_gguf(METADATA | {"llama.attention.sliding_window": window}, shapes, None)
-    assert (config.model_type, config.attention_bias, config.output_bias) == expected
-    assert config.windows == (window or None,) * 2
-    assert DecoderConfig.from_hf(config.to_hf()) == config  # which `convert` writes
+    assert (config.model_type, *facts(config).biases[:2]) == expected
+    assert facts(config).windows == (window or None,) * 2
+    assert read_config(write_config(config)) == config  # which `convert` writes
 
 
 def test_a_window_whose_layers_are_not_known_is_refused():
     metadata = {key.replace("llama.", "qwen2."): value for key, value in METADATA.items()}
     metadata |= {"general.architecture": "qwen2", "qwen2.attention.sliding_window": 8192}
-    assert config_from_gguf(metadata, SHAPES, None).windows == (None, None)
+    assert facts(config_from_gguf(metadata, SHAPES, None)).windows == (None, None)
     with pytest.raises(ConfigError, match="sliding_window is 4096"):
         config_from_gguf(metadata | {"qwen2.attention.sliding_window": 4096}, SHAPES, None)
 

@@ -8,8 +8,8 @@ import gguf
 import numpy as np
 from safetensors.numpy import save_file
 
-from xplm.config import DecoderConfig
 from xplm.models.decoder import param_specs
+from xplm.models.families.config_json import read_config
 
 HF_CONFIG: dict[str, Any] = {
     "model_type": "llama",
@@ -53,7 +53,7 @@ def hf_config(**changes: Any) -> dict[str, Any]:
 def random_tensors(config: Mapping[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
     """Float32 tensors of a configuration, by Hugging Face name."""
     rng = np.random.default_rng(seed)
-    specs = param_specs(DecoderConfig.from_hf(config))
+    specs = param_specs(read_config(config))
     return {name: rng.standard_normal(s.shape, np.float32) for name, s in specs.items()}
 
 

@@ -31,9 +31,9 @@ from xplm.checkpoint.files import write_json
 from xplm.checkpoint.gguf_header import GGUFHeader, StoredTensor, read_gguf_header
 from xplm.checkpoint.load import load_params
 from xplm.checkpoint.opening import open_checkpoint
-from xplm.config import DecoderConfig
 from xplm.generate.transcript import read_transcript, write_transcript
 from xplm.models.decoder import param_specs
+from xplm.models.families.config_json import read_config
 from xplm.runtime import make_runtime
 from xplm.text.tokenizer import Tokenizer
 from xplm.text.trainable import train_tokenizer, with_chat_template
@@ -225,7 +225,7 @@ def load_gguf(path: Path, changed: Path) -> None:
 
 
 def make_adapter(path: Path) -> dict[Path, Mutate]:
-    config = DecoderConfig.from_hf(CONFIG)
+    config = read_config(CONFIG)
     specs = adapter_specs(param_specs(config), 2)
     path.mkdir()
     tensors = {name: np.ones(spec.shape, np.float32) for name, spec in specs.items()}
@@ -237,7 +237,7 @@ def make_adapter(path: Path) -> dict[Path, Mutate]:
 
 
 def load_adapter(path: Path, changed: Path) -> None:
-    read_adapter(path, DecoderConfig.from_hf(CONFIG))
+    read_adapter(path, read_config(CONFIG))
 
 
 def make_recipe_file(path: Path) -> dict[Path, Mutate]:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.generate.tiny import tiny_model
 from xplm.generate.sampling import log_normaliser
+from xplm.models.families.config_json import write_config
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_equals_transformers(length_penalty, seed):
     torch = pytest.importorskip("torch", reason="transformers runs on torch")
     transformers = pytest.importorskip("transformers", reason="the oracle")
     lm = tiny_model(seed)
-    config = transformers.LlamaConfig(**lm.config.to_hf())
+    config = transformers.LlamaConfig(**write_config(lm.config))
     peer = transformers.LlamaForCausalLM(config).eval()
     peer.load_state_dict({name: torch.asarray(array) for name, array in lm.params.items()})
 

@@ -5,7 +5,7 @@ import pytest
 
 from tests import naive
 from tests.helpers import Place, assert_close, assert_on, pure
-from tests.tiny import make_config, make_params
+from tests.tiny import facts, make_config, make_params
 from xplm.cache import KVCache
 from xplm.layers.attention import attention_layer_fwd
 from xplm.layers.block import block_fwd
@@ -31,8 +31,8 @@ def setup(backend, **changes):
 def naive_attention(config, p, x):
     B, T, _ = x.shape
     positions = np.broadcast_to(np.arange(T), (B, T))
-    D = config.head_dim
-    inv_freq = config.rope.rope_theta ** (-np.arange(0, D, 2) / D)
+    D = facts(config).head_dim
+    inv_freq = facts(config).rope.rope_theta ** (-np.arange(0, D, 2) / D)
 
     def heads(part):
         name = f"{NAME}.self_attn.{part}_proj"
@@ -40,10 +40,17 @@ def naive_attention(config, p, x):
         return y.reshape(B, T, -1, D).transpose(0, 2, 1, 3)
 
     q, k = (naive.rope(heads(part), positions, inv_freq, 1.0) for part in "qk")
-    y, _ = naive.attention(q, k, heads("v"), start=0, scale=D**-0.5, window=config.windows[1])
+    y, _ = naive.attention(
+        q, k, heads("v"), start=0, scale=D**-0.5, window=facts(config).windows[1]
+    )
     o = f"{NAME}.self_attn.o_proj"
     rows = y.transpose(0, 2, 1, 3).reshape(B, T, -1)
     return naive.linear(rows, p[f"{o}.weight"], p.get(f"{o}.bias"))
+
+
+def run_attention(rt, config, params, x, context):
+    spec, context = config.blocks[1].mixer, context._replace(layer=1)
+    return attention_layer_fwd(rt, spec, params, f"{NAME}.self_attn", x, context)
 
 
 def naive_mlp(p, x):
@@ -69,9 +76,7 @@ def test_attention_layer(backend, changes):
     rt, config, params, p, x = setup(backend, **changes)
     context = make_context(rt, config, 5, None, None)
     on_device = Place(backend, "float64").array(x)
-    y, saved = pure(
-        backend, lambda x: attention_layer_fwd(rt, config, params, 1, x, context), on_device
-    )
+    y, saved = pure(backend, lambda x: run_attention(rt, config, params, x, context), on_device)
     assert_close(backend, y, naive_attention(config, p, x), dtype="float64", bound=BOUND)
     assert saved.q.x is on_device
 
@@ -85,7 +90,7 @@ def test_attention_layer_in_two_steps_of_a_cache(backend):
     for rows in (slice(0, 3), slice(3, 5)):
         T = rows.stop - rows.start
         context = make_context(rt, config, T, cache, None)
-        y, _ = attention_layer_fwd(rt, config, params, 1, place.array(x[:, rows]), context)
+        y, _ = run_attention(rt, config, params, place.array(x[:, rows]), context)
         assert_close(backend, y, expected[:, rows], dtype="float64", bound=BOUND)
         cache.advance(T)
 
@@ -95,7 +100,10 @@ def test_attention_layer_in_two_steps_of_a_cache(backend):
 def test_mlp(backend, mlp_bias):
     rt, config, params, p, x = setup(backend, mlp_bias=mlp_bias)
     on_device = Place(backend, "float64").array(x)
-    y, saved = pure(backend, lambda x: mlp_fwd(rt, config, params, f"{NAME}.mlp", x), on_device)
+    spec, context = config.blocks[1].mlp, make_context(rt, config, 5, None, None)
+    y, saved = pure(
+        backend, lambda x: mlp_fwd(rt, spec, params, f"{NAME}.mlp", x, context), on_device
+    )
     assert_close(backend, y, naive_mlp(p, x), dtype="float64", bound=BOUND)
     assert saved.gate.x is on_device
     assert_on(backend, saved.down.x, dtype="float64", shape=(2, 5, 24))
@@ -105,9 +113,11 @@ def test_block_adds_both_halves_to_the_residual(backend):
     rt, config, params, p, x = setup(backend)
     context = make_context(rt, config, 5, None, None)
     on_device = Place(backend, "float64").array(x)
-    y, saved = pure(backend, lambda x: block_fwd(rt, config, params, 1, x, context), on_device)
+    y, saved = pure(
+        backend, lambda x: block_fwd(rt, config.blocks[1], params, 1, x, context), on_device
+    )
 
-    eps = config.norm_eps
+    eps = facts(config).norm_eps
     middle = x + naive_attention(
         config, p, naive.rms_norm(x, p[f"{NAME}.input_layernorm.weight"], eps)
     )
@@ -126,8 +136,9 @@ def test_context_counts_positions_from_each_rows_first_slot(backend, T):
     positions = np.maximum(3 + np.arange(T) - first[:, None], 0)
     angles = positions[:, None, :, None] * 10000.0 ** (-np.arange(0, 4, 2) / 4)
     # sin and cos of angles up to 6, each angle rounded twice.
-    assert_close(backend, context.cos, np.cos(angles), dtype="float64", bound=20 * 2.0**-53)
-    assert_close(backend, context.sin, np.sin(angles), dtype="float64", bound=20 * 2.0**-53)
+    cos, sin = context.ropes[config.ropes[0]]
+    assert_close(backend, cos, np.cos(angles), dtype="float64", bound=20 * 2.0**-53)
+    assert_close(backend, sin, np.sin(angles), dtype="float64", bound=20 * 2.0**-53)
     assert backend.to_host(context.first).tolist() == [[2] * T, [0] * T]
     assert (context.start, context.cache) == (3, cache)
 
@@ -135,4 +146,4 @@ def test_context_counts_positions_from_each_rows_first_slot(backend, T):
 def test_padding_slots_take_position_zero(numpy_backend):
     rt, config, _, _, _ = setup(numpy_backend)
     context = make_context(rt, config, 3, None, np.array([2]))
-    assert context.sin[0, 0, :, 0].tolist() == [0, 0, 0]
+    assert context.ropes[config.ropes[0]].sin[0, 0, :, 0].tolist() == [0, 0, 0]

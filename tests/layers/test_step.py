@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import to_numpy
-from tests.tiny import VARIANTS, draw_ids, make_config, make_params
+from tests.tiny import VARIANTS, draw_ids, facts, make_config, make_params
 from xplm.cache import KVCache
 from xplm.kernels import PORTABLE
 from xplm.layers.block import block_fwd
@@ -38,8 +38,8 @@ def backend_ids(rt, ids):
 
 
 def block_by_block(rt, config, params, x, context):
-    for layer in range(config.num_hidden_layers):
-        x, _ = block_fwd(rt, config, params, layer, x, context)
+    for layer, block in enumerate(config.blocks):
+        x, _ = block_fwd(rt, block, params, layer, x, context)
     return to_numpy(rt.backend, x)
 
 
@@ -54,7 +54,9 @@ def test_a_step_is_its_blocks_to_the_last_bit(numpy_backend, policy, name):
     expected = block_by_block(rt, config, params, x, block)
     np.testing.assert_array_equal(to_numpy(rt.backend, y), expected)
     for layer in range(config.num_hidden_layers):
-        none = rt.backend.xp.zeros((2, config.num_key_value_heads, 0, config.head_dim))
+        none = rt.backend.xp.zeros(
+            (2, facts(config).num_key_value_heads, 0, facts(config).head_dim)
+        )
         for a, b in zip(*[c.cache.write(layer, none, none) for c in (step, block)], strict=True):
             np.testing.assert_array_equal(to_numpy(rt.backend, a), to_numpy(rt.backend, b))
 

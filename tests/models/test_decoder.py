@@ -46,12 +46,7 @@ def test_equals_the_naive_decoder(numpy_backend, name):
     model = Model(numpy_backend, **VARIANTS[name])
     ids = draw_ids(21, 2, 12)
     config = model.config
-    inv_freq, scale = inverse_frequencies(
-        config.rope,
-        head_dim=config.head_dim,
-        max_position_embeddings=config.max_position_embeddings,
-        length=12,
-    )
+    inv_freq, scale = inverse_frequencies(*config.ropes, length=12)
     expected = naive.decoder(config, model.params, ids, inv_freq, scale)
     assert np.abs(model(ids) - expected).max() < BOUND["fp64"]
 

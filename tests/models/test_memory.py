@@ -44,11 +44,12 @@ def saved_bytes(rt, config, rank=0, rate=0.0):
     context = make_context(rt, config, T)
     x, _ = embed_fwd(rt, params, ids, context)
     drop = make_drop(rt, rate, seed=0, step=0, micro=0)
-    x, _ = block_fwd(rt, config, params, 0, x, context, drop)
-    _, saved = block_fwd(rt, config, params, 1, x, context, drop)
+    x, _ = block_fwd(rt, config.blocks[0], params, 0, x, context, drop)
+    _, saved = block_fwd(rt, config.blocks[1], params, 1, x, context, drop)
 
     arrays = owned(tuple(saved), {})
-    for known in (*params.values(), *filter(lambda a: a is not None, context[:3])):
+    tables = [table for rope in context.ropes.values() for table in rope]
+    for known in (*params.values(), *tables):
         for address in owned(known, {}):
             arrays.pop(address, None)
     return sum(arrays.values())

@@ -291,8 +291,8 @@ LAYERS = [
     Mutation(
         "dropout not undone",
         f"{L}/block.py",
-        "dy = undrop(rt, dx, saved.mlp_drop)",
-        "dy = dx",
+        "dz = undrop(rt, dx, saved.mlp_drop)",
+        "dz = dx",
         "layer block with dropout",
     ),
     Mutation(
@@ -378,8 +378,8 @@ MODELS = [
     Mutation(
         "final norm skipped on the way back",
         "xplm/models/training.py",
-        'dx, grads = norm_layer_bwd(rt, config, "model.norm", xp.reshape(dx, shape), norm_saved)',
-        'dx, grads = xp.reshape(dx, shape), norm_layer_bwd(rt, config, "model.norm", '
+        "dx, grads = norm_layer_bwd(rt, config.norm, NORM, xp.reshape(dx, shape), norm_saved)",
+        "dx, grads = xp.reshape(dx, shape), norm_layer_bwd(rt, config.norm, NORM, "
         "xp.reshape(dx, shape), norm_saved)[1]",
         "model starcoder2",
     ),

@@ -5,8 +5,8 @@ from dataclasses import fields
 
 import pytest
 
-from xplm.config import DecoderConfig
-from xplm.families import FAMILIES, FIXED, INERT
+from xplm.models.families.config_json import read_config
+from xplm.models.families.table import FAMILIES, FIXED, INERT
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def test_a_config_as_transformers_writes_it_gives_no_warning(
     config_class, model_type, tmp_path, caplog
 ):
     config_class().save_pretrained(tmp_path)
-    DecoderConfig.from_hf(json.loads((tmp_path / "config.json").read_text()))
-    DecoderConfig.from_hf(json.loads(config_class().to_json_string(use_diff=False)))
-    assert not [record for record in caplog.records if record.name == "xplm.families"]
+    read_config(json.loads((tmp_path / "config.json").read_text()))
+    read_config(json.loads(config_class().to_json_string(use_diff=False)))
+    assert not [record for record in caplog.records if record.name == "xplm.models.families.keys"]
 
 
 def test_what_concerns_sampling_is_known_to_be_inert(transformers):

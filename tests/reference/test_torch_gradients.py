@@ -11,8 +11,8 @@ import pytest
 
 from xplm.backend import load_backend
 from xplm.checkpoint.layouts import stored_tensors
-from xplm.config import DecoderConfig
 from xplm.models.decoder import param_specs
+from xplm.models.families.config_json import read_config, write_config
 from xplm.models.training import IGNORE_INDEX, loss_and_grads
 from xplm.numerics.gradient_check import relative_errors
 from xplm.numerics.tiny_models import draw_params
@@ -76,14 +76,14 @@ class Pair:
 
     def __init__(self, torch, transformers, changes):
         self.torch = torch
-        self.config = DecoderConfig.from_hf(BASE | changes)
+        self.config = read_config(BASE | changes)
         self.specs = param_specs(self.config)
         self.rt = make_runtime(load_backend("numpy"), "fp32")
         self.params = {
             name: array.astype(np.float32)
             for name, array in draw_params(self.specs, seed=3).items()
         }
-        hf = self.config.to_hf() | {"attn_implementation": "eager"}
+        hf = write_config(self.config) | {"attn_implementation": "eager"}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of others' code
             kind = getattr(transformers, hf["architectures"][0])

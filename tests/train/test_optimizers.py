@@ -8,9 +8,9 @@ from safetensors.numpy import load, save
 
 from tests.helpers import assert_on, frozen, to_numpy
 from tests.train.quadratic import LR, SPECS, run_steps
-from xplm.config import DecoderConfig
 from xplm.errors import RequestError
 from xplm.models.decoder import param_specs
+from xplm.models.families.config_json import read_config
 from xplm.params import ParamSpec
 from xplm.train.optimizers import OPTIMIZERS, OptimizerState, find_optimizer
 from xplm.train.optimizers.muon import MuonOptions, newton_schulz
@@ -150,7 +150,7 @@ def test_the_rest_of_muon_is_adamw():
 def test_muon_takes_every_matrix_of_every_block(family):
     sizes = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
     names = {"n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 4, "intermediate_size": 12}
-    specs = param_specs(DecoderConfig.from_hf({"model_type": family, **sizes, **names}))
+    specs = param_specs(read_config({"model_type": family, **sizes, **names}))
     params = {name: np.zeros(spec.shape, np.float32) for name, spec in specs.items()}
     muon = OPTIMIZERS["muon"]
     moments = muon.init(params, specs, muon.make_options({})).moments

@@ -26,12 +26,13 @@ import numpy as np
 from xplm.checkpoint.adapter_config import AdapterConfig, read_adapter_config
 from xplm.checkpoint.files import write_json
 from xplm.checkpoint.huggingface import ADAPTER_CONFIG
-from xplm.checkpoint.layouts import MODULES, TRANSPOSED, stored_name, stored_tensors
+from xplm.checkpoint.layouts import stored_name, stored_tensors
 from xplm.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
 from xplm.checkpoint.save import write_tensors
 from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError
 from xplm.models.decoder import EMBEDDING, LM_HEAD, param_specs
+from xplm.models.families.table import FAMILIES
 from xplm.precision import cast
 from xplm.runtime import Runtime
 from xplm.typing import Array, Params
@@ -89,7 +90,7 @@ def write_adapter(
             "alpha_pattern": others,
             "lora_dropout": 0.0,
             "bias": "none",
-            "fan_in_fan_out": config.model_type in TRANSPOSED,
+            "fan_in_fan_out": FAMILIES[config.model_type].is_transposed,
             "target_modules": sorted(ranks),
             "inference_mode": True,
         },
@@ -176,7 +177,7 @@ def _read_tables(
     shape = config.vocab_size, config.hidden_size
     tensors: dict[str, np.ndarray] = {}
     for table, first, second in ((EMBEDDING, EMBEDDING_A, EMBEDDING_B), (LM_HEAD, A, B)):
-        module = stored_name(table, MODULES.get(config.model_type, {})).removesuffix(".weight")
+        module = stored_name(table, FAMILIES[config.model_type].modules).removesuffix(".weight")
         layer = table.removesuffix(".weight")
         for name in (f"{PREFIX}{module}.base_layer.weight", f"{PREFIX}{module}.weight"):
             if name in unused:

@@ -27,7 +27,6 @@ from xplm.checkpoint.checkpoint import Checkpoint, TensorInfo, cast
 from xplm.checkpoint.gguf_config import ROPE_FACTORS, config_from_gguf
 from xplm.checkpoint.gguf_header import StoredTensor, read_gguf_header
 from xplm.checkpoint.untrusted import Stamp, read_into, reopen
-from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError
 
 PLAIN_DTYPES: dict[GGMLQuantizationType, np.dtype[Any]] = {
@@ -101,7 +100,9 @@ def open_gguf(path: Path) -> Checkpoint:
     named = {hugging_face_name(name): tensor for name, tensor in stored.items()}
     tensors = {name: TensorInfo(tensor.shape, tensor.kind.name) for name, tensor in named.items()}
     interleaved = metadata["general.architecture"] == "llama"
-    read = partial(_read_tensor, unpack, named, config if interleaved else None)
+    read = partial(
+        _read_tensor, unpack, named, config.blocks[0].mixer.head_dim if interleaved else None
+    )
     return Checkpoint(path, config, tensors, STORED_KINDS, read, metadata, READERS)
 
 
@@ -126,13 +127,13 @@ def hugging_face_name(name: str) -> str:
 def _read_tensor(
     unpack: Callable[[StoredTensor, np.dtype[Any], str], np.ndarray],
     named: Mapping[str, StoredTensor],
-    interleaved_for: DecoderConfig | None,
+    interleaved_heads: int | None,  # D of heads whose rows are stored pair by pair
     name: str,
     dtype: np.dtype[Any],
 ) -> np.ndarray:
     array = unpack(named[name], dtype, name)
-    if interleaved_for is not None and INTERLEAVED.fullmatch(name):
-        return _half_split(array, interleaved_for.head_dim)
+    if interleaved_heads is not None and INTERLEAVED.fullmatch(name):
+        return _half_split(array, interleaved_heads)
     return array
 
 

@@ -19,7 +19,9 @@ import numpy as np
 from xplm.checkpoint.gguf_keys import check_keys, same_in_all_layers
 from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError, ConfigError
-from xplm.rope_scaling import RopeConfig, inverse_frequencies
+from xplm.models.families.config_json import read_config
+from xplm.rope_scaling import inverse_frequencies
+from xplm.specs import RopeSpec
 
 ARCHITECTURES = ("llama", "qwen2")
 ROPE_FACTORS = "rope_freqs.weight"
@@ -146,7 +148,7 @@ def config_from_gguf(
         fields["sliding_window"] = window
         if fields["model_type"] == "qwen2":
             fields |= {"use_sliding_window": True, "max_window_layers": 0}
-    return DecoderConfig.from_hf(fields)
+    return read_config(fields)
 
 
 def _model_type(arch: str, shapes: Shapes, *, has_window: bool) -> str:
@@ -245,19 +247,16 @@ def _llama3_scaling(rope_factors: np.ndarray, theta: float, head_dim: int) -> di
             f"{rope_factors.shape}; convert the model again"
         )
     factor = float(rope_factors.max(initial=1.0))
-    rule = RopeConfig(
+    rule = RopeSpec(
         rope_type="llama3",
         rope_theta=theta,
         factor=factor if math.isfinite(factor) else 1.0,
         original_max_position_embeddings=LLAMA3_ORIGINAL_CONTEXT,
+        dim=head_dim,
+        max_position_embeddings=LLAMA3_ORIGINAL_CONTEXT,
     )
     plain = replace(rule, rope_type="default")
-    frequencies, scaled = (
-        inverse_frequencies(
-            rope, head_dim=head_dim, max_position_embeddings=LLAMA3_ORIGINAL_CONTEXT, length=1
-        )[0]
-        for rope in (plain, rule)
-    )
+    frequencies, scaled = (inverse_frequencies(rope, length=1)[0] for rope in (plain, rule))
     if not np.allclose(rope_factors, frequencies / scaled, rtol=LLAMA3_TOLERANCE, atol=0.0):
         raise ConfigError(
             f"{ROPE_FACTORS} must follow Llama 3's rule for a context of {LLAMA3_ORIGINAL_CONTEXT} "

@@ -25,8 +25,8 @@ from xplm.checkpoint.checkpoint import FLOAT_KINDS, Checkpoint, TensorInfo, cast
 from xplm.checkpoint.layouts import unpack
 from xplm.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
 from xplm.checkpoint.untrusted import read_json_object
-from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError, ConfigError, visible
+from xplm.models.families.config_json import read_config
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"  # of a directory that holds an adapter, and no model
@@ -56,7 +56,7 @@ def open_directory(path: Path) -> Checkpoint:
             f"weights must have the usual names in {path}; transformers_weights in its {CONFIG} is {named!r:.80}; "
             f"name that file {WEIGHTS}, or {INDEX}, and remove the key"
         )
-    config = DecoderConfig.from_hf(hf)
+    config = read_config(hf)
     tensors: dict[str, TensorInfo] = {}
     shard_of: dict[str, SafetensorsFile] = {}
     twice: dict[str, str] = {}

@@ -1,11 +1,7 @@
 """Families whose files name or arrange parameters otherwise than Llama's do.
 
-    starcoder2   other names for the two matrices of the MLP
-    gpt2         other names for everything; q, k and v in one tensor, one after the other; and every matrix of a block
-                 stored as (inputs, outputs), which its code calls Conv1D
-
-A parameter lies in one stored tensor; a stored tensor holds one parameter, or several joined along their outputs. The
-table says which, and reading and writing both follow it.
+A parameter is in one stored tensor; a stored tensor holds one parameter, or several joined along their outputs, or
+either transposed. The family's file says which (`Family.modules`), and reading and writing both follow it.
 """
 
 import re
@@ -18,34 +14,10 @@ import numpy as np
 from xplm.checkpoint.checkpoint import Checkpoint, TensorInfo
 from xplm.config import DecoderConfig
 from xplm.models.decoder import param_specs
+from xplm.models.families.table import FAMILIES
 
 Read = Callable[[str, np.dtype[Any]], np.ndarray]
 """(name, dtype) -> the tensor."""
-
-MODULES = {
-    "starcoder2": {
-        "mlp.up_proj": "mlp.c_fc",
-        "mlp.down_proj": "mlp.c_proj",
-    },
-    "gpt2": {
-        "model.embed_tokens": "transformer.wte",
-        "model.embed_positions": "transformer.wpe",
-        "model.norm": "transformer.ln_f",
-        "model.layers": "transformer.h",
-        "input_layernorm": "ln_1",
-        "self_attn.q_proj": "attn.c_attn",
-        "self_attn.k_proj": "attn.c_attn",
-        "self_attn.v_proj": "attn.c_attn",
-        "self_attn.o_proj": "attn.c_proj",
-        "post_attention_layernorm": "ln_2",
-        "mlp.up_proj": "mlp.c_fc",
-        "mlp.down_proj": "mlp.c_proj",
-    },
-}
-"""Our name of a module -> the family's, where they differ."""
-
-TRANSPOSED = ("gpt2",)
-GPT2_PREFIX = "transformer."  # files of the bare model leave it out
 
 
 class Stored(NamedTuple):
@@ -58,16 +30,16 @@ class Stored(NamedTuple):
 
 def stored_tensors(config: DecoderConfig) -> list[Stored]:
     """How a model's parameters lie in its file."""
-    modules = MODULES.get(config.model_type, {})
+    family = FAMILIES[config.model_type]
     specs = param_specs(config)
     together: dict[str, list[str]] = {}
     for name in specs:
-        together.setdefault(stored_name(name, modules), []).append(name)
+        together.setdefault(stored_name(name, family.modules), []).append(name)
     return [
         Stored(
             name,
             tuple(parameters),
-            config.model_type in TRANSPOSED and specs[parameters[0]].is_hidden_matrix,
+            family.is_transposed and specs[parameters[0]].is_hidden_matrix,
         )
         for name, parameters in together.items()
     ]
@@ -90,14 +62,16 @@ def unpack(checkpoint: Checkpoint) -> Checkpoint:
         checkpoint: a directory as it is. Tensors that the family does not have keep their names.
     """
     config = checkpoint.config
-    if config.model_type not in MODULES:
+    family = FAMILIES[config.model_type]
+    if not family.modules:
         return checkpoint
     tensors = dict(checkpoint.tensors)
-    is_bare = not any(name.startswith(GPT2_PREFIX) for name in tensors)
+    prefix = family.bare_prefix
+    is_bare = not any(name.startswith(prefix) for name in tensors)
 
     places: dict[str, tuple[str, int, Stored]] = {}
     for stored in stored_tensors(config):
-        name = stored.name.removeprefix(GPT2_PREFIX) if is_bare else stored.name
+        name = stored.name.removeprefix(prefix) if is_bare else stored.name
         if name not in tensors:
             continue
         info = tensors.pop(name)
@@ -121,7 +95,7 @@ def pack(
     config: DecoderConfig, shapes: Mapping[str, tuple[int, ...]], read: Read
 ) -> tuple[dict[str, tuple[int, ...]], Read]:
     """The opposite: shapes and reader under the family's names, from those under ours."""
-    if config.model_type not in MODULES:
+    if not FAMILIES[config.model_type].modules:
         return dict(shapes), read
     stored_by_name = {stored.name: stored for stored in stored_tensors(config)}
 

@@ -19,6 +19,7 @@ from xplm.checkpoint.files import new_directory, sync, write_json
 from xplm.checkpoint.huggingface import CONFIG, INDEX, WEIGHTS
 from xplm.checkpoint.layouts import pack
 from xplm.config import DecoderConfig
+from xplm.models.families.config_json import write_config
 from xplm.precision import HOST_DTYPES
 
 SAFETENSORS_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -64,7 +65,7 @@ def save_directory(
             weight_map = {name: shard for shard, names in shards.items() for name in names}
             index = {"metadata": {"total_size": sum(n_bytes.values())}, "weight_map": weight_map}
             write_json(partial / INDEX, index)
-        write_json(partial / CONFIG, config.to_hf() | {"torch_dtype": dtype})
+        write_json(partial / CONFIG, write_config(config) | {"torch_dtype": dtype})
         write_tokenizer(partial)
 
 

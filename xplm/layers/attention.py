@@ -1,60 +1,68 @@
-"""The attention half of a block: project, turn, attend, project back.
+"""Causal grouped-query self-attention: project, rotate, attend, project back.
 
 q, k, v = x Wq^T, x Wk^T, x Wv^T            cut into heads of width D
-q, k    = rope(q), rope(k)
+q, k    = norm(q), norm(k)                  of each head, where the spec has a norm
+q, k    = rope(q), rope(k)                  where it has rotary positions
 y       = attention(q, cached k, cached v) Wo^T
 """
 
 from typing import Any, NamedTuple
 
-from xplm.cache import KVCache
-from xplm.config import DecoderConfig
-from xplm.layers.linear import linear_layer_bwd, linear_layer_fwd
+from xplm.layers.context import Context
+from xplm.layers.linear import linear_layer_bwd, linear_layer_fwd, linear_specs
+from xplm.layers.norm import norm_layer_bwd, norm_layer_fwd, norm_specs
+from xplm.params import Init, ParamSpec
 from xplm.runtime import Runtime
+from xplm.specs import AttentionSpec
 from xplm.typing import Array, Params
-
-
-class Context(NamedTuple):
-    """What all layers of one forward pass share."""
-
-    positions: Array | None  # (B or 1, T), integer; None with RoPE
-    cos: Array | None  # (B or 1, 1, T, D/2); None with learned positions
-    sin: Array | None  # (B or 1, 1, T, D/2)
-    first: Array | None  # (B, T): first slot that each query may see; None: all from 0
-    padding: (
-        Array | None
-    )  # (B, T, 1) bool: positions before their sequence begins; None: there are none
-    start: int  # slot of the first query
-    cache: KVCache | None
 
 
 class AttentionLayerSaved(NamedTuple):
     q: Any  # LinearSaved
     k: Any  # LinearSaved
     v: Any  # LinearSaved
-    rope_q: Any  # RopeSaved; None with learned positions
+    q_norm: Any  # of the norm; None without one
+    k_norm: Any
+    rope_q: Any  # RopeSaved; None where nothing is rotated
     rope_k: Any  # RopeSaved
     attention: Any  # AttentionSaved
     o: Any  # LinearSaved
 
 
+def attention_specs(spec: AttentionSpec, name: str, width: int, init: Init) -> list[ParamSpec]:
+    """The parameters of a layer between rows of `width` features."""
+    D = spec.head_dim
+    q_width, kv_width = spec.num_heads * D, spec.num_key_value_heads * D
+    specs = [
+        *linear_specs(f"{name}.q_proj", q_width, width, bias=spec.qkv_bias, std=init.std),
+        *linear_specs(f"{name}.k_proj", kv_width, width, bias=spec.qkv_bias, std=init.std),
+        *linear_specs(f"{name}.v_proj", kv_width, width, bias=spec.qkv_bias, std=init.std),
+        *linear_specs(
+            f"{name}.o_proj", width, q_width, bias=spec.output_bias, std=init.residual_std
+        ),
+    ]
+    if spec.qk_norm is not None:
+        specs += norm_specs(spec.qk_norm, f"{name}.q_norm", D)
+        specs += norm_specs(spec.qk_norm, f"{name}.k_norm", D)
+    return specs
+
+
 def attention_layer_fwd(
-    rt: Runtime, config: DecoderConfig, params: Params, layer: int, x: Array, context: Context
+    rt: Runtime, spec: AttentionSpec, params: Params, name: str, x: Array, context: Context
 ) -> tuple[Array, AttentionLayerSaved]:
-    """Causal grouped-query self-attention.   x (B, T, C)  ->  y (B, T, C)
+    """x (B, T, C)  ->  y (B, T, C)
 
     Args:
         rt: backend, kernels and dtypes.
-        config: the model's.
+        spec: heads, positions, window and scale.
         params: the model's parameters.
-        layer: this layer's number, from 0.
+        name: prefix of this layer's parameters, such as "model.layers.0.self_attn".
         x: input (B, T, C), normalised.
         context: tables, mask and cache of this forward pass.
     """
     xp = rt.backend.xp
     B, T, _ = x.shape
-    D = config.head_dim
-    name = f"model.layers.{layer}.self_attn"
+    D = spec.head_dim
 
     def heads(rows: Array) -> Array:
         return xp.permute_dims(xp.reshape(rows, (B, T, -1, D)), (0, 2, 1, 3))
@@ -64,12 +72,16 @@ def attention_layer_fwd(
     v, v_saved = linear_layer_fwd(rt, params, f"{name}.v_proj", x)  # (B, T, K D)
     q, k, v = heads(q), heads(k), heads(v)  # (B, H or K, T, D)
 
-    rope_q_saved = rope_k_saved = None
-    if context.cos is not None:
-        q, rope_q_saved = rt.ops.rope_fwd(q, context.cos, context.sin)
-        k, rope_k_saved = rt.ops.rope_fwd(k, context.cos, context.sin)
+    q_norm_saved = k_norm_saved = rope_q_saved = rope_k_saved = None
+    if spec.qk_norm is not None:
+        q, q_norm_saved = norm_layer_fwd(rt, spec.qk_norm, params, f"{name}.q_norm", q)
+        k, k_norm_saved = norm_layer_fwd(rt, spec.qk_norm, params, f"{name}.k_norm", k)
+    if spec.rope is not None:
+        cos, sin = context.ropes[spec.rope]
+        q, rope_q_saved = rt.ops.rope_fwd(q, cos, sin)
+        k, rope_k_saved = rt.ops.rope_fwd(k, cos, sin)
     if context.cache is not None:
-        k, v = context.cache.write(layer, k, v)  # (B, K, S, D)
+        k, v = context.cache.write(context.layer, k, v)  # (B, K, S, D)
 
     y, attention_saved = rt.ops.attention_fwd(
         q,
@@ -77,38 +89,50 @@ def attention_layer_fwd(
         v,
         context.first,
         start=context.start,
-        scale=config.attention_scale(layer),
-        window=config.windows[layer],
+        scale=spec.scale,
+        window=spec.window,
         island=rt.dtype.softmax,
     )  # (B, H, T, D)
 
     y = xp.reshape(xp.permute_dims(y, (0, 2, 1, 3)), (B, T, -1))  # (B, T, H D)
     y, o_saved = linear_layer_fwd(rt, params, f"{name}.o_proj", y)  # (B, T, C)
     return y, AttentionLayerSaved(
-        q_saved, k_saved, v_saved, rope_q_saved, rope_k_saved, attention_saved, o_saved
+        q_saved,
+        k_saved,
+        v_saved,
+        q_norm_saved,
+        k_norm_saved,
+        rope_q_saved,
+        rope_k_saved,
+        attention_saved,
+        o_saved,
     )
 
 
 def attention_layer_bwd(
-    rt: Runtime, config: DecoderConfig, layer: int, dy: Array, saved: AttentionLayerSaved
+    rt: Runtime, spec: AttentionSpec, name: str, dy: Array, saved: AttentionLayerSaved
 ) -> tuple[Array, Params]:
     """dx (B, T, C) and gradients by parameter name, from dy (B, T, C). The pass forward had no cache."""
     xp = rt.backend.xp
     B, T, _ = dy.shape
-    name = f"model.layers.{layer}.self_attn"
 
     def joined(heads: Array) -> Array:
         return xp.reshape(xp.permute_dims(heads, (0, 2, 1, 3)), (B, T, -1))
 
     # y = joined heads Wo^T
     dheads, grads = linear_layer_bwd(rt, f"{name}.o_proj", dy, saved.o)  # (B, T, H D)
-    dheads = xp.permute_dims(xp.reshape(dheads, (B, T, -1, config.head_dim)), (0, 2, 1, 3))
+    dheads = xp.permute_dims(xp.reshape(dheads, (B, T, -1, spec.head_dim)), (0, 2, 1, 3))
 
-    # heads = attention(rope(q), rope(k), v)
+    # heads = attention(rope(norm(q)), rope(norm(k)), v)
     dq, dk, dv, _ = rt.ops.attention_bwd(dheads, saved.attention)  # (B, H or K, T, D)
     if saved.rope_q is not None:
         dq, _, _ = rt.ops.rope_bwd(dq, saved.rope_q)
         dk, _, _ = rt.ops.rope_bwd(dk, saved.rope_k)
+    if spec.qk_norm is not None:
+        dq, more = norm_layer_bwd(rt, spec.qk_norm, f"{name}.q_norm", dq, saved.q_norm)
+        grads |= more
+        dk, more = norm_layer_bwd(rt, spec.qk_norm, f"{name}.k_norm", dk, saved.k_norm)
+        grads |= more
 
     # q, k, v = x Wq^T, x Wk^T, x Wv^T: x is read three times
     dx = None

@@ -1,36 +1,41 @@
-"""A decoder block: attention and MLP, each behind a norm and beside a residual.
+"""A decoder block: a mixer of positions and an MLP, each behind a norm and added to the residual stream.
 
-    x = x + attention(norm(x))
-    x = x + mlp(norm(x))
+    sequential    x = x + mixer(norm(x));  x = x + mlp(norm(x))
+    parallel      x = x + (mixer(n) + mlp(n)),  n = norm(x)
 
-Gradient. A residual adds: what comes back goes both into the branch and past it.
+Gradient. A residual adds: what comes back goes both into the branch and past it. A norm that two branches read gets the
+sum of what comes back through them.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-from xplm.config import DecoderConfig
-from xplm.layers.attention import (
-    AttentionLayerSaved,
-    Context,
-    attention_layer_bwd,
-    attention_layer_fwd,
+from xplm.layers.context import Context
+from xplm.layers.norm import (
+    add_norm_layer_bwd,
+    add_norm_layer_fwd,
+    norm_layer_fwd,
+    norm_specs,
 )
-from xplm.layers.mlp import MLPSaved, mlp_bwd, mlp_fwd
-from xplm.layers.norm import add_norm_layer_bwd, add_norm_layer_fwd, norm_layer_fwd
+from xplm.layers.table import LAYERS
+from xplm.params import Init, ParamSpec
 from xplm.runtime import Runtime
+from xplm.specs import BlockSpec
 from xplm.typing import Array, Params
 
 Drop: TypeAlias = Callable[[str, Array], tuple[Array, Any]]
 """Dropout under a name: (name, x) -> (y, DropoutSaved), or (x, None) where nothing is dropped."""
 
+NORM, MIXER = "input_layernorm", "self_attn"
+MLP_NORM, MLP = "post_attention_layernorm", "mlp"
+
 
 class BlockSaved(NamedTuple):
-    attention_norm: Any  # RMSNormSaved or LayerNormSaved
-    attention: AttentionLayerSaved
-    attention_drop: Any  # DropoutSaved or None
-    mlp_norm: Any  # RMSNormSaved or LayerNormSaved
-    mlp: MLPSaved
+    norm: Any  # of the first norm
+    mixer: Any  # of the mixer's layer
+    mixer_drop: Any  # DropoutSaved or None
+    mlp_norm: Any  # of the second norm; None where mixer and MLP are parallel
+    mlp: Any  # of the MLP's layer
     mlp_drop: Any  # DropoutSaved or None
 
 
@@ -39,49 +44,83 @@ def keep_all(name: str, x: Array) -> tuple[Array, None]:
     return x, None
 
 
+def block_name(layer: int) -> str:
+    """Prefix of the parameters of a model's layer."""
+    return f"model.layers.{layer}"
+
+
+def block_specs(spec: BlockSpec, name: str, width: int, init: Init) -> list[ParamSpec]:
+    """The parameters of a block on a residual stream of `width` features."""
+    specs = norm_specs(spec.norm, f"{name}.{NORM}", width)
+    specs += LAYERS[type(spec.mixer)].specs(spec.mixer, f"{name}.{MIXER}", width, init)
+    if spec.mlp_norm is not None:
+        specs += norm_specs(spec.mlp_norm, f"{name}.{MLP_NORM}", width)
+    return specs + LAYERS[type(spec.mlp)].specs(spec.mlp, f"{name}.{MLP}", width, init)
+
+
 def block_fwd(
     rt: Runtime,
-    config: DecoderConfig,
+    spec: BlockSpec,
     params: Params,
     layer: int,
     x: Array,
     context: Context,
     drop: Drop = keep_all,
 ) -> tuple[Array, BlockSaved]:
-    """One block.   x (B, T, C)  ->  y (B, T, C).   Arguments as `attention_layer_fwd`'s, x not yet normalised."""
-    name = f"model.layers.{layer}"
+    """One block.   x (B, T, C)  ->  y (B, T, C)
 
-    n, attention_norm = norm_layer_fwd(rt, config, params, f"{name}.input_layernorm", x)
-    y, attention = attention_layer_fwd(rt, config, params, layer, n, context)
-    y, attention_drop = drop(f"{name}.self_attn", y)
+    Args:
+        rt: backend, kernels and dtypes.
+        spec: its parts.
+        params: the model's parameters.
+        layer: the block's number, from 0.
+        x: the residual stream (B, T, C).
+        context: tables, mask and cache of this forward pass.
+        drop: dropout of both branches.
+    """
+    name = block_name(layer)
+    mixer, mlp = LAYERS[type(spec.mixer)], LAYERS[type(spec.mlp)]
+    context = context._replace(layer=layer)
 
-    norm_name = f"{name}.post_attention_layernorm"
-    x, n, mlp_norm = add_norm_layer_fwd(rt, config, params, norm_name, x, y)
-    y, mlp = mlp_fwd(rt, config, params, f"{name}.mlp", n)
-    y, mlp_drop = drop(f"{name}.mlp", y)
-    x = x + y
-    return x, BlockSaved(attention_norm, attention, attention_drop, mlp_norm, mlp, mlp_drop)
+    n, norm_saved = norm_layer_fwd(rt, spec.norm, params, f"{name}.{NORM}", x)
+    y, mixer_saved = mixer.fwd(rt, spec.mixer, params, f"{name}.{MIXER}", n, context)
+    y, mixer_drop = drop(f"{name}.{MIXER}", y)
+
+    mlp_norm_saved = None
+    if spec.mlp_norm is not None:
+        norm_name = f"{name}.{MLP_NORM}"
+        x, n, mlp_norm_saved = add_norm_layer_fwd(rt, spec.mlp_norm, params, norm_name, x, y)
+        y = None  # is in x; what is not held need not be stored
+    z, mlp_saved = mlp.fwd(rt, spec.mlp, params, f"{name}.{MLP}", n, context)
+    z, mlp_drop = drop(f"{name}.{MLP}", z)
+    x = x + (z if y is None else y + z)
+    return x, BlockSaved(norm_saved, mixer_saved, mixer_drop, mlp_norm_saved, mlp_saved, mlp_drop)
 
 
 def block_bwd(
-    rt: Runtime, config: DecoderConfig, layer: int, dx: Array, saved: BlockSaved
+    rt: Runtime, spec: BlockSpec, layer: int, dx: Array, saved: BlockSaved
 ) -> tuple[Array, Params]:
     """dx (B, T, C) before the block and gradients by parameter name, from dx (B, T, C) after it."""
-    name = f"model.layers.{layer}"
+    name = block_name(layer)
+    mixer, mlp = LAYERS[type(spec.mixer)], LAYERS[type(spec.mlp)]
 
-    # x = x + drop(mlp(norm(x)))
-    dy = undrop(rt, dx, saved.mlp_drop)
-    dn, grads = mlp_bwd(rt, config, f"{name}.mlp", dy, saved.mlp)
-    norm_name = f"{name}.post_attention_layernorm"
-    dx, more = add_norm_layer_bwd(rt, config, norm_name, dx, dn, saved.mlp_norm)
+    # x = x + drop(mlp(n))
+    dz = undrop(rt, dx, saved.mlp_drop)
+    dn_mlp, grads = mlp.bwd(rt, spec.mlp, f"{name}.{MLP}", dz, saved.mlp)
+
+    # n = norm(x + drop(mixer(norm(x))))
+    if spec.mlp_norm is not None:
+        norm_name = f"{name}.{MLP_NORM}"
+        dx, more = add_norm_layer_bwd(rt, spec.mlp_norm, norm_name, dx, dn_mlp, saved.mlp_norm)
+        grads |= more
+    dy = undrop(rt, dx, saved.mixer_drop)
+    dn, more = mixer.bwd(rt, spec.mixer, f"{name}.{MIXER}", dy, saved.mixer)
     grads |= more
 
-    # x = x + drop(attention(norm(x)))
-    dy = undrop(rt, dx, saved.attention_drop)
-    dn, more = attention_layer_bwd(rt, config, layer, dy, saved.attention)
-    grads |= more
-    norm_name = f"{name}.input_layernorm"
-    dx, more = add_norm_layer_bwd(rt, config, norm_name, dx, dn, saved.attention_norm)
+    # n = norm(x), which the MLP reads too where the two are parallel
+    if spec.is_parallel:
+        dn = dn + dn_mlp
+    dx, more = add_norm_layer_bwd(rt, spec.norm, f"{name}.{NORM}", dx, dn, saved.norm)
     return dx, grads | more
 
 

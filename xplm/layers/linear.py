@@ -12,6 +12,7 @@ Gradient. x is read by both branches, so what comes back through them adds up.
 
 from typing import Any, NamedTuple
 
+from xplm.params import ParamSpec
 from xplm.runtime import Runtime
 from xplm.typing import Array, Params
 
@@ -20,6 +21,14 @@ class AdaptedSaved(NamedTuple):
     base: Any  # LinearSaved
     down: Any  # LinearSaved, of lora_A
     up: Any  # LinearSaved, of lora_B
+
+
+def linear_specs(
+    name: str, outputs: int, inputs: int, *, bias: bool, std: float
+) -> list[ParamSpec]:
+    """The parameters of a layer without an adapter."""
+    weight = ParamSpec(f"{name}.weight", (outputs, inputs), "normal", std)
+    return [weight, ParamSpec(f"{name}.bias", (outputs,), "zeros")] if bias else [weight]
 
 
 def linear_layer_fwd(rt: Runtime, params: Params, name: str, x: Array) -> tuple[Array, Any]:

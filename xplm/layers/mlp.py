@@ -1,4 +1,4 @@
-"""The feed-forward half of a block, gated or not as the configuration says.
+"""The feed-forward half of a block, gated or not.
 
 swiglu    y = down(silu(gate(x)) * up(x))
 gelu      y = down(gelu(up(x)))
@@ -6,9 +6,11 @@ gelu      y = down(gelu(up(x)))
 
 from typing import Any, NamedTuple
 
-from xplm.config import DecoderConfig
-from xplm.layers.linear import linear_layer_bwd, linear_layer_fwd
+from xplm.layers.context import Context
+from xplm.layers.linear import linear_layer_bwd, linear_layer_fwd, linear_specs
+from xplm.params import Init, ParamSpec
 from xplm.runtime import Runtime
+from xplm.specs import MLPSpec
 from xplm.typing import Array, Params
 
 
@@ -19,21 +21,32 @@ class MLPSaved(NamedTuple):
     down: Any  # LinearSaved
 
 
+def mlp_specs(spec: MLPSpec, name: str, width: int, init: Init) -> list[ParamSpec]:
+    """The parameters of a layer between rows of `width` features."""
+    F, bias = spec.intermediate_size, spec.bias
+    specs: list[ParamSpec] = []
+    if spec.is_gated:
+        specs += linear_specs(f"{name}.gate_proj", F, width, bias=bias, std=init.std)
+    specs += linear_specs(f"{name}.up_proj", F, width, bias=bias, std=init.std)
+    return specs + linear_specs(f"{name}.down_proj", width, F, bias=bias, std=init.residual_std)
+
+
 def mlp_fwd(
-    rt: Runtime, config: DecoderConfig, params: Params, name: str, x: Array
+    rt: Runtime, spec: MLPSpec, params: Params, name: str, x: Array, context: Context
 ) -> tuple[Array, MLPSaved]:
     """y = down(activation(x)).   x (B, T, C)  ->  y (B, T, C)
 
     Args:
         rt: backend, kernels and dtypes.
-        config: the model's.
+        spec: width, activation and biases.
         params: the model's parameters.
         name: prefix of this layer's parameters, such as "model.layers.0.mlp".
-        x: input (B, T, C).
+        x: input (B, T, C), normalised.
+        context: of this forward pass; not read.
     """
     gate_saved = None
     up, up_saved = linear_layer_fwd(rt, params, f"{name}.up_proj", x)  # (B, T, F)
-    if config.activation == "swiglu":
+    if spec.is_gated:
         gate, gate_saved = linear_layer_fwd(rt, params, f"{name}.gate_proj", x)  # (B, T, F)
         hidden, activation_saved = rt.ops.swiglu_fwd(gate, up)  # (B, T, F)
     else:
@@ -43,14 +56,14 @@ def mlp_fwd(
 
 
 def mlp_bwd(
-    rt: Runtime, config: DecoderConfig, name: str, dy: Array, saved: MLPSaved
+    rt: Runtime, spec: MLPSpec, name: str, dy: Array, saved: MLPSaved
 ) -> tuple[Array, Params]:
     """dx (B, T, C) and gradients by parameter name, from dy (B, T, C)."""
     # y = down(hidden)
     dhidden, grads = linear_layer_bwd(rt, f"{name}.down_proj", dy, saved.down)
 
     # hidden = gelu(up(x))
-    if config.activation == "gelu":
+    if not spec.is_gated:
         (dup,) = rt.ops.gelu_bwd(dhidden, saved.activation)
         dx, up_grads = linear_layer_bwd(rt, f"{name}.up_proj", dup, saved.up)
         return dx, grads | up_grads

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 from xplm.config import DecoderConfig
 from xplm.kernels.fusions.bind_blocks import BlockWeights, BoundBlocks
-from xplm.layers.attention import Context
+from xplm.layers.block import MIXER, MLP, MLP_NORM, NORM, block_name
+from xplm.layers.context import Context
 from xplm.runtime import Runtime
+from xplm.specs import AttentionSpec, BlockSpec, MLPSpec, RMSNormSpec
 from xplm.typing import Array, Params
 
 
@@ -38,7 +40,7 @@ class Steps:
         that judges single ops has none, and one whose backend replaced an op but not each fusion of it lacks some.
         Islands that are given up are for the single ops too.
         """
-        is_one_token = context.cos is not None and context.cos.shape[2] == 1
+        is_one_token = all(cos.shape[2] == 1 for cos, _ in context.ropes.values())
         return is_one_token and context.cache is not None and self._blocks() is not None
 
     def __call__(self, x: Array, context: Context) -> Array:
@@ -47,7 +49,8 @@ class Steps:
         assert cache is not None, "a step reads what came before it"
         assert blocks is not None, "a step takes blocks like Llama's; ask `take`"
         caches = [cache.of_layer(layer) for layer in range(self._config.num_hidden_layers)]
-        return blocks(x, context.cos, context.sin, caches, context.first, context.start)
+        cos, sin = context.ropes[self._config.ropes[0]]
+        return blocks(x, cos, sin, caches, context.first, context.start)
 
     def _blocks(self) -> BoundBlocks | None:
         """The blocks with the parameters as they are now."""
@@ -60,30 +63,29 @@ class Steps:
     def _bind(self) -> BoundBlocks | None:
         rt, config = self._rt, self._config
         islands = (rt.dtype.norm, rt.dtype.rope, rt.dtype.softmax)
-        scales = {config.attention_scale(layer) for layer in range(config.num_hidden_layers)}
         if (
             not rt.has("bind_blocks", "norm_attention_residual", "norm_mlp_residual")
-            or (config.norm, config.activation) != ("rms_norm", "swiglu")
-            or len(scales) != 1
+            or not all(_is_like_llamas(block) for block in config.blocks)
+            or len({(b.mixer.rope, b.mixer.scale, b.norm, b.mlp_norm) for b in config.blocks}) != 1
             or any(dtype != rt.backend.xp.float32 for dtype in islands)
             or any("lora_A" in name for name in self._params)
         ):
             return None
 
         blocks = []
-        for layer, window in enumerate(config.windows):
-            name = f"model.layers.{layer}"
-            heads = [f"{name}.self_attn.{part}_proj" for part in "qkvo"]
-            attention = self._gather(f"{name}.input_layernorm", heads)
-            linears = [f"{name}.mlp.{part}_proj" for part in ("gate", "up", "down")]
-            mlp = self._gather(f"{name}.post_attention_layernorm", linears)
-            blocks.append(BlockWeights(attention, mlp, window))
+        for layer, block in enumerate(config.blocks):
+            name = block_name(layer)
+            heads = [f"{name}.{MIXER}.{part}_proj" for part in "qkvo"]
+            attention = self._gather(f"{name}.{NORM}", heads)
+            linears = [f"{name}.{MLP}.{part}_proj" for part in ("gate", "up", "down")]
+            mlp = self._gather(f"{name}.{MLP_NORM}", linears)
+            blocks.append(BlockWeights(attention, mlp, block.mixer.window))
         return rt.ops.bind_blocks(
             tuple(blocks),
             attention_half=rt.ops.norm_attention_residual,
             mlp_half=rt.ops.norm_mlp_residual,
-            scale=scales.pop(),
-            eps=config.norm_eps,
+            scale=config.blocks[0].mixer.scale,
+            eps=config.norm.eps,
             island=rt.dtype.norm,
         )
 
@@ -91,3 +93,18 @@ class Steps:
         """The weights of a norm and of linear layers, then the biases of these, None where there is none."""
         weights = [self._params[f"{name}.weight"] for name in (norm, *linears)]
         return (*weights, *[self._params.get(f"{name}.bias") for name in linears])
+
+
+def _is_like_llamas(block: BlockSpec) -> bool:
+    """Whether a block is what the two fusions compute."""
+    mixer, mlp = block.mixer, block.mlp
+    return (
+        isinstance(block.norm, RMSNormSpec)
+        and block.norm == block.mlp_norm
+        and isinstance(mixer, AttentionSpec)
+        and mixer.rope is not None
+        and mixer.rope.dim == mixer.head_dim
+        and mixer.qk_norm is None
+        and isinstance(mlp, MLPSpec)
+        and mlp.is_gated
+    )

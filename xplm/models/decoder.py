@@ -1,10 +1,10 @@
-"""The decoder of Llama, Mistral, Qwen2, GPT-2 and StarCoder2.
+"""The decoder: an embedding, blocks, a norm and a head.
 
     x      = embedding(ids)           plus embedding(positions) where they are learned
     x      = block(x)                 L times
-    logits = norm(x) @ lm_head^T      lm_head is the embedding table where they are tied
+    logits = norm(x) @ lm_head^T      plus a bias where there is one; lm_head is the embedding where they are tied
 
-A family differs by flags of its configuration, never by code.
+What a block is, its spec says (`xplm.specs`); families differ by nothing else.
 """
 
 from typing import Any, NamedTuple
@@ -15,19 +15,22 @@ from xplm.cache import KVCache
 from xplm.config import DecoderConfig
 from xplm.formats import Format
 from xplm.kernels.rope import rope_tables
-from xplm.layers.attention import Context
-from xplm.layers.block import block_fwd
-from xplm.layers.norm import norm_layer_fwd
+from xplm.layers.block import block_fwd, block_name, block_specs
+from xplm.layers.context import Context, RopeTables
+from xplm.layers.norm import norm_layer_fwd, norm_specs
 from xplm.layers.step import Steps
-from xplm.params import ParamSpec
+from xplm.params import Init, ParamSpec
 from xplm.precision import cast
 from xplm.rope_scaling import inverse_frequencies
 from xplm.runtime import Runtime
+from xplm.specs import RopeSpec
 from xplm.typing import Array, Params
 
 EMBEDDING = "model.embed_tokens.weight"
 POSITIONS = "model.embed_positions.weight"
+NORM = "model.norm"
 LM_HEAD = "lm_head.weight"
+HEAD_BIAS = "lm_head.bias"
 
 
 class EmbedSaved(NamedTuple):
@@ -38,46 +41,19 @@ class EmbedSaved(NamedTuple):
 
 def param_specs(config: DecoderConfig) -> dict[str, ParamSpec]:
     """Every parameter of a configuration, by Hugging Face name. Tied embeddings have one, under EMBEDDING."""
-    C, F, V = config.hidden_size, config.intermediate_size, config.vocab_size
-    D = config.head_dim
-    q_width, kv_width = config.num_attention_heads * D, config.num_key_value_heads * D
-    std = config.initializer_range
-    residual_std = std / (2 * config.num_hidden_layers) ** 0.5
-    specs: dict[str, ParamSpec] = {}
-
-    def add(name: str, *shape: int, init: str = "normal", std: float = 0.0) -> None:
-        specs[name] = ParamSpec(name, shape, init, std)
-
-    def norm(name: str) -> None:
-        add(f"{name}.weight", C, init="ones")
-        if config.norm == "layer_norm":
-            add(f"{name}.bias", C, init="zeros")
-
-    def linear(name: str, outputs: int, inputs: int, *, bias: bool, std: float) -> None:
-        add(f"{name}.weight", outputs, inputs, std=std)
-        if bias:
-            add(f"{name}.bias", outputs, init="zeros")
-
-    add(EMBEDDING, V, C, std=std)
-    if config.rope is None:
-        add(POSITIONS, config.max_position_embeddings, C, std=std)
-    for layer in range(config.num_hidden_layers):
-        name = f"model.layers.{layer}"
-        bias = config.attention_bias
-        norm(f"{name}.input_layernorm")
-        linear(f"{name}.self_attn.q_proj", q_width, C, bias=bias, std=std)
-        linear(f"{name}.self_attn.k_proj", kv_width, C, bias=bias, std=std)
-        linear(f"{name}.self_attn.v_proj", kv_width, C, bias=bias, std=std)
-        linear(f"{name}.self_attn.o_proj", C, q_width, bias=config.output_bias, std=residual_std)
-        norm(f"{name}.post_attention_layernorm")
-        if config.activation == "swiglu":
-            linear(f"{name}.mlp.gate_proj", F, C, bias=config.mlp_bias, std=std)
-        linear(f"{name}.mlp.up_proj", F, C, bias=config.mlp_bias, std=std)
-        linear(f"{name}.mlp.down_proj", C, F, bias=config.mlp_bias, std=residual_std)
-    norm("model.norm")
+    C, V, std = config.hidden_size, config.vocab_size, config.initializer_range
+    init = Init(std, residual_std=std / (2 * config.num_hidden_layers) ** 0.5)
+    specs = [ParamSpec(EMBEDDING, (V, C), "normal", std)]
+    if config.has_learned_positions:
+        specs.append(ParamSpec(POSITIONS, (config.max_position_embeddings, C), "normal", std))
+    for layer, block in enumerate(config.blocks):
+        specs += block_specs(block, block_name(layer), C, init)
+    specs += norm_specs(config.norm, NORM, C)
     if not config.tie_word_embeddings:
-        add(LM_HEAD, V, C, std=std)
-    return specs
+        specs.append(ParamSpec(LM_HEAD, (V, C), "normal", std))
+    if config.head_bias:
+        specs.append(ParamSpec(HEAD_BIAS, (V,), "zeros"))
+    return {spec.name: spec for spec in specs}
 
 
 def forward(
@@ -115,15 +91,16 @@ def forward(
     if steps is not None and steps.take(context):
         x = steps(x, context)
     else:
-        for layer in range(config.num_hidden_layers):
-            x, _ = block_fwd(rt, config, params, layer, x, context)
+        for layer, block in enumerate(config.blocks):
+            x, _ = block_fwd(rt, block, params, layer, x, context)
     if cache is not None:
         cache.advance(ids.shape[1])
 
     if last_only:
         x = x[:, -1:, :]
-    x, _ = norm_layer_fwd(rt, config, params, "model.norm", x)
-    logits, _ = rt.ops.linear_fwd(cast(x, rt.dtype.loss), head_weight(config, params))
+    x, _ = norm_layer_fwd(rt, config.norm, params, NORM, x)
+    head = head_weight(config, params)
+    logits, _ = rt.ops.linear_fwd(cast(x, rt.dtype.loss), head, params.get(HEAD_BIAS))
     return logits
 
 
@@ -183,34 +160,28 @@ def make_context(
     begins = np.zeros(1, np.int64) if first is None else first  # (1,) or (B,)
     positions = np.maximum(slots - begins[:, None], 0)  # (1 or B, T)
 
-    cos = sin = None
-    if config.rope is not None:
-        tables = make_rope_tables(config, positions, end - begins, rt.table_dtype)
-        cos, sin = (cast(to_device(table), rt.dtype.rope) for table in tables)
+    ropes = {}
+    for rope in config.ropes:
+        tables = make_rope_tables(rope, positions, end - begins, rt.table_dtype)
+        ropes[rope] = RopeTables(*(cast(to_device(table), rt.dtype.rope) for table in tables))
 
     padding = first_slots = None
     if first is not None:
         padding = to_device((slots < first[:, None])[:, :, None])
         first_slots = to_device(np.broadcast_to(first[:, None], positions.shape).copy())
-    learned = to_device(positions) if config.rope is None else None
-    return Context(learned, cos, sin, first_slots, padding, start, cache)
+    learned = to_device(positions) if config.has_learned_positions else None
+    return Context(learned, ropes, first_slots, padding, start, cache)
 
 
 def make_rope_tables(
-    config: DecoderConfig, positions: np.ndarray, lengths: np.ndarray, dtype: np.dtype | Format
+    rope: RopeSpec, positions: np.ndarray, lengths: np.ndarray, dtype: np.dtype | Format
 ) -> list[np.ndarray]:
-    """cos, sin (B, 1, T, D/2) on the host, of positions (B, T) in sequences of `lengths` (B,)."""
-    assert config.rope is not None
-    if config.rope.rope_type != "dynamic":  # frequencies do not depend on the length
+    """cos, sin (B, 1, T, dim/2) on the host, of positions (B, T) in sequences of `lengths` (B,)."""
+    if rope.rope_type != "dynamic":  # frequencies do not depend on the length
         lengths = lengths[:1]
     rows = []
     for i, length in enumerate(lengths):
-        inv_freq, scale = inverse_frequencies(
-            config.rope,
-            head_dim=config.head_dim,
-            max_position_embeddings=config.max_position_embeddings,
-            length=int(length),
-        )
+        inv_freq, scale = inverse_frequencies(rope, length=int(length))
         own = positions if len(lengths) == 1 else positions[i : i + 1]
         rows.append(rope_tables(own, inv_freq, scale=scale, dtype=dtype))
     return [np.concatenate(tables, axis=0) for tables in zip(*rows, strict=True)]

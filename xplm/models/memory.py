@@ -25,6 +25,7 @@ from xplm.kernels import PORTABLE
 from xplm.kernels.attention import QUERY_ROWS
 from xplm.kernels.linear_cross_entropy import LOGITS_PER_CHUNK
 from xplm.runtime import Runtime
+from xplm.specs import RMSNormSpec
 
 
 class Widths(NamedTuple):
@@ -53,13 +54,15 @@ def widths(rt: Runtime, config: DecoderConfig) -> Widths:
     """The letters of a configuration, and the sizes of a policy."""
     compute = rt.host_dtype.compute.itemsize
     wide = max(4, compute)
+    block = config.blocks[0]
+    heads, D = block.mixer.num_heads, block.mixer.head_dim
     is_whole = rt.ops.attention_fwd is PORTABLE["attention_fwd"]
     return Widths(
         config.hidden_size,
-        config.intermediate_size,
-        config.num_attention_heads * config.head_dim,
-        config.num_key_value_heads * config.head_dim,
-        config.num_attention_heads,
+        block.mlp.intermediate_size,
+        heads * D,
+        block.mixer.num_key_value_heads * D,
+        heads,
         compute,
         wide,
         compute < wide,
@@ -80,8 +83,8 @@ def block_saved(
         has_dropout: whether its two branches are dropped from.
     """
     w = widths(rt, config)
-    is_gated = config.activation == "swiglu"
-    statistics = rt.host_dtype.norm.itemsize * (1 if config.norm == "rms_norm" else 2)
+    is_gated = config.blocks[0].mlp.is_gated
+    statistics = rt.host_dtype.norm.itemsize * (1 if isinstance(config.norm, RMSNormSpec) else 2)
     saved = {
         "attention_norm.x": w.C * w.compute,
         "attention_norm.statistics": statistics,
@@ -139,7 +142,7 @@ def backward_scratch(
     w = widths(rt, config)
     x, hidden = n * w.C * w.compute, n * w.F * w.compute
     q, kv = n * w.q * w.compute, n * w.kv * w.compute
-    is_gated = config.activation == "swiglu"
+    is_gated = config.blocks[0].mlp.is_gated
     n_hidden = 3 if is_gated else 2  # dhidden, dup, dgate
 
     # dx; then dhidden, dup, dgate; then their dx, and its sum with the one before

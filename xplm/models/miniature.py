@@ -11,18 +11,30 @@ POSITIONS = 32
 """Tokens that it reads at most: enough for products that are not those of decoding."""
 
 
+HEAD_DIM = 8
+
+
 def miniature(config: DecoderConfig) -> DecoderConfig:
     """The configuration with all of its flags and the least of its sizes."""
-    is_grouped = config.num_key_value_heads < config.num_attention_heads
+    block = config.blocks[0]
+    is_grouped = block.mixer.num_key_value_heads < block.mixer.num_heads
+    rope = block.mixer.rope
+    mixer = replace(
+        block.mixer,
+        num_heads=2,
+        num_key_value_heads=1 if is_grouped else 2,
+        head_dim=HEAD_DIM,
+        rope=rope
+        and replace(
+            rope,
+            dim=HEAD_DIM if rope.dim == block.mixer.head_dim else HEAD_DIM // 2,
+            max_position_embeddings=POSITIONS,
+        ),
+    )
     return replace(
         config,
         vocab_size=16,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1 if is_grouped else 2,
-        head_dim=8,
+        hidden_size=2 * HEAD_DIM,
         max_position_embeddings=POSITIONS,
-        windows=config.windows[:1],
+        blocks=(replace(block, mixer=mixer, mlp=replace(block.mlp, intermediate_size=16)),),
     )

@@ -12,7 +12,7 @@ from typing import Any
 from xplm.config import DecoderConfig
 from xplm.layers.block import Drop, block_bwd, block_fwd, keep_all, undrop
 from xplm.layers.norm import norm_layer_bwd, norm_layer_fwd
-from xplm.models.decoder import embed_bwd, embed_fwd, head_name, head_weight, make_context
+from xplm.models.decoder import NORM, embed_bwd, embed_fwd, head_name, head_weight, make_context
 from xplm.params import accumulate
 from xplm.precision import wide_dtype
 from xplm.runtime import Runtime
@@ -63,13 +63,13 @@ def loss_and_grads(
     x, embed_saved = embed_fwd(rt, params, ids, context)  # (B, T, C)
     x, embed_drop = drop("model.embed_tokens", x)
     kept: list[Any] = []  # of each block what its backward pass saved, or with recompute its input
-    for layer in range(config.num_hidden_layers):
+    for layer, block in enumerate(config.blocks):
         block_input = x
-        x, saved = block_fwd(rt, config, params, layer, x, context, drop)
+        x, saved = block_fwd(rt, block, params, layer, x, context, drop)
         kept.append(block_input if recompute else saved)
         del saved
     shape = x.shape
-    x, norm_saved = norm_layer_fwd(rt, config, params, "model.norm", x)
+    x, norm_saved = norm_layer_fwd(rt, config.norm, params, NORM, x)
 
     losses, head_saved = rt.ops.linear_cross_entropy_fwd(
         xp.reshape(x, (-1, shape[-1])),
@@ -85,14 +85,14 @@ def loss_and_grads(
     # loss = sum(losses) / n_targets
     dlosses = xp.full_like(losses, loss_scale / n_targets, dtype=wide_dtype(losses, xp))
     dx, dhead, _ = rt.ops.linear_cross_entropy_bwd(dlosses, head_saved)
-    dx, grads = norm_layer_bwd(rt, config, "model.norm", xp.reshape(dx, shape), norm_saved)
+    dx, grads = norm_layer_bwd(rt, config.norm, NORM, xp.reshape(dx, shape), norm_saved)
     grads[head_name(config)] = dhead
 
-    for layer in reversed(range(config.num_hidden_layers)):
+    for layer, block in reversed(list(enumerate(config.blocks))):
         saved = kept.pop()
         if recompute:
-            _, saved = block_fwd(rt, config, params, layer, saved, context, drop)
-        dx, more = block_bwd(rt, config, layer, dx, saved)
+            _, saved = block_fwd(rt, block, params, layer, saved, context, drop)
+        dx, more = block_bwd(rt, block, layer, dx, saved)
         grads |= more
 
     # A tied table is read twice, as embedding and as head: its gradients add up.

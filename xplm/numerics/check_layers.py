@@ -7,8 +7,9 @@ import numpy as np
 
 from xplm.backend import Backend
 from xplm.config import DecoderConfig
-from xplm.layers.attention import Context, attention_layer_bwd, attention_layer_fwd
-from xplm.layers.block import block_bwd, block_fwd
+from xplm.layers.attention import attention_layer_bwd, attention_layer_fwd
+from xplm.layers.block import MIXER, MLP, block_bwd, block_fwd, block_name
+from xplm.layers.context import Context
 from xplm.layers.linear import linear_layer_bwd, linear_layer_fwd
 from xplm.layers.mlp import mlp_bwd, mlp_fwd
 from xplm.layers.norm import norm_layer_bwd, norm_layer_fwd
@@ -35,7 +36,7 @@ class Pair(NamedTuple):
 
 
 def _linear(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
-    name = f"model.layers.{LAYER}.mlp.up_proj"
+    name = f"{block_name(LAYER)}.{MLP}.up_proj"
     return Pair(
         name,
         lambda params, x: linear_layer_fwd(rt, params, name, x),
@@ -47,33 +48,35 @@ def _norm(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
     name = "model.norm"
     return Pair(
         name,
-        lambda params, x: norm_layer_fwd(rt, config, params, name, x),
-        lambda dy, saved: norm_layer_bwd(rt, config, name, dy, saved),
+        lambda params, x: norm_layer_fwd(rt, config.norm, params, name, x),
+        lambda dy, saved: norm_layer_bwd(rt, config.norm, name, dy, saved),
     )
 
 
 def _attention(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
+    name, spec = f"{block_name(LAYER)}.{MIXER}", config.blocks[LAYER].mixer
     return Pair(
-        f"model.layers.{LAYER}.self_attn.",
-        lambda params, x: attention_layer_fwd(rt, config, params, LAYER, x, context),
-        lambda dy, saved: attention_layer_bwd(rt, config, LAYER, dy, saved),
+        f"{name}.",
+        lambda params, x: attention_layer_fwd(rt, spec, params, name, x, context),
+        lambda dy, saved: attention_layer_bwd(rt, spec, name, dy, saved),
     )
 
 
 def _mlp(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
-    name = f"model.layers.{LAYER}.mlp"
+    name, spec = f"{block_name(LAYER)}.{MLP}", config.blocks[LAYER].mlp
     return Pair(
         f"{name}.",
-        lambda params, x: mlp_fwd(rt, config, params, name, x),
-        lambda dy, saved: mlp_bwd(rt, config, name, dy, saved),
+        lambda params, x: mlp_fwd(rt, spec, params, name, x, context),
+        lambda dy, saved: mlp_bwd(rt, spec, name, dy, saved),
     )
 
 
 def _block(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
+    spec = config.blocks[LAYER]
     return Pair(
-        f"model.layers.{LAYER}.",
-        lambda params, x: block_fwd(rt, config, params, LAYER, x, context),
-        lambda dy, saved: block_bwd(rt, config, LAYER, dy, saved),
+        f"{block_name(LAYER)}.",
+        lambda params, x: block_fwd(rt, spec, params, LAYER, x, context),
+        lambda dy, saved: block_bwd(rt, spec, LAYER, dy, saved),
     )
 
 
@@ -89,7 +92,9 @@ def _block_with_dropout(rt: Runtime, config: DecoderConfig, context: Context) ->
         return rt.ops.dropout_fwd(x, keep[name.rpartition(".")[2]], rate=0.3)
 
     return _block(rt, config, context)._replace(
-        forward=lambda params, x: block_fwd(rt, config, params, LAYER, x, context, drop)
+        forward=lambda params, x: block_fwd(
+            rt, config.blocks[LAYER], params, LAYER, x, context, drop
+        )
     )
 
 

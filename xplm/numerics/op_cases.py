@@ -12,7 +12,8 @@ import numpy as np
 from numpy.random import Generator
 
 from xplm.kernels.rope import rope_tables
-from xplm.rope_scaling import RopeConfig, inverse_frequencies
+from xplm.rope_scaling import inverse_frequencies
+from xplm.specs import RopeSpec
 
 
 class OpCase(NamedTuple):
@@ -107,10 +108,11 @@ def _attention(rng: Generator) -> list[OpCase]:
 
 
 def _rope(rng: Generator) -> list[OpCase]:
-    def case(label: str, rope: RopeConfig, positions: np.ndarray, D: int) -> OpCase:
-        inv_freq, scale = inverse_frequencies(
-            rope, head_dim=D, max_position_embeddings=8, length=int(positions.max()) + 1
-        )
+    def case(
+        label: str, positions: np.ndarray, D: int, *fields: Any, dim: int | None = None
+    ) -> OpCase:
+        rope = RopeSpec(*fields, dim=dim or D, max_position_embeddings=8)
+        inv_freq, scale = inverse_frequencies(rope, length=int(positions.max()) + 1)
         cos, sin = rope_tables(positions, inv_freq, scale=scale, dtype=np.float64)
         x = rng.standard_normal((len(positions), 3, positions.shape[1], D))
         return OpCase(label, (x, cos, sin))
@@ -118,13 +120,13 @@ def _rope(rng: Generator) -> list[OpCase]:
     near = np.arange(5)[None, :]
     far = 3000 + np.array([[0, 1, 2, 3], [0, 0, 0, 1]])
     return [
-        case("default", RopeConfig(), near, 6),
-        case("one pair", RopeConfig(), near, 2),
-        case("rows of their own", RopeConfig(), far, 4),
-        case("linear", RopeConfig("linear", factor=4.0), near, 6),
-        case("dynamic", RopeConfig("dynamic", factor=4.0), 9 + near, 6),
-        case("yarn", RopeConfig("yarn", 1e4, 4.0, 8), near, 8),
-        case("llama3", RopeConfig("llama3", 1e4, 8.0, 8), near, 8),
+        case("default", near, 6),
+        case("one pair", near, 2),
+        case("rows of their own", far, 4),
+        case("linear", near, 6, "linear", 1e4, 4.0),
+        case("dynamic", 9 + near, 6, "dynamic", 1e4, 4.0),
+        case("yarn", near, 8, "yarn", 1e4, 4.0, 8),
+        case("llama3", near, 8, "llama3", 1e4, 8.0, 8),
     ]
 
 

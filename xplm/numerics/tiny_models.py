@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from xplm.config import DecoderConfig
+from xplm.models.families.config_json import read_config
 from xplm.params import ParamSpec
 
 BASE: dict[str, Any] = {
@@ -60,7 +61,7 @@ def tiny_config(changes: Mapping[str, Any]) -> DecoderConfig:
             "scale_attn_weights": hf.get("scale_attn_weights"),
             "scale_attn_by_inverse_layer_idx": hf.get("scale_attn_by_inverse_layer_idx"),
         }
-    return DecoderConfig.from_hf(hf)
+    return read_config(hf)
 
 
 def draw_params(specs: Mapping[str, ParamSpec], seed: int) -> dict[str, np.ndarray]:

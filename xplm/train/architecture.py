@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from xplm.config import DecoderConfig
 from xplm.errors import RequestError, did_you_mean
-from xplm.families import FAMILIES
+from xplm.models.families.config_json import read_config
+from xplm.models.families.table import FAMILIES
 from xplm.train.recipe import ModelRecipe
 
 MODEL_TYPES = {
@@ -101,7 +102,7 @@ def make_config(model: ModelRecipe, context: int, tokenizer: Vocabulary) -> Deco
     # A token that the tokenizer lacks is said to be absent; what else is left open takes the family's default.
     given = {k: v for k, v in hf.items() if v is not None or k.endswith("token_id")}
     spelt = {family.spelling.get(key, key): v for key, v in given.items()}
-    return DecoderConfig.from_hf({key: v for key, v in spelt.items() if key in family.keys})
+    return read_config({key: v for key, v in spelt.items() if key in family.keys})
 
 
 def _swiglu_width(hidden_size: int) -> int:

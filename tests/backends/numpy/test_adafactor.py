@@ -8,7 +8,7 @@ from xplm_numpy.kernels import FUSED
 from tests.backends.numpy.layouts import assert_same_bits, shifted, spread
 from tests.helpers import frozen
 from xplm.backend import load_backend
-from xplm.config import DecoderConfig
+from xplm.models.families.config_json import read_config
 from xplm.numerics.parity.check_optimizers import check_optimizer
 from xplm.numerics.parity.judge import BUG
 from xplm.params import ParamSpec
@@ -96,7 +96,7 @@ def test_a_step_is_the_rules(options, shape, dtype):
 
 @pytest.mark.parametrize(("hidden", "inner"), [(8, 24), (136, 200)])
 def test_steps_of_a_model_could_be_rounding(hidden, inner):
-    config = DecoderConfig.from_hf(
+    config = read_config(
         {"model_type": "llama", "vocab_size": 150, "hidden_size": hidden}
         | {"intermediate_size": inner, "num_hidden_layers": 1, "num_attention_heads": 2}
     )

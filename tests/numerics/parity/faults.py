@@ -84,8 +84,8 @@ WIRING = [
     PlantedFault(
         "the MLP's residual dropped",
         f"{L}/block.py",
-        '    y, mlp_drop = drop(f"{name}.mlp", y)\n    x = x + y',
-        '    y, mlp_drop = drop(f"{name}.mlp", y)\n    x = y',
+        "    x = x + (z if y is None else y + z)",
+        "    x = z if y is None else y + z",
         "llama",
         "and rms_norm forward at model.layers.1.input_layernorm",
         shared=False,
@@ -111,8 +111,8 @@ WIRING = [
     PlantedFault(
         "scale of the scores squared by the layer",
         f"{L}/attention.py",
-        "scale=config.attention_scale(layer),",
-        "scale=config.attention_scale(layer) ** 2,",
+        "scale=spec.scale,",
+        "scale=spec.scale**2,",
         "llama",
         "and attention forward at model.layers.0",
         shared=False,
@@ -238,8 +238,8 @@ OTHERS = [
     PlantedFault(
         "attention residual dropped",
         f"{L}/block.py",
-        "add_norm_layer_fwd(rt, config, params, norm_name, x, y)",
-        "add_norm_layer_fwd(rt, config, params, norm_name, 0 * x, y)",
+        "add_norm_layer_fwd(rt, spec.mlp_norm, params, norm_name, x, y)",
+        "add_norm_layer_fwd(rt, spec.mlp_norm, params, norm_name, 0 * x, y)",
         "llama",
         "and rms_norm forward at model.layers.0.post_attention_layernorm",
         shared=False,
@@ -265,7 +265,7 @@ OTHERS = [
     PlantedFault(
         "window ignored by the layer",
         f"{L}/attention.py",
-        "window=config.windows[layer],",
+        "window=spec.window,",
         "window=None,",
         "mistral, window",
         "and attention forward at model.layers.0",

@@ -50,7 +50,7 @@ def test_the_stream_is_what_blocks_hand_on(location, changes):
             lm.rt.backend.to_host(stream[depth]), lm.rt.backend.to_host(x)
         )
         if depth < lm.config.num_hidden_layers:
-            x, _ = block_fwd(lm.rt, lm.config, lm.params, depth, x, context)
+            x, _ = block_fwd(lm.rt, lm.config.blocks[depth], lm.params, depth, x, context)
 
 
 def test_a_chunk_of_one_token_has_its_stream_too(lm):

@@ -39,7 +39,9 @@ def check_layer(
     numbers = Numbers(test)
     params = numbers.rounded(draw_params(param_specs(config), seed), "param")
     x = numbers.rounded({"x": rng.standard_normal((B, T, config.hidden_size))}, "compute")["x"]
-    dy = rng.standard_normal((B, T, max(config.hidden_size, config.intermediate_size)))
+    dy = rng.standard_normal(
+        (B, T, max(config.hidden_size, config.blocks[0].mlp.intermediate_size))
+    )
 
     def work(rt: Runtime, name_params: Any) -> dict[str, Array]:
         context = make_context(rt, config, T, None, FIRST if padded else None)

@@ -10,6 +10,7 @@ is coarser than its format is.
 import numpy as np
 
 from xplm.config import DecoderConfig
+from xplm.layers.context import RopeTables
 from xplm.models.decoder import make_context
 from xplm.numerics.parity.bounds import FUNCTION_ULPS, Arithmetic, Ball
 from xplm.numerics.parity.expected import Expected
@@ -17,13 +18,14 @@ from xplm.numerics.parity.judge import Verdict, judge
 from xplm.numerics.parity.rounded import formats_of, to_host
 from xplm.rope_scaling import inverse_frequencies
 from xplm.runtime import Runtime
+from xplm.specs import RopeSpec
 
 
 @np.errstate(all="ignore")
 def check_tables(
     test: Runtime, config: DecoderConfig, T: int, first: np.ndarray | None = None
 ) -> list[Verdict]:
-    """The tables of T positions from 0 on, where the configuration has them: "cos" and "sin".
+    """The tables of T positions from 0 on, of each kind of RoPE that the configuration has: "cos" and "sin".
 
     Args:
         test: the runtime under test.
@@ -31,19 +33,22 @@ def check_tables(
         T: positions.
         first: for each row the slot that its sequence begins in (B,); None: slot 0.
     """
-    if config.rope is None:
-        return []
     context = make_context(test, config, T, first=first)
     begins = np.zeros(1, np.int64) if first is None else first
+    return [
+        verdict
+        for rope in config.ropes
+        for verdict in _check_rope(test, rope, context.ropes[rope], T, begins)
+    ]
+
+
+def _check_rope(
+    test: Runtime, rope: RopeSpec, tables: RopeTables, T: int, begins: np.ndarray
+) -> list[Verdict]:
     angles: list[np.ndarray] = []
     scales: list[float] = []
     for begin in begins:
-        inv_freq, scale = inverse_frequencies(
-            config.rope,
-            head_dim=config.head_dim,
-            max_position_embeddings=config.max_position_embeddings,
-            length=T - int(begin),
-        )
+        inv_freq, scale = inverse_frequencies(rope, length=T - int(begin))
         positions = np.maximum(np.arange(T) - begin, 0)
         angles.append(positions[None, :, None] * inv_freq)
         scales.append(scale)
@@ -53,7 +58,7 @@ def check_tables(
     w = Arithmetic(formats_of(test).rope)
     off = w.gamma(3) * np.abs(angle) + w.eta
     verdicts = []
-    for name, function, array in (("cos", np.cos, context.cos), ("sin", np.sin, context.sin)):
+    for name, function, array in (("cos", np.cos, tables.cos), ("sin", np.sin, tables.sin)):
         value = w.rounded(function(angle), np.minimum(off, 2.0), FUNCTION_ULPS)
         ball = w.times(value, Ball(stretch, w.u * np.abs(stretch)))
         table = to_host(test, array)

@@ -37,19 +37,25 @@ def count_numbers(config: DecoderConfig, window: int) -> dict[str, int]:
         config: the model's.
         window: positions in the cache.
     """
-    L, C, F = config.num_hidden_layers, config.hidden_size, config.intermediate_size
-    D, V, S = config.head_dim, config.vocab_size, window
-    q, kv = config.num_attention_heads * D, config.num_key_value_heads * D
+    L, C, V, S = config.num_hidden_layers, config.hidden_size, config.vocab_size, window
+    mixers = [block.mixer for block in config.blocks]
+    q = sum(mixer.num_heads * mixer.head_dim for mixer in mixers)
+    kv = sum(mixer.num_key_value_heads * mixer.head_dim for mixer in mixers)
+    heads = sum(mixer.num_heads for mixer in mixers)
+    F = sum(block.mlp.intermediate_size for block in config.blocks)
+    rotated = sum(
+        (m.num_heads + m.num_key_value_heads) * m.rope.dim for m in mixers if m.rope is not None
+    )
     specs = param_specs(config)
     matrices = {name: s for name, s in specs.items() if len(s.shape) == 2 and "embed" not in name}
     products = count_params(matrices) + V * C * config.tie_word_embeddings
     return {
         "param": count_params(specs),
-        "cache": 2 * L * kv * S,
-        "compute": L * (2 * q + 2 * kv + 6 * C + 4 * F) + 2 * C,
-        "rope": (2 * L * (q + kv) + D) * (config.rope is not None),
+        "cache": 2 * kv * S,
+        "compute": 2 * q + 2 * kv + 6 * L * C + 4 * F + 2 * C,
+        "rope": 2 * rotated + sum(rope.dim for rope in config.ropes),
         "norm": 2 * C * (2 * L + 1),
-        "softmax": 2 * L * config.num_attention_heads * S,
+        "softmax": 2 * heads * S,
         "loss": V,
         "accumulate": products // ACCUMULATE_BLOCK,
     }

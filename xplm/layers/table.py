@@ -1,0 +1,26 @@
+"""Which layer each spec stands for: the one place where a kind of layer is chosen."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from xplm.layers.attention import attention_layer_bwd, attention_layer_fwd, attention_specs
+from xplm.layers.context import Context
+from xplm.layers.mlp import mlp_bwd, mlp_fwd, mlp_specs
+from xplm.params import Init, ParamSpec
+from xplm.runtime import Runtime
+from xplm.specs import AttentionSpec, MLPSpec
+from xplm.typing import Array, Params
+
+
+class Layer(NamedTuple):
+    """A kind of layer; the spec comes after the runtime, parameters are named after `name`."""
+
+    specs: Callable[[Any, str, int, Init], list[ParamSpec]]  # (spec, name, C, init)
+    fwd: Callable[[Runtime, Any, Params, str, Array, Context], tuple[Array, Any]]  # y, saved
+    bwd: Callable[[Runtime, Any, str, Array, Any], tuple[Array, Params]]  # dx, gradients
+
+
+LAYERS: dict[type, Layer] = {
+    AttentionSpec: Layer(attention_specs, attention_layer_fwd, attention_layer_bwd),
+    MLPSpec: Layer(mlp_specs, mlp_fwd, mlp_bwd),
+}

@@ -1,0 +1,54 @@
+"""Blocks that several families have."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from xplm.models.families.fields import Fields
+from xplm.models.families.rope import read_rope
+from xplm.specs import AttentionSpec, BlockSpec, MLPSpec, RMSNormSpec
+
+
+def head_width(hf: Fields) -> int:
+    """D: `head_dim`, or a head's share of the width."""
+    return hf.integer("head_dim", hf.integer("hidden_size") // hf.integer("num_attention_heads"))
+
+
+def read_attention(hf: Fields, **facts: Any) -> AttentionSpec:
+    """Attention of the heads that config.json gives, its scores divided by sqrt(D).
+
+    Args:
+        hf: the config.json.
+        facts: the family's fields of an AttentionSpec.
+    """
+    heads, D = hf.integer("num_attention_heads"), head_width(hf)
+    return AttentionSpec(
+        num_heads=heads,
+        num_key_value_heads=hf.integer("num_key_value_heads", heads),
+        head_dim=D,
+        **{"scale": D**-0.5, **facts},
+    )
+
+
+def read_llama_block(hf: Fields, *, mlp_bias: bool = False, **facts: Any) -> BlockSpec:
+    """RMSNorm, rotated attention and a gated MLP, in sequence.
+
+    Args:
+        hf: the config.json.
+        mlp_bias: whether the MLP's matrices have a bias.
+        facts: fields of the AttentionSpec: `qkv_bias`, `output_bias` and what else the family differs in.
+    """
+    norm = RMSNormSpec(hf.number("rms_norm_eps", 1e-6))
+    attention = read_attention(hf, rope=read_rope(hf, head_width(hf)), **facts)
+    mlp = MLPSpec(hf.integer("intermediate_size"), "silu", is_gated=True, bias=mlp_bias)
+    return BlockSpec(attention, mlp, norm, norm)
+
+
+def in_all_layers(hf: Fields, block: BlockSpec) -> tuple[BlockSpec, ...]:
+    """The block, once a layer."""
+    return (block,) * hf.integer("num_hidden_layers")
+
+
+def with_windows(block: BlockSpec, windows: Sequence[int | None]) -> tuple[BlockSpec, ...]:
+    """The block, once for each window."""
+    return tuple(replace(block, mixer=replace(block.mixer, window=w)) for w in windows)

@@ -1,0 +1,67 @@
+"""A family of decoders: how a model_type's config.json becomes blocks and back, and how its tensors are stored."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from xplm.config import DecoderConfig
+from xplm.models.families.fields import Fields
+from xplm.specs import BlockSpec
+
+COMMON = (
+    "model_type",
+    "vocab_size",
+    "tie_word_embeddings",
+    "initializer_range",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
+SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+    "hidden_act",
+    "layer_types",
+)
+ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "original_max_position_embeddings")
+
+ReadBlocks: TypeAlias = Callable[[Fields], tuple[BlockSpec, ...]]
+WriteBlocks: TypeAlias = Callable[[DecoderConfig], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """All that xplm knows of a model_type."""
+
+    model_type: str
+    architecture: str  # transformers' class
+    keys: tuple[str, ...]  # of config.json, that are read
+    norm_eps_key: str
+    hidden_acts: tuple[str, ...]  # spellings of the activation, the one to write first
+    read_blocks: ReadBlocks
+    write_blocks: WriteBlocks  # keys beside those that all families have
+    has_learned_positions: bool = False
+    has_head_bias: bool = False
+    inert: tuple[str, ...] = ()  # further keys of transformers' class, which change no logits
+    spelling: Mapping[str, str] = field(default_factory=dict)  # our key -> the family's
+    aliases: tuple[str, ...] = ()  # our keys that transformers' class takes for the family's
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # of keys that config.json leaves out
+    modules: Mapping[str, str] = field(default_factory=dict)  # our name of a module -> the family's
+    is_transposed: bool = False  # whether matrices of a block are stored as (inputs, outputs)
+    bare_prefix: str = ""  # of tensors' names, left out by files of the model without its head
+    gguf: "GGUFLayout | None" = None  # None: not read as GGUF
+
+
+@dataclass(frozen=True)
+class GGUFLayout:
+    """How a GGUF file spells a family."""
+
+    architecture: str
+    norm_eps_key: str = "attention.layer_norm_rms_epsilon"
+    has_interleaved_rows: bool = False  # rows of q and k pair by pair, not half after half
+    modules: Mapping[str, str] = field(default_factory=dict)  # GGUF's name in a block -> ours

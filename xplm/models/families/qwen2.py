@@ -1,0 +1,43 @@
+"""Qwen2: Llama's block with biases of q, k and v, some layers with a window.   transformers: models/qwen2"""
+
+from typing import Any
+
+from xplm.config import DecoderConfig
+from xplm.models.families.blocks import read_llama_block, with_windows
+from xplm.models.families.family import COMMON, ROPE, SIZES, Family, GGUFLayout
+from xplm.models.families.fields import Fields
+from xplm.models.families.rope import write_rope
+from xplm.models.families.windows import read_switched_windows, write_switched_windows
+from xplm.specs import BlockSpec
+
+
+def read_blocks(hf: Fields) -> tuple[BlockSpec, ...]:
+    """Blocks from config.json."""
+    block = read_llama_block(hf, qkv_bias=True, output_bias=False)
+    return with_windows(block, read_switched_windows(hf))
+
+
+def write_blocks(config: DecoderConfig) -> dict[str, Any]:
+    """The keys that these blocks are read from."""
+    return write_rope(config.ropes[0]) | write_switched_windows(config.blocks)
+
+
+QWEN2 = Family(
+    "qwen2",
+    "Qwen2ForCausalLM",
+    keys=(
+        *(*COMMON, *SIZES, *ROPE, "rms_norm_eps"),
+        *("use_sliding_window", "sliding_window", "max_window_layers"),
+    ),
+    norm_eps_key="rms_norm_eps",
+    hidden_acts=("silu", "swish"),
+    read_blocks=read_blocks,
+    write_blocks=write_blocks,
+    defaults={
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 32768,
+        "sliding_window": 4096,
+        "max_window_layers": 28,
+    },
+    gguf=GGUFLayout("qwen2"),
+)

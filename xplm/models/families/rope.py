@@ -1,0 +1,103 @@
+"""Rotary positions of a config.json, in both of Hugging Face's spellings, and back."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from reprlib import repr as shown  # a value of any length, cut short
+from typing import Any
+
+from xplm.errors import ConfigError
+from xplm.models.families.fields import Fields
+from xplm.rope_scaling import READ_BY, ROPE_TYPES
+from xplm.specs import RopeSpec
+
+NOT_IN_JSON = (
+    "dim",
+    "max_position_embeddings",
+)  # fields of a RopeSpec that config.json has elsewhere
+
+
+def read_rope(hf: Fields, head_dim: int, share: float = 1.0) -> RopeSpec:
+    """Either `rope_parameters`, or `rope_theta` beside `rope_scaling` (its type was once "type"), which wins.
+
+    Args:
+        hf: the config.json.
+        head_dim: D.
+        share: of a head that is rotated. A `partial_rotary_factor` among the parameters must agree.
+
+    Raises:
+        ConfigError: a parameter is missing or out of range, or asks for what xplm does not have.
+    """
+    given = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"rope_parameters is an object; got {shown(given)}")
+    if nested := [key for key, value in given.items() if isinstance(value, Mapping)]:
+        raise ConfigError(f"all layers share their RoPE here; got one each for {shown(nested)}")
+    rope_type = given.get("rope_type", given.get("type", "default"))
+    if not isinstance(rope_type, str) or rope_type not in ROPE_TYPES:
+        raise ConfigError(f"rope_type is one of {', '.join(ROPE_TYPES)}; got {shown(rope_type)}")
+    if given.get("partial_rotary_factor") not in (None, share):
+        raise ConfigError(
+            f"RoPE rotates {share:g} of a head here; got another partial_rotary_factor"
+        )
+    dim = int(head_dim * share)
+    if dim % 2 or not dim:
+        part = "head_dim" if share == 1.0 else f"{share:g} of head_dim {head_dim}"
+        raise ConfigError(f"{part} is even, for RoPE rotates pairs; got {dim}")
+
+    known = {"rope_theta": hf.get("rope_theta")}
+    known |= {key: value for key, value in given.items() if value is not None}
+    max_positions = hf.integer("max_position_embeddings")
+    key = "original_max_position_embeddings"
+    values = Fields(known)
+    numbers = {
+        name: values.number(name)
+        for name in ("rope_theta", *READ_BY.get(rope_type, ()))
+        if name not in ("truncate", key) and known.get(name) is not None
+    }
+    lengths = values if hf.get(key) is None else hf  # the order in which transformers looks
+    is_given = rope_type != "default" and lengths.get(key) is not None
+    trained = None
+    if is_given or rope_type in ("yarn", "llama3"):
+        trained = lengths.integer(key, max_positions)
+    rope = RopeSpec(
+        rope_type=rope_type,
+        original_max_position_embeddings=trained,
+        truncate=bool(given.get("truncate", True)),
+        dim=dim,
+        max_position_embeddings=max_positions,
+        **numbers,
+    )
+    _check(rope, numbers)
+    return rope
+
+
+def write_rope(rope: RopeSpec) -> dict[str, Any]:
+    """Keys of config.json: the newer spelling, and the older for readers that know no other."""
+    default = asdict(RopeSpec(dim=rope.dim, max_position_embeddings=rope.max_position_embeddings))
+    always = {"rope_type", "rope_theta"}
+    if rope.rope_type == "llama3":
+        always |= {"low_freq_factor", "high_freq_factor"}
+    given = {
+        key: value
+        for key, value in asdict(rope).items()
+        if key not in NOT_IN_JSON and (key in always or value != default[key])
+    }
+    return {
+        "rope_parameters": given,
+        "rope_theta": rope.rope_theta,
+        "rope_scaling": None if rope.rope_type == "default" else given,
+    }
+
+
+def _check(rope: RopeSpec, numbers: Mapping[str, float]) -> None:
+    if rope.rope_type != "default" and "factor" not in numbers:
+        raise ConfigError(f'RoPE type "{rope.rope_type}" needs a factor; rope_parameters has none')
+    if rope.rope_theta <= 1.0:
+        raise ConfigError(f"rope_theta is above 1; got {rope.rope_theta}")
+    if rope.high_freq_factor <= rope.low_freq_factor:
+        raise ConfigError(
+            "high_freq_factor is above low_freq_factor; "
+            f"got {rope.high_freq_factor} and {rope.low_freq_factor}"
+        )
+    if rope.rope_type == "dynamic" and rope.dim == 2:
+        raise ConfigError("dynamic RoPE needs a head_dim above 2; got 2")

@@ -1,0 +1,12 @@
+"""The families that xplm has, by the model_type of their config.json."""
+
+from xplm.models.families.family import Family
+from xplm.models.families.gpt2 import GPT2
+from xplm.models.families.llama import LLAMA
+from xplm.models.families.mistral import MISTRAL
+from xplm.models.families.qwen2 import QWEN2
+from xplm.models.families.starcoder2 import STARCODER2
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, GPT2, STARCODER2)
+}

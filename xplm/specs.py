@@ -1,0 +1,91 @@
+"""Layers as values: what decides a layer's parameters and its arithmetic.
+
+A decoder is a tuple of blocks (`xplm.config.DecoderConfig.blocks`). `xplm.models.families` makes them of a config.json,
+`xplm.layers` has one module for each kind of spec, and `xplm.layers.table` says which. A fact in which families differ
+is a field here. Letters as in `xplm.typing`.
+"""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True)
+class RMSNormSpec:
+    """x / rms(x) * weight."""
+
+    eps: float  # added to the mean square
+
+
+@dataclass(frozen=True)
+class LayerNormSpec:
+    """(x - mean(x)) / std(x) * weight + bias."""
+
+    eps: float  # added to the variance
+
+
+NormSpec: TypeAlias = RMSNormSpec | LayerNormSpec
+
+
+@dataclass(frozen=True)
+class RopeSpec:
+    """Rotary positions: Hugging Face's `rope_parameters`. Fields that a type does not use keep their defaults."""
+
+    rope_type: str = "default"
+    rope_theta: float = 10000.0
+    factor: float = 1.0  # stretched length / trained length
+    original_max_position_embeddings: int | None = None  # trained length, positions; yarn, llama3
+    low_freq_factor: float = 1.0  # llama3: wavelengths above trained length / this are interpolated
+    high_freq_factor: float = 4.0  # llama3: wavelengths below trained length / this are kept
+    attention_factor: float | None = None  # yarn: scale of cos and sin; None: the paper's
+    beta_fast: float = 32.0  # yarn: pairs with more turns over the trained length are kept
+    beta_slow: float = 1.0  # yarn: pairs with fewer are interpolated
+    mscale: float | None = None  # yarn, DeepSeek's variant of attention_factor
+    mscale_all_dim: float | None = None
+    truncate: bool = True  # yarn: round the ramp's ends to whole pairs
+    _: KW_ONLY
+    dim: int  # leading features of a head that are rotated, an even number
+    max_position_embeddings: int  # the configured context, positions; "dynamic" alone reads it
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """Causal grouped-query attention."""
+
+    num_heads: int  # H
+    num_key_value_heads: int  # K
+    head_dim: int  # D
+    scale: float  # factor of the scores, q k^T
+    rope: RopeSpec | None  # None: q and k are not rotated
+    qkv_bias: bool
+    output_bias: bool
+    window: int | None = None  # keys that a query sees, its own included; None: all before it
+    qk_norm: NormSpec | None = None  # of each head of q and k, before they are rotated
+
+
+@dataclass(frozen=True)
+class MLPSpec:
+    """down(activation(up(x))), or gated: down(activation(gate(x)) * up(x))."""
+
+    intermediate_size: int  # F
+    activation: str  # "silu" where it is gated, else "gelu", in the tanh approximation
+    is_gated: bool
+    bias: bool  # of all matrices
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """A mixer of positions and an MLP, each added to the residual stream.
+
+    sequential    x = x + mixer(norm(x));  x = x + mlp(mlp_norm(x))
+    parallel      x = x + mixer(n) + mlp(n),  n = norm(x)
+    """
+
+    mixer: AttentionSpec
+    mlp: MLPSpec
+    norm: NormSpec
+    mlp_norm: NormSpec | None  # None: the two are parallel, and read one norm
+
+    @property
+    def is_parallel(self) -> bool:
+        """Whether mixer and MLP read the same norm of x."""
+        return self.mlp_norm is None
