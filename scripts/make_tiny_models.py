@@ -20,7 +20,9 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MistralConfig,
+    PhiConfig,
     Qwen2Config,
+    Qwen3Config,
     Starcoder2Config,
 )
 
@@ -28,6 +30,8 @@ FAMILIES = {
     "llama": LlamaConfig,
     "mistral": MistralConfig,
     "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+    "phi": PhiConfig,
     "gpt2": GPT2Config,
     "starcoder2": Starcoder2Config,
 }
@@ -112,6 +116,24 @@ RECIPES = {
         WINDOW | {"layer_types": ["sliding_attention", "full_attention"]}, model_type="qwen2"
     ),
     "qwen2-yarn-old": Recipe(rope=yarn(), model_type="qwen2", old_spelling=True),
+    "qwen3": Recipe({"head_dim": 12}, model_type="qwen3"),
+    "qwen3-tied-bias": Recipe(
+        {"head_dim": 8, "attention_bias": True, "tie_word_embeddings": True}, model_type="qwen3"
+    ),
+    "qwen3-window": Recipe(
+        WINDOW | {"head_dim": 8, "layer_types": ["full_attention", "sliding_attention"]},
+        model_type="qwen3",
+    ),
+    "qwen3-yarn-old": Recipe({"head_dim": 8}, rope=yarn(), model_type="qwen3", old_spelling=True),
+    "phi": Recipe(model_type="phi"),
+    "phi-tied": Recipe({"tie_word_embeddings": True}, model_type="phi"),
+    "phi-qk-norm": Recipe(
+        {"qk_layernorm": True, "num_key_value_heads": 4, "partial_rotary_factor": 0.75},
+        model_type="phi",
+    ),
+    "phi-linear-old": Recipe(
+        rope={"rope_type": "linear", "factor": 4.0}, model_type="phi", old_spelling=True
+    ),
     "gpt2": Recipe({"n_inner": 48}, model_type="gpt2"),
     "gpt2-wide": Recipe(model_type="gpt2"),  # n_inner left out: 4 times the width
     "gpt2-scaled-by-layer": Recipe({"scale_attn_by_inverse_layer_idx": True}, model_type="gpt2"),

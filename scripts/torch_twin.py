@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from xplm.backend import load_backend
-from xplm.models.training import IGNORE_INDEX
+from xplm.models.head import IGNORE_INDEX
 from xplm.runtime import make_runtime
 from xplm.train.data import Batch
 from xplm.train.loop import Job

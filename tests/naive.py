@@ -110,6 +110,12 @@ def decoder(
         name = f"model.layers.{layer}"
         n = rms_norm(x, p[f"{name}.input_layernorm.weight"], block.norm.eps)
         q, k, v = (heads(project(n, f"{name}.self_attn.{part}_proj")) for part in "qkv")
+        if block.mixer.qk_norm is not None:
+            eps = block.mixer.qk_norm.eps
+            q, k = (
+                rms_norm(a, p[f"{name}.self_attn.{part}_norm.weight"], eps)
+                for part, a in (("q", q), ("k", k))
+            )
         y, _ = attention(
             rope(q, positions, inv_freq, scale),
             rope(k, positions, inv_freq, scale),

@@ -81,7 +81,15 @@ def test_config_is_frozen():
 
 
 def test_a_family_decides_its_biases():
-    assert set(FAMILIES) == {"llama", "mistral", "qwen2", "gpt2", "starcoder2"}
+    assert list(FAMILIES) == [
+        "llama",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "gpt2",
+        "starcoder2",
+        "phi",
+    ]
     llama = make_config(attention_bias=True, mlp_bias=True)
     assert facts(llama).biases == (True, True, True)
     mistral = make_config(model_type="mistral", attention_bias=True)
@@ -202,7 +210,7 @@ def test_to_hf_round_trips(name):
     [
         (
             {"model_type": "bert"},
-            "model_type is one of llama, mistral, qwen2, gpt2, starcoder2; got 'bert'",
+            "model_type is one of llama, mistral, qwen2, qwen3, gpt2, starcoder2, phi; got 'bert'",
         ),
         ({"model_type": None}, "got None"),
         ({"model_type": ["llama"]}, r"got \['llama'\]"),

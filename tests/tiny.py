@@ -52,6 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "yarn": {"rope_scaling": YARN},
     "mistral": {"model_type": "mistral", "sliding_window": 5},
     "qwen2": {"model_type": "qwen2"},
+    "qwen3": {"model_type": "qwen3", "head_dim": 6},
     "qwen2_window": {
         "model_type": "qwen2",
         "use_sliding_window": True,

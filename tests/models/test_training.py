@@ -5,7 +5,8 @@ import pytest
 
 from xplm.backend import load_backend
 from xplm.models.decoder import forward, param_specs
-from xplm.models.training import IGNORE_INDEX, loss_and_grads
+from xplm.models.head import IGNORE_INDEX
+from xplm.models.training import loss_and_grads
 from xplm.numerics.gradient_check import relative_errors
 from xplm.numerics.tiny_models import TINY_MODELS, draw_params, tiny_config
 from xplm.params import accumulate, init_params

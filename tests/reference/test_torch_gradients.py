@@ -13,7 +13,8 @@ from xplm.backend import load_backend
 from xplm.checkpoint.layouts import stored_tensors
 from xplm.models.decoder import param_specs
 from xplm.models.families.config_json import read_config, write_config
-from xplm.models.training import IGNORE_INDEX, loss_and_grads
+from xplm.models.head import IGNORE_INDEX
+from xplm.models.training import loss_and_grads
 from xplm.numerics.gradient_check import relative_errors
 from xplm.numerics.tiny_models import draw_params
 from xplm.runtime import make_runtime
@@ -51,6 +52,22 @@ MODELS = {
     "llama, yarn": {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
     "mistral, window": {"model_type": "mistral", "sliding_window": 5},
     "qwen2": {"model_type": "qwen2"},
+    "qwen3, window": {
+        "model_type": "qwen3",
+        "head_dim": 10,
+        "use_sliding_window": True,
+        "sliding_window": 5,
+        "max_window_layers": 1,
+    },
+    "qwen3, biases": {"model_type": "qwen3", "head_dim": 8, "attention_bias": True},
+    "phi": {"model_type": "phi"},
+    "phi, norms of q and k, K < H": {
+        "model_type": "phi",
+        "num_key_value_heads": 2,
+        "qk_layernorm": True,
+        "partial_rotary_factor": 0.75,
+        "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+    },
     "starcoder2": {"model_type": "starcoder2", "use_bias": True},
     "gpt2, scores scaled by layer": {
         "model_type": "gpt2",

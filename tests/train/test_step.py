@@ -9,8 +9,8 @@ import pytest
 from tests.on_backends import load_or_skip, on
 from tests.train.runs import assert_bitwise_equal, host_weights, start, tiny_recipe
 from xplm.errors import RequestError
+from xplm.models.head import IGNORE_INDEX
 from xplm.models.loss_scale import LossScale
-from xplm.models.training import IGNORE_INDEX
 from xplm.train.data import Batch
 from xplm.train.step import train_step
 

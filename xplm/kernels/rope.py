@@ -5,16 +5,21 @@ p * inv_freq[i]:
 
     y1 = x1 cos - x2 sin
     y2 = x2 cos + x1 sin
+    y3 = x3
+
+The tables say how many features are rotated: the two halves are those of the first R, and x3 is the rest of the head,
+which most models do not have.
 
 The product of a query at p and a key at s then depends on p - s alone.
 
 Source: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", arXiv:2104.09864, eq. 34, with
-pairs (i, i + D/2) in place of (2i, 2i + 1) as Llama checkpoints are trained. `xplm.rope_scaling` makes inv_freq.
+pairs (i, i + R/2) in place of (2i, 2i + 1) as Llama checkpoints are trained. `xplm.rope_scaling` makes inv_freq.
 
 Gradient. A rotation's transpose is the rotation back, so dx is dy turned by minus the angle:
 
     dx1 = dy1 cos + dy2 sin
     dx2 = dy2 cos - dy1 sin
+    dx3 = dy3
 
 A scale on cos and sin, as YaRN has, multiplies dx as it multiplied y. The tables have no gradient.
 
@@ -32,14 +37,14 @@ from xplm.typing import Array, DType
 
 
 class RopeSaved(NamedTuple):
-    cos: Array  # (B, 1, T, D/2)
-    sin: Array  # (B, 1, T, D/2)
+    cos: Array  # (B, 1, T, R/2)
+    sin: Array  # (B, 1, T, R/2)
 
 
 def rope_tables(
     positions: np.ndarray, inv_freq: np.ndarray, *, scale: float, dtype: DType
 ) -> tuple[np.ndarray, np.ndarray]:
-    """cos, sin (B, 1, T, D/2) of positions (B, T) * inv_freq (D/2,), both times `scale`, on the host in `dtype`.
+    """cos, sin (B, 1, T, R/2) of positions (B, T) * inv_freq (R/2,), both times `scale`, on the host in `dtype`.
 
     `dtype` is NumPy's, or a Format, to which float32 numbers are rounded.
     """
@@ -49,13 +54,13 @@ def rope_tables(
 
 
 def rope_fwd(x: Array, cos: Array, sin: Array) -> tuple[Array, RopeSaved]:
-    """Turn each pair by its angle.   x (B, H, T, D); cos, sin (B, 1, T, D/2)  ->  y (B, H, T, D) x.dtype"""
+    """Turn each pair by its angle.   x (B, H, T, D); cos, sin (B, 1, T, R/2)  ->  y (B, H, T, D) x.dtype"""
     xp = array_namespace(x)
-    half = x.shape[-1] // 2
+    half = cos.shape[-1]
 
     xw = cast(x, cos.dtype)
-    x1, x2 = xw[..., :half], xw[..., half:]
-    y = xp.concat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
+    x1, x2, x3 = xw[..., :half], xw[..., half : 2 * half], xw[..., 2 * half :]
+    y = xp.concat([x1 * cos - x2 * sin, x2 * cos + x1 * sin, x3], axis=-1)
     return cast(y, x.dtype), RopeSaved(cos, sin)
 
 
@@ -63,10 +68,10 @@ def rope_bwd(dy: Array, saved: RopeSaved) -> tuple[Array, None, None]:
     """dx (B, H, T, D) in dy's dtype, from dy (B, H, T, D); no gradient of cos and sin."""
     cos, sin = saved
     xp = array_namespace(dy)
-    half = dy.shape[-1] // 2
+    half = cos.shape[-1]
     dyw = cast(dy, cos.dtype)
-    dy1, dy2 = dyw[..., :half], dyw[..., half:]
+    dy1, dy2, dy3 = dyw[..., :half], dyw[..., half : 2 * half], dyw[..., 2 * half :]
 
-    # y1 = x1 cos - x2 sin,  y2 = x2 cos + x1 sin
-    dx = xp.concat([dy1 * cos + dy2 * sin, dy2 * cos - dy1 * sin], axis=-1)
+    # y1 = x1 cos - x2 sin,  y2 = x2 cos + x1 sin,  y3 = x3
+    dx = xp.concat([dy1 * cos + dy2 * sin, dy2 * cos - dy1 * sin, dy3], axis=-1)
     return cast(dx, dy.dtype), None, None

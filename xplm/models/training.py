@@ -12,14 +12,12 @@ from typing import Any
 from xplm.config import DecoderConfig
 from xplm.layers.block import Drop, block_bwd, block_fwd, keep_all, undrop
 from xplm.layers.norm import norm_layer_bwd, norm_layer_fwd
-from xplm.models.decoder import NORM, embed_bwd, embed_fwd, head_name, head_weight, make_context
+from xplm.models.decoder import NORM, embed_bwd, embed_fwd, make_context
+from xplm.models.head import head_loss_bwd, head_loss_fwd
 from xplm.params import accumulate
 from xplm.precision import wide_dtype
 from xplm.runtime import Runtime
 from xplm.typing import Array, Params
-
-IGNORE_INDEX = -100
-"""A target that is not scored, in Hugging Face's spelling."""
 
 
 def loss_and_grads(
@@ -71,22 +69,22 @@ def loss_and_grads(
     shape = x.shape
     x, norm_saved = norm_layer_fwd(rt, config.norm, params, NORM, x)
 
-    losses, head_saved = rt.ops.linear_cross_entropy_fwd(
+    losses, head_saved = head_loss_fwd(
+        rt,
+        config,
+        params,
         xp.reshape(x, (-1, shape[-1])),
-        head_weight(config, params),
         xp.reshape(targets, (-1,)),
-        ignore_index=IGNORE_INDEX,
         label_smoothing=label_smoothing,
         z_loss=z_loss,
-        island=rt.dtype.loss,
     )  # (B T,)
     loss = xp.sum(losses) / n_targets
 
     # loss = sum(losses) / n_targets
     dlosses = xp.full_like(losses, loss_scale / n_targets, dtype=wide_dtype(losses, xp))
-    dx, dhead, _ = rt.ops.linear_cross_entropy_bwd(dlosses, head_saved)
+    dx, head_grads = head_loss_bwd(rt, config, dlosses, head_saved)
     dx, grads = norm_layer_bwd(rt, config.norm, NORM, xp.reshape(dx, shape), norm_saved)
-    grads[head_name(config)] = dhead
+    grads |= head_grads
 
     for layer, block in reversed(list(enumerate(config.blocks))):
         saved = kept.pop()

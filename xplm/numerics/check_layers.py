@@ -122,6 +122,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "llama, K < H": {},
     "llama, biases": {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 1},
     "mistral, window": {"model_type": "mistral", "sliding_window": 2},
+    "qwen3": {"model_type": "qwen3", "head_dim": 6},
+    "phi": {"model_type": "phi", "hidden_size": 16},
     "gpt2": {"model_type": "gpt2"},
     "starcoder2": {"model_type": "starcoder2", "use_bias": True},
 }

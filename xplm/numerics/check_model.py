@@ -9,7 +9,8 @@ import numpy as np
 from xplm.backend import Backend
 from xplm.config import DecoderConfig
 from xplm.models.decoder import forward, param_specs
-from xplm.models.training import IGNORE_INDEX, loss_and_grads
+from xplm.models.head import IGNORE_INDEX
+from xplm.models.training import loss_and_grads
 from xplm.numerics.gradient_check import GradientError, check_gradients
 from xplm.numerics.tiny_models import draw_params
 from xplm.progress import OnProgress, unseen

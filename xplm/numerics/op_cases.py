@@ -123,6 +123,7 @@ def _rope(rng: Generator) -> list[OpCase]:
         case("default", near, 6),
         case("one pair", near, 2),
         case("rows of their own", far, 4),
+        case("part of a head", near, 8, dim=4),
         case("linear", near, 6, "linear", 1e4, 4.0),
         case("dynamic", 9 + near, 6, "dynamic", 1e4, 4.0),
         case("yarn", near, 8, "yarn", 1e4, 4.0, 8),

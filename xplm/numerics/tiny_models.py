@@ -35,6 +35,9 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
     "llama, yarn": {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
     "mistral, window": {"model_type": "mistral", "sliding_window": 3},
     "qwen2": {"model_type": "qwen2"},
+    "qwen3": {"model_type": "qwen3", "head_dim": 6},
+    "phi": {"model_type": "phi", "hidden_size": 16},
+    "phi, norms of q and k": {"model_type": "phi", "hidden_size": 16, "qk_layernorm": True},
     "gpt2": {"model_type": "gpt2"},
     "gpt2, one head": {
         "model_type": "gpt2",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from xplm.config import DecoderConfig
 from xplm.models.decoder import forward
-from xplm.models.training import IGNORE_INDEX
+from xplm.models.head import IGNORE_INDEX
 from xplm.runtime import Runtime
 from xplm.train.data import Batch
 from xplm.typing import Params

@@ -49,7 +49,7 @@ def _turn(x, cos, sin, sign, y):
 @serial()
 def _turn_rows(x, cos, sin, sign, y, begin, end):
     _, T, H, D = x.shape
-    half = D // 2
+    half = cos.shape[2]
     for row in range(begin, end):
         b, t = row // T, row % T
         own = b if len(cos) > 1 else 0
@@ -59,3 +59,5 @@ def _turn_rows(x, cos, sin, sign, y, begin, end):
                 x1, x2 = widen(x[b, t, h, i]), widen(x[b, t, h, half + i])
                 y[b, t, h, i] = narrow(x1 * c - x2 * s, y)
                 y[b, t, h, half + i] = narrow(x2 * c + x1 * s, y)
+            for i in range(2 * half, D):
+                y[b, t, h, i] = x[b, t, h, i]

@@ -7,7 +7,7 @@ import pytest
 
 from tests.paths import SHARED
 from xplm.errors import DataError, TemplateError
-from xplm.models.training import IGNORE_INDEX
+from xplm.models.head import IGNORE_INDEX
 from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.tokenizer import Tokenizer
 from xplm.text.trainable import train_tokenizer, with_chat_template

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xplm.errors import DataError
-from xplm.models.training import IGNORE_INDEX
+from xplm.models.head import IGNORE_INDEX
 from xplm.train.data.examples import Example, Examples, make_examples
 
 SIZES = {"context": 8, "batch_size": 2, "n_micro": 1, "seed": 0}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from xplm.errors import DataError
-from xplm.models.training import IGNORE_INDEX
+from xplm.models.head import IGNORE_INDEX
 from xplm.train.data.windows import Windows, split
 
 

@@ -71,6 +71,16 @@ def read_rope(hf: Fields, head_dim: int, share: float = 1.0) -> RopeSpec:
     return rope
 
 
+def read_share(hf: Fields, default: float) -> float:
+    """The share of a head that is rotated: `partial_rotary_factor`, of the parameters of RoPE or beside them."""
+    given = hf.get("rope_scaling") or hf.get("rope_parameters")
+    inner = given.get("partial_rotary_factor") if isinstance(given, Mapping) else None
+    share = (hf if inner is None else Fields(given)).number("partial_rotary_factor", default)
+    if share > 1.0:
+        raise ConfigError(f"partial_rotary_factor is at most 1; got {share}")
+    return share
+
+
 def write_rope(rope: RopeSpec) -> dict[str, Any]:
     """Keys of config.json: the newer spelling, and the older for readers that know no other."""
     default = asdict(RopeSpec(dim=rope.dim, max_position_embeddings=rope.max_position_embeddings))

@@ -4,9 +4,11 @@ from xplm.models.families.family import Family
 from xplm.models.families.gpt2 import GPT2
 from xplm.models.families.llama import LLAMA
 from xplm.models.families.mistral import MISTRAL
+from xplm.models.families.phi import PHI
 from xplm.models.families.qwen2 import QWEN2
+from xplm.models.families.qwen3 import QWEN3
 from xplm.models.families.starcoder2 import STARCODER2
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, GPT2, STARCODER2)
+    family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2, STARCODER2, PHI)
 }

@@ -1,36 +1,47 @@
 """rope: a rotation goes back by its transpose, and there are many ways not to."""
 
+from typing import TypeAlias
+
 import numpy as np
 
 from xplm.numerics.mistakes.chain import Chain, Form, Values, mistake
 
+Halves: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""The two members of every pair, and the features that are not rotated."""
 
-def _halves(x: np.ndarray, interleaved: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The two members of every pair."""
+
+def _halves(x: np.ndarray, cos: np.ndarray, interleaved: bool) -> Halves:
+    half = cos.shape[-1]
+    rotated, rest = x[..., : 2 * half], x[..., 2 * half :]
     if interleaved:
-        return x[..., 0::2], x[..., 1::2]
-    half = x.shape[-1] // 2
-    return x[..., :half], x[..., half:]
+        return rotated[..., 0::2], rotated[..., 1::2], rest
+    return rotated[..., :half], rotated[..., half:], rest
 
 
-def _join(first: np.ndarray, second: np.ndarray, interleaved: bool) -> np.ndarray:
+def _join(first: np.ndarray, second: np.ndarray, rest: np.ndarray, interleaved: bool) -> np.ndarray:
     if interleaved:
-        return np.stack([first, second], axis=-1).reshape(*first.shape[:-1], -1)
-    return np.concatenate([first, second], axis=-1)
+        rotated = np.stack([first, second], axis=-1).reshape(*first.shape[:-1], -1)
+        return np.concatenate([rotated, rest], axis=-1)
+    return np.concatenate([first, second, rest], axis=-1)
 
 
 def _turn(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, interleaved: bool = False) -> np.ndarray:
     """Every pair by its angle."""
-    x1, x2 = _halves(x, interleaved)
-    return _join(x1 * cos - x2 * sin, x2 * cos + x1 * sin, interleaved)
+    x1, x2, x3 = _halves(x, cos, interleaved)
+    return _join(x1 * cos - x2 * sin, x2 * cos + x1 * sin, x3, interleaved)
 
 
 def _turn_back(e: Values, *, signs: tuple[int, int] = (1, -1)) -> np.ndarray:
     """dy turned by minus its angle; `signs` are those of the sines in both lines."""
-    dy1, dy2 = _halves(e.dy, e.interleaved)
+    dy1, dy2, dy3 = _halves(e.dy, e.cos, e.interleaved)
     dx1 = dy1 * e.cos + signs[0] * dy2 * e.sin
     dx2 = dy2 * e.cos + signs[1] * dy1 * e.sin
-    return _join(dx1, dx2, e.interleaved)
+    return _join(dx1, dx2, dy3, e.interleaved)
+
+
+def _turn_with_one_sign(e: Values) -> np.ndarray:
+    x1, x2, x3 = _halves(e.x, e.cos, False)
+    return _join(x1 * e.cos + x2 * e.sin, x2 * e.cos + x1 * e.sin, x3, False)
 
 
 def _shifted(table: np.ndarray) -> np.ndarray:
@@ -92,11 +103,7 @@ ROPE = Chain(
         mistake("it does not turn at all", y=lambda e: e.x),
         mistake(
             "one half has the wrong sign: y1 = x1 cos - x2 sin, and y2 = x2 cos + x1 sin",
-            y=lambda e: _join(
-                _halves(e.x, False)[0] * e.cos + _halves(e.x, False)[1] * e.sin,
-                _halves(e.x, False)[1] * e.cos + _halves(e.x, False)[0] * e.sin,
-                False,
-            ),
+            y=_turn_with_one_sign,
         ),
     ),
     forms=(Form("with neighbours as pairs, (2i, 2i + 1)", {"interleaved": True}),),

@@ -18,7 +18,8 @@ import numpy as np
 from xplm.cache import KVCache
 from xplm.config import DecoderConfig
 from xplm.models.decoder import forward, param_specs
-from xplm.models.training import IGNORE_INDEX, loss_and_grads
+from xplm.models.head import IGNORE_INDEX
+from xplm.models.training import loss_and_grads
 from xplm.numerics.parity.check_tables import check_tables
 from xplm.numerics.parity.compare import DRAWS, Comparison, Fault, compare
 from xplm.numerics.parity.judge import BUG, Verdict

@@ -111,14 +111,15 @@ def _layer_norm_bwd(dy: np.ndarray, args: Args, options: Options) -> list[Expect
 
 def _rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, turn: float) -> Expected:
     w = Arithmetic(cos.dtype)
-    half = x.shape[-1] // 2
+    half = cos.shape[-1]
     xw = w.stored(exact(x))
-    x1, x2 = xw.map(lambda a: a[..., :half]), xw.map(lambda a: a[..., half:])
+    x1, x2 = xw.map(lambda a: a[..., :half]), xw.map(lambda a: a[..., half : 2 * half])
+    x3 = xw.map(lambda a: a[..., 2 * half :])
     c, s = exact(cos), exact(turn * sin.astype(np.float64))
     y1 = w.minus(w.times(x1, c), w.times(x2, s))
     y2 = w.plus(w.times(x2, c), w.times(x1, s))
-    both = [np.concatenate(pair, axis=-1) for pair in zip(y1, y2, strict=True)]
-    return Expected(Ball(*both), x.dtype)
+    parts = [np.concatenate(part, axis=-1) for part in zip(y1, y2, x3, strict=True)]
+    return Expected(Ball(*parts), x.dtype)
 
 
 def _rope_fwd(args: Args, options: Options) -> Expected:

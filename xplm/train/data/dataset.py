@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from xplm.models.training import IGNORE_INDEX
+from xplm.models.head import IGNORE_INDEX
 
 
 class Batch(NamedTuple):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xplm.errors import DataError
-from xplm.models.training import IGNORE_INDEX
+from xplm.models.head import IGNORE_INDEX
 from xplm.train.data.dataset import NOTHING_KNOWN, Batch, DataReport, spread_evenly
 from xplm.train.data.order import draw
 

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from xplm.errors import DataError
-from xplm.models.training import IGNORE_INDEX
+from xplm.models.head import IGNORE_INDEX
 from xplm.train.data.dataset import NOTHING_KNOWN, Batch, DataReport, spread_evenly
 from xplm.train.data.order import draw, epoch_generator
 from xplm.train.data.token_file import TokenFile
