@@ -13,7 +13,6 @@ from tests.reference.family_models import (
     HIDDEN,
     INNER,
     TinyFamily,
-    config_class,
 )
 
 
@@ -21,17 +20,18 @@ def has_experts(tiny: TinyFamily) -> bool:
     return any(hasattr(part, "experts") for part in tiny.model.modules())
 
 
-def default_config(tiny: TinyFamily) -> Any:
-    return config_class(tiny.transformers, tiny.model_type)(**tiny.keys)
+def full_size(tiny: TinyFamily) -> Any:
+    """transformers' configuration with the keys of the tiny model and none of its sizes."""
+    return type(tiny.config)(**tiny.keys)
 
 
 def count(tiny: TinyFamily) -> str:
-    config, names = default_config(tiny), ("n_routed_experts", "num_local_experts", "num_experts")
+    config, names = full_size(tiny), ("n_routed_experts", "num_local_experts", "num_experts")
     return number(next(getattr(config, name) for name in names if hasattr(config, name)))
 
 
 def chosen(tiny: TinyFamily) -> str:
-    n = default_config(tiny).num_experts_per_tok
+    n = full_size(tiny).num_experts_per_tok
     return ABSENT if n is None else number(n)
 
 
@@ -115,7 +115,7 @@ def groups(tiny: TinyFamily) -> str:
     grouped = scores.reshape(len(x), 2, EXPERTS // 2)
     by = {"best two": grouped.topk(2, dim=-1).values.sum(-1), "best": grouped.max(-1).values}
     (name,) = [name for name, value in by.items() if (value.argmax(-1) == taken[:, 0]).all()]
-    default = default_config(tiny)
+    default = full_size(tiny)
     sizes = f"{default.n_group}, {default.topk_group} kept, " if default.n_group else ""
     return f"{sizes}by the {name}"
 
@@ -185,7 +185,7 @@ def latent(key: str) -> Fact:
             config.kv_lora_rank,
         )
         assert part.o_proj.weight.shape[1] == heads * config.v_head_dim
-        return number(getattr(default_config(tiny), key))
+        return number(getattr(full_size(tiny), key))
 
     return size
 

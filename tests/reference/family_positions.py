@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from functools import cache
 from typing import Any
 from unittest import mock
 
@@ -20,7 +21,7 @@ from tests.reference.family_facts import (
     position_table,
     same,
 )
-from tests.reference.family_models import T, TinyFamily, config_class
+from tests.reference.family_models import T, TinyFamily, default_config
 
 ROTATIONS = ("apply_rotary_pos_emb_interleave", "apply_rotary_emb", "apply_rotary_pos_emb")
 """Names under which a family's source has the function that rotates q and k."""
@@ -45,6 +46,7 @@ def used_rotation(tiny: TinyFamily) -> str:
     return name
 
 
+@cache
 def rotations_called(tiny: TinyFamily) -> list[tuple[str, int]]:
     """The functions that a forward pass rotates with, each with the layer that called it."""
     called: list[tuple[str, int]] = []
@@ -127,16 +129,16 @@ def share(tiny: TinyFamily) -> str:
     """R / D, with transformers' default sizes where the tiny ones are none of its keys."""
     if position_table(tiny)[0] is not None:
         return ABSENT
-    config = config_class(tiny.transformers, tiny.model_type)()
+    config = default_config(tiny.transformers, tiny.model_type)
     if hasattr(config, "qk_rope_head_dim") and not tiny.keys:
         return str(Fraction(config.qk_rope_head_dim, config.qk_head_dim))
     return str(Fraction(2 * frequencies(tiny)[0].shape[0], head_width(tiny.attention())))
 
 
 def theta(tiny: TinyFamily) -> str:
-    if position_table(tiny)[0] is not None:
+    parameters = getattr(tiny.config, "rope_parameters", None)
+    if parameters is None:
         return ABSENT
-    parameters = tiny.config.rope_parameters
     if "full_attention" not in parameters:
         return number(parameters["rope_theta"])
     full, sliding = (
@@ -149,7 +151,7 @@ def scaling(tiny: TinyFamily) -> str:
     """The types that a key rope_scaling may ask for, and the layers that it changes."""
     if position_table(tiny)[0] is not None:
         return ABSENT
-    config = config_class(tiny.transformers, tiny.model_type)()
+    config = default_config(tiny.transformers, tiny.model_type)
     default = config.rope_parameters.get("rope_type", "default")
     before = frequencies(tiny)
     wanted = {"rope_type": "linear", "factor": 2.0}
@@ -183,7 +185,7 @@ def window(tiny: TinyFamily) -> str:
     hidden = [layer for layer, mask in enumerate(masks) if mask[0, 0, -1, 0] < 0]
     for layer in hidden:
         assert (masks[layer][0, 0, -1] == 0).sum() == tiny.config.sliding_window
-    default = getattr(config_class(tiny.transformers, tiny.model_type)(), "sliding_window", None)
+    default = getattr(default_config(tiny.transformers, tiny.model_type), "sliding_window", None)
     words = every(hidden, tiny.layers)
     width = tiny.keys.get("sliding_window", default)
     return f"{words}, {number(width)}" if hidden and width else words

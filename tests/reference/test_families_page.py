@@ -9,7 +9,7 @@ import pytest
 from tests.families_page import parse, stored_names, table
 from tests.reference.family_experts import EXPERT_FACTS, LATENT, has_experts
 from tests.reference.family_facts import ABSENT, BLOCKS, PROJECTIONS, SCALES
-from tests.reference.family_models import TinyFamily, config_class
+from tests.reference.family_models import TinyFamily, default_config
 from tests.reference.family_positions import POSITIONS
 
 TABLES = {
@@ -20,7 +20,8 @@ TABLES = {
     "Experts": EXPERT_FACTS,
     "Latent attention": LATENT,
 }
-LAYERED = ("no RoPE", "window", "scaling", "dense layers")  # columns that differ by layer
+LAYERS = {"attention scale": 2, "no RoPE": 12, "window": 12, "scaling": 12, "dense layers": 12}
+"""Blocks of the tiny models of the columns that differ by layer: twice the longest period, if there is one."""
 MODEL_TYPES = list(table("Blocks").rows)
 WITH_EXPERTS = list(table("Experts").rows)
 NEUTRAL = dict.fromkeys(SCALES, ABSENT) | {"attention scale": "D^-½"}
@@ -94,10 +95,8 @@ def tiny(torch, transformers):
 
 
 def layers_for(heading, column):
-    """Twice the longest period of layers; or one more than the most dense ones; or few."""
-    if column in LAYERED:
-        return 12
-    return 4 if heading == "Experts" else 2
+    most_dense = 3
+    return LAYERS.get(column, most_dense + 1 if heading == "Experts" else 1)
 
 
 def setting(transformers, model_type, column, key, layers):
@@ -108,7 +107,7 @@ def setting(transformers, model_type, column, key, layers):
         return {"no_rope_layers": [1, 0] * (layers // 2)}
     if (model_type, column, key) == ("exaone4", "no RoPE", "sliding_window"):
         return {"sliding_window": None, "layer_types": ["full_attention"] * layers}
-    default = getattr(config_class(transformers, model_type)(), key, None)
+    default = getattr(default_config(transformers, model_type), key, None)
     value = (not default) if key in FLIPPED else SET[key]
     return {**NEEDED.get(key, {}), key: value}
 
@@ -134,7 +133,9 @@ def test_the_cells_are_what_transformers_does(tiny, heading, model_type):
     "model_type", [t for t in MODEL_TYPES if t not in table("Scales and caps").rows]
 )
 def test_a_family_that_is_not_in_the_table_has_no_scale_or_cap(tiny, model_type):
-    assert {column: fact(tiny(model_type, 2)) for column, fact in SCALES.items()} == NEUTRAL
+    assert {
+        column: fact(tiny(model_type, layers_for("", column))) for column, fact in SCALES.items()
+    } == NEUTRAL
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
@@ -165,10 +166,33 @@ def test_a_key_changes_the_fact_that_it_is_named_for(
         assert changed == words
 
 
+@pytest.mark.parametrize(
+    ("heading", "model_type", "column", "key"),
+    [
+        ("Scales and caps", "gemma3_text", "attention cap", "attn_logit_softcapping"),
+        ("Projections", "gpt_oss", "activation", "hidden_act"),
+        ("Positions", "gpt_neox", "share", "partial_rotary_factor"),
+        ("Positions", "gpt_neox", "theta", "rope_theta"),
+        ("Experts", "deepseek_v2", "divided by their sum", "norm_topk_prob"),
+    ],
+)
+def test_a_key_that_the_page_says_is_not_read_changes_nothing(
+    tiny, transformers, heading, model_type, column, key
+):
+    layers, fact = layers_for(heading, column), TABLES[heading][column]
+    keys = setting(transformers, model_type, column, key, layers)
+    assert fact(tiny(model_type, layers, **keys)) == fact(tiny(model_type, layers))
+
+
+def test_olmo3s_sliding_layers_keep_their_theta(tiny):
+    assert POSITIONS["theta"](tiny("olmo3", 1, rope_theta=77.0)) == "77, sliding 500,000"
+
+
 STORED = {
     "cohere": {"use_qk_norm": True},
     "deepseek_v2": {"first_k_dense_replace": 1},
-    "glm4_moe": {"use_qk_norm": True},
+    "deepseek_v3": {"first_k_dense_replace": 1},
+    "glm4_moe": {"use_qk_norm": True, "first_k_dense_replace": 1},
     "phi": {"qk_layernorm": True},
     "stablelm": {"qk_layernorm": True},
 }
@@ -177,7 +201,7 @@ STORED = {
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_the_stored_tensors_are_those_that_transformers_writes(tiny, tmp_path, model_type):
-    model = tiny(model_type, 4, tie_word_embeddings=False, **STORED.get(model_type, {})).model
+    model = tiny(model_type, 2, tie_word_embeddings=False, **STORED.get(model_type, {})).model
     model.save_pretrained(tmp_path)
     data = (tmp_path / "model.safetensors").read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -219,6 +243,6 @@ JOINED = {
 
 @pytest.mark.parametrize("model_type", JOINED)
 def test_joined_tensors_are_split_as_the_page_says(tiny, model_type):
-    with open(tiny(model_type, 2).source.__file__) as file:
+    with open(tiny(model_type, 1).source.__file__) as file:
         source = file.read()
     assert [line for line in JOINED[model_type] if line not in source] == []
