@@ -4,7 +4,7 @@ import gguf
 import pytest
 
 from tests.families_page import CODE, expand, stored_names, table
-from xplm.families import FAMILIES
+from xplm.models.families.table import FAMILIES
 
 MODEL_TYPES = list(table("Blocks").rows)
 GGUF = table("GGUF")
