@@ -1,34 +1,35 @@
 """Several ops in one call. Each is a composition of portable kernels and gives what they give.
 
-A backend may replace it by one pass over memory. `add_rms_norm` has its way back beside it; the others are for
+A backend may replace it by one pass over memory. `add_rms_norm` has its backward pass next to it; the others are for
 decoding, where a step over one token spends less on arithmetic than on being called, and have none.
 
 Where a backend has replaced an op of a portable fusion, the runtime leaves that fusion out, and layers call single ops.
 """
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
-from xplm.kernels import PORTABLE
+from xplm.kernels.attention import attention_fwd
 from xplm.kernels.fusions.add_rms_norm import add_rms_norm_bwd, add_rms_norm_fwd
 from xplm.kernels.fusions.bind_blocks import bind_blocks
 from xplm.kernels.fusions.norm_attention_residual import norm_attention_residual
 from xplm.kernels.fusions.norm_mlp_residual import norm_mlp_residual
+from xplm.kernels.linear import linear_fwd
+from xplm.kernels.rms_norm import rms_norm_bwd, rms_norm_fwd
+from xplm.kernels.rope import rope_fwd
+from xplm.kernels.swiglu import swiglu_fwd
 
-FUSIONS: dict[str, Callable[..., Any]] = {
-    fusion.__name__: fusion
-    for fusion in (
-        add_rms_norm_fwd,
-        add_rms_norm_bwd,
-        norm_attention_residual,
-        norm_mlp_residual,
-        bind_blocks,
-    )
+_PARTS: dict[Callable[..., Any], tuple[Callable[..., Any], ...]] = {
+    add_rms_norm_fwd: (rms_norm_fwd, rms_norm_bwd),  # saves what rms_norm_bwd reads
+    add_rms_norm_bwd: (rms_norm_fwd, rms_norm_bwd),
+    norm_attention_residual: (rms_norm_fwd, linear_fwd, rope_fwd, attention_fwd),
+    norm_mlp_residual: (rms_norm_fwd, linear_fwd, swiglu_fwd),
+    bind_blocks: (),  # calls the halves that it is given
 }
 
-MADE_OF: dict[str, set[str]] = {
-    name: PORTABLE.keys() & vars(sys.modules[fusion.__module__]).keys()
-    for name, fusion in FUSIONS.items()
+FUSIONS: dict[str, Callable[..., Any]] = {fusion.__name__: fusion for fusion in _PARTS}
+
+MADE_OF: dict[str, frozenset[str]] = {
+    fusion.__name__: frozenset(op.__name__ for op in ops) for fusion, ops in _PARTS.items()
 }
-"""Its ops: those that its file imports. A way forward and its way back have the same."""
+"""The ops that each fusion is made of."""

@@ -1,0 +1,29 @@
+"""The declared parts of each fusion are the ops that its code calls."""
+
+import pytest
+
+from xplm.kernels import PORTABLE
+from xplm.kernels.fusions import FUSIONS, MADE_OF
+from xplm.kernels.rope import rope_fwd
+
+
+def called(function):
+    """Names of the ops that a function's code refers to, in its inner functions too."""
+    codes, names = [function.__code__], set()
+    while codes:
+        code = codes.pop()
+        names.update(code.co_names)
+        codes += [constant for constant in code.co_consts if hasattr(constant, "co_names")]
+    found = {name: function.__globals__.get(name) for name in names}
+    return {op.__name__ for op in found.values() if op in PORTABLE.values()}
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_a_fusion_is_made_of_what_it_calls(name):
+    op, direction = name.removesuffix("_fwd").removesuffix("_bwd"), name[-4:]
+    pair = [f"{op}_fwd", f"{op}_bwd"] if direction in ("_fwd", "_bwd") else [name]
+    assert MADE_OF[name] == set().union(*[called(FUSIONS[half]) for half in pair])
+
+
+def test_a_call_in_an_inner_function_is_seen():
+    assert called(lambda x: [lambda: rope_fwd(x)]) == {"rope_fwd"}
