@@ -42,11 +42,31 @@ def test_a_backend_replaces_kernels_by_name_unless_told_not_to(numpy_backend):
 
 
 def test_a_kernel_that_its_backend_cannot_compile_is_the_portable_one(numpy_backend):
-    kernels = dict.fromkeys(("gelu_fwd", "double"), uncompiled)
-    rt = make_runtime(replace(numpy_backend, kernels=kernels), "fp32")
+    kernels, rules = {"gelu_fwd": uncompiled}, {"double": uncompiled}
+    rt = make_runtime(replace(numpy_backend, kernels=kernels, rules=rules), "fp32")
     x = np.ones(3, np.float32)
     np.testing.assert_array_equal(rt.ops.gelu_fwd(x)[0], PORTABLE["gelu_fwd"](x)[0])
     assert rt.fused(double)(3.0) == (6.0, None)
+
+
+def test_rules_of_optimizers_stand_apart_from_kernels(numpy_backend):
+    backend = replace(numpy_backend, kernels={}, rules={"double": lambda x: 3 * x})
+    rt = make_runtime(backend, "fp32")
+    assert rt.fused(double)(1.0) == 3.0
+    assert dict(rt.kernels) == PORTABLE | FUSIONS
+    assert rt.fused(uncompiled) is uncompiled
+    assert make_runtime(backend, "fp32", kernels="portable").fused(double) is double
+    assert make_runtime(backend, "fp8").fused(double) is double
+    assert make_runtime(numpy_backend, "fp32").fused(PORTABLE["gelu_fwd"]) is PORTABLE["gelu_fwd"]
+
+
+@pytest.mark.parametrize("name", ["gelu_fw", "adamw_rule", "gelu"])
+def test_a_kernel_that_no_op_or_fusion_has_is_refused(numpy_backend, name):
+    backend = replace(numpy_backend, kernels={name: double})
+    with pytest.raises(BackendError, match=f'"numpy" has {name}.*Backend.rules') as error:
+        make_runtime(backend, "fp32")
+    assert "\n" not in str(error.value)
+    assert make_runtime(backend, "fp32", kernels="portable").has("gelu_fwd")
 
 
 @pytest.mark.parametrize("more", [{}, {"add_rms_norm_fwd": FUSIONS["add_rms_norm_fwd"]}], ids=len)

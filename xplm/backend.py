@@ -129,7 +129,10 @@ class Backend:
     )
     kernels: Mapping[str, Callable[..., Any]] = field(
         default_factory=dict
-    )  # replace portable kernels, fusions and rules of optimizers; may raise KernelError
+    )  # replace portable ops and fusions by function name; may raise KernelError
+    rules: Mapping[str, Callable[..., Any]] = field(
+        default_factory=dict
+    )  # replace rules of optimizers and the clipping of gradients, likewise
 
     def __repr__(self) -> str:
         """The library and the device."""

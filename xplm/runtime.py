@@ -10,7 +10,7 @@ import numpy as np
 
 from xplm.backend import ANY_KERNELS_BLAS, Backend, unmeasured
 from xplm.emulation import Rounding, emulate
-from xplm.errors import KernelError, RequestError, did_you_mean
+from xplm.errors import BackendError, KernelError, RequestError, did_you_mean
 from xplm.formats import Format, round_to
 from xplm.kernels import PORTABLE
 from xplm.kernels.fusions import FUSIONS, MADE_OF
@@ -26,6 +26,7 @@ class Runtime:
     backend: Backend
     policy: Policy
     kernels: Mapping[str, Callable[..., Any]]  # by function name: "rms_norm_fwd"
+    rules: Mapping[str, Callable[..., Any]]  # the backend's, by function name: "adamw_rule"
     dtype: PolicyDtypes  # the backend's dtype objects; a Format where it is emulated
     host_dtype: PolicyDtypes  # the same as NumPy dtypes; float32 where it is emulated
     ops: Any = field(init=False)  # the kernel table, as attributes
@@ -39,8 +40,8 @@ class Runtime:
         return f"Runtime({self.backend.name} on {self.backend.device_name}, {self.policy!r})"
 
     def fused(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The backend's replacement for `function`, or `function` itself."""
-        found = self.kernels.get(function.__name__)
+        """The backend's replacement for a rule of an optimizer or the like, or `function` itself."""
+        found = self.rules.get(function.__name__)
         return function if found is None else _or_portable(found, function)
 
     def has(self, *names: str) -> bool:
@@ -70,8 +71,8 @@ def make_runtime(
     Raises:
         RequestError: `kernels` or the policy's text is not one of these, or a blas is asked for that these kernels
             do not use.
-        BackendError: the backend lacks float32, or float64 where the policy names it; or its kernels lack so many
-            threads as are asked for.
+        BackendError: the backend lacks float32, or float64 where the policy names it; its kernels lack so many
+            threads as are asked for; or it replaces a kernel that xplm does not have.
     """
     if kernels not in KERNELS:
         hint = did_you_mean(str(kernels), KERNELS)
@@ -82,6 +83,7 @@ def make_runtime(
         backend = replace(backend, multiply_narrow=None)
     backend = emulate(backend, policy, rounding)
     own = dict(backend.kernels) if kernels == "fused" else {}
+    rules = dict(backend.rules) if kernels == "fused" else {}
     if own and backend.threads is not None:
         backend.check_threads(backend.threads)
     if not own and backend.blas not in (None, ANY_KERNELS_BLAS):
@@ -94,17 +96,19 @@ def make_runtime(
             backend, product_rates=unmeasured
         )  # of products that none of these kernels makes
     portable = PORTABLE | FUSIONS
-    guarded = {
-        name: _or_portable(kernel, portable[name]) if name in portable else kernel
-        for name, kernel in own.items()
-    }
+    if unknown := sorted(own.keys() - portable.keys()):
+        raise BackendError(
+            f'a backend\'s kernels replace ops and fusions of xplm; "{backend.name}" has {", ".join(unknown)}'
+            f"{did_you_mean(unknown, portable)}; rules of optimizers belong in Backend.rules"
+        )
+    guarded = {name: _or_portable(kernel, portable[name]) for name, kernel in own.items()}
     table = PORTABLE | _fusions_beside(own) | guarded
     dtype = policy.resolve(backend.dtypes, backend.name)
     host = {
         name: HOST_DTYPES["float32" if isinstance(found, Format) else name]
         for name, found in zip(policy.dtypes, dtype, strict=True)
     }
-    return Runtime(backend, policy, table, dtype, policy.resolve(host, "numpy"))
+    return Runtime(backend, policy, table, rules, dtype, policy.resolve(host, "numpy"))
 
 
 def _or_portable(kernel: Callable[..., Any], portable: Callable[..., Any]) -> Callable[..., Any]:

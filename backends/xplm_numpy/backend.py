@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,7 +42,8 @@ def make_backend(device: str) -> Backend:
         synchronize=lambda: None,
         memory=host_memory,
         reserve=reserve,
-        kernels=Fused(),
+        kernels=Table(lambda: load_fused().kernels),
+        rules=Table(lambda: load_fused().rules),
         before_compiling=before_compiling,
         compilations=compilations,
         limit_threads=limit_threads,
@@ -69,7 +70,7 @@ def check_threads(threads: int) -> None:
 
 def multiply_narrow(a: np.ndarray, b: np.ndarray, dtype: str) -> np.ndarray | None:
     """a @ b of float32 matrices whose numbers are those of a narrower dtype; None where that has no product here."""
-    if not load_fused():
+    if not load_fused().kernels:
         return None
     from xplm_numpy.blas import multiply_narrow
 
@@ -78,22 +79,33 @@ def multiply_narrow(a: np.ndarray, b: np.ndarray, dtype: str) -> np.ndarray | No
 
 def product_rates() -> Sequence[ProductRate]:
     """How fast fused kernels multiply; nothing where none run."""
-    if not load_fused():
+    if not load_fused().kernels:
         return ()
     from xplm_numpy.blas import product_rates
 
     return product_rates()
 
 
-class Fused(Mapping[str, Callable[..., Any]]):
-    """The table of fused kernels, imported when it is first read: portable kernels do without numba."""
+class Fused(NamedTuple):
+    """What numba computes, by function name: nothing where it cannot be used."""
+
+    kernels: Mapping[str, Callable[..., Any]]
+    rules: Mapping[str, Callable[..., Any]]
+
+
+class Table(Mapping[str, Callable[..., Any]]):
+    """A table of fused functions, imported when it is first read: portable ones do without numba."""
+
+    def __init__(self, load: Callable[[], Mapping[str, Callable[..., Any]]]) -> None:
+        """`load` imports it."""
+        self._load = load
 
     @cached_property
     def _table(self) -> Mapping[str, Callable[..., Any]]:
-        return load_fused()
+        return self._load()
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
-        """A kernel."""
+        """A function."""
         return self._table[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -101,22 +113,22 @@ class Fused(Mapping[str, Callable[..., Any]]):
         return iter(self._table)
 
     def __len__(self) -> int:
-        """The number of kernels: 0 without numba."""
+        """The number of functions: 0 without numba."""
         return len(self._table)
 
 
 @cache
-def load_fused() -> Mapping[str, Callable[..., Any]]:
-    """The fused kernels by name; none, and one line of the log, where numba cannot be used."""
+def load_fused() -> Fused:
+    """The fused kernels and rules; none, and one line of the log, where numba cannot be used."""
     try:
         with border():
             from numba import config
 
             if getattr(config, "DISABLE_JIT", 0):
                 logger.warning("numba is told to compile nothing: the portable kernels run, slower")
-                return {}
-            from xplm_numpy.kernels import FUSED
+                return Fused({}, {})
+            from xplm_numpy.kernels import FUSED, FUSED_RULES
     except NumbaError as error:
         logger.warning("numba cannot be used (%s): the portable kernels run, slower", error)
-        return {}
-    return FUSED
+        return Fused({}, {})
+    return Fused(FUSED, FUSED_RULES)

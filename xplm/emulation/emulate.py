@@ -22,8 +22,8 @@ and rounds what it computes as the forward kernel does. No rounding is different
 Numerics. For +, -, *, / and sqrt on a format of p <= 11 bits, float32's 24 >= 2 p + 2 bits make rounding twice the same
 as once, above float32's subnormals: Figueroa, "When is double rounding innocuous?", ACM SIGNUM Newsletter 30 (1995).
 float8 here is what ml_dtypes
-defines: in float8_e4m3fn, numbers above 464 become NaN and do not saturate. A backend's replaced kernels know nothing
-of formats, and are left out.
+defines: in float8_e4m3fn, numbers above 464 become NaN and do not saturate. A backend's replaced kernels and rules know
+nothing of formats, and are left out.
 """
 
 from dataclasses import replace
@@ -89,6 +89,7 @@ def emulate(backend: Backend, policy: Policy, rounding: Rounding = round_to) -> 
         to_host=partial(_to_host, backend),
         assign=partial(_assign, backend, xp),
         kernels={},
+        rules={},
     )
 
 

@@ -1,4 +1,4 @@
-"""Fused kernels: numba in place of NumPy, under the names and signatures of `xplm.kernels`.
+"""Fused kernels: numba in place of NumPy, under the names and signatures of `xplm.kernels` and `xplm.train`.
 
 What a fused kernel does not take on (another dtype, an island given up) it hands to its portable twin of the same name.
 """
@@ -63,6 +63,12 @@ FUSED: dict[str, Callable[..., Any]] = {
         norm_attention_residual,
         norm_mlp_residual,
         bind_blocks,
+    )
+}
+
+FUSED_RULES: dict[str, Callable[..., Any]] = {
+    rule.__name__: rule
+    for rule in (
         adafactor_rule,
         adam_rule,
         adamw_rule,

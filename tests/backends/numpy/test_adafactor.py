@@ -3,7 +3,7 @@
 import numba
 import numpy as np
 import pytest
-from xplm_numpy.kernels import FUSED
+from xplm_numpy.kernels import FUSED_RULES
 
 from tests.backends.numpy.layouts import assert_same_bits, shifted, spread
 from tests.helpers import frozen
@@ -16,7 +16,7 @@ from xplm.runtime import make_runtime
 from xplm.train.optimizers import find_optimizer
 
 ADAFACTOR = find_optimizer("adafactor")
-FUSED_RULE = FUSED[ADAFACTOR.rule.__name__]
+FUSED_RULE = FUSED_RULES[ADAFACTOR.rule.__name__]
 ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24}
 STEPS = 4
 LR = 0.1

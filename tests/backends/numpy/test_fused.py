@@ -21,7 +21,7 @@ from xplm.params import ParamSpec
 from xplm.precision import HOST_DTYPES
 from xplm.runtime import make_runtime
 from xplm.train.clip import clip_by_global_norm
-from xplm.train.optimizers import find_optimizer
+from xplm.train.optimizers import OPTIMIZERS, find_optimizer
 
 BACKEND = load_backend("numpy")
 PAIRS = [op for op in OPS if BACKEND.kernels.keys() & {f"{op}_fwd", f"{op}_bwd"}]
@@ -200,6 +200,11 @@ RULES = [
 ]
 
 
+def test_every_fused_rule_is_one_of_training():
+    rules = {optimizer.rule.__name__ for optimizer in OPTIMIZERS.values()}
+    assert BACKEND.rules.keys() == {*rules, clip_by_global_norm.__name__}
+
+
 @pytest.mark.parametrize(("name", "options"), RULES, ids=str)
 @pytest.mark.parametrize("size", [15, 40_000])
 def test_a_fused_rule_is_the_rule(name, options, size):
@@ -214,7 +219,7 @@ def test_a_fused_rule_is_the_rule(name, options, size):
     }
     rest = {"spec": spec, "step": 3, "lr": 0.1, "options": kept}
     expected, expected_moments = optimizer.rule(param, grad, moments, **rest)
-    fused = BACKEND.kernels[optimizer.rule.__name__]
+    fused = BACKEND.rules[optimizer.rule.__name__]
     for dtype, u in ((np.float64, 2.0**-53), (np.float32, 2.0**-24)):
         given = {key: moment.astype(dtype) for key, moment in moments.items()}
         found, found_moments = fused(param.astype(dtype), grad.astype(dtype), given, **rest)
@@ -245,9 +250,7 @@ def test_the_fused_muon_is_muon(shape, options):
     size = 0.1 * kept.adjustment(shape)
     for dtype, u in ((np.float64, 2.0**-53), (np.float32, 2.0**-24)):
         arrays = [x.astype(dtype) for x in (param, grad, buffer)]
-        found, new = BACKEND.kernels["muon_rule"](
-            *arrays[:2], {"momentum_buffer": arrays[2]}, **rest
-        )
+        found, new = BACKEND.rules["muon_rule"](*arrays[:2], {"momentum_buffer": arrays[2]}, **rest)
         assert found.dtype == new["momentum_buffer"].dtype == dtype
         assert np.all(abs(found - expected) <= u * (4 * abs(param) + size * rounds))
         bound = 4 * u * (abs(grad) + abs(buffer))
@@ -261,8 +264,8 @@ def test_what_is_not_muons_is_adamws(name):
     param, grad, m = np.random.default_rng(5).standard_normal((3, 6, 4))
     moments = {"exp_avg": m, "exp_avg_sq": m * m}
     rest = {"spec": ParamSpec(name, (6, 4), "normal"), "step": 3, "options": options}
-    found = BACKEND.kernels["muon_rule"](param, grad, moments, lr=0.1, **rest)
-    expected = BACKEND.kernels["adamw_rule"](param, grad, moments, lr=0.05, **rest)
+    found = BACKEND.rules["muon_rule"](param, grad, moments, lr=0.1, **rest)
+    expected = BACKEND.rules["adamw_rule"](param, grad, moments, lr=0.05, **rest)
     assert_same_bits([found[0], *found[1].values()], [expected[0], *expected[1].values()])
 
 
@@ -270,7 +273,7 @@ def test_what_is_not_muons_is_adamws(name):
 def test_clipping_is_clip_by_global_norm(max_norm):
     rng = np.random.default_rng(6)
     grads = {str(n): rng.standard_normal(n).astype(np.float32) for n in (1, 70, 40_000)}
-    found, norm = BACKEND.kernels["clip_by_global_norm"](grads, max_norm)
+    found, norm = BACKEND.rules["clip_by_global_norm"](grads, max_norm)
     expected, exact = clip_by_global_norm(
         {k: g.astype(np.float64) for k, g in grads.items()}, max_norm
     )
