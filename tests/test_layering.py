@@ -16,6 +16,8 @@ LAYERS = [
         "rope_scaling",
         "host_memory",
         "backend",
+        "blas",
+        "compiler",
         "out_of_memory",
         "threads",
         "transfers",
@@ -35,7 +37,7 @@ LAYERS = [
 HEIGHT = {part: height for height, parts in enumerate(LAYERS) for part in parts}
 SEEN_BY_BACKENDS = {
     *{"typing", "errors", "namespace", "precision", "progress"},
-    *{"kernels", "backend", "threads"},
+    *{"kernels", "backend", "blas", "compiler", "threads"},
 }
 ARRAY_LIBRARIES = {
     "cupy",

@@ -14,10 +14,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import entry_points
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from xplm.blas import NO_CHOICE, Blas
+from xplm.compiler import NO_COMPILER, Compiler
 from xplm.errors import BackendError, did_you_mean
 from xplm.host_memory import DeviceMemory as DeviceMemory  # an adapter needs both names
 from xplm.host_memory import host_memory as host_memory
@@ -33,9 +35,6 @@ PROGRESS = logging.getLogger("xplm.progress")
 DEFAULT_BACKENDS = {"cpu": "numpy", "cuda": "cupy"}
 """The backend that `--device` means when `--backend` is not given."""
 
-ANY_KERNELS_BLAS = "numpy"
-"""The blas that portable kernels multiply by, too: what the array library itself calls."""
-
 
 def assign(array: Array, key: Any, value: Array) -> Array:
     """array[key] = value, for libraries whose arrays can be written to."""
@@ -43,22 +42,8 @@ def assign(array: Array, key: Any, value: Array) -> Array:
     return array
 
 
-def ignore(number: int) -> None:
-    """Default `reserve` and `check_threads`: does nothing."""
-
-
-def never(call: Callable[[], None]) -> None:
-    """Default `before_compiling`: nothing is reported, so the call is not made."""
-
-
-def none() -> int:
-    """Default `compilations`: none is reported."""
-    return 0
-
-
-def unmeasured() -> Sequence["ProductRate"]:
-    """Default `product_rates`: none is known."""
-    return ()
+def ignore(n_bytes: int) -> None:
+    """Default `before_loading`: does nothing."""
 
 
 def is_memory_error(error: Exception) -> bool:
@@ -67,18 +52,6 @@ def is_memory_error(error: Exception) -> bool:
     For a thread whose stack finds no room Python raises a RuntimeError.
     """
     return isinstance(error, MemoryError) or str(error) == "can't start new thread"
-
-
-class ProductRate(NamedTuple):
-    """How fast matrix products are, of operands in one dtype, by one way."""
-
-    dtype: str
-    way: str  # a library's name as `use_blas` takes it; or "widened": to float32, and then by float32's library
-    library: str  # its name and version, for people
-    flop_per_s: float
-    threads: int  # that this was measured on
-    is_chosen: bool
-    flushes_subnormals: bool = False  # reads operands below the smallest normal number as zeros
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,14 +70,10 @@ class Backend:
     assign: Callable[[Array, Any, Array], Array] = (
         assign  # (array, key, value) -> the array written
     )
-    reserve: Callable[[int], None] = ignore  # (bytes) called before weights are loaded
-    before_compiling: Callable[[Callable[[], None]], None] = (
-        never  # (call) has it called once, as soon as a kernel has to be compiled
-    )
-    compilations: Callable[[], int] = none  # that this process has waited for until now
     is_out_of_memory: Callable[[Exception], bool] = (
         is_memory_error  # whether an exception of the library means that an allocation failed
     )
+    before_loading: Callable[[int], None] = ignore  # (bytes) called before weights are loaded
     computing: Callable[[], AbstractContextManager[None]] = (
         nullcontext  # entered around each pass, step or check: holds the threads asked for
     )
@@ -114,25 +83,14 @@ class Backend:
     threads: int | None = (
         None  # CPU threads asked for; None: as many as the library takes by itself
     )
-    use_blas: Callable[[str], AbstractContextManager[None]] | None = (
-        None  # (name) has products run by this library while entered; refuses a name at once. None: it has no choice
-    )
-    blas: str | None = None  # the library asked for; None: the backend's own choice
-    multiply_narrow: Callable[[Array, Array, str], Array | None] | None = (
-        None  # (a, b, dtype) float32 a @ b of matrices whose numbers are that narrower dtype's; None: it cannot
-    )
-    product_rates: Callable[[], Sequence["ProductRate"]] = (
-        unmeasured  # how fast products are here, by each way that there is
-    )
-    check_threads: Callable[[int], None] = (
-        ignore  # (n) refuses n threads that the kernels do not have; called when a runtime takes them
-    )
     kernels: Mapping[str, Callable[..., Any]] = field(
         default_factory=dict
     )  # replace portable ops and fusions by function name; may raise KernelError
     rules: Mapping[str, Callable[..., Any]] = field(
         default_factory=dict
     )  # replace rules of optimizers and the clipping of gradients, likewise
+    blas: Blas = NO_CHOICE  # where the user may choose what multiplies matrices
+    compiler: Compiler = NO_COMPILER  # of a library that compiles what it computes
 
     def __repr__(self) -> str:
         """The library and the device."""
@@ -197,7 +155,12 @@ def load_backend(
         held.append(_use(backend, blas))
     if len(held) == 1:
         return backend
-    return replace(backend, computing=partial(_holding, held), threads=threads, blas=blas)
+    return replace(
+        backend,
+        computing=partial(_holding, held),
+        threads=threads,
+        blas=replace(backend.blas, asked=blas),
+    )
 
 
 def _limit(backend: Backend, threads: int) -> Callable[[], AbstractContextManager[None]]:
@@ -213,12 +176,13 @@ def _limit(backend: Backend, threads: int) -> Callable[[], AbstractContextManage
 
 def _use(backend: Backend, blas: str) -> Callable[[], AbstractContextManager[None]]:
     """What has the backend multiply by one library."""
-    if backend.use_blas is None:
+    use = backend.blas.use
+    if use is None:
         raise BackendError(
             f'backend "{backend.name}" multiplies by its own library; got blas "{blas}"; leave it out'
         )
-    backend.use_blas(blas)  # refuses now what it would refuse later
-    return partial(backend.use_blas, blas)
+    use(blas)  # refuses now what it would refuse later
+    return partial(use, blas)
 
 
 @contextmanager

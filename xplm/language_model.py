@@ -171,7 +171,7 @@ class LanguageModel:
         new_tokens = max(reply.max_tokens for reply in replies)
         self.engine.require_memory(len(replies), prompt_tokens, new_tokens)
         cache = self.engine.allocate(len(replies), prompt_tokens + new_tokens)
-        compiled_before = self.engine.rt.backend.compilations()
+        compiled_before = self.engine.rt.backend.compiler.compilations()
         seconds = [step.seconds for step in generate_steps(self.engine, cache, replies)]
         prefill_tokens = sum(len(reply.prompt_ids) for reply in replies)
         timings = sum_timings(self.engine, replies, prefill_tokens, seconds, compiled_before)

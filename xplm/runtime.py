@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from xplm.backend import ANY_KERNELS_BLAS, Backend, unmeasured
+from xplm.backend import Backend
+from xplm.blas import unmeasured
 from xplm.emulation import Rounding, emulate
 from xplm.errors import BackendError, KernelError, RequestError, did_you_mean
 from xplm.formats import Format, round_to
@@ -80,21 +81,20 @@ def make_runtime(
     policy = Policy(policy)
 
     if kernels == "portable":  # the library's own products alone
-        backend = replace(backend, multiply_narrow=None)
+        backend = replace(backend, blas=replace(backend.blas, multiply_narrow=None))
     backend = emulate(backend, policy, rounding)
     own = dict(backend.kernels) if kernels == "fused" else {}
     rules = dict(backend.rules) if kernels == "fused" else {}
     if own and backend.threads is not None:
-        backend.check_threads(backend.threads)
-    if not own and backend.blas not in (None, ANY_KERNELS_BLAS):
+        backend.compiler.check_threads(backend.threads)
+    blas = backend.blas
+    if not own and blas.asked not in (None, blas.own):
         raise RequestError(
-            f'blas "{backend.blas}" is what fused kernels multiply by, and none run here (policy "{policy}", '
-            f'kernels "{kernels}"); leave it out, or use "{ANY_KERNELS_BLAS}"'
+            f'blas "{blas.asked}" is what fused kernels multiply by, and none run here (policy "{policy}", '
+            f'kernels "{kernels}"); leave it out, or use "{blas.own}"'
         )
-    if not own:
-        backend = replace(
-            backend, product_rates=unmeasured
-        )  # of products that none of these kernels makes
+    if not own:  # none of these kernels makes the products that were measured
+        backend = replace(backend, blas=replace(blas, rates=unmeasured))
     portable = PORTABLE | FUSIONS
     if unknown := sorted(own.keys() - portable.keys()):
         raise BackendError(

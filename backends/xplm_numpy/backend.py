@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplm.backend import Backend, ProductRate, host_memory
+from xplm.backend import Backend, host_memory
+from xplm.blas import Blas, ProductRate
+from xplm.compiler import Compiler
 from xplm.errors import BackendError
 from xplm.precision import HOST_DTYPES
 from xplm.threads import limit_blas
 from xplm_numpy.announce import before_compiling, compilations
 from xplm_numpy.border import NumbaError, border
-from xplm_numpy.libraries import use_blas
+from xplm_numpy.libraries import NUMPY, use_blas
 from xplm_numpy.memory import reserve
 
 Limit = Callable[[int], AbstractContextManager[None]]
@@ -41,16 +43,16 @@ def make_backend(device: str) -> Backend:
         to_host=np.asarray,
         synchronize=lambda: None,
         memory=host_memory,
-        reserve=reserve,
+        before_loading=reserve,
+        limit_threads=limit_threads,
         kernels=Table(lambda: load_fused().kernels),
         rules=Table(lambda: load_fused().rules),
-        before_compiling=before_compiling,
-        compilations=compilations,
-        limit_threads=limit_threads,
-        check_threads=check_threads,
-        use_blas=use_blas,
-        multiply_narrow=multiply_narrow,
-        product_rates=product_rates,
+        blas=Blas(use=use_blas, own=NUMPY, multiply_narrow=multiply_narrow, rates=product_rates),
+        compiler=Compiler(
+            compilations=compilations,
+            before_compiling=before_compiling,
+            check_threads=check_threads,
+        ),
     )
 
 

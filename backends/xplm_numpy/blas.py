@@ -13,7 +13,7 @@ from functools import cache
 import numba
 import numpy as np
 
-from xplm.backend import ProductRate
+from xplm.blas import ProductRate
 from xplm.precision import HOST_DTYPES
 from xplm_numpy import choice
 from xplm_numpy.gemm import multiply

@@ -97,7 +97,7 @@ class XplmPeer:
 def _products(backend: Backend) -> str:
     """What multiplies matrices."""
     with backend.computing():
-        chosen = [rate for rate in backend.product_rates() if rate.is_chosen]
+        chosen = [rate for rate in backend.blas.rates() if rate.is_chosen]
     return ", ".join(f"{rate.dtype} by {rate.library}" for rate in chosen) or describe_blas()
 
 

@@ -15,6 +15,7 @@ from xplm.backend import load_backend
 from xplm.cli.ahead import compile_ahead, start_early
 from xplm.cli.flags import ModelFlags
 from xplm.cli.output import Output, OutputFlags
+from xplm.compiler import Compiler
 from xplm.generate.engine import Engine
 from xplm.models.decoder import param_specs
 from xplm.numerics.tiny_models import tiny_config
@@ -67,7 +68,7 @@ def call(monkeypatch):
     """What a backend calls before it compiles."""
     monkeypatch.setattr(ahead, "_start", START)
     calls = []
-    backend = replace(load_backend("numpy"), before_compiling=calls.append)
+    backend = replace(load_backend("numpy"), compiler=Compiler(before_compiling=calls.append))
     compile_ahead(make_runtime(backend, "bf16,softmax=fp32"), "generate", "llama")
     return calls.pop()
 
@@ -103,7 +104,7 @@ def test_it_does_not_start_once_the_command_is_over(monkeypatch, call):
 def test_one_cpu_has_no_second_process(monkeypatch, cpus, n_calls):
     monkeypatch.setattr(ahead, "_count_cpus", lambda: cpus)
     calls = []
-    backend = replace(load_backend("numpy"), before_compiling=calls.append)
+    backend = replace(load_backend("numpy"), compiler=Compiler(before_compiling=calls.append))
     compile_ahead(make_runtime(backend, "fp32"), "generate", "llama")
     ahead.stop_compiling_ahead()
     assert len(calls) == n_calls

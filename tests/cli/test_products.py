@@ -1,6 +1,6 @@
 """What multiplies matrices, as commands show it."""
 
-from xplm.backend import ProductRate
+from xplm.blas import ProductRate
 from xplm.cli.products import product_lines
 
 

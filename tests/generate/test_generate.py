@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.generate.tiny import tiny_model
+from xplm.compiler import Compiler
 from xplm.errors import RequestError
 from xplm.generate.sampling import log_normaliser
 from xplm.language_model import LanguageModel
@@ -126,7 +127,8 @@ def test_timings_count_tokens_and_seconds(lm):
 @pytest.mark.parametrize("prompts", ["Hello", ["Hello", "Hi"]], ids=["one", "a batch"])
 def test_timings_count_what_was_compiled_meanwhile(lm, prompts):
     compiled = count(5)  # before the reply, and after
-    backend = replace(lm.engine.rt.backend, compilations=lambda: next(compiled))
+    counting = Compiler(compilations=lambda: next(compiled))
+    backend = replace(lm.engine.rt.backend, compiler=counting)
     rt = replace(lm.engine.rt, backend=backend)
     told = LanguageModel(lm.config, lm.params, rt, lm.tokenizer)
     replies = told.generate(prompts, max_new_tokens=2)

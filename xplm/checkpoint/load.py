@@ -55,7 +55,7 @@ def load_params(checkpoint: Checkpoint, rt: Runtime, progress: OnProgress = unse
     params: Params = {}
     n_bytes = 0
     progress(LOADING, n_bytes, needed)
-    rt.backend.reserve(needed)
+    rt.backend.before_loading(needed)
     by_size = sorted(specs, key=lambda name: -specs[name].size)
     with ThreadPoolExecutor(checkpoint.readers) as pool:
         for start in range(0, len(by_size), checkpoint.readers):

@@ -30,7 +30,7 @@ def compile_ahead(rt: Runtime, task: str, kind: str) -> None:
         program = ["-P", "-m", "xplm.cli.compile_ahead"]  # -P: not from the working directory
         helper = _Helper([*program, task, kind, str(rt.policy)])
         _helpers.append(helper)
-        rt.backend.before_compiling(helper.start)
+        rt.backend.compiler.before_compiling(helper.start)
 
 
 def stop_compiling_ahead() -> None:

@@ -106,7 +106,7 @@ def bench(
     share = weight_bytes_per_token(lm) * decode / bandwidth
     copies = count_decode(lm.engine, ids)
     with lm.rt.backend.computing():
-        rates = lm.rt.backend.product_rates()
+        rates = lm.rt.backend.blas.rates()
 
     out.line(
         f"{full_name(model.model)}  stored as {lm.stored_as}  {lm.rt.policy}  "

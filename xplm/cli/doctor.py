@@ -8,13 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from xplm.backend import (
-    DEFAULT_BACKENDS,
-    Backend,
-    ProductRate,
-    backend_names,
-    load_backend,
-)
+from xplm.backend import DEFAULT_BACKENDS, Backend, backend_names, load_backend
+from xplm.blas import ProductRate
 from xplm.cli.flags import BLAS_HELP, takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.products import product_lines, products_json
@@ -96,7 +91,7 @@ def doctor(
     patients = []
     for found in there:
         with found.computing():
-            patients.append(Patient(found, examined(out, found), found.product_rates()))
+            patients.append(Patient(found, examined(out, found), found.blas.rates()))
         if not output.as_json:
             show(console, patients[-1])
     if not output.as_json:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from xplm.backend import ProductRate
+from xplm.blas import ProductRate
 
 
 def product_lines(rates: Sequence[ProductRate]) -> list[str]:

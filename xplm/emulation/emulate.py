@@ -73,7 +73,7 @@ def emulate(backend: Backend, policy: Policy, rounding: Rounding = round_to) -> 
             )
 
     formats_of_products = rounded.get("matmul"), rounded.get("accumulate")
-    products = Products(*formats_of_products, backend.multiply_narrow)
+    products = Products(*formats_of_products, backend.blas.multiply_narrow)
     if rounding is round_to:
         xp = emulated_namespace(backend.xp, products)
     else:

@@ -36,7 +36,7 @@ class Products:
     matmul: Format | None  # operands
     accumulate: Format | None  # partial sums
     multiply: Callable[[Array, Array, str], Array | None] | None = (
-        None  # a backend's `multiply_narrow`
+        None  # `Blas.multiply_narrow` of a backend
     )
 
 

@@ -65,5 +65,5 @@ def sum_timings(
         prefill_seconds=seconds[0],
         decode_tokens=sum(len(reply.ids) - 1 for reply in replies),
         decode_seconds=sum(seconds[1:]),
-        compilations=engine.rt.backend.compilations() - compiled_before,
+        compilations=engine.rt.backend.compiler.compilations() - compiled_before,
     )

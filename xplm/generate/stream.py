@@ -25,7 +25,7 @@ def stream_reply(engine: Engine, cache: KVCache, reply: Reply) -> Generator[str,
     Returns:
         The finished reply.
     """
-    seconds, compiled_before = [], engine.rt.backend.compilations()
+    seconds, compiled_before = [], engine.rt.backend.compiler.compilations()
     prefill_tokens = len(reply.prompt_ids) - cache.length
     is_beam = reply.options.num_beams > 1
     steps = beam_steps(engine, cache, reply) if is_beam else generate_steps(engine, cache, [reply])

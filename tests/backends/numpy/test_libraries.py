@@ -43,9 +43,9 @@ def test_the_backend_holds_what_is_asked_for():
     backend = load_backend("numpy", threads=1, blas="openblas")
     with backend.computing():
         assert asked() == "openblas"
-        assert [rate.way for rate in backend.product_rates()] == ["openblas"]
+        assert [rate.way for rate in backend.blas.rates()] == ["openblas"]
     assert asked() is None
-    assert (backend.threads, backend.blas) == (1, "openblas")
+    assert (backend.threads, backend.blas.asked) == (1, "openblas")
 
 
 def test_other_names_are_refused():
@@ -77,7 +77,7 @@ def test_a_numpy_with_another_blas(monkeypatch):
     with pytest.raises(BackendError, match="use numpy or mkl"):
         load_backend("numpy", blas="openblas")
     monkeypatch.setattr(choice, "mkl_file", lambda: None)
-    (rate,) = load_backend("numpy").product_rates()
+    (rate,) = load_backend("numpy").blas.rates()
     assert (rate.dtype, rate.way, rate.is_chosen) == ("float32", "numpy", True)
     assert rate.flop_per_s > 0.0
 

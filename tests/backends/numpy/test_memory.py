@@ -17,7 +17,7 @@ tune_process()
 backend = load_backend("numpy")
 if sys.argv[1] == "reserved":
     before = host_memory().used
-    backend.reserve(2**28)
+    backend.before_loading(2**28)
     print("grown", host_memory().used - before < 2**22)
 arrays = [np.ones(2**18, np.float32) for _ in range(200)]  # 1 MiB each
 address = arrays[100].__array_interface__["data"][0]
