@@ -14,7 +14,28 @@ def test_each_device_has_a_default():
     backend = load_backend()
     assert (backend.name, backend.device_name) == ("numpy", "cpu")
     assert load_backend(None, "cpu").name == "numpy"
-    assert module.DEFAULT_BACKENDS["cuda"] == "cupy"
+    assert module.default_backend("cuda:1") == "cupy"
+
+
+def test_a_default_is_declared_by_one_backend_alone(monkeypatch, caplog):
+    adapters = {"a": "xplm_numpy.backend", "b": "xplm_numpy.backend", "c": "xplm_nonesuch"}
+    entries = [
+        EntryPoint(name, f"{value}:make_backend", "xplm.backends")
+        for name, value in adapters.items()
+    ]
+    monkeypatch.setattr(module, "entry_points", lambda group: entries)
+    with pytest.raises(
+        BackendError,
+        match="the default on cpu must be one backend; got a, b; give --backend, one of a, b, c",
+    ):
+        load_backend()
+    with pytest.raises(BackendError, match="the default on cuda must be one backend; got none"):
+        module.default_backend("cuda")
+    del entries[1]
+    caplog.clear()
+    assert module.default_backend("cpu") == "a"
+    (line,) = caplog.messages
+    assert "backend c is no default: xplm_nonesuch cannot be imported" in line
 
 
 @pytest.mark.parametrize("device", ["gpu", "", "cuda:x", "cuda:-1", "mps", "cpuu"])

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from functools import cache
 
 from tests.paths import ROOT
@@ -49,6 +50,14 @@ ARRAY_LIBRARIES = {
     "tensorflow",
 }
 MAX_LINES = 400
+BACKENDS_NAMED = {
+    "xplm/checkpoint/safetensors_file.py": {"numpy"},  # the package's word for arrays on the host
+    "xplm/cli/terminal.py": {"strict"},  # Python's word for how a decoder treats errors
+    "xplm/cli/threads.py": {"numpy"},  # the module: once imported, its BLAS has its threads
+    # Addresses of upstream threads, by the library that they are about.
+    "xplm/numerics/doctor/references.py": {"cupy", "jax", "numpy", "strict", "torch"},
+}
+"""Strings in xplm that are a backend's name. None chooses what is computed."""
 
 XPLM = sorted((ROOT / "xplm").rglob("*.py"))
 BACKENDS = sorted((ROOT / "backends").rglob("*.py"))
@@ -132,6 +141,20 @@ def test_array_libraries_and_backends_are_never_imported_by_name():
         if name.split(".")[0] in ARRAY_LIBRARIES or name.startswith("xplm_")
     ]
     assert not named
+
+
+def test_a_backend_is_never_named_in_the_library():
+    """Neither alone nor with what it is asked for, as in "numpy:fp32" or "torch+fp8"."""
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    names = pyproject["project"]["entry-points"]["xplm.backends"]
+    named = {}
+    for path in XPLM:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                name = re.split("[:+]", node.value)[0]
+                if name in names and not re.search(r"\s", node.value):
+                    named.setdefault(relative(path), set()).add(name)
+    assert named == BACKENDS_NAMED
 
 
 def test_kernels_never_see_a_backend_or_a_config():

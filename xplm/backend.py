@@ -6,6 +6,9 @@ them, and a package of anybody's can add one:
 
     [project.entry-points."xplm.backends"]
     mylib = "my_package:make_backend"      # make_backend(device: str) -> Backend
+
+The module of one backend for each kind of device declares that it is the default there: DEFAULT_DEVICE = "cpu" or
+"cuda". That of "cpu" computes on NumPy's arrays, and references are computed by it.
 """
 
 import logging
@@ -13,7 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.metadata import entry_points
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import numpy as np
@@ -32,8 +36,9 @@ ENTRY_POINTS = "xplm.backends"
 PROGRESS = logging.getLogger("xplm.progress")
 """Where a backend says what it makes the user wait for, in lines of level INFO. Nobody sees them who does not ask."""
 
-DEFAULT_BACKENDS = {"cpu": "numpy", "cuda": "cupy"}
-"""The backend that `--device` means when `--backend` is not given."""
+DEVICE_KINDS = ("cpu", "cuda")
+
+logger = logging.getLogger(__name__)
 
 
 def assign(array: Array, key: Any, value: Array) -> Array:
@@ -92,6 +97,11 @@ class Backend:
     blas: Blas = NO_CHOICE  # where the user may choose what multiplies matrices
     compiler: Compiler = NO_COMPILER  # of a library that compiles what it computes
 
+    @property
+    def library(self) -> str:
+        """The name that `load_backend` takes: without the formats that are emulated ("+float8_e4m3fn")."""
+        return self.name.partition("+")[0]
+
     def __repr__(self) -> str:
         """The library and the device."""
         threads = "" if self.threads is None else f", {self.threads} threads"
@@ -101,6 +111,26 @@ class Backend:
 def backend_names() -> list[str]:
     """The backends that can be named, whether or not their libraries are installed."""
     return sorted({entry.name for entry in entry_points(group=ENTRY_POINTS)})
+
+
+def default_backend(device: str) -> str:
+    """The name of the backend that a device means when none is given.
+
+    Args:
+        device: "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        BackendError: there is no such device, or not one backend alone is its default.
+    """
+    kind = _kind(device)
+    entries = entry_points(group=ENTRY_POINTS)
+    names = sorted({entry.name for entry in entries if _default_device(entry) == kind})
+    if len(names) != 1:
+        raise BackendError(
+            f"the default on {kind} must be one backend; got {', '.join(names) or 'none'}; give --backend, one of "
+            f"{', '.join(backend_names()) or 'none'}"
+        )
+    return names[0]
 
 
 def load_backend(
@@ -124,13 +154,9 @@ def load_backend(
         BackendError: no such backend, device or blas, its library or hardware is missing, or it has fewer
             threads. Nothing falls back.
     """
-    kind, _, number = str(device).partition(":")
-    if kind not in DEFAULT_BACKENDS or (number and not number.isdecimal()):
-        hint = did_you_mean("cuda" if kind.lower() == "gpu" else kind, DEFAULT_BACKENDS)
-        raise BackendError(f'a device is cpu, cuda or cuda:N; got "{device}"{hint}')
-
+    _kind(device)
+    name = name or default_backend(device)
     found = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
-    name = name or DEFAULT_BACKENDS[kind]
     if name not in found:
         raise BackendError(
             f'no backend named "{name}"; installed: {", ".join(sorted(found)) or "none"}'
@@ -161,6 +187,27 @@ def load_backend(
         threads=threads,
         blas=replace(backend.blas, asked=blas),
     )
+
+
+def _kind(device: str) -> str:
+    """The kind of a device: "cpu" or "cuda"."""
+    kind, _, number = str(device).partition(":")
+    if kind not in DEVICE_KINDS or (number and not number.isdecimal()):
+        hint = did_you_mean("cuda" if kind.lower() == "gpu" else kind, DEVICE_KINDS)
+        raise BackendError(f'a device is cpu, cuda or cuda:N; got "{device}"{hint}')
+    return kind
+
+
+def _default_device(entry: EntryPoint) -> str | None:
+    """The kind of device that a backend declares to be the default of; None where it declares none."""
+    try:
+        module = import_module(entry.module)
+    except ImportError as error:
+        logger.warning(
+            "backend %s is no default: %s cannot be imported (%s)", entry.name, entry.module, error
+        )
+        return None
+    return getattr(module, "DEFAULT_DEVICE", None)
 
 
 def _limit(backend: Backend, threads: int) -> Callable[[], AbstractContextManager[None]]:

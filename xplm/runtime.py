@@ -108,7 +108,7 @@ def make_runtime(
         name: HOST_DTYPES["float32" if isinstance(found, Format) else name]
         for name, found in zip(policy.dtypes, dtype, strict=True)
     }
-    return Runtime(backend, policy, table, rules, dtype, policy.resolve(host, "numpy"))
+    return Runtime(backend, policy, table, rules, dtype, policy.resolve(host, np.__name__))
 
 
 def _or_portable(kernel: Callable[..., Any], portable: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,6 +12,9 @@ from xplm.errors import BackendError
 from xplm.threads import limit_blas
 from xplm.typing import Array
 
+DEFAULT_DEVICE = "cuda"
+"""The kind of device that this backend is the default of."""
+
 INSTALL = 'pip install "cupy-cuda13x[ctk]" (CUDA 13) or pip install "cupy-cuda12x[ctk]" (CUDA 12)'
 
 MAX_DIGITS = 9  # of a GPU's number that are read; no machine has so many

@@ -20,6 +20,9 @@ from xplm_numpy.border import NumbaError, border
 from xplm_numpy.libraries import NUMPY, use_blas
 from xplm_numpy.memory import reserve
 
+DEFAULT_DEVICE = "cpu"
+"""The kind of device that this backend is the default of."""
+
 Limit = Callable[[int], AbstractContextManager[None]]
 
 logger = logging.getLogger(__name__)

@@ -87,7 +87,8 @@ def test_it_runs_the_program_until_the_command_is_over(monkeypatch, call):
 
     monkeypatch.setattr(subprocess, "Popen", Process)
     call()
-    program = [sys.executable, "-P", "-m", "xplm.cli.compile_ahead", "generate", "llama", "bf16"]
+    program = [sys.executable, "-P", "-m", "xplm.cli.compile_ahead"]
+    program += ["generate", "llama", "bf16", "numpy", "cpu"]
     assert commands == [(program, "1")]
     ahead.stop_compiling_ahead()
     assert reaped.wait(timeout=10)
@@ -160,7 +161,8 @@ def test_it_starts_before_weights_are_read(monkeypatch, tmp_path, flags, decodes
 
 
 def test_it_ends_with_its_stdin():
-    program = [sys.executable, "-P", "-m", "xplm.cli.compile_ahead", "train", "llama", "fp32"]
+    program = [sys.executable, "-P", "-m", "xplm.cli.compile_ahead"]
+    program += ["train", "llama", "fp32", "numpy", "cpu"]
     process = subprocess.Popen(program, stdin=subprocess.PIPE)
     process.stdin.close()
     assert process.wait(timeout=60) == 0

@@ -28,7 +28,8 @@ def compile_ahead(rt: Runtime, task: str, kind: str) -> None:
     """
     if _count_cpus() > 1:
         program = ["-P", "-m", "xplm.cli.compile_ahead"]  # -P: not from the working directory
-        helper = _Helper([*program, task, kind, str(rt.policy)])
+        where = [rt.backend.library, rt.backend.device_name]
+        helper = _Helper([*program, task, kind, str(rt.policy), *where])
         _helpers.append(helper)
         rt.backend.compiler.before_compiling(helper.start)
 

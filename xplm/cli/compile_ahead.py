@@ -1,7 +1,7 @@
 """What `xplm.cli.ahead` starts: it compiles the kernels that a command comes to last, and ends when its stdin does.
 
-python -m xplm.cli.compile_ahead generate MODEL_TYPE POLICY
-python -m xplm.cli.compile_ahead train ARCH POLICY
+python -m xplm.cli.compile_ahead generate MODEL_TYPE POLICY BACKEND DEVICE
+python -m xplm.cli.compile_ahead train ARCH POLICY BACKEND DEVICE
 """
 
 import os
@@ -62,5 +62,5 @@ def leave_at_end_of_stdin() -> None:
 
 if __name__ == "__main__":
     Thread(target=leave_at_end_of_stdin, daemon=True).start()
-    task, kind, policy = sys.argv[1:]
-    TASKS[task](make_runtime(load_backend("numpy"), policy), kind)
+    task, kind, policy, backend, device = sys.argv[1:]
+    TASKS[task](make_runtime(load_backend(backend, device), policy), kind)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from xplm.backend import DEFAULT_BACKENDS, Backend, backend_names, load_backend
+from xplm.backend import DEVICE_KINDS, Backend, backend_names, load_backend
 from xplm.blas import ProductRate
 from xplm.cli.flags import BLAS_HELP, takes_flags
 from xplm.cli.output import Output, OutputFlags
@@ -140,7 +140,7 @@ def find(
 def _load(name: str, device: str | None, threads: int | None, blas: str | None) -> Backend:
     if device is not None:
         return load_backend(name, device, threads, blas)
-    *others, last = DEFAULT_BACKENDS
+    *others, last = DEVICE_KINDS
     for kind in others:
         try:
             return load_backend(name, kind, threads, blas)

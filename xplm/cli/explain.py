@@ -34,7 +34,7 @@ def explain(
     Example: xplm explain rms_norm
     """
     out = Output(output)
-    found = explain_op(load_backend("numpy"), op)
+    found = explain_op(load_backend(), op)
     for line in page(found, min(WIDEST, get_terminal_size((WIDEST, 0)).columns)):
         out.line(line)
     out.result(as_json(found))

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from xplm.backend import load_backend
+from xplm.backend import default_backend, load_backend
 from xplm.checkpoint.files import replacing, writing
 from xplm.cli.flags import BLAS_HELP, takes_flags
 from xplm.cli.output import Output, OutputFlags
@@ -68,8 +68,12 @@ def parity(
         typer.Option(metavar="BACKEND:POLICY", help="What is under test, as in torch:bf16."),
     ],
     reference: Annotated[
-        str, typer.Option(metavar="BACKEND:POLICY", help="What errors are measured from; float64.")
-    ] = "numpy:float64",
+        str | None,
+        typer.Option(
+            metavar="BACKEND:POLICY",
+            help="What errors are measured from; float64. If not given, the default backend of the CPU.",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -102,6 +106,7 @@ def parity(
     out = Output(output)
     if html is not None and not html.parent.is_dir():
         raise RequestError(f"--html must be in a directory that exists; got {html}; make it first")
+    reference = reference or f"{default_backend('cpu')}:float64"
     setting, chosen = _setting(out, test, reference, model, device, kernels, threads, blas, seed)
 
     began = time.perf_counter()

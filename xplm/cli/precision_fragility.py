@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from xplm.backend import DEFAULT_BACKENDS, load_backend
+from xplm.backend import default_backend, load_backend
 from xplm.checkpoint.files import replacing, writing
 from xplm.checkpoint.named import full_name
 from xplm.checkpoint.opening import open_checkpoint
@@ -34,7 +34,6 @@ from xplm.numerics.fragility_trial import (
 )
 from xplm.runtime import Runtime, make_runtime
 
-HOST = DEFAULT_BACKENDS["cpu"]
 MAX_FIGURES_BYTES = 2**30
 HEADINGS = ("configuration", "flips", "marked", "margins moved by", "over noise")
 
@@ -52,7 +51,7 @@ def fragility(
         typer.Option(
             metavar="BACKEND:POLICY",
             help="A configuration that reads the replies; may be given several times. If not given, bf16 and fp16 on"
-            f" the same backend. {HOST} computes on the CPU, the others on --device.",
+            " the same backend. The default backend of the CPU computes there, the others on --device.",
         ),
     ] = None,
     against: Annotated[str, typer.Option(help="The policy that is guarded against.")] = AGAINST,
@@ -74,7 +73,7 @@ def fragility(
     Example: xplm precision fragility --text book.txt --tokens 500 --other numpy:bf16 --other numpy:fp16
     """
     out = Output(output)
-    own = where.backend or DEFAULT_BACKENDS.get(where.device.partition(":")[0], HOST)
+    own = where.backend or default_backend(where.device)
     sides = other or [f"{own}:bf16", f"{own}:fp16"]
     runtimes = {side: side_runtime(side, where) for side in sides}
     reference = where.runtime("fp32")
@@ -117,7 +116,7 @@ def side_runtime(side: str, where: WhereFlags) -> Runtime:
         XplmError: there is no such backend, device, policy or kernels.
     """
     backend, policy = parse_side(side)
-    device = "cpu" if backend == HOST else where.device
+    device = "cpu" if backend == default_backend("cpu") else where.device
     return make_runtime(
         load_backend(backend, device, where.threads, where.blas), policy, where.kernels
     )

@@ -64,12 +64,11 @@ def versions(*runtimes: Runtime) -> dict[str, str]:
     found = {
         "python": platform.python_version(),
         "xplm": version("xplm"),
-        "numpy": np.__version__,
+        np.__name__: np.__version__,
         "ml_dtypes": version("ml_dtypes"),
     }
     for rt in runtimes:
-        library = rt.backend.name.split("+")[0]
-        for name in (*rt.backend.xp.__name__.split("."), library):
+        for name in (*rt.backend.xp.__name__.split("."), rt.backend.library):
             module = sys.modules.get(name)
             number = getattr(module, "__version__", None)
             if number and name != "xplm":

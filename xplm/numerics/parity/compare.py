@@ -153,7 +153,9 @@ def _between(
     work: Work, test: Runtime, trace: Trace, results: Mapping[str, Any]
 ) -> list[tuple[int, Fault]]:
     """What the layers did wrong between ops, each with the call that follows it."""
-    host = make_runtime(load_backend("numpy"), test.policy, "portable")
+    host = make_runtime(
+        load_backend(), test.policy, "portable"
+    )  # on NumPy's arrays, as in the trace
     rt, replay = replaying(host, trace)
     calls = trace.calls
     try:

@@ -13,7 +13,7 @@ from xplm.typing import Array, Params
 
 def formats_of(rt: Runtime) -> PolicyDtypes:
     """The formats of a runtime's policy as NumPy's dtypes, those among them that its backend has to emulate."""
-    return rt.policy.resolve(HOST_DTYPES, "numpy")
+    return rt.policy.resolve(HOST_DTYPES, np.__name__)
 
 
 def require_known(rt: Runtime) -> None:
