@@ -1,5 +1,6 @@
 """docs/ says what is there."""
 
+import ast
 import re
 import sys
 import tomllib
@@ -14,6 +15,7 @@ from tests.cli.conftest import write_tiny
 from tests.cli.shown import flags_of
 from tests.paths import ROOT
 from tests.test_layering import HEIGHT
+from xplm.backend import Backend
 from xplm.cli.conversation import HELP
 from xplm.numerics.grade import grade
 from xplm.precision import Policy
@@ -113,6 +115,18 @@ LISTING = block("backends.md", "python", "def make_backend")
 def test_the_listing_is_a_shipped_adapter_in_fifty_lines():
     assert (ROOT / "backends" / "xplm_strict" / "backend.py").read_text() == LISTING
     assert len(LISTING.splitlines()) <= 50
+
+
+def test_every_field_of_a_backend_is_in_the_listing_or_the_table():
+    (call,) = [
+        node
+        for node in ast.walk(ast.parse(LISTING))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Backend"
+    ]
+    given = [keyword.arg for keyword in call.keywords]
+    optional = [row[0].strip("`") for row in rows("backends.md", "field")[1]]
+    asked_for = ["threads"]  # which `load_backend` sets
+    assert sorted([*given, *optional, *asked_for]) == sorted(f.name for f in fields(Backend))
 
 
 @pytest.fixture

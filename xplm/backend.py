@@ -12,7 +12,7 @@ The module of one backend for each kind of device declares that it is the defaul
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -122,15 +122,7 @@ def default_backend(device: str) -> str:
     Raises:
         BackendError: there is no such device, or not one backend alone is its default.
     """
-    kind = _kind(device)
-    entries = entry_points(group=ENTRY_POINTS)
-    names = sorted({entry.name for entry in entries if _default_device(entry) == kind})
-    if len(names) != 1:
-        raise BackendError(
-            f"the default on {kind} must be one backend; got {', '.join(names) or 'none'}; give --backend, one of "
-            f"{', '.join(backend_names()) or 'none'}"
-        )
-    return names[0]
+    return _default(_kind(device), entry_points(group=ENTRY_POINTS))
 
 
 def load_backend(
@@ -154,9 +146,10 @@ def load_backend(
         BackendError: no such backend, device or blas, its library or hardware is missing, or it has fewer
             threads. Nothing falls back.
     """
-    _kind(device)
-    name = name or default_backend(device)
-    found = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+    kind = _kind(device)
+    entries = entry_points(group=ENTRY_POINTS)
+    name = name or _default(kind, entries)
+    found = {entry.name: entry for entry in entries}
     if name not in found:
         raise BackendError(
             f'no backend named "{name}"; installed: {", ".join(sorted(found)) or "none"}'
@@ -196,6 +189,18 @@ def _kind(device: str) -> str:
         hint = did_you_mean("cuda" if kind.lower() == "gpu" else kind, DEVICE_KINDS)
         raise BackendError(f'a device is cpu, cuda or cuda:N; got "{device}"{hint}')
     return kind
+
+
+def _default(kind: str, entries: Collection[EntryPoint]) -> str:
+    """The name of the one backend that is the default of a kind of device."""
+    names = sorted({entry.name for entry in entries if _default_device(entry) == kind})
+    if len(names) != 1:
+        known = ", ".join(sorted({entry.name for entry in entries})) or "none"
+        raise BackendError(
+            f"the default on {kind} must be one backend; got {', '.join(names) or 'none'}; "
+            f"give --backend, one of {known}"
+        )
+    return names[0]
 
 
 def _default_device(entry: EntryPoint) -> str | None:
