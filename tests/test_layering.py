@@ -12,6 +12,7 @@ LAYERS = [
     {"kernels"},
     {
         "params",
+        "gradients",
         "config",
         "specs",
         "rope_scaling",

@@ -253,8 +253,8 @@ KERNELS = [
     Mutation(
         "dloss ignored by the head",
         f"{K}/linear_cross_entropy.py",
-        "cross_entropy_bwd(dloss[rows], head)",
-        "cross_entropy_bwd(xp.ones_like(dloss[rows]), head)",
+        "cross_entropy_bwd(dloss[rows], loss_saved)",
+        "cross_entropy_bwd(xp.ones_like(dloss[rows]), loss_saved)",
         "op linear_cross_entropy",
     ),
     Mutation(
@@ -277,8 +277,8 @@ LAYERS = [
     Mutation(
         "residual gradient dropped beside layer_norm",
         f"{L}/norm.py",
-        "return dy + dx, grads",
-        "return dx, grads",
+        "return dy + norm_layer_bwd(",
+        "return norm_layer_bwd(",
         "layer block",
     ),
     Mutation(
@@ -319,29 +319,29 @@ LAYERS = [
     Mutation(
         "the gate passes no gradient to x",
         f"{L}/mlp.py",
-        "return dx_up + dx_gate,",
-        "return dx_up,",
+        "return dx_up + linear_layer_bwd(",
+        "return linear_layer_bwd(",
         "layer mlp",
     ),
     Mutation(
         "a linear layer's bias gradient is lost at zero",
         f"{L}/linear.py",
-        'grads[f"{name}.bias"] = dbias',
-        'grads[f"{name}.bias"] = dbias * 0.0',
+        'grads.add(f"{name}.bias", dbias)',
+        'grads.add(f"{name}.bias", dbias * 0.0)',
         "layer linear_layer",
     ),
     Mutation(
         "gradients of norm weight and bias swapped",
         f"{L}/norm.py",
-        '{f"{name}.weight": dweight, f"{name}.bias": dbias}',
-        '{f"{name}.weight": dbias, f"{name}.bias": dweight}',
+        "zip(kind.inits, found, strict=True)",
+        "zip(kind.inits, found[::-1], strict=True)",
         "layer norm_layer",
     ),
     Mutation(
         "learned positions averaged over the batch",
         "xplm/models/decoder.py",
-        "dx = rt.backend.xp.sum(cast(dx, dweight.dtype), axis=0, keepdims=True)",
-        "dx = rt.backend.xp.mean(cast(dx, dweight.dtype), axis=0, keepdims=True)",
+        "dx = rt.backend.xp.sum(cast(dx, wide), axis=0, keepdims=True)",
+        "dx = rt.backend.xp.mean(cast(dx, wide), axis=0, keepdims=True)",
         "layer embed",
     ),
 ]
@@ -349,16 +349,16 @@ LAYERS = [
 MODELS = [
     Mutation(
         "tied table loses its gradient as head",
-        "xplm/models/training.py",
-        "accumulate(grads, embed_bwd(rt, dx, embed_saved))",
-        "grads | embed_bwd(rt, dx, embed_saved)",
+        "xplm/gradients.py",
+        "self._parts.pop(name) + gradient",
+        "gradient",
         "model llama",
     ),
     Mutation(
         "tied table loses its gradient as embedding",
-        "xplm/models/training.py",
-        "accumulate(grads, embed_bwd(rt, dx, embed_saved))",
-        "embed_bwd(rt, dx, embed_saved) | grads",
+        "xplm/gradients.py",
+        "self._parts.pop(name) + gradient",
+        "self._parts.pop(name)",
         "model llama",
     ),
     Mutation(
@@ -377,10 +377,9 @@ MODELS = [
     ),
     Mutation(
         "final norm skipped on the way back",
-        "xplm/models/training.py",
-        "dx, grads = norm_layer_bwd(rt, config.norm, NORM, xp.reshape(dx, shape), norm_saved)",
-        "dx, grads = xp.reshape(dx, shape), norm_layer_bwd(rt, config.norm, NORM, "
-        "xp.reshape(dx, shape), norm_saved)[1]",
+        "xplm/models/head.py",
+        "return norm_layer_bwd(rt, config.norm, NORM, dn, saved.norm, grads)",
+        "norm_layer_bwd(rt, config.norm, NORM, dn, saved.norm, grads)\n    return dn",
         "model starcoder2",
     ),
     Mutation(

@@ -41,16 +41,23 @@ def linear_fwd(x: Array, weight: Array, bias: Array | None = None) -> tuple[Arra
     return y, LinearSaved(x, weight, bias)
 
 
-def linear_bwd(dy: Array, saved: LinearSaved) -> tuple[Array, Array, Array | None]:
-    """dx (..., C) in x's dtype; dweight (N, C) and dbias (N,) wide, from dy (..., N)."""
+def linear_bwd(
+    dy: Array, saved: LinearSaved, *, is_frozen: bool = False
+) -> tuple[Array, Array | None, Array | None]:
+    """dx (..., C) in x's dtype; dweight (N, C) and dbias (N,) wide, from dy (..., N).
+
+    Where weight and bias are frozen, dx alone is computed.
+    """
     x, weight, bias = saved
     xp = array_namespace(dy)
     wide = wide_dtype(dy, xp)
-    rows = xp.reshape(cast(x, wide), (-1, x.shape[-1]))
     dyw = xp.reshape(cast(dy, wide), (-1, dy.shape[-1]))
 
     # y = x @ weight^T + bias
-    dx = xp.reshape(dyw @ cast(weight, wide), x.shape)
+    dx = cast(xp.reshape(dyw @ cast(weight, wide), x.shape), x.dtype)
+    if is_frozen:
+        return dx, None, None
+    rows = xp.reshape(cast(x, wide), (-1, x.shape[-1]))
     dweight = dyw.T @ rows
     dbias = None if bias is None else xp.sum(dyw, axis=0)
-    return cast(dx, x.dtype), dweight, dbias
+    return dx, dweight, dbias

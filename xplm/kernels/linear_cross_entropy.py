@@ -67,9 +67,12 @@ def linear_cross_entropy_fwd(
 
 
 def linear_cross_entropy_bwd(
-    dloss: Array, saved: LinearCrossEntropySaved
-) -> tuple[Array, Array, None]:
-    """dx (N, C) in x's dtype; dweight (V, C) wide, from dloss (N,); no gradient of the targets."""
+    dloss: Array, saved: LinearCrossEntropySaved, *, is_frozen: bool = False
+) -> tuple[Array, Array | None, None]:
+    """dx (N, C) in x's dtype; dweight (V, C) wide, from dloss (N,); no gradient of the targets.
+
+    Where the weight is frozen, dx alone is computed.
+    """
     x, weight, targets, lse, ignore_index, label_smoothing, z_loss, island = saved
     xp = array_namespace(dloss)
 
@@ -80,13 +83,14 @@ def linear_cross_entropy_bwd(
         logits, _ = linear_fwd(x_rows, weight)
 
         # loss = cross_entropy(logits)
-        head = CrossEntropySaved(
+        loss_saved = CrossEntropySaved(
             logits, targets[rows], lse[rows], ignore_index, label_smoothing, z_loss
         )
-        dlogits, _ = cross_entropy_bwd(dloss[rows], head)
+        dlogits, _ = cross_entropy_bwd(dloss[rows], loss_saved)
 
         # logits = x @ weight^T
-        dx_rows, dweight_part, _ = linear_bwd(dlogits, LinearSaved(x_rows, weight, None))
+        head = LinearSaved(x_rows, weight, None)
+        dx_rows, dweight_part, _ = linear_bwd(dlogits, head, is_frozen=is_frozen)
         parts.append(dx_rows)
         dweight = dweight_part if dweight is None else dweight + dweight_part
     return cast(xp.concat(parts, axis=0), x.dtype), dweight, None

@@ -8,6 +8,7 @@ y       = attention(q, cached k, cached v) Wo^T
 
 from typing import Any, NamedTuple
 
+from xplm.gradients import Gradients
 from xplm.layers.context import Context
 from xplm.layers.linear import linear_layer_bwd, linear_layer_fwd, linear_specs
 from xplm.layers.norm import norm_layer_bwd, norm_layer_fwd, norm_specs
@@ -110,9 +111,14 @@ def attention_layer_fwd(
 
 
 def attention_layer_bwd(
-    rt: Runtime, spec: AttentionSpec, name: str, dy: Array, saved: AttentionLayerSaved
-) -> tuple[Array, Params]:
-    """dx (B, T, C) and gradients by parameter name, from dy (B, T, C). The pass forward had no cache."""
+    rt: Runtime,
+    spec: AttentionSpec,
+    name: str,
+    dy: Array,
+    saved: AttentionLayerSaved,
+    grads: Gradients,
+) -> Array:
+    """dx (B, T, C), from dy (B, T, C); gradients of parameters go to `grads`. The forward pass had no cache."""
     xp = rt.backend.xp
     B, T, _ = dy.shape
 
@@ -120,7 +126,7 @@ def attention_layer_bwd(
         return xp.reshape(xp.permute_dims(heads, (0, 2, 1, 3)), (B, T, -1))
 
     # y = joined heads Wo^T
-    dheads, grads = linear_layer_bwd(rt, f"{name}.o_proj", dy, saved.o)  # (B, T, H D)
+    dheads = linear_layer_bwd(rt, f"{name}.o_proj", dy, saved.o, grads)  # (B, T, H D)
     dheads = xp.permute_dims(xp.reshape(dheads, (B, T, -1, spec.head_dim)), (0, 2, 1, 3))
 
     # heads = attention(rope(norm(q)), rope(norm(k)), v)
@@ -129,10 +135,8 @@ def attention_layer_bwd(
         dq, _, _ = rt.ops.rope_bwd(dq, saved.rope_q)
         dk, _, _ = rt.ops.rope_bwd(dk, saved.rope_k)
     if spec.qk_norm is not None:
-        dq, more = norm_layer_bwd(rt, spec.qk_norm, f"{name}.q_norm", dq, saved.q_norm)
-        grads |= more
-        dk, more = norm_layer_bwd(rt, spec.qk_norm, f"{name}.k_norm", dk, saved.k_norm)
-        grads |= more
+        dq = norm_layer_bwd(rt, spec.qk_norm, f"{name}.q_norm", dq, saved.q_norm, grads)
+        dk = norm_layer_bwd(rt, spec.qk_norm, f"{name}.k_norm", dk, saved.k_norm, grads)
 
     # q, k, v = x Wq^T, x Wk^T, x Wv^T: x is read three times
     dx = None
@@ -141,7 +145,6 @@ def attention_layer_bwd(
         ("k_proj", dk, saved.k),
         ("v_proj", dv, saved.v),
     ):
-        dx_part, part_grads = linear_layer_bwd(rt, f"{name}.{part}", joined(dpart), part_saved)
+        dx_part = linear_layer_bwd(rt, f"{name}.{part}", joined(dpart), part_saved, grads)
         dx = dx_part if dx is None else dx + dx_part
-        grads |= part_grads
-    return dx, grads
+    return dx

@@ -10,6 +10,7 @@ sum of what comes back through them.
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
+from xplm.gradients import Gradients
 from xplm.layers.context import Context
 from xplm.layers.norm import (
     add_norm_layer_bwd,
@@ -98,30 +99,27 @@ def block_fwd(
 
 
 def block_bwd(
-    rt: Runtime, spec: BlockSpec, layer: int, dx: Array, saved: BlockSaved
-) -> tuple[Array, Params]:
-    """dx (B, T, C) before the block and gradients by parameter name, from dx (B, T, C) after it."""
+    rt: Runtime, spec: BlockSpec, layer: int, dx: Array, saved: BlockSaved, grads: Gradients
+) -> Array:
+    """dx (B, T, C) before the block, from dx (B, T, C) after it; gradients of parameters go to `grads`."""
     name = block_name(layer)
     mixer, mlp = LAYERS[type(spec.mixer)], LAYERS[type(spec.mlp)]
 
     # x = x + drop(mlp(n))
     dz = undrop(rt, dx, saved.mlp_drop)
-    dn_mlp, grads = mlp.bwd(rt, spec.mlp, f"{name}.{MLP}", dz, saved.mlp)
+    dn_mlp = mlp.bwd(rt, spec.mlp, f"{name}.{MLP}", dz, saved.mlp, grads)
 
     # n = norm(x + drop(mixer(norm(x))))
     if spec.mlp_norm is not None:
         norm_name = f"{name}.{MLP_NORM}"
-        dx, more = add_norm_layer_bwd(rt, spec.mlp_norm, norm_name, dx, dn_mlp, saved.mlp_norm)
-        grads |= more
+        dx = add_norm_layer_bwd(rt, spec.mlp_norm, norm_name, dx, dn_mlp, saved.mlp_norm, grads)
     dy = undrop(rt, dx, saved.mixer_drop)
-    dn, more = mixer.bwd(rt, spec.mixer, f"{name}.{MIXER}", dy, saved.mixer)
-    grads |= more
+    dn = mixer.bwd(rt, spec.mixer, f"{name}.{MIXER}", dy, saved.mixer, grads)
 
     # n = norm(x), which the MLP reads too where the two are parallel
     if spec.is_parallel:
         dn = dn + dn_mlp
-    dx, more = add_norm_layer_bwd(rt, spec.norm, f"{name}.{NORM}", dx, dn, saved.norm)
-    return dx, grads | more
+    return add_norm_layer_bwd(rt, spec.norm, f"{name}.{NORM}", dx, dn, saved.norm, grads)
 
 
 def undrop(rt: Runtime, dy: Array, saved: Any) -> Array:

@@ -1,6 +1,6 @@
 """What all layers of one forward pass share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from xplm.cache import KVCache
@@ -15,6 +15,13 @@ class RopeTables(NamedTuple):
     sin: Array  # (B or 1, 1, T, dim/2)
 
 
+class AuxiliaryLoss(NamedTuple):
+    """The way out of a block for a loss of its own, such as the balance of a router."""
+
+    add: Callable[[Array], None]  # takes the loss, 0-D, weighted as the layer's spec says
+    gradient: float  # of the whole loss, scaled, with respect to it: where its backward pass begins
+
+
 class Context(NamedTuple):
     """What a layer sees of the pass around it."""
 
@@ -27,3 +34,4 @@ class Context(NamedTuple):
     start: int  # slot of the first query
     cache: KVCache | None
     layer: int = 0  # number of the block that reads this
+    auxiliary: AuxiliaryLoss | None = None  # None: the pass has no loss

@@ -12,6 +12,7 @@ Gradient. x is read by both branches, so what comes back through them adds up.
 
 from typing import Any, NamedTuple
 
+from xplm.gradients import Gradients
 from xplm.params import ParamSpec
 from xplm.runtime import Runtime
 from xplm.typing import Array, Params
@@ -48,23 +49,24 @@ def linear_layer_fwd(rt: Runtime, params: Params, name: str, x: Array) -> tuple[
     return y + correction, AdaptedSaved(saved, down, up)
 
 
-def linear_layer_bwd(rt: Runtime, name: str, dy: Array, saved: Any) -> tuple[Array, Params]:
-    """dx (..., C) and this layer's gradients by parameter name, from dy (..., N)."""
+def linear_layer_bwd(rt: Runtime, name: str, dy: Array, saved: Any, grads: Gradients) -> Array:
+    """dx (..., C), from dy (..., N); this layer's gradients go to `grads`."""
     if isinstance(saved, AdaptedSaved):
-        return _adapted_bwd(rt, name, dy, saved)
-    dx, dweight, dbias = rt.ops.linear_bwd(dy, saved)
-    grads = {f"{name}.weight": dweight}
-    if dbias is not None:
-        grads[f"{name}.bias"] = dbias
-    return dx, grads
+        return _adapted_bwd(rt, name, dy, saved, grads)
+    is_frozen = not (grads.wants(f"{name}.weight") or grads.wants(f"{name}.bias"))
+    dx, dweight, dbias = rt.ops.linear_bwd(dy, saved, is_frozen=is_frozen)
+    grads.add(f"{name}.weight", dweight)
+    grads.add(f"{name}.bias", dbias)
+    return dx
 
 
-def _adapted_bwd(rt: Runtime, name: str, dy: Array, saved: AdaptedSaved) -> tuple[Array, Params]:
+def _adapted_bwd(rt: Runtime, name: str, dy: Array, saved: AdaptedSaved, grads: Gradients) -> Array:
     # correction = inner @ lora_B^T,  inner = x @ lora_A^T
     dinner, dlora_b, _ = rt.ops.linear_bwd(dy, saved.up)
     dx, dlora_a, _ = rt.ops.linear_bwd(dinner, saved.down)
+    grads.add(f"{name}.lora_B.weight", dlora_b)
+    grads.add(f"{name}.lora_A.weight", dlora_a)
 
-    # y = x @ weight^T + bias, of which x alone is to be differentiated: dx = dy @ weight
-    transposed = rt.backend.xp.permute_dims(saved.base.weight, (1, 0))
-    dx_base, _ = rt.ops.linear_fwd(dy, transposed)
-    return dx + dx_base, {f"{name}.lora_A.weight": dlora_a, f"{name}.lora_B.weight": dlora_b}
+    # y = x @ weight^T + bias, of which x alone is differentiated
+    dx_base, _, _ = rt.ops.linear_bwd(dy, saved.base, is_frozen=True)
+    return dx + dx_base

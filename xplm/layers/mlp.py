@@ -6,6 +6,7 @@ gelu      y = down(gelu(up(x)))
 
 from typing import Any, NamedTuple
 
+from xplm.gradients import Gradients
 from xplm.layers.context import Context
 from xplm.layers.linear import linear_layer_bwd, linear_layer_fwd, linear_specs
 from xplm.params import Init, ParamSpec
@@ -56,20 +57,18 @@ def mlp_fwd(
 
 
 def mlp_bwd(
-    rt: Runtime, spec: MLPSpec, name: str, dy: Array, saved: MLPSaved
-) -> tuple[Array, Params]:
-    """dx (B, T, C) and gradients by parameter name, from dy (B, T, C)."""
+    rt: Runtime, spec: MLPSpec, name: str, dy: Array, saved: MLPSaved, grads: Gradients
+) -> Array:
+    """dx (B, T, C), from dy (B, T, C); gradients of parameters go to `grads`."""
     # y = down(hidden)
-    dhidden, grads = linear_layer_bwd(rt, f"{name}.down_proj", dy, saved.down)
+    dhidden = linear_layer_bwd(rt, f"{name}.down_proj", dy, saved.down, grads)
 
     # hidden = gelu(up(x))
     if not spec.is_gated:
         (dup,) = rt.ops.gelu_bwd(dhidden, saved.activation)
-        dx, up_grads = linear_layer_bwd(rt, f"{name}.up_proj", dup, saved.up)
-        return dx, grads | up_grads
+        return linear_layer_bwd(rt, f"{name}.up_proj", dup, saved.up, grads)
 
     # hidden = swiglu(gate(x), up(x)): x is read twice
     dgate, dup = rt.ops.swiglu_bwd(dhidden, saved.activation)
-    dx_up, up_grads = linear_layer_bwd(rt, f"{name}.up_proj", dup, saved.up)
-    dx_gate, gate_grads = linear_layer_bwd(rt, f"{name}.gate_proj", dgate, saved.gate)
-    return dx_up + dx_gate, grads | up_grads | gate_grads
+    dx_up = linear_layer_bwd(rt, f"{name}.up_proj", dup, saved.up, grads)
+    return dx_up + linear_layer_bwd(rt, f"{name}.gate_proj", dgate, saved.gate, grads)

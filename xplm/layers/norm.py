@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from xplm.gradients import Gradients
 from xplm.params import ParamSpec
 from xplm.runtime import Runtime
 from xplm.specs import LayerNormSpec, NormSpec, RMSNormSpec
@@ -39,12 +40,14 @@ def norm_layer_fwd(
 
 
 def norm_layer_bwd(
-    rt: Runtime, spec: NormSpec, name: str, dy: Array, saved: Any
-) -> tuple[Array, Params]:
-    """dx (..., C) and this layer's gradients by parameter name, from dy (..., C)."""
+    rt: Runtime, spec: NormSpec, name: str, dy: Array, saved: Any, grads: Gradients
+) -> Array:
+    """dx (..., C), from dy (..., C); this layer's gradients go to `grads`."""
     kind = NORMS[type(spec)]
-    dx, *grads = kind.bwd(rt, dy, saved)
-    return dx, {f"{name}.{part}": grad for part, grad in zip(kind.inits, grads, strict=True)}
+    dx, *found = kind.bwd(rt, dy, saved)
+    for part, gradient in zip(kind.inits, found, strict=True):
+        grads.add(f"{name}.{part}", gradient)
+    return dx
 
 
 def add_norm_layer_fwd(
@@ -63,17 +66,17 @@ def add_norm_layer_fwd(
 
 
 def add_norm_layer_bwd(
-    rt: Runtime, spec: NormSpec, name: str, dy: Array, dn: Array, saved: Any
-) -> tuple[Array, Params]:
-    """dx (..., C), which is dbranch too, and this layer's gradients by parameter name, from dy and dn (..., C).
+    rt: Runtime, spec: NormSpec, name: str, dy: Array, dn: Array, saved: Any, grads: Gradients
+) -> Array:
+    """dx (..., C), which is dbranch too, from dy and dn (..., C); this layer's gradients go to `grads`.
 
     `saved` may be `norm_layer_fwd`'s too: where nothing was added x is y, and gets both.
     """
     if _is_one_op(rt, spec):
         dx, dweight = rt.ops.add_rms_norm_bwd(dy, dn, saved)
-        return dx, {f"{name}.weight": dweight}
-    dx, grads = norm_layer_bwd(rt, spec, name, dn, saved)
-    return dy + dx, grads
+        grads.add(f"{name}.weight", dweight)
+        return dx
+    return dy + norm_layer_bwd(rt, spec, name, dn, saved, grads)
 
 
 def _is_one_op(rt: Runtime, spec: NormSpec) -> bool:

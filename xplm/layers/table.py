@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from xplm.gradients import Gradients
 from xplm.layers.attention import attention_layer_bwd, attention_layer_fwd, attention_specs
 from xplm.layers.context import Context
 from xplm.layers.mlp import mlp_bwd, mlp_fwd, mlp_specs
@@ -17,7 +18,9 @@ class Layer(NamedTuple):
 
     specs: Callable[[Any, str, int, Init], list[ParamSpec]]  # (spec, name, C, init)
     fwd: Callable[[Runtime, Any, Params, str, Array, Context], tuple[Array, Any]]  # y, saved
-    bwd: Callable[[Runtime, Any, str, Array, Any], tuple[Array, Params]]  # dx, gradients
+    bwd: Callable[
+        [Runtime, Any, str, Array, Any, Gradients], Array
+    ]  # (..., dy, saved, grads) -> dx
 
 
 LAYERS: dict[type, Layer] = {

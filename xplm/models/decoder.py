@@ -14,13 +14,14 @@ import numpy as np
 from xplm.cache import KVCache
 from xplm.config import DecoderConfig
 from xplm.formats import Format
+from xplm.gradients import Gradients
 from xplm.kernels.rope import rope_tables
 from xplm.layers.block import block_fwd, block_name, block_specs
 from xplm.layers.context import Context, RopeTables
 from xplm.layers.norm import norm_layer_fwd, norm_specs
 from xplm.layers.step import Steps
 from xplm.params import Init, ParamSpec
-from xplm.precision import cast
+from xplm.precision import cast, wide_dtype
 from xplm.rope_scaling import inverse_frequencies
 from xplm.runtime import Runtime
 from xplm.specs import RopeSpec
@@ -120,18 +121,18 @@ def embed_fwd(
     return cast(x, rt.dtype.compute), EmbedSaved(ids_saved, positions_saved, context.padding)
 
 
-def embed_bwd(rt: Runtime, dx: Array, saved: EmbedSaved) -> Params:
-    """Gradients of both tables by name, from dx (B, T, C)."""
+def embed_bwd(rt: Runtime, dx: Array, saved: EmbedSaved, grads: Gradients) -> None:
+    """Both tables' gradients, from dx (B, T, C), go to `grads`."""
     if saved.padding is not None:
         kept = rt.backend.xp.where(saved.padding, rt.backend.xp.zeros_like(dx), dx)
         dx = cast(kept, dx.dtype)  # CuPy's `where` widens bfloat16
-    _, dweight = rt.ops.embedding_bwd(dx, saved.ids)
-    grads = {EMBEDDING: dweight}
-    if saved.positions is not None:
+    if grads.wants(EMBEDDING):
+        grads.add(EMBEDDING, rt.ops.embedding_bwd(dx, saved.ids)[1])
+    if saved.positions is not None and grads.wants(POSITIONS):
         if saved.positions.ids.shape[0] == 1:  # one row of positions serves the whole batch
-            dx = rt.backend.xp.sum(cast(dx, dweight.dtype), axis=0, keepdims=True)
-        _, grads[POSITIONS] = rt.ops.embedding_bwd(dx, saved.positions)
-    return grads
+            wide = wide_dtype(dx, rt.backend.xp)
+            dx = rt.backend.xp.sum(cast(dx, wide), axis=0, keepdims=True)
+        grads.add(POSITIONS, rt.ops.embedding_bwd(dx, saved.positions)[1])
 
 
 def head_name(config: DecoderConfig) -> str:

@@ -160,13 +160,16 @@ def backward_scratch(
     return dropped + max(mlp, attention + max(products, _attention_back(w, n, context)))
 
 
-def head_scratch(rt: Runtime, config: DecoderConfig, n: int) -> HeadScratch:
+def head_scratch(
+    rt: Runtime, config: DecoderConfig, n: int, *, is_frozen: bool = False
+) -> HeadScratch:
     """What the head and its loss take, forward and back, when they take the most.
 
     Args:
         rt: kernels and dtypes.
         config: the model's.
         n: positions, N.
+        is_frozen: whether the table's gradient is left out.
     """
     w = widths(rt, config)
     table = config.vocab_size * w.C * w.wide
@@ -175,12 +178,16 @@ def head_scratch(rt: Runtime, config: DecoderConfig, n: int) -> HeadScratch:
     has_more = rows < n  # then the gradient of a chunk lies beside the sum
     if not w.is_portable and rt.host_dtype.loss.itemsize == 4:  # narrow, x and dx widened too
         whole = 2 * n * w.C * w.wide if w.is_narrow else 0
-        return HeadScratch(chunk, chunk + whole, table * (2 if has_more else 1))
+        n_gradients = 0 if is_frozen else 2 if has_more else 1
+        return HeadScratch(chunk, chunk + whole, n_gradients * table)
 
     # logits, p, dlogits and three steps between, and what is left of the chunk before
-    steps = HeadScratch(chunk, (7 if has_more else 6) * chunk, 2 * table if has_more else 0)
+    n_gradients = 2 if has_more and not is_frozen else 0
+    steps = HeadScratch(chunk, (7 if has_more else 6) * chunk, n_gradients * table)
     # logits and dlogits; the table widened, and the gradient of a chunk, its sum, and the sum before
     tables = 3 if has_more else (2 if w.is_narrow else 1)
+    if is_frozen:
+        tables = 1 if w.is_narrow else 0
     product = HeadScratch(chunk, (3 if has_more else 2) * chunk, tables * table)
     return max(steps, product, key=lambda scratch: scratch.logits + scratch.gradients)
 

@@ -1,20 +1,27 @@
-"""The decoder's training pass: a loss, and its gradient with respect to every parameter, by hand.
+"""The decoder's training pass: a loss, and its gradient with respect to every parameter, by hand, in stages.
 
-    forward    x0 = embed(ids);  x_i = block_i(x_(i-1));  loss = sum cross_entropy(norm(x_L) @ head^T, targets) / n
-    backward   the same lines from the last to the first, each by the gradient derived beside it
+    embed      x0 = embed(ids)
+    blocks     x_i = block_i(x_(i-1))          any range of them
+    head       loss = sum cross_entropy(norm(x_L) @ head^T, targets) / n
+
+The backward pass takes the stages from the last to the first, each line by the gradient derived next to it.
 
 With recompute, a block's input is kept and its forward pass runs again when the backward pass gets there: one forward
 pass more, and the activations of one block in memory instead of all.
+
+What nobody trains is not computed: `trainable` names the parameters whose gradients are wanted. The backward pass ends
+at the first block that has one of them, and blocks before it keep nothing.
 """
 
+from collections.abc import Container, Sequence
 from typing import Any
 
 from xplm.config import DecoderConfig
-from xplm.layers.block import Drop, block_bwd, block_fwd, keep_all, undrop
-from xplm.layers.norm import norm_layer_bwd, norm_layer_fwd
-from xplm.models.decoder import NORM, embed_bwd, embed_fwd, make_context
-from xplm.models.head import head_loss_bwd, head_loss_fwd
-from xplm.params import accumulate
+from xplm.gradients import Gradients, OnGrad
+from xplm.layers.block import Drop, block_bwd, block_fwd, block_name, keep_all, undrop
+from xplm.layers.context import AuxiliaryLoss, Context
+from xplm.models.decoder import EMBEDDING, POSITIONS, embed_bwd, embed_fwd, head_name, make_context
+from xplm.models.head import head_bwd, head_fwd
 from xplm.precision import wide_dtype
 from xplm.runtime import Runtime
 from xplm.typing import Array, Params
@@ -34,6 +41,9 @@ def loss_and_grads(
     z_loss: float = 0.0,
     drop: Drop = keep_all,
     recompute: bool = False,
+    share: float = 1.0,
+    trainable: Container[str] | None = None,
+    on_grad: OnGrad | None = None,
 ) -> tuple[Array, Params]:
     """One pass forward and back.
 
@@ -51,48 +61,128 @@ def loss_and_grads(
         z_loss: weight of the square of the log-sum-exp of the logits.
         drop: dropout of this step.
         recompute: trade one more forward pass for memory.
+        share: of the whole batch's scored targets that are this pass's; it weights the losses of blocks.
+        trainable: names of the parameters whose gradients are wanted; None: all.
+        on_grad: called once with each name and its gradient as soon as it is ready; None: they are returned.
 
     Returns:
-        The loss, 0-D in the dtype of its island, and the gradient of every parameter times `loss_scale`, wide.
+        The loss, 0-D in the dtype of its island, and the wanted gradients times `loss_scale`, wide, where no `on_grad`
+        took them.
     """
     xp = rt.backend.xp
+    is_tied = head_name(config) == EMBEDDING
+    uses = {EMBEDDING: 2} if is_tied else {}  # read as embedding and as head
+    grads = Gradients(trainable, uses=uses, on_grad=on_grad)
+    lowest = _lowest_trained(config, params, grads)
+    block_losses: list[Array] = []
     context = make_context(rt, config, ids.shape[1], first=first)
+    context = context._replace(auxiliary=AuxiliaryLoss(block_losses.append, share * loss_scale))
 
     x, embed_saved = embed_fwd(rt, params, ids, context)  # (B, T, C)
     x, embed_drop = drop("model.embed_tokens", x)
-    kept: list[Any] = []  # of each block what its backward pass saved, or with recompute its input
-    for layer, block in enumerate(config.blocks):
-        block_input = x
-        x, saved = block_fwd(rt, block, params, layer, x, context, drop)
-        kept.append(block_input if recompute else saved)
-        del saved
-    shape = x.shape
-    x, norm_saved = norm_layer_fwd(rt, config.norm, params, NORM, x)
-
-    losses, head_saved = head_loss_fwd(
-        rt,
-        config,
-        params,
-        xp.reshape(x, (-1, shape[-1])),
-        xp.reshape(targets, (-1,)),
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
+    layers = range(len(config.blocks))
+    x, kept = blocks_fwd(
+        rt, config, params, layers, x, context, drop=drop, recompute=recompute, lowest=lowest
+    )
+    losses, head_saved = head_fwd(
+        rt, config, params, x, targets, label_smoothing=label_smoothing, z_loss=z_loss
     )  # (B T,)
     loss = xp.sum(losses) / n_targets
+    for block_loss in block_losses:
+        loss = loss + share * block_loss
 
     # loss = sum(losses) / n_targets
     dlosses = xp.full_like(losses, loss_scale / n_targets, dtype=wide_dtype(losses, xp))
-    dx, head_grads = head_loss_bwd(rt, config, dlosses, head_saved)
-    dx, grads = norm_layer_bwd(rt, config.norm, NORM, xp.reshape(dx, shape), norm_saved)
-    grads |= head_grads
+    dx = head_bwd(rt, config, dlosses, head_saved, x.shape, grads)
+    del head_saved, x
+    dx = blocks_bwd(
+        rt,
+        config,
+        params,
+        layers[max(lowest, 0) :],
+        dx,
+        kept,
+        context,
+        grads,
+        drop=drop,
+        recompute=recompute,
+    )
+    if lowest < 0:
+        embed_bwd(rt, undrop(rt, dx, embed_drop), embed_saved, grads)
+    return loss, grads.found
 
-    for layer, block in reversed(list(enumerate(config.blocks))):
+
+def blocks_fwd(
+    rt: Runtime,
+    config: DecoderConfig,
+    params: Params,
+    layers: Sequence[int],
+    x: Array,
+    context: Context,
+    *,
+    drop: Drop = keep_all,
+    recompute: bool = False,
+    lowest: int = -1,
+) -> tuple[Array, list[Any]]:
+    """A range of blocks.   x (B, T, C)  ->  x (B, T, C), and for each block what `blocks_bwd` needs of it
+
+    Args:
+        rt: backend, kernels and dtypes.
+        config: the model's.
+        params: its parameters.
+        layers: numbers of the blocks, ascending.
+        x: the residual stream before them.
+        context: of this pass.
+        drop: dropout of this step.
+        recompute: keep a block's input in place of all that it saves.
+        lowest: the first layer that the backward pass comes to; nothing is kept of those before it.
+    """
+    kept: list[Any] = []
+    for layer in layers:
+        before = x
+        x, saved = block_fwd(rt, config.blocks[layer], params, layer, x, context, drop)
+        kept.append(None if layer < lowest else before if recompute else saved)
+        del saved
+    return x, kept
+
+
+def blocks_bwd(
+    rt: Runtime,
+    config: DecoderConfig,
+    params: Params,
+    layers: Sequence[int],
+    dx: Array,
+    kept: list[Any],
+    context: Context,
+    grads: Gradients,
+    *,
+    drop: Drop = keep_all,
+    recompute: bool = False,
+) -> Array:
+    """dx (B, T, C) before a range of blocks, from dx (B, T, C) after it; gradients of parameters go to `grads`.
+
+    Arguments as `blocks_fwd`'s; `kept` is what it returned, and shrinks as it is used.
+    """
+    assert context.auxiliary is not None
+    again = context._replace(auxiliary=context.auxiliary._replace(add=_is_counted))
+    for layer in reversed(layers):
         saved = kept.pop()
         if recompute:
-            _, saved = block_fwd(rt, block, params, layer, saved, context, drop)
-        dx, more = block_bwd(rt, block, layer, dx, saved)
-        grads |= more
+            _, saved = block_fwd(rt, config.blocks[layer], params, layer, saved, again, drop)
+        dx = block_bwd(rt, config.blocks[layer], layer, dx, saved, grads)
+    return dx
 
-    # A tied table is read twice, as embedding and as head: its gradients add up.
-    dx = undrop(rt, dx, embed_drop)
-    return loss, accumulate(grads, embed_bwd(rt, dx, embed_saved))
+
+def _is_counted(loss: Array) -> None:
+    """Where a recomputed block's loss goes: the first pass has added it."""
+
+
+def _lowest_trained(config: DecoderConfig, params: Params, grads: Gradients) -> int:
+    """The first layer with a trained parameter; -1 where a table before them is trained, L where none is."""
+    if grads.wants(EMBEDDING) or grads.wants(POSITIONS):
+        return -1
+    for layer in range(len(config.blocks)):
+        prefix = f"{block_name(layer)}."
+        if any(name.startswith(prefix) and grads.wants(name) for name in params):
+            return layer
+    return len(config.blocks)

@@ -7,6 +7,7 @@ import numpy as np
 
 from xplm.backend import Backend
 from xplm.config import DecoderConfig
+from xplm.gradients import Gradients
 from xplm.layers.attention import attention_layer_bwd, attention_layer_fwd
 from xplm.layers.block import MIXER, MLP, block_bwd, block_fwd, block_name
 from xplm.layers.context import Context
@@ -24,7 +25,7 @@ FIRST = np.array([0, 2])  # the second row begins with two slots of padding
 LAYER = 1
 
 Forward: TypeAlias = Callable[[Params, Array], tuple[Array, Any]]  # (params, x) -> y, saved
-Backward: TypeAlias = Callable[[Array, Any], tuple[Array | None, Params]]  # -> dx, gradients
+Backward: TypeAlias = Callable[[Array, Any, Gradients], Array | None]  # (dy, saved, grads) -> dx
 
 
 class Pair(NamedTuple):
@@ -40,7 +41,7 @@ def _linear(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
     return Pair(
         name,
         lambda params, x: linear_layer_fwd(rt, params, name, x),
-        lambda dy, saved: linear_layer_bwd(rt, name, dy, saved),
+        lambda dy, saved, grads: linear_layer_bwd(rt, name, dy, saved, grads),
     )
 
 
@@ -49,7 +50,7 @@ def _norm(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
     return Pair(
         name,
         lambda params, x: norm_layer_fwd(rt, config.norm, params, name, x),
-        lambda dy, saved: norm_layer_bwd(rt, config.norm, name, dy, saved),
+        lambda dy, saved, grads: norm_layer_bwd(rt, config.norm, name, dy, saved, grads),
     )
 
 
@@ -58,7 +59,7 @@ def _attention(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
     return Pair(
         f"{name}.",
         lambda params, x: attention_layer_fwd(rt, spec, params, name, x, context),
-        lambda dy, saved: attention_layer_bwd(rt, spec, name, dy, saved),
+        lambda dy, saved, grads: attention_layer_bwd(rt, spec, name, dy, saved, grads),
     )
 
 
@@ -67,7 +68,7 @@ def _mlp(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
     return Pair(
         f"{name}.",
         lambda params, x: mlp_fwd(rt, spec, params, name, x, context),
-        lambda dy, saved: mlp_bwd(rt, spec, name, dy, saved),
+        lambda dy, saved, grads: mlp_bwd(rt, spec, name, dy, saved, grads),
     )
 
 
@@ -76,7 +77,7 @@ def _block(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
     return Pair(
         f"{block_name(LAYER)}.",
         lambda params, x: block_fwd(rt, spec, params, LAYER, x, context),
-        lambda dy, saved: block_bwd(rt, spec, LAYER, dy, saved),
+        lambda dy, saved, grads: block_bwd(rt, spec, LAYER, dy, saved, grads),
     )
 
 
@@ -103,7 +104,7 @@ def _embed(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
     return Pair(
         "model.embed_",
         lambda params, x: embed_fwd(rt, params, ids, context),
-        lambda dy, saved: (None, embed_bwd(rt, dy, saved)),
+        lambda dy, saved, grads: embed_bwd(rt, dy, saved, grads),
     )
 
 
@@ -171,10 +172,11 @@ def check_layer(
 
     y, saved = run()
     dy = rng.standard_normal(y.shape)
-    dx, gradients = pair.backward(backend.from_host(dy), saved)
+    grads = Gradients()
+    dx = pair.backward(backend.from_host(dy), saved, grads)
 
     arrays = params if dx is None else {"x": x} | params
-    analytic = gradients if dx is None else {"x": dx} | gradients
+    analytic = grads.found if dx is None else {"x": dx} | grads.found
     return check_gradients(
         lambda: float(np.sum(backend.to_host(run()[0]) * dy)),
         arrays,

@@ -58,9 +58,8 @@ class Standing(NamedTuple):
     average: int
     moments: int
     gradients: int  # of what is trained
-    passing: int  # of what a pass differentiates by: beside adapters, norms and tables too
     block: int  # of one block's gradients
-    table: int  # of the head's gradient
+    table: int  # of the head's gradient; 0 where it is frozen
     is_tied: bool  # whether the head's table is the embedding's
     largest: int  # of the masters
     update: int  # of what a rule in steps of the array library makes beside its results
@@ -93,7 +92,7 @@ def plan_step(
     """
     n = recipe.data.batch_size * recipe.data.context
     standing = _standing(rt, recipe, config, trained)
-    head = head_scratch(rt, config, n)
+    head = head_scratch(rt, config, n, is_frozen=recipe.train.lora > 0)
     passes = _pass_moments(recipe, standing, _activations(rt, recipe, config), head)
     moments = [_beside(standing, moment) for moment in passes]
     largest = max(standing.largest, head.chunk, largest_activation(rt, config, n))
@@ -186,20 +185,12 @@ def _standing(
         average=n * param if recipe.train.ema else 0,
         moments=count_moments(optimizer, trained, options) * param,
         gradients=n * param,
-        passing=(n + count_params(_unadapted(recipe, config))) * param,
         block=count_params(block) * param,
-        table=config.vocab_size * config.hidden_size * param,
+        table=0 if recipe.train.lora else config.vocab_size * config.hidden_size * param,
         is_tied=head_name(config) == EMBEDDING,
         largest=max(spec.size for spec in trained.values()) * param,
         update=count_update(recipe.optimizer.name, trained) * param,
     )
-
-
-def _unadapted(recipe: Recipe, config: DecoderConfig) -> dict[str, ParamSpec]:
-    """What has a gradient in a pass, though it is not trained: all that no adapter stands beside."""
-    if not recipe.train.lora:
-        return {}
-    return {name: spec for name, spec in param_specs(config).items() if "_proj." not in name}
 
 
 def _beside(standing: Standing, moment: Moment) -> Moment:
@@ -261,8 +252,8 @@ def _pass_moments(
     moments = [
         moment("head", head.gradients, activations.head, head.logits),
         moment("last block", standing.table + standing.block, activations.last_block),
-        moment("first block", standing.passing, activations.first_block),
-        moment("embedding", standing.passing + tables, activations.embedding),
+        moment("first block", standing.gradients, activations.first_block),
+        moment("embedding", standing.gradients + tables, activations.embedding),
     ]
     if n_earlier:
         moments.append(Moment("sum of gradients", {"gradients": 3 * standing.gradients}))

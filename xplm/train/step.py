@@ -147,6 +147,8 @@ def _loss_and_grads(
             z_loss=recipe.z_loss,
             drop=drop,
             recompute=recipe.recompute,
+            share=batch.n_targets / n_targets,
+            trainable=task.specs.keys(),
         )
         loss = loss + more_loss
         # In the table's order, on which the rounding of the norm depends.

@@ -47,20 +47,25 @@ def linear_fwd(x, weight, bias=None):
     return y, LinearSaved(x, weight, bias)
 
 
-def linear_bwd(dy, saved):
+def linear_bwd(dy, saved, *, is_frozen=False):
     x, weight, bias = saved
     if not _is_dense(weight) or not takes(dy, x, weight):
-        return portable.linear_bwd(dy, saved)
+        return portable.linear_bwd(dy, saved, is_frozen=is_frozen)
 
     N, C = weight.shape
-    in_dtype = dense if has_product(dy, x, weight) else widened
-    rows, drows = in_dtype(x).reshape(-1, C), in_dtype(dy).reshape(-1, N)
+    operands = (dy, weight) if is_frozen else (dy, x, weight)
+    in_dtype = dense if has_product(*operands) else widened
+    drows = in_dtype(dy).reshape(-1, N)
 
     # y = x @ weight^T + bias
-    dx = project_back(drows, weight, np.empty(rows.shape, np.float32))
+    dx = project_back(drows, weight, np.empty((len(drows), C), np.float32))
+    dx = narrowed(dx.reshape(x.shape), x.dtype)
+    if is_frozen:
+        return dx, None, None
+    rows = in_dtype(x).reshape(-1, C)
     dweight = product(drows.T, rows, np.empty((N, C), np.float32))
     dbias = None if bias is None else np.sum(widened(drows), axis=0)
-    return narrowed(dx.reshape(x.shape), x.dtype), dweight, dbias
+    return dx, dweight, dbias
 
 
 def operand(x, weight):

@@ -38,10 +38,10 @@ def linear_cross_entropy_fwd(
     return loss, saved
 
 
-def linear_cross_entropy_bwd(dloss, saved):
+def linear_cross_entropy_bwd(dloss, saved, *, is_frozen=False):
     x, weight, targets, lse, ignore_index, label_smoothing, z_loss, island = saved
     if not takes(x, weight) or not dloss.dtype == island == np.float32:
-        return portable.linear_cross_entropy_bwd(dloss, saved)
+        return portable.linear_cross_entropy_bwd(dloss, saved, is_frozen=is_frozen)
 
     scored, x_rows, ids = _scored(x, weight, targets, ignore_index)
     dloss_rows, lse_rows = dloss[scored], lse[scored]
@@ -60,9 +60,12 @@ def linear_cross_entropy_bwd(dloss, saved):
         # logits = x @ weight^T
         dlogits = narrowed(dlogits, x_rows.dtype)
         project_back(dlogits, weight, dx_rows[rows])
+        if is_frozen:
+            continue
         part = product(dlogits.T, x_rows[rows], np.empty(weight.shape, np.float32))
         dweight = part if dweight is None else np.add(dweight, part, out=dweight)
-    dweight = np.zeros(weight.shape, np.float32) if dweight is None else dweight
+    if dweight is None and not is_frozen:
+        dweight = np.zeros(weight.shape, np.float32)
     return _spread(narrowed(dx_rows, x.dtype), scored, len(x)), dweight, None
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from xplm.gradients import Gradients
 from xplm.models.decoder import make_context, param_specs
 from xplm.numerics.check_layers import FIRST, LAYERS, VARIANTS, B, T
 from xplm.numerics.parity.compare import DRAWS, Comparison, compare
@@ -51,8 +52,9 @@ def check_layer(
         name_params(on_device)
         y, saved = pair.forward(on_device, numbers.put(rt, {"x": x}, "compute")["x"])
         given = numbers.rounded({"dy": dy[..., : y.shape[-1]]}, "compute")
-        dx, gradients = pair.backward(numbers.put(rt, given, "compute")["dy"], saved)
+        grads = Gradients()
+        dx = pair.backward(numbers.put(rt, given, "compute")["dy"], saved, grads)
         inputs = {} if dx is None else {"dx": dx}
-        return {"y": y} | inputs | {f"d{key}": gradient for key, gradient in gradients.items()}
+        return {"y": y} | inputs | {f"d{key}": gradient for key, gradient in grads.found.items()}
 
     return compare(work, test, reference, draws=draws, seed=seed)
