@@ -1,0 +1,1 @@
+"""The bits of every result, recorded in two checkouts and compared: the parts of compare_bits.py."""
