@@ -41,7 +41,7 @@ DEVICE_KINDS = ("cpu", "cuda")
 logger = logging.getLogger(__name__)
 
 
-def assign(array: Array, key: Any, value: Array) -> Array:
+def assign(array: Any, key: Any, value: Array) -> Array:
     """array[key] = value, for libraries whose arrays can be written to."""
     array[key] = value
     return array

@@ -36,7 +36,7 @@ from dataclasses import dataclass, replace
 
 from xplm.errors import RequestError, did_you_mean
 from xplm.namespace import array_namespace
-from xplm.typing import Array
+from xplm.typing import Array, ArrayT
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ LIFT = 2.0**64
 """Lifts float32's smallest numbers to where nothing underflows, and 1 to where nothing overflows."""
 
 
-def round_to(x: Array, format: Format, *, coin: Array | None = None) -> Array:
+def round_to(x: ArrayT, format: Format, *, coin: Array | None = None) -> ArrayT:
     """x rounded to a format, in the dtype it has.   x float32 or float64; coin like x, in [0, 1)  ->  y like x
 
     To nearest, ties to even; with a coin, up or down at random. What nearest rounding takes out of range overflows
@@ -181,7 +181,7 @@ def round_to(x: Array, format: Format, *, coin: Array | None = None) -> Array:
     return _signed(x, y, size, format)
 
 
-def _signed(x: Array, y: Array, size: Array, format: Format) -> Array:
+def _signed(x: Array, y: ArrayT, size: Array, format: Format) -> ArrayT:
     """The rounded magnitude y with x's sign, and what the format makes of overflow, infinity, NaN and -0."""
     xp = array_namespace(x)
     limit = format.max + 0.5 * math.ldexp(1.0, format.max_exponent - format.mantissa_bits)

@@ -93,9 +93,14 @@ def make_backend(device: str) -> Backend:
         synchronize=synchronize,
         memory=memory,
         is_out_of_memory=is_out_of_memory,
-        assign=lambda array, key, value: array.at[key].set(value),
+        assign=assign,
         computing=_refuse_fork,
     )
+
+
+def assign(array: Any, key: Any, value: Array) -> Array:
+    """A copy of JAX's array with array[key] = value, for its arrays cannot be written to."""
+    return array.at[key].set(value)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -15,6 +15,7 @@ from xplm.compiler import Compiler
 from xplm.errors import BackendError
 from xplm.precision import HOST_DTYPES
 from xplm.threads import limit_blas
+from xplm.typing import Array
 from xplm_numpy.announce import before_compiling, compilations
 from xplm_numpy.border import NumbaError, border
 from xplm_numpy.libraries import NUMPY, use_blas
@@ -73,7 +74,7 @@ def check_threads(threads: int) -> None:
     check_threads(threads)
 
 
-def multiply_narrow(a: np.ndarray, b: np.ndarray, dtype: str) -> np.ndarray | None:
+def multiply_narrow(a: Array, b: Array, dtype: str) -> Array | None:
     """a @ b of float32 matrices whose numbers are those of a narrower dtype; None where that has no product here."""
     if not load_fused().kernels:
         return None

@@ -3,12 +3,13 @@
 Its "device1" stands in for a GPU's memory: an array there that reaches NumPy other than by `to_host` raises.
 """
 
+from typing import Any
+
 import numpy as np
 
 from xplm.backend import Backend, host_memory
 from xplm.errors import BackendError
 from xplm.threads import limit_blas
-from xplm.typing import Array
 
 DEVICES = {"cpu": "CPU_DEVICE", "cuda": "device1", "cuda:0": "device1", "cuda:1": "device2"}
 
@@ -30,10 +31,7 @@ def make_backend(device: str) -> Backend:
 
     host, where = xp.Device("CPU_DEVICE"), xp.Device(DEVICES[device])
 
-    def from_host(array: np.ndarray) -> Array:
-        return xp.asarray(array, device=where)
-
-    def to_host(array: Array) -> np.ndarray:
+    def to_host(array: Any) -> np.ndarray:
         return np.asarray(array.to_device(host))
 
     return Backend(
@@ -42,7 +40,7 @@ def make_backend(device: str) -> Backend:
         device=where,
         xp=xp,
         dtypes={"float32": xp.float32, "float64": xp.float64},
-        from_host=from_host,
+        from_host=lambda array: xp.asarray(array, device=where),
         to_host=to_host,
         synchronize=lambda: None,
         memory=host_memory,

@@ -59,7 +59,7 @@ def make_backend(device: str) -> Backend:
             return torch.tensor(array.view(np.int16), device=where).view(torch.bfloat16)
         return torch.tensor(array, device=where)
 
-    def to_host(array: Array) -> np.ndarray:
+    def to_host(array: torch.Tensor) -> np.ndarray:
         host = array.cpu()
         if host.dtype == torch.bfloat16:
             return np.asarray(host.view(torch.int16)).view(ml_dtypes.bfloat16)

@@ -298,8 +298,8 @@ LAYERS = [
     Mutation(
         "only one of q, k, v passes its gradient to x",
         f"{L}/attention.py",
-        "dx = dx_part if dx is None else dx + dx_part",
-        "dx = dx_part",
+        'dx = dx + linear_layer_bwd(rt, f"{name}.v_proj"',
+        'dx = linear_layer_bwd(rt, f"{name}.v_proj"',
         "layer attention_layer",
     ),
     Mutation(

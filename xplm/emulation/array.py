@@ -3,13 +3,16 @@
 import operator
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import array_api_compat
 
 from xplm.emulation.names import COMPARISONS, OPERATORS
 from xplm.formats import Format
 from xplm.typing import Array, Namespace
+
+Emulated: TypeAlias = Any
+"""An array of one of `make_array_type`'s types. Its operators are set by name, which no type checker sees."""
 
 
 def make_array_type(namespace: Namespace) -> type[Any]:
@@ -45,19 +48,19 @@ def make_array_type(namespace: Namespace) -> type[Any]:
         def __array__(self, *args: Any, **options: Any) -> None:
             raise TypeError("an emulated array goes to the host through its backend's to_host")
 
-        def __getitem__(self, key: Any) -> Array:
+        def __getitem__(self, key: Any) -> Emulated:
             return type(self)(self.data[namespace.inside(key)], self.format)
 
-        def __matmul__(self, other: Array) -> Array:
+        def __matmul__(self, other: Emulated) -> Emulated:
             return namespace.matmul(self, other)
 
-        def __neg__(self) -> Array:
+        def __neg__(self) -> Emulated:
             return namespace.apply(operator.neg, self)  # a format without -0 takes note
 
-        def __abs__(self) -> Array:
+        def __abs__(self) -> Emulated:
             return type(self)(abs(self.data), self.format)
 
-        def __invert__(self) -> Array:
+        def __invert__(self) -> Emulated:
             return type(self)(~self.data, None)
 
         def __float__(self) -> float:

@@ -34,11 +34,11 @@ import ml_dtypes
 import numpy as np
 
 from xplm.backend import Backend
+from xplm.emulation.array import Emulated
 from xplm.emulation.namespace import EmulatedNamespace, Products, Rounding, emulated_namespace
 from xplm.errors import BackendError
 from xplm.formats import FORMATS, find_format, round_to
 from xplm.precision import EXACT, HOST_DTYPES, Policy
-from xplm.typing import Array
 
 
 def emulate(backend: Backend, policy: Policy, rounding: Rounding = round_to) -> Backend:
@@ -93,7 +93,7 @@ def emulate(backend: Backend, policy: Policy, rounding: Rounding = round_to) -> 
     )
 
 
-def _from_host(backend: Backend, xp: EmulatedNamespace, host: np.ndarray) -> Array:
+def _from_host(backend: Backend, xp: EmulatedNamespace, host: np.ndarray) -> Emulated:
     """A NumPy array on the device; one of a format that the backend lacks, in that format."""
     format = FORMATS.get(host.dtype.name)
     if format is None or format.name in backend.dtypes:
@@ -101,7 +101,7 @@ def _from_host(backend: Backend, xp: EmulatedNamespace, host: np.ndarray) -> Arr
     return xp.wrap(backend.from_host(host.astype(np.float32)), format, is_rounded=True)
 
 
-def _to_host(backend: Backend, array: Array) -> np.ndarray:
+def _to_host(backend: Backend, array: Emulated) -> np.ndarray:
     """A copy on the host, in the format's NumPy dtype, or float32 where it has none."""
     host = backend.to_host(array.data)
     if array.format is None:
@@ -111,7 +111,9 @@ def _to_host(backend: Backend, array: Array) -> np.ndarray:
     )
 
 
-def _assign(backend: Backend, xp: EmulatedNamespace, array: Array, key: Any, value: Array) -> Array:
+def _assign(
+    backend: Backend, xp: EmulatedNamespace, array: Emulated, key: Any, value: Emulated
+) -> Emulated:
     """array[key] = value, rounded to the array's format."""
     data = xp.astype(value, array.dtype, copy=False).data
     return xp.wrap(backend.assign(array.data, xp.inside(key), data), array.format, is_rounded=True)

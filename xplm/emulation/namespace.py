@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple, TypeAlias
 
-from xplm.emulation.array import make_array_type
+from xplm.emulation.array import Emulated, make_array_type
 from xplm.emulation.names import COMPUTES, CONSTANTS, DTYPES, MOVES, TELLS
 from xplm.formats import Format, round_to
 from xplm.typing import Array, DType, Namespace
@@ -99,7 +99,7 @@ class EmulatedNamespace:
             return self._array(result, None)
         return self._array(result if is_rounded else self._round(result, format), format)
 
-    def astype(self, x: Array, dtype: DType, /, *, copy: bool = True) -> Array:
+    def astype(self, x: Emulated, dtype: DType, /, *, copy: bool = True) -> Emulated:
         """x in another dtype, or rounded to a format."""
         data, xp = x.data, self._xp
         if not isinstance(dtype, Format):
@@ -112,7 +112,7 @@ class EmulatedNamespace:
         data = self._round(data, dtype)  # of float64 at once: rounding twice could differ
         return self._array(self._widen(data, xp.float32), dtype)
 
-    def matmul(self, a: Array, b: Array, /) -> Array:
+    def matmul(self, a: Emulated, b: Emulated, /) -> Emulated:
         """The product, operands and partial sums rounded as the policy says."""
         format = self._format_of((a, b))
         x, y = a.data, b.data

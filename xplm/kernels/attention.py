@@ -122,6 +122,8 @@ def attention_bwd(
         dk = dk_part if dk is None else dk + dk_part
         dv = dv_part if dv is None else dv + dv_part
 
+    assert dk is not None, "there is a query at least"
+    assert dv is not None
     return cast(xp.concat(dq, axis=2), q.dtype), cast(dk, k.dtype), cast(dv, v.dtype), None
 
 

@@ -9,8 +9,10 @@ y       = attention(q, cached k, cached v) Wo^T
 from typing import Any, NamedTuple
 
 from xplm.gradients import Gradients
+from xplm.kernels.attention import AttentionSaved
+from xplm.kernels.rope import RopeSaved
 from xplm.layers.context import Context
-from xplm.layers.linear import linear_layer_bwd, linear_layer_fwd, linear_specs
+from xplm.layers.linear import LinearLayerSaved, linear_layer_bwd, linear_layer_fwd, linear_specs
 from xplm.layers.norm import norm_layer_bwd, norm_layer_fwd, norm_specs
 from xplm.params import Init, ParamSpec
 from xplm.runtime import Runtime
@@ -19,15 +21,15 @@ from xplm.typing import Array, Params
 
 
 class AttentionLayerSaved(NamedTuple):
-    q: Any  # LinearSaved
-    k: Any  # LinearSaved
-    v: Any  # LinearSaved
+    q: LinearLayerSaved
+    k: LinearLayerSaved
+    v: LinearLayerSaved
     q_norm: Any  # of the norm; None without one
     k_norm: Any
-    rope_q: Any  # RopeSaved; None where nothing is rotated
-    rope_k: Any  # RopeSaved
-    attention: Any  # AttentionSaved
-    o: Any  # LinearSaved
+    rope_q: RopeSaved | None  # None where nothing is rotated
+    rope_k: RopeSaved | None
+    attention: AttentionSaved
+    o: LinearLayerSaved
 
 
 def attention_specs(spec: AttentionSpec, name: str, width: int, init: Init) -> list[ParamSpec]:
@@ -131,7 +133,7 @@ def attention_layer_bwd(
 
     # heads = attention(rope(norm(q)), rope(norm(k)), v)
     dq, dk, dv, _ = rt.ops.attention_bwd(dheads, saved.attention)  # (B, H or K, T, D)
-    if saved.rope_q is not None:
+    if saved.rope_q is not None and saved.rope_k is not None:
         dq, _, _ = rt.ops.rope_bwd(dq, saved.rope_q)
         dk, _, _ = rt.ops.rope_bwd(dk, saved.rope_k)
     if spec.qk_norm is not None:
@@ -139,12 +141,7 @@ def attention_layer_bwd(
         dk = norm_layer_bwd(rt, spec.qk_norm, f"{name}.k_norm", dk, saved.k_norm, grads)
 
     # q, k, v = x Wq^T, x Wk^T, x Wv^T: x is read three times
-    dx = None
-    for part, dpart, part_saved in (
-        ("q_proj", dq, saved.q),
-        ("k_proj", dk, saved.k),
-        ("v_proj", dv, saved.v),
-    ):
-        dx_part = linear_layer_bwd(rt, f"{name}.{part}", joined(dpart), part_saved, grads)
-        dx = dx_part if dx is None else dx + dx_part
+    dx = linear_layer_bwd(rt, f"{name}.q_proj", joined(dq), saved.q, grads)
+    dx = dx + linear_layer_bwd(rt, f"{name}.k_proj", joined(dk), saved.k, grads)
+    dx = dx + linear_layer_bwd(rt, f"{name}.v_proj", joined(dv), saved.v, grads)
     return dx

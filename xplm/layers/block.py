@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from xplm.gradients import Gradients
+from xplm.kernels.dropout import DropoutSaved
 from xplm.layers.context import Context
 from xplm.layers.norm import (
     add_norm_layer_bwd,
@@ -24,7 +25,7 @@ from xplm.runtime import Runtime
 from xplm.specs import BlockSpec
 from xplm.typing import Array, Params
 
-Drop: TypeAlias = Callable[[str, Array], tuple[Array, Any]]
+Drop: TypeAlias = Callable[[str, Array], tuple[Array, DropoutSaved | None]]
 """Dropout under a name: (name, x) -> (y, DropoutSaved), or (x, None) where nothing is dropped."""
 
 NORM, MIXER = "input_layernorm", "self_attn"
@@ -34,10 +35,10 @@ MLP_NORM, MLP = "post_attention_layernorm", "mlp"
 class BlockSaved(NamedTuple):
     norm: Any  # of the first norm
     mixer: Any  # of the mixer's layer
-    mixer_drop: Any  # DropoutSaved or None
+    mixer_drop: DropoutSaved | None
     mlp_norm: Any  # of the second norm; None where mixer and MLP are parallel
     mlp: Any  # of the MLP's layer
-    mlp_drop: Any  # DropoutSaved or None
+    mlp_drop: DropoutSaved | None
 
 
 def keep_all(name: str, x: Array) -> tuple[Array, None]:
@@ -83,6 +84,7 @@ def block_fwd(
     mixer, mlp = LAYERS[type(spec.mixer)], LAYERS[type(spec.mlp)]
     context = context._replace(layer=layer)
 
+    y: Array | None
     n, norm_saved = norm_layer_fwd(rt, spec.norm, params, f"{name}.{NORM}", x)
     y, mixer_saved = mixer.fwd(rt, spec.mixer, params, f"{name}.{MIXER}", n, context)
     y, mixer_drop = drop(f"{name}.{MIXER}", y)
@@ -122,6 +124,6 @@ def block_bwd(
     return add_norm_layer_bwd(rt, spec.norm, f"{name}.{NORM}", dx, dn, saved.norm, grads)
 
 
-def undrop(rt: Runtime, dy: Array, saved: Any) -> Array:
+def undrop(rt: Runtime, dy: Array, saved: DropoutSaved | None) -> Array:
     """The gradient through a `Drop`."""
     return dy if saved is None else rt.ops.dropout_bwd(dy, saved)[0]

@@ -10,18 +10,22 @@ Source: Hu et al., "LoRA", arXiv:2106.09685, section 4.1, with the factor alpha 
 Gradient. x is read by both branches, so what comes back through them adds up.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from xplm.gradients import Gradients
+from xplm.kernels.linear import LinearSaved
 from xplm.params import ParamSpec
 from xplm.runtime import Runtime
 from xplm.typing import Array, Params
 
 
 class AdaptedSaved(NamedTuple):
-    base: Any  # LinearSaved
-    down: Any  # LinearSaved, of lora_A
-    up: Any  # LinearSaved, of lora_B
+    base: LinearSaved
+    down: LinearSaved  # of lora_A
+    up: LinearSaved  # of lora_B
+
+
+LinearLayerSaved: TypeAlias = LinearSaved | AdaptedSaved
 
 
 def linear_specs(
@@ -32,7 +36,9 @@ def linear_specs(
     return [weight, ParamSpec(f"{name}.bias", (outputs,), "zeros")] if bias else [weight]
 
 
-def linear_layer_fwd(rt: Runtime, params: Params, name: str, x: Array) -> tuple[Array, Any]:
+def linear_layer_fwd(
+    rt: Runtime, params: Params, name: str, x: Array
+) -> tuple[Array, LinearLayerSaved]:
     """y = x @ weight^T + bias, and the adapter's part.   x (..., C)  ->  y (..., N)
 
     Args:
@@ -49,7 +55,9 @@ def linear_layer_fwd(rt: Runtime, params: Params, name: str, x: Array) -> tuple[
     return y + correction, AdaptedSaved(saved, down, up)
 
 
-def linear_layer_bwd(rt: Runtime, name: str, dy: Array, saved: Any, grads: Gradients) -> Array:
+def linear_layer_bwd(
+    rt: Runtime, name: str, dy: Array, saved: LinearLayerSaved, grads: Gradients
+) -> Array:
     """dx (..., C), from dy (..., N); this layer's gradients go to `grads`."""
     if isinstance(saved, AdaptedSaved):
         return _adapted_bwd(rt, name, dy, saved, grads)

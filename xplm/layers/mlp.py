@@ -7,8 +7,10 @@ gelu      y = down(gelu(up(x)))
 from typing import Any, NamedTuple
 
 from xplm.gradients import Gradients
+from xplm.kernels.gelu import GeluSaved
+from xplm.kernels.swiglu import SwigluSaved
 from xplm.layers.context import Context
-from xplm.layers.linear import linear_layer_bwd, linear_layer_fwd, linear_specs
+from xplm.layers.linear import LinearLayerSaved, linear_layer_bwd, linear_layer_fwd, linear_specs
 from xplm.params import Init, ParamSpec
 from xplm.runtime import Runtime
 from xplm.specs import MLPSpec
@@ -16,10 +18,10 @@ from xplm.typing import Array, Params
 
 
 class MLPSaved(NamedTuple):
-    gate: Any  # LinearSaved, or None without a gate
-    up: Any  # LinearSaved
+    gate: Any  # LinearLayerSaved, or None without a gate
+    up: LinearLayerSaved
     activation: Any  # SwigluSaved or GeluSaved
-    down: Any  # LinearSaved
+    down: LinearLayerSaved
 
 
 def mlp_specs(spec: MLPSpec, name: str, width: int, init: Init) -> list[ParamSpec]:
@@ -45,6 +47,7 @@ def mlp_fwd(
         x: input (B, T, C), normalised.
         context: of this forward pass; not read.
     """
+    activation_saved: SwigluSaved | GeluSaved
     gate_saved = None
     up, up_saved = linear_layer_fwd(rt, params, f"{name}.up_proj", x)  # (B, T, F)
     if spec.is_gated:

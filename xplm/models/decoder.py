@@ -7,7 +7,7 @@
 What a block is, its spec says (`xplm.specs`); families differ by nothing else.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from xplm.cache import KVCache
 from xplm.config import DecoderConfig
 from xplm.formats import Format
 from xplm.gradients import Gradients
+from xplm.kernels.embedding import EmbeddingSaved
 from xplm.kernels.rope import rope_tables
 from xplm.layers.block import block_fwd, block_name, block_specs
 from xplm.layers.context import Context, RopeTables
@@ -35,8 +36,8 @@ HEAD_BIAS = "lm_head.bias"
 
 
 class EmbedSaved(NamedTuple):
-    ids: Any  # EmbeddingSaved
-    positions: Any  # EmbeddingSaved, or None with RoPE
+    ids: EmbeddingSaved
+    positions: EmbeddingSaved | None  # None with RoPE
     padding: Array | None  # (B, T, 1) bool
 
 
@@ -111,7 +112,7 @@ def embed_fwd(
     """x = embedding(ids), plus embedding(positions) where they are learned.   ids (B, T)  ->  x (B, T, C)"""
     x, ids_saved = rt.ops.embedding_fwd(ids, params[EMBEDDING])
     positions_saved = None
-    if POSITIONS in params:
+    if context.positions is not None:
         p, positions_saved = rt.ops.embedding_fwd(context.positions, params[POSITIONS])
         x = x + p
     if (

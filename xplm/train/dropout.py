@@ -6,8 +6,10 @@ they are the same on every backend, when a block is computed again, and in a run
 
 import numpy as np
 
+from xplm.kernels.dropout import DropoutSaved
 from xplm.layers.block import Drop, keep_all
 from xplm.runtime import Runtime
+from xplm.typing import Array
 
 
 def make_drop(rt: Runtime, rate: float, *, seed: int, step: int, micro: int) -> Drop:
@@ -23,7 +25,7 @@ def make_drop(rt: Runtime, rate: float, *, seed: int, step: int, micro: int) -> 
     if rate == 0.0:
         return keep_all
 
-    def drop(name, x):  # type: ignore[no-untyped-def]  # as Drop says
+    def drop(name: str, x: Array) -> tuple[Array, DropoutSaved]:
         keep = draw_keep((seed, step, micro, *name.encode()), x.shape, rate)
         return rt.ops.dropout_fwd(x, rt.backend.from_host(keep), rate=rate)
 

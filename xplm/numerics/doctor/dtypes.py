@@ -5,6 +5,7 @@ import numpy as np
 from xplm.backend import Backend
 from xplm.numerics.doctor.numbers import dtype_name, put
 from xplm.numerics.doctor.probe import FLOATS, HALVES, Finding, Probe, for_each, gap, good
+from xplm.typing import Array
 
 THEME = "dtypes"
 
@@ -36,7 +37,7 @@ def functions(backend: Backend, dtype: str) -> Finding:
     return _kept(backend, dtype, results)
 
 
-def _kept(backend: Backend, dtype: str, results: dict[str, object]) -> Finding:
+def _kept(backend: Backend, dtype: str, results: dict[str, Array]) -> Finding:
     drifts = [
         f"{says} gives {name}"
         for says, result in results.items()

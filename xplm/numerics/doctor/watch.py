@@ -4,9 +4,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from xplm.backend import Backend
+from xplm.emulation.array import Emulated
 from xplm.emulation.namespace import EmulatedNamespace, Products
-from xplm.typing import Array, DType, Namespace
+from xplm.typing import DType, Namespace
 
 NOTHING = Products(matmul=None, accumulate=None)
 """Nothing is rounded: the namespace is another's, and no more."""
@@ -44,12 +47,12 @@ class WatchedNamespace(EmulatedNamespace):
             self._note(function.__name__, *args)
         return super().apply(function, *args, **options)
 
-    def matmul(self, a: Array, b: Array, /) -> Array:
+    def matmul(self, a: Emulated, b: Emulated, /) -> Emulated:
         """The product."""
         self._note("matmul", a, b)
         return super().matmul(a, b)
 
-    def astype(self, x: Array, dtype: DType, /, *, copy: bool = True) -> Array:
+    def astype(self, x: Emulated, dtype: DType, /, *, copy: bool = True) -> Emulated:
         """x in another dtype."""
         self._note("astype", x)
         return super().astype(x, dtype, copy=copy)
@@ -57,7 +60,7 @@ class WatchedNamespace(EmulatedNamespace):
     def _note(self, function: str, *args: Any) -> None:
         self.calls.append(Call(function, tuple(a.dtype for a in self._arrays(args))))
 
-    def _arrays(self, value: Any) -> Iterator[Array]:
+    def _arrays(self, value: Any) -> Iterator[Emulated]:
         if isinstance(value, tuple | list):
             for part in value:
                 yield from self._arrays(part)
@@ -80,13 +83,18 @@ def watch(backend: Backend) -> tuple[Backend, list[Call]]:
 
 def through(backend: Backend, xp: EmulatedNamespace) -> Backend:
     """A backend whose arrays are those of a namespace around its own."""
+
+    def to_host(array: Emulated) -> np.ndarray:
+        return backend.to_host(array.data)
+
+    def assign(array: Emulated, key: Any, value: Emulated) -> Emulated:
+        return xp.wrap(backend.assign(array.data, xp.inside(key), value.data))
+
     return replace(
         backend,
         xp=xp,
         from_host=lambda host: xp.wrap(backend.from_host(host)),
-        to_host=lambda array: backend.to_host(array.data),
-        assign=lambda array, key, value: xp.wrap(
-            backend.assign(array.data, xp.inside(key), value.data)
-        ),
+        to_host=to_host,
+        assign=assign,
         kernels={},
     )

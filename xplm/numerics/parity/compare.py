@@ -196,8 +196,8 @@ def _perturbed(
         size = np.where(np.isfinite(size), size, 0.0)
         return to_device(reference, host + rng.uniform(-1.0, 1.0, host.shape) * size)
 
-    def noisy(array: Array | None, name: str, call: Call | None) -> Array | None:
-        if array is None or call is None or name not in call.radii:
+    def noisy(array: Array, name: str, call: Call | None) -> Array:
+        if call is None or name not in call.radii:
             return array
         return moved(array, call.radii[name] + half_spacing(call.outputs[name]))
 
@@ -223,7 +223,7 @@ def _perturbed(
                 outputs.append(to_host(reference, y))
                 return y, saved
             gradients = tuple(
-                noisy(gradient, f"d{argument}", at)
+                None if gradient is None else noisy(gradient, f"d{argument}", at)
                 for argument, gradient in zip(names, kernel(*arrays, **options), strict=False)
             )
             outputs.append(to_host(reference, next(g for g in gradients if g is not None)))

@@ -32,7 +32,7 @@ def require_known(rt: Runtime) -> None:
         )
 
 
-def to_host(rt: Runtime, array: Array | None) -> np.ndarray:
+def to_host(rt: Runtime, array: Array) -> np.ndarray:
     """A copy of an array as NumPy's, in its own format, emulated or not: a cache is written to later on."""
     host = np.array(rt.backend.to_host(array))
     dtype = getattr(array, "dtype", None)

@@ -67,7 +67,7 @@ class MuonOptions:
                 f'adjust_lr must be "match_rms_adamw" or "original"; got {self.adjust_lr!r}'
             )
 
-    def adjustment(self, shape: tuple[int, int]) -> float:
+    def adjustment(self, shape: tuple[int, ...]) -> float:
         """The factor s of a matrix."""
         rows, columns = shape
         if self.adjust_lr == "original":
