@@ -14,7 +14,7 @@ from xplm.emulation import Rounding, emulate
 from xplm.errors import BackendError, KernelError, RequestError, did_you_mean
 from xplm.formats import Format, round_to
 from xplm.kernels import PORTABLE
-from xplm.kernels.fusions import FUSIONS, MADE_OF
+from xplm.kernels.fusions import FUSIONS, MADE_OF, OpsAndFusions
 from xplm.precision import HOST_DTYPES, Policy, PolicyDtypes
 
 KERNELS = ("fused", "portable")
@@ -30,7 +30,7 @@ class Runtime:
     rules: Mapping[str, Callable[..., Any]]  # the backend's, by function name: "adamw_rule"
     dtype: PolicyDtypes  # the backend's dtype objects; a Format where it is emulated
     host_dtype: PolicyDtypes  # the same as NumPy dtypes; float32 where it is emulated
-    ops: Any = field(init=False)  # the kernel table, as attributes
+    ops: OpsAndFusions = field(init=False)  # the kernel table, as attributes
 
     def __post_init__(self) -> None:
         """Spread the table out, so that a layer reads `rt.ops.rms_norm_fwd(...)`."""

@@ -1,4 +1,4 @@
-"""Every kernel, one op a file, and the table of their portable forms by function name."""
+"""Every kernel, one op a file, and the table of their portable forms."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,32 +16,39 @@ from xplm.kernels.rope import rope_bwd, rope_fwd
 from xplm.kernels.softmax import softmax_bwd, softmax_fwd
 from xplm.kernels.swiglu import swiglu_bwd, swiglu_fwd
 
+
+class Ops:
+    """The portable kernels. A runtime's `ops` has their names and signatures, also where a backend replaces them."""
+
+    attention_fwd = staticmethod(attention_fwd)
+    attention_bwd = staticmethod(attention_bwd)
+    cross_entropy_fwd = staticmethod(cross_entropy_fwd)
+    cross_entropy_bwd = staticmethod(cross_entropy_bwd)
+    dropout_fwd = staticmethod(dropout_fwd)
+    dropout_bwd = staticmethod(dropout_bwd)
+    embedding_fwd = staticmethod(embedding_fwd)
+    embedding_bwd = staticmethod(embedding_bwd)
+    gelu_fwd = staticmethod(gelu_fwd)
+    gelu_bwd = staticmethod(gelu_bwd)
+    layer_norm_fwd = staticmethod(layer_norm_fwd)
+    layer_norm_bwd = staticmethod(layer_norm_bwd)
+    linear_fwd = staticmethod(linear_fwd)
+    linear_bwd = staticmethod(linear_bwd)
+    linear_cross_entropy_fwd = staticmethod(linear_cross_entropy_fwd)
+    linear_cross_entropy_bwd = staticmethod(linear_cross_entropy_bwd)
+    rms_norm_fwd = staticmethod(rms_norm_fwd)
+    rms_norm_bwd = staticmethod(rms_norm_bwd)
+    rope_fwd = staticmethod(rope_fwd)
+    rope_bwd = staticmethod(rope_bwd)
+    softmax_fwd = staticmethod(softmax_fwd)
+    softmax_bwd = staticmethod(softmax_bwd)
+    swiglu_fwd = staticmethod(swiglu_fwd)
+    swiglu_bwd = staticmethod(swiglu_bwd)
+
+
 PORTABLE: dict[str, Callable[..., Any]] = {
-    kernel.__name__: kernel
-    for kernel in (
-        attention_fwd,
-        attention_bwd,
-        cross_entropy_fwd,
-        cross_entropy_bwd,
-        dropout_fwd,
-        dropout_bwd,
-        embedding_fwd,
-        embedding_bwd,
-        gelu_fwd,
-        gelu_bwd,
-        layer_norm_fwd,
-        layer_norm_bwd,
-        linear_fwd,
-        linear_bwd,
-        linear_cross_entropy_fwd,
-        linear_cross_entropy_bwd,
-        rms_norm_fwd,
-        rms_norm_bwd,
-        rope_fwd,
-        rope_bwd,
-        softmax_fwd,
-        softmax_bwd,
-        swiglu_fwd,
-        swiglu_bwd,
-    )
+    name: getattr(Ops, name)
+    for name, kernel in vars(Ops).items()
+    if isinstance(kernel, staticmethod)
 }
+"""The same by function name."""

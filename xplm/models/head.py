@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from xplm.config import DecoderConfig
 from xplm.gradients import Gradients
+from xplm.kernels.linear import LinearSaved
 from xplm.layers.norm import norm_layer_bwd, norm_layer_fwd
 from xplm.models.decoder import HEAD_BIAS, NORM, head_name
 from xplm.precision import cast
@@ -22,7 +23,7 @@ IGNORE_INDEX = -100
 
 class HeadSaved(NamedTuple):
     norm: Any  # RMSNormSaved or LayerNormSaved
-    linear: Any  # LinearSaved; None where the head and its loss are one op
+    linear: LinearSaved | None  # None where the head and its loss are one op
     loss: Any  # CrossEntropySaved or LinearCrossEntropySaved
 
 
@@ -61,8 +62,8 @@ def head_fwd(
         losses, saved = rt.ops.linear_cross_entropy_fwd(n, head, targets, **options)
         return losses, HeadSaved(norm, None, saved)
     logits, linear = rt.ops.linear_fwd(cast(n, rt.dtype.loss), head, bias)
-    losses, saved = rt.ops.cross_entropy_fwd(logits, targets, **options)
-    return losses, HeadSaved(norm, linear, saved)
+    losses, loss = rt.ops.cross_entropy_fwd(logits, targets, **options)
+    return losses, HeadSaved(norm, linear, loss)
 
 
 def head_bwd(

@@ -9,6 +9,7 @@ Where a backend has replaced an op of a portable fusion, the runtime leaves that
 from collections.abc import Callable
 from typing import Any
 
+from xplm.kernels import Ops
 from xplm.kernels.attention import attention_fwd
 from xplm.kernels.fusions.add_rms_norm import add_rms_norm_bwd, add_rms_norm_fwd
 from xplm.kernels.fusions.bind_blocks import bind_blocks
@@ -19,6 +20,24 @@ from xplm.kernels.rms_norm import rms_norm_bwd, rms_norm_fwd
 from xplm.kernels.rope import rope_fwd
 from xplm.kernels.swiglu import swiglu_fwd
 
+
+class OpsAndFusions(Ops):
+    """The portable kernels and fusions. A runtime's `ops` may lack fusions: its `has` says which it has."""
+
+    add_rms_norm_fwd = staticmethod(add_rms_norm_fwd)
+    add_rms_norm_bwd = staticmethod(add_rms_norm_bwd)
+    norm_attention_residual = staticmethod(norm_attention_residual)
+    norm_mlp_residual = staticmethod(norm_mlp_residual)
+    bind_blocks = staticmethod(bind_blocks)
+
+
+FUSIONS: dict[str, Callable[..., Any]] = {
+    name: getattr(OpsAndFusions, name)
+    for name, fusion in vars(OpsAndFusions).items()
+    if isinstance(fusion, staticmethod)
+}
+"""The portable fusions by function name."""
+
 _PARTS: dict[Callable[..., Any], tuple[Callable[..., Any], ...]] = {
     add_rms_norm_fwd: (rms_norm_fwd, rms_norm_bwd),  # saves what rms_norm_bwd reads
     add_rms_norm_bwd: (rms_norm_fwd, rms_norm_bwd),
@@ -26,8 +45,6 @@ _PARTS: dict[Callable[..., Any], tuple[Callable[..., Any], ...]] = {
     norm_mlp_residual: (rms_norm_fwd, linear_fwd, swiglu_fwd),
     bind_blocks: (),  # calls the halves that it is given
 }
-
-FUSIONS: dict[str, Callable[..., Any]] = {fusion.__name__: fusion for fusion in _PARTS}
 
 MADE_OF: dict[str, frozenset[str]] = {
     fusion.__name__: frozenset(op.__name__ for op in ops) for fusion, ops in _PARTS.items()
