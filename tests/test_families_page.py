@@ -43,3 +43,11 @@ def test_an_architecture_has_a_name_for_each_stored_tensor(architecture):
             if names.get_name(one) is None:
                 unnamed.add(name.rpartition(".N.")[2])
     assert unnamed == {name for code in CODE.findall(besides) for name in expand(code)}
+
+
+def test_layouts_have_the_architectures_and_row_orders_of_the_page():
+    for family in FAMILIES.values():
+        for layout in family.gguf[:1]:
+            model_types, order, _ = GGUF.rows[layout.architecture]
+            assert family.model_type in model_types.split(", ")
+            assert layout.has_interleaved_rows == (order == "permuted")

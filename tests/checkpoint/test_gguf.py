@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
 
-from tests.checkpoint.tiny import gguf_name, hf_config, random_tensors, write_gguf
+from tests.checkpoint.tiny import hf_config, random_tensors, write_gguf
 from tests.paths import smollm2_gguf
 from tests.tiny import facts
 from xplm.checkpoint import gguf as gguf_module
-from xplm.checkpoint.gguf import QUANTISED_KINDS, hugging_face_name, open_gguf
+from xplm.checkpoint.gguf import QUANTISED_KINDS, open_gguf
+from xplm.checkpoint.gguf_config import get_layout
+from xplm.checkpoint.gguf_header import StoredTensor
+from xplm.checkpoint.gguf_names import gguf_name, hugging_face_name
 from xplm.errors import CheckpointError
+from xplm.models.families.config_json import read_config
 
 FLOAT32 = np.dtype(np.float32)
 MEMBERS = Kind.__members__
@@ -20,22 +24,24 @@ QUANTISABLE += [Kind.MXFP4] if "MXFP4" in MEMBERS else []
 IN_BLOCKS = [Kind.Q2_K, Kind.Q3_K, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K]
 IN_BLOCKS += [kind for name, kind in MEMBERS.items() if name.startswith(("IQ", "TQ", "NVFP4"))]
 
+PHI = {"model_type": "phi", "tie_word_embeddings": False}  # half of a head is rotated
 FAMILIES = {
     "llama": {},
     "llama, untied": {"tie_word_embeddings": False},
     "llama, biases": {"attention_bias": True, "mlp_bias": True},
     "mistral": {"model_type": "mistral", "sliding_window": 16},
     "qwen2": {"model_type": "qwen2"},
+    "qwen3": {"model_type": "qwen3", "head_dim": 16},
+    "phi": PHI,
+    "phi, all of a head rotated": PHI | {"partial_rotary_factor": 1.0},
 }
+LLAMA = get_layout("llama")
 
 
 def write_family(tmp_path, changes):
     config = hf_config(**changes)
     tensors = random_tensors(config)
-    metadata = {}
-    if "sliding_window" in changes:
-        metadata["attention__sliding_window"] = changes["sliding_window"]
-    return config, tensors, write_gguf(tmp_path / "m.gguf", config, tensors, **metadata)
+    return config, tensors, write_gguf(tmp_path / "m.gguf", config, tensors)
 
 
 @pytest.mark.parametrize("changes", FAMILIES.values(), ids=FAMILIES)
@@ -128,7 +134,7 @@ def test_random_blocks_of_a_kind(tmp_path, monkeypatch, kind):
     del tensors[name]
     path = tmp_path / "m.gguf"
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_tensor(gguf_name(name), packed, raw_dtype=kind)
+    writer.add_tensor(gguf_name(name, LLAMA), packed, raw_dtype=kind)
     writer.add_tensor("token_embd.weight", tensors["model.embed_tokens.weight"])
     for key, value in {
         "block_count": 2,
@@ -185,12 +191,67 @@ def test_a_llama_with_biases_of_q_k_and_v_alone_is_a_qwen2(tmp_path):
         ("blk.12.attn_q.bias", "model.layers.12.self_attn.q_proj.bias"),
         ("blk.0.ffn_down.weight", "model.layers.0.mlp.down_proj.weight"),
         ("blk.0.attn_rot_embd.weight", "blk.0.attn_rot_embd.weight"),
+        ("blk.0.attn_q_norm.weight", "blk.0.attn_q_norm.weight"),
         ("blk.x.attn_q.weight", "blk.x.attn_q.weight"),
         ("strange", "strange"),
     ],
 )
 def test_names(name, expected):
-    assert hugging_face_name(name) == expected
+    assert hugging_face_name(name, LLAMA) == expected
+    assert gguf_name(expected, LLAMA) == name
+
+
+def test_names_of_a_family_of_its_own():
+    theirs, ours = "blk.3.attn_q_norm.weight", "model.layers.3.self_attn.q_norm.weight"
+    assert hugging_face_name(theirs, get_layout("qwen3")) == ours
+    assert gguf_name(ours, get_layout("qwen3")) == theirs
+
+
+@pytest.mark.parametrize("kind", [Kind.F32, Kind.Q8_0], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    ("changes", "arch"),
+    [*((changes, None) for changes in FAMILIES.values()), ({"model_type": "qwen2"}, "llama")],
+    ids=[*FAMILIES, "qwen2 as a llama"],
+)
+def test_joined_q_k_and_v_are_read_as_three(tmp_path, changes, arch, kind):
+    config = hf_config(**changes)
+    tensors = random_tensors(config)
+    path = write_gguf(tmp_path / "m.gguf", config, tensors, kind, arch=arch, is_joined=True)
+    checkpoint = open_gguf(path)
+
+    assert checkpoint.config.model_type == config["model_type"]
+    assert checkpoint.tensors.keys() == tensors.keys()
+    for name, array in tensors.items():
+        expected = array
+        if array.ndim == 2:
+            expected = gguf.quants.dequantize(gguf.quants.quantize(array, kind), kind)
+        assert checkpoint.tensors[name].shape == array.shape
+        np.testing.assert_array_equal(checkpoint.read(name, FLOAT32), expected, err_msg=name)
+
+
+def test_joined_rows_of_another_model_are_refused(tmp_path):
+    config = hf_config(**PHI)
+    wrong = {"blk.1.attn_qkv.weight": np.zeros((65, 32), np.float32)}
+    path = write_gguf(tmp_path / "m.gguf", config, random_tensors(config), extra=wrong)
+    with pytest.raises(
+        CheckpointError, match=r"blk\.1\.attn_qkv\.weight .* 32 \+ 16 \+ 16.*\(65, 32\)"
+    ):
+        open_gguf(path)
+
+
+def test_joined_biases_whose_blocks_cannot_be_cut_are_refused():
+    mixer = read_config(hf_config(**PHI)).blocks[0].mixer
+    packed = {"blk.0.attn_qkv.bias": StoredTensor((64,), Kind.Q8_0, 0, row_bytes=68, n_bytes=68)}
+    with pytest.raises(CheckpointError, match=r"one by one; it has the shape \(64,\) in Q8_0"):
+        dict(gguf_module._split_qkv(packed, mixer))
+
+
+def test_a_tensor_that_is_stored_alone_and_joined_is_refused(tmp_path):
+    config = hf_config(**PHI)
+    twice = {"blk.1.attn_qkv.weight": np.zeros((64, 32), np.float32)}
+    path = write_gguf(tmp_path / "m.gguf", config, random_tensors(config), extra=twice)
+    with pytest.raises(CheckpointError, match=r"layers\.1\.self_attn\.\w_proj\.weight twice"):
+        open_gguf(path)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
@@ -224,7 +285,7 @@ def test_smollm2_against_transformers():
     for name, n_heads in (("q_proj", 9), ("k_proj", 3)):
         name = f"model.layers.7.self_attn.{name}.weight"
         read = checkpoint.read(name, FLOAT32)
-        stored = stored_tensors[gguf_name(name)]
+        stored = stored_tensors[gguf_name(name, LLAMA)]
         raw = gguf.quants.dequantize(stored.data, stored.tensor_type)
         expected = processor._reverse_permute_weights(raw, n_heads, n_heads)
         np.testing.assert_array_equal(read, expected)

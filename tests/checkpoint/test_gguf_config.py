@@ -243,6 +243,46 @@ def test_biases_and_windows_of_a_llama_decide_its_family(biases, window, expecte
     assert read_config(write_config(config)) == config  # which `convert` writes
 
 
+def test_biases_beside_a_window_are_no_familys():
+    shapes = SHAPES | {"blk.0.attn_q.bias": (64,), "blk.0.attn_output.bias": (64,)}
+    window = {"llama.attention.sliding_window": 16}
+    with pytest.raises(ConfigError, match="a llama must see its whole context of 8192 tokens"):
+        config_from_gguf(METADATA | window, shapes, None)
+
+
+def phi(**changes):
+    """The metadata of a phi2, whose heads are 16 wide."""
+    metadata = {key.replace("llama.", "phi2."): value for key, value in METADATA.items()}
+    del metadata["phi2.attention.layer_norm_rms_epsilon"]
+    own = {"general.architecture": "phi2", "phi2.attention.layer_norm_epsilon": 1e-5}
+    return metadata | own | {key.replace("__", "."): value for key, value in changes.items()}
+
+
+def test_a_phi_rotates_the_whole_head_where_its_file_does_not_say_how_much():
+    assert facts(config_from_gguf(phi(), SHAPES, None)).rope.dim == 16
+    config = config_from_gguf(phi(phi2__rope__dimension_count=6), SHAPES, None)
+    assert facts(config).rope.dim == 6
+    assert read_config(write_config(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"phi2__rope__dimension_count": 0}, "dimension_count is an even number.*16 .*; got 0"),
+        ({"phi2__rope__dimension_count": 7}, "dimension_count is an even number.* got 7"),
+        ({"phi2__rope__dimension_count": 18}, "dimension_count is an even number.* got 18"),
+        ({"phi2__attention__key_length": 8}, "head_dim of a phi is hidden_size / heads, 16; got 8"),
+        ({"phi2__attention__layer_norm_epsilon": "1"}, "phi2.attention.layer_norm_epsilon"),
+        ({"phi2__attention__layer_norm_rms_epsilon": 1e-3}, "must be neutral; got phi2.attention"),
+        ({"phi2__attention__sliding_window": 64}, "a phi2 must see its whole context"),
+        ({"phi2__embedding_length": 0}, "phi2.rope.dimension_count"),
+    ],
+)
+def test_what_no_phi_has_is_refused(changes, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        config_from_gguf(phi(**changes), SHAPES, None)
+
+
 def test_a_window_whose_layers_are_not_known_is_refused():
     metadata = {key.replace("llama.", "qwen2."): value for key, value in METADATA.items()}
     metadata |= {"general.architecture": "qwen2", "qwen2.attention.sliding_window": 8192}

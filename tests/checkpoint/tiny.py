@@ -8,8 +8,11 @@ import gguf
 import numpy as np
 from safetensors.numpy import save_file
 
+from xplm.checkpoint.gguf_config import gguf_metadata
+from xplm.checkpoint.gguf_rope import ROPE_FACTORS
 from xplm.models.decoder import param_specs
 from xplm.models.families.config_json import read_config
+from xplm.models.families.gguf import GGUFLayout
 
 HF_CONFIG: dict[str, Any] = {
     "model_type": "llama",
@@ -23,26 +26,10 @@ HF_CONFIG: dict[str, Any] = {
     "max_position_embeddings": 128,
     "rms_norm_eps": 1e-5,
     "rope_theta": 10000.0,
-    "hidden_act": "silu",
     "tie_word_embeddings": True,
     "bos_token_id": 1,
     "eos_token_id": 2,
     "torch_dtype": "float32",
-}
-
-GGUF_NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
 }
 
 
@@ -77,30 +64,32 @@ def write_directory(
     return path
 
 
-def gguf_name(name: str) -> str:
-    """The name that llama.cpp's converter gives a Hugging Face tensor."""
-    stem, _, suffix = name.rpartition(".")
-    if stem.startswith("model.layers."):
-        _, _, layer, inner = stem.split(".", 3)
-        return f"blk.{layer}.{GGUF_NAMES[inner]}.{suffix}"
-    return f"{GGUF_NAMES[stem]}.{suffix}"
-
-
 def interleave(rows: np.ndarray, n_heads: int) -> np.ndarray:
     """What llama.cpp's converter does to the rows of q and k of a Llama."""
     halves = rows.reshape(n_heads, 2, rows.shape[0] // n_heads // 2, *rows.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
 
 
-def gguf_tensor(name: str, array: np.ndarray, config: Mapping[str, Any], arch: str) -> np.ndarray:
+def gguf_tensor(
+    name: str, array: np.ndarray, config: Mapping[str, Any], layout: GGUFLayout
+) -> np.ndarray:
     """A Hugging Face tensor in the row order of a GGUF file."""
-    if arch == "qwen2":
+    if not layout.has_interleaved_rows:
         return array
     if ".q_proj." in name:
         return interleave(array, config["num_attention_heads"])
     if ".k_proj." in name:
         return interleave(array, config["num_key_value_heads"])
     return array
+
+
+def join_qkv(stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What llama.cpp's converter writes with --fuse-qkv."""
+    joined = dict(stored)
+    for name in [name for name in stored if ".attn_q." in name]:
+        parts = [joined.pop(name.replace("attn_q", f"attn_{part}")) for part in "qkv"]
+        joined[name.replace("attn_q", "attn_qkv")] = np.concatenate(parts)
+    return joined
 
 
 def write_gguf(
@@ -110,43 +99,49 @@ def write_gguf(
     kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     extra: Mapping[str, np.ndarray] | None = None,
     arch: str | None = None,
+    *,
+    is_joined: bool = False,
     **metadata: Any,
 ) -> Path:
     """A GGUF file, its matrices quantised.
 
     Args:
         path: the file.
-        config: as in config.json; Mistral's files are of the llama architecture.
+        config: as in config.json.
         tensors: by Hugging Face name.
         kind: how matrices are stored; vectors stay F32.
         extra: further F32 tensors, by GGUF name.
-        arch: the architecture; None for that of the configuration.
-        metadata: further keys below the architecture's name, "__" standing for ".".
+        arch: the architecture; None for the first of the family's.
+        is_joined: whether q, k and v of a layer are one tensor.
+        metadata: further keys, "__" standing for ".".
     """
-    arch = arch or ("qwen2" if config["model_type"] == "qwen2" else "llama")
-    writer = gguf.GGUFWriter(path, arch)
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_key_length(config["head_dim"])
-    writer.add_rope_freq_base(config["rope_theta"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_bos_token_id(config["bos_token_id"])
-    writer.add_eos_token_id(config["eos_token_id"])
-    for key, value in metadata.items():
-        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
-        add[type(value)](f"{arch}.{key.replace('__', '.')}", value)
+    model = gguf_metadata(read_config(config), arch)
+    writer = gguf.GGUFWriter(path, model.metadata["general.architecture"])
+    keys = {key: value for key, value in model.metadata.items() if key != "general.architecture"}
+    for name in ("bos", "eos"):
+        keys[f"tokenizer.ggml.{name}_token_id"] = config[f"{name}_token_id"]
+    keys |= {key.replace("__", "."): value for key, value in metadata.items()}
+    add = {
+        int: writer.add_uint32, float: writer.add_float32, str: writer.add_string,
+        bool: writer.add_bool, list: writer.add_array,
+    }  # fmt: skip
+    for key, value in keys.items():
+        add[type(value)](key, value)
 
-    for name, array in tensors.items():
-        array = gguf_tensor(name, array, config, arch)
+    stored = {
+        name: gguf_tensor(ours, tensors[ours], config, model.layout)
+        for name, ours in model.tensors.items()
+    }
+    if is_joined:
+        stored = join_qkv(stored)
+    for name, array in stored.items():
         if array.ndim == 1 or kind == gguf.GGMLQuantizationType.F32:
-            writer.add_tensor(gguf_name(name), array)
+            writer.add_tensor(name, array)
         else:
             packed = gguf.quants.quantize(array, kind)
-            writer.add_tensor(gguf_name(name), packed, raw_dtype=kind)
+            writer.add_tensor(name, packed, raw_dtype=kind)
+    if model.rope_factors is not None:
+        writer.add_tensor(ROPE_FACTORS, model.rope_factors)
     for name, array in (extra or {}).items():
         writer.add_tensor(name, array)
     writer.write_header_to_file()

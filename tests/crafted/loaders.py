@@ -201,14 +201,24 @@ def use(tokenizer: Tokenizer) -> None:
 
 def make_gguf(path: Path) -> dict[Path, Mutate]:
     path.mkdir()
-    factors = {"rope_freqs.weight": np.ones(4, np.float32)}
+    byte_level = byte_level_metadata("gpt-2", ["H e", "l l"])
+    pieces = sentencepiece_metadata({"He": -1.0, "l": -2.0, "ll": -3.0}, add_bos_token=True)
+    phi = {"model_type": "phi", "tie_word_embeddings": False}
     mutated: dict[Path, Mutate] = {}
-    for name, metadata in {
-        "gpt2": byte_level_metadata("gpt-2", ["H e", "l l"]),
-        "llama": sentencepiece_metadata({"He": -1.0, "l": -2.0, "ll": -3.0}, add_bos_token=True),
-    }.items():
-        config = CONFIG | {"vocab_size": len(metadata["tokenizer.ggml.tokens"])}
-        plain = write_gguf(path / f"{name}.gguf", config, random_tensors(config), extra=factors)
+    for name, metadata, changes in (
+        ("gpt2", byte_level, {}),
+        ("llama", pieces, {}),
+        ("phi", byte_level, phi),
+    ):
+        config = CONFIG | changes | {"vocab_size": len(metadata["tokenizer.ggml.tokens"])}
+        (rope,) = read_config(config).ropes
+        plain = write_gguf(
+            path / f"{name}.gguf",
+            config,
+            random_tensors(config),
+            extra={"rope_freqs.weight": np.ones(rope.dim // 2, np.float32)},
+            is_joined=name == "phi",
+        )
         header = read_gguf_header(plain)
         start = min(t.offset for t in header.tensors.values())
         weights = plain.read_bytes()[start:]

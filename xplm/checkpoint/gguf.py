@@ -1,19 +1,19 @@
 """Opening a GGUF file: Hugging Face names, dequantised on reading, q and k rows put back in half-split order.
 
-Row order. Files of the "llama" architecture (Mistral's among them) store the rows of q and k so that the two halves
+Row order. Files of the "llama" architecture store the rows of q and k so that the two halves
 of a rotated pair are neighbours:
 
     Hugging Face   a0 a1 ... b0 b1 ...        pair i is rows i and i + D/2 of its head
     GGUF           a0 b0 a1 b1 ...            pair i is rows 2i and 2i + 1
 
-xplm rotates halves, so each head's rows go back from (D/2, 2) to (2, D/2). The "qwen2" architecture stores them in
-Hugging Face's order.
+xplm rotates halves, so each head's rows go back from (D/2, 2) to (2, D/2). Others store them in Hugging Face's order
+(`GGUFLayout.has_interleaved_rows`).
 
 Memory. A tensor is unpacked a few rows at a time into its final dtype: a float32 copy of the whole of it never exists.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,14 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
 from xplm.checkpoint.checkpoint import Checkpoint, TensorInfo, cast
-from xplm.checkpoint.gguf_config import ROPE_FACTORS, config_from_gguf
+from xplm.checkpoint.gguf_config import config_from_gguf, get_layout
 from xplm.checkpoint.gguf_header import StoredTensor, read_gguf_header
+from xplm.checkpoint.gguf_names import hugging_face_name
+from xplm.checkpoint.gguf_rope import ROPE_FACTORS
 from xplm.checkpoint.untrusted import Stamp, read_into, reopen
-from xplm.errors import CheckpointError
+from xplm.errors import CheckpointError, visible
+from xplm.models.families.gguf import JOINED
+from xplm.specs import AttentionSpec
 
 PLAIN_DTYPES: dict[GGMLQuantizationType, np.dtype[Any]] = {
     GGMLQuantizationType.F64: np.dtype(np.float64),
@@ -51,22 +55,7 @@ ELEMENTS_AT_ONCE = 2**18  # 1 MiB of float32: fits a cache, and makes a call wor
 READERS = 2
 """Tensors that are unpacked at a time, each a few rows after the other."""
 
-TOP_NAMES = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-}
-LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
+QKV = re.compile(r"blk\.\d+\.attn_qkv\.(weight|bias)")
 INTERLEAVED = re.compile(r"model\.layers\.\d+\.self_attn\.[qk]_proj\.(weight|bias)")
 
 
@@ -97,31 +86,56 @@ def open_gguf(path: Path) -> Checkpoint:
         metadata, {name: tensor.shape for name, tensor in stored.items()}, rope_factors
     )
 
-    named = {hugging_face_name(name): tensor for name, tensor in stored.items()}
+    layout = get_layout(config.model_type, metadata["general.architecture"])
+    mixer = config.blocks[0].mixer
+    named: dict[str, StoredTensor] = {}
+    for name, tensor in _split_qkv(stored, mixer):
+        ours = hugging_face_name(name, layout)
+        if ours in named:
+            raise CheckpointError(
+                f"a tensor must be stored once; {path} holds {visible(ours)} twice"
+            )
+        named[ours] = tensor
     tensors = {name: TensorInfo(tensor.shape, tensor.kind.name) for name, tensor in named.items()}
-    interleaved = metadata["general.architecture"] == "llama"
     read = partial(
-        _read_tensor, unpack, named, config.blocks[0].mixer.head_dim if interleaved else None
+        _read_tensor, unpack, named, mixer.head_dim if layout.has_interleaved_rows else None
     )
     return Checkpoint(path, config, tensors, STORED_KINDS, read, metadata, READERS)
 
 
-def hugging_face_name(name: str) -> str:
-    """Translate a tensor's name: "blk.3.attn_q.weight" is "model.layers.3.self_attn.q_proj.weight".
+def _split_qkv(
+    stored: Mapping[str, StoredTensor], mixer: AttentionSpec
+) -> Iterator[tuple[str, StoredTensor]]:
+    """Each tensor with its name, q, k and v by themselves where they are joined.
 
-    Args:
-        name: the GGUF name.
-
-    Returns:
-        The Hugging Face name, or the name as it is where there is none.
+    Raises:
+        CheckpointError: a joined tensor has not the rows of the three, or cannot be cut between them.
     """
-    stem, _, suffix = name.rpartition(".")
-    if stem in TOP_NAMES:
-        return f"{TOP_NAMES[stem]}.{suffix}"
-    match = re.fullmatch(r"blk\.(\d+)\.(\w+)", stem)
-    if match and match[2] in LAYER_NAMES:
-        return f"model.layers.{match[1]}.{LAYER_NAMES[match[2]]}.{suffix}"
-    return name
+    heads = (mixer.num_heads, mixer.num_key_value_heads, mixer.num_key_value_heads)
+    rows = [n * mixer.head_dim for n in heads]
+    for name, tensor in stored.items():
+        if not QKV.fullmatch(name):
+            yield name, tensor
+            continue
+        row_bytes, rest = divmod(tensor.n_bytes, max(tensor.shape[0], 1))
+        if tensor.shape[0] != sum(rows) or rest:
+            raise CheckpointError(
+                f"{name} must have the rows of q, k and v, {' + '.join(map(str, rows))}, one by one; it has "
+                f"the shape {tensor.shape} in {tensor.kind.name}; convert the model again"
+            )
+        start = tensor.offset
+        for part, n in zip(JOINED["attn_qkv"], rows, strict=True):
+            yield (
+                name.replace("attn_qkv", part),
+                StoredTensor(
+                    shape=(n, *tensor.shape[1:]),
+                    kind=tensor.kind,
+                    offset=start,
+                    row_bytes=tensor.row_bytes if len(tensor.shape) > 1 else n * row_bytes,
+                    n_bytes=n * row_bytes,
+                ),
+            )
+            start += n * row_bytes
 
 
 def _read_tensor(

@@ -1,10 +1,8 @@
-"""A model's configuration from the metadata of a GGUF file, in Hugging Face's words.
+"""A model's configuration from the metadata of a GGUF file, and back.
 
-What the metadata leaves out is read off the tensors: the vocabulary is the height of token_embd.weight, a missing
-output.weight means tied embeddings, and bias tensors mean biases.
-
-Llama 3 scales its RoPE frequencies by a rule of four numbers. A GGUF file holds not the numbers but the resulting
-divisor of each frequency (rope_freqs.weight), so the rule is rebuilt and must give those divisors.
+A family's GGUFLayout has what it differs in (`xplm.models.families.gguf`); the keys that all architectures have are
+here. What the metadata leaves out is read off the tensors: the vocabulary is the height of token_embd.weight, and a
+missing output.weight means tied embeddings.
 
 Source: the writer of the llama.cpp project (convert_hf_to_gguf.py) and the key names of the gguf package.
 """
@@ -12,41 +10,52 @@ Source: the writer of the llama.cpp project (convert_hf_to_gguf.py) and the key 
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplm.checkpoint.gguf_keys import check_keys, same_in_all_layers
+from xplm.checkpoint.gguf_keys import check_keys, is_equal, same_in_all_layers
+from xplm.checkpoint.gguf_names import gguf_name
+from xplm.checkpoint.gguf_rope import DEFAULT_THETA, read_scaling, write_factors, write_scaling
 from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError, ConfigError
-from xplm.models.families.config_json import read_config
-from xplm.rope_scaling import inverse_frequencies
-from xplm.specs import RopeSpec
-
-ARCHITECTURES = ("llama", "qwen2")
-ROPE_FACTORS = "rope_freqs.weight"
-
-# meta-llama/Llama-3.1: the same in every model that uses the rule; its factor is 8 or 32.
-LLAMA3_LOW_FREQ_FACTOR = 1.0
-LLAMA3_HIGH_FREQ_FACTOR = 4.0
-DEFAULT_THETA = 10000.0
-LLAMA3_ORIGINAL_CONTEXT = 8192  # tokens
-LLAMA3_TOLERANCE = (
-    1e-4  # of a divisor: float32 rounding, magnified where two wavelengths nearly cancel
+from xplm.models.decoder import EMBEDDING, LM_HEAD, param_specs
+from xplm.models.families.config_json import read_config, write_config
+from xplm.models.families.family import Family
+from xplm.models.families.gguf import (
+    LAYER_NORM_EPS,
+    RMS_NORM_EPS,
+    ROTATED,
+    WINDOW,
+    GGUFFile,
+    GGUFLayout,
+    read_value,
 )
-
-# Keys below ARCH.rope.scaling that change the arithmetic, and the value that leaves it as it is.
-NOT_SCALED_BY = {
-    "attn_factor": 1.0,  # read for yarn
-    "yarn_attn_factor": 1.0,
-    "yarn_ext_factor": 1.0,
-    "yarn_log_multiplier": 0.0,
-    "alpha": 1.0,
-}
+from xplm.models.families.table import FAMILIES
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_REQUIRED: Any = object()  # the default of a key that has none
+SIZES = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+}
+"""Keys that a file must have -> fields of config.json."""
+
+_LAYOUTS = [(family, layout) for family in FAMILIES.values() for layout in family.gguf]
+
+ARCHITECTURES = tuple(dict.fromkeys(layout.architecture for _, layout in _LAYOUTS))
+
+
+class GGUFModel(NamedTuple):
+    """A model in the words of a GGUF file, without its tokenizer."""
+
+    layout: GGUFLayout
+    metadata: dict[str, Any]  # general.architecture, and the keys below its name
+    tensors: dict[str, str]  # GGUF name -> ours
+    rope_factors: np.ndarray | None  # (dim/2,) float32, the tensor ROPE_FACTORS
 
 
 def config_from_gguf(
@@ -57,7 +66,7 @@ def config_from_gguf(
     Args:
         metadata: the file's key-value pairs.
         shapes: the shape of each tensor, by GGUF name.
-        rope_factors: (D/2,) what each RoPE frequency is divided by, or None where the file does not say.
+        rope_factors: (dim/2,) what each RoPE frequency is divided by, or None where the file does not say.
 
     Returns:
         The configuration.
@@ -66,6 +75,100 @@ def config_from_gguf(
         ConfigError: a key is missing or ill-typed, or the model is not one that xplm has.
         CheckpointError: the file is one part of several.
     """
+    file = _open(metadata, shapes)
+    family, layout = _claim(file)
+    n_heads, head_dim = file.integer("attention.head_count"), file.head_dim
+    rotated = file.integer(ROTATED, head_dim)
+    if ROTATED not in layout.keys and rotated != head_dim:
+        raise ConfigError(
+            f"every dimension of a head must be rotated in a {family.model_type}; this model rotates "
+            f"{rotated} of {head_dim}"
+        )
+    embedding = shapes.get("token_embd.weight")
+    if embedding is None:
+        raise CheckpointError("a GGUF model must hold token_embd.weight; it is missing")
+
+    eps, theta = file.number(layout.norm_eps_key), file.number("rope.freq_base", DEFAULT_THETA)
+    _check_keys(file, layout, eps, theta)
+    fields: dict[str, Any] = {
+        "model_type": family.model_type,
+        "vocab_size": embedding[0],
+        **{field: file.integer(key) for key, field in SIZES.items()},
+        "num_key_value_heads": file.integer("attention.head_count_kv", n_heads),
+        "head_dim": head_dim,
+        "hidden_act": family.hidden_acts[0],
+        family.norm_eps_key: eps,
+        "rope_theta": theta,
+        "rope_scaling": read_scaling(file, rope_factors, rotated),
+        "tie_word_embeddings": "output.weight" not in shapes,
+        "bos_token_id": read_value(metadata, "tokenizer.ggml.bos_token_id", int, None),
+        "eos_token_id": _stop_ids(metadata),
+    }
+    return read_config(fields | layout.read(file))
+
+
+def gguf_metadata(config: DecoderConfig, architecture: str | None = None) -> GGUFModel:
+    """The opposite: a model's keys and the names of its tensors, as llama.cpp's converter writes them.
+
+    Sizes that llama.cpp would take a default for, and its converter leaves out, are written too.
+
+    Args:
+        config: the model's. Its token ids are its tokenizer's to write.
+        architecture: one of those that its family is read from; None for the first.
+
+    Returns:
+        What `config_from_gguf` reads the same arithmetic from.
+
+    Raises:
+        ConfigError: GGUF files of the architecture have no place for a part of the model.
+    """
+    layout = get_layout(config.model_type, architecture)
+    mixer, rope = config.blocks[0].mixer, config.ropes[0]
+    hf = write_config(config)
+    keys = {
+        **{key: hf[field] for key, field in SIZES.items()},
+        "vocab_size": config.vocab_size,
+        "attention.head_count_kv": mixer.num_key_value_heads,
+        "attention.key_length": mixer.head_dim,
+        "attention.value_length": mixer.head_dim,
+        layout.norm_eps_key: config.norm.eps,
+        "rope.freq_base": rope.rope_theta,
+        ROTATED: rope.dim,
+        **write_scaling(rope),
+        **layout.write(config),
+    }
+    metadata: dict[str, Any] = {"general.architecture": layout.architecture}
+    metadata |= {f"{layout.architecture}.{k}": v for k, v in keys.items() if v is not None}
+
+    specs = param_specs(config)
+    tensors = {gguf_name(name, layout): name for name in specs}
+    if layout.has_own_head and config.tie_word_embeddings:
+        tensors[gguf_name(LM_HEAD, layout)] = EMBEDDING
+        config = replace(config, tie_word_embeddings=False)
+    factors = write_factors(rope)
+    shapes = {stored: specs[name].shape for stored, name in tensors.items()}
+    _check_written(config, layout, config_from_gguf(metadata, shapes, factors))
+    return GGUFModel(layout, metadata, tensors, factors)
+
+
+def get_layout(model_type: str, architecture: str | None = None) -> GGUFLayout:
+    """A family's layout of one architecture; of the one to write first, where it is None.
+
+    Raises:
+        ConfigError: the family is not read from such files.
+    """
+    for layout in FAMILIES[model_type].gguf:
+        if architecture in (None, layout.architecture):
+            return layout
+    raise ConfigError(
+        f"a GGUF file of a {model_type} must be of an architecture that xplm reads it from, one of "
+        f"{', '.join(layout.architecture for layout in FAMILIES[model_type].gguf) or 'none'}; "
+        f"got {architecture}"
+    )
+
+
+def _open(metadata: Mapping[str, Any], shapes: Shapes) -> GGUFFile:
+    """The file's keys and tensors, if it is a whole model of an architecture that xplm has."""
     if (kind := metadata.get("general.type", "model")) != "model":
         raise CheckpointError(
             f"a GGUF file must hold a model; this one holds something of the type {kind!r:.80}; "
@@ -77,196 +180,74 @@ def config_from_gguf(
             f"general.architecture must be one of {', '.join(ARCHITECTURES)}; got {arch!r}; "
             f"xplm has no other decoder yet"
         )
-    if _get(metadata, "split.count", int, 1) > 1:
+    if read_value(metadata, "split.count", int, 1) > 1:
         raise CheckpointError(
             "a GGUF file must hold the whole model; this one is a part of several; "
             "join them with llama-gguf-split --merge"
         )
-    metadata = same_in_all_layers(metadata, arch, metadata.get(f"{arch}.block_count"))
+    layers = metadata.get(f"{arch}.block_count")
+    return GGUFFile(arch, same_in_all_layers(metadata, arch, layers), shapes)
 
-    def number(key: str, default: Any = _REQUIRED) -> float:
-        return _positive(metadata, f"{arch}.{key}", default)
 
-    def integer(key: str, default: Any = _REQUIRED) -> int:
-        return int(_get(metadata, f"{arch}.{key}", int, default))
+def _claim(file: GGUFFile) -> tuple[Family, GGUFLayout]:
+    """The family of the file's architecture that claims it, or else the one that takes the rest."""
+    named = [pair for pair in _LAYOUTS if pair[1].architecture == file.architecture]
+    claims = [pair for pair in named if pair[1].claims and pair[1].claims(file)]
+    return (claims or [pair for pair in named if pair[1].claims is None])[0]
 
-    n_heads = integer("attention.head_count")
-    hidden_size = integer("embedding_length")
-    head_dim = integer("attention.key_length", hidden_size // max(n_heads, 1))
-    if (rotated := integer("rope.dimension_count", head_dim)) != head_dim:
+
+def _check_keys(file: GGUFFile, layout: GGUFLayout, eps: float, theta: float) -> None:
+    """Refuse the keys that the layout does not read and that are not neutral."""
+    context, window = file.integer("context_length"), file.integer(WINDOW, 0)
+    if WINDOW not in layout.keys and 0 < window < context:
         raise ConfigError(
-            f"every dimension of a head must be rotated; this model rotates {rotated} of {head_dim}; "
-            f"xplm has no partial rotation yet"
+            f"a {file.architecture} must see its whole context of {context} tokens; "
+            f"{file.architecture}.{WINDOW} is {window}; xplm does not know in which layers"
         )
-    embedding = shapes.get("token_embd.weight")
-    if embedding is None:
-        raise CheckpointError("a GGUF model must hold token_embd.weight; it is missing")
-
-    context, window = integer("context_length"), integer("attention.sliding_window", 0)
-    eps, theta = number("attention.layer_norm_rms_epsilon"), number("rope.freq_base", DEFAULT_THETA)
+    D, width = file.head_dim, file.integer("embedding_length")
     check_keys(
-        metadata,
-        arch,
+        file.metadata,
+        file.architecture,
         {
-            "attention.layer_norm_epsilon": (eps, 0.0),
-            "attention.scale": (1.0 / math.sqrt(max(head_dim, 1)), 0.0),
+            RMS_NORM_EPS: (eps, 0.0),
+            LAYER_NORM_EPS: (eps, 0.0),
+            "attention.scale": (1.0 / math.sqrt(max(D, 1)), 0.0),
             "attention.sliding_window_pattern": (True,) if window else (True, False),
-            "attention.value_length": (head_dim,),
-            "embedding_length_out": (hidden_size, 0),
-            **{f"attention.{part}_length_swa": (head_dim, 0) for part in ("key", "value")},
-            "rope.dimension_count_swa": (head_dim, 0),
+            "attention.value_length": (D,),
+            "embedding_length_out": (width, 0),
+            **{f"attention.{part}_length_swa": (D, 0) for part in ("key", "value")},
+            "rope.dimension_count_swa": (D, 0),
             "rope.freq_base_swa": (theta, 0.0),
         },
     )
-    if arch == "qwen2" and 0 < window < context:
-        raise ConfigError(
-            f"a qwen2 must see its whole context of {context} tokens; "
-            f"qwen2.attention.sliding_window is {window}; xplm does not know in which layers"
+
+
+def _check_written(config: DecoderConfig, layout: GGUFLayout, back: DecoderConfig) -> None:
+    """Refuse a model that is read back as another; its ids and its family's name are not arithmetic."""
+    same = {
+        name: getattr(config, name)
+        for name in (
+            *("model_type", "initializer_range", "context"),
+            *("bos_token_id", "eos_token_id", "pad_token_id"),
         )
-    fields: dict[str, Any] = {
-        "model_type": _model_type(arch, shapes, has_window=window > 0),
-        "vocab_size": embedding[0],
-        "hidden_size": hidden_size,
-        "intermediate_size": integer("feed_forward_length"),
-        "num_hidden_layers": integer("block_count"),
-        "num_attention_heads": n_heads,
-        "num_key_value_heads": integer("attention.head_count_kv", n_heads),
-        "head_dim": head_dim,
-        "hidden_act": "silu",
-        "max_position_embeddings": context,
-        "rms_norm_eps": eps,
-        "rope_theta": theta,
-        "rope_scaling": _rope_scaling(metadata, arch, rope_factors, head_dim),
-        "tie_word_embeddings": "output.weight" not in shapes,
-        "bos_token_id": _get(metadata, "tokenizer.ggml.bos_token_id", int, None),
-        "eos_token_id": _stop_ids(metadata),
     }
-    if fields["model_type"] == "llama":
-        fields["attention_bias"] = "blk.0.attn_q.bias" in shapes
-        fields["mlp_bias"] = "blk.0.ffn_up.bias" in shapes
-    if arch == "llama" and window:
-        fields["sliding_window"] = window
-        if fields["model_type"] == "qwen2":
-            fields |= {"use_sliding_window": True, "max_window_layers": 0}
-    return read_config(fields)
-
-
-def _model_type(arch: str, shapes: Shapes, *, has_window: bool) -> str:
-    """The Hugging Face family. Of those with the arithmetic of a llama, Qwen2 has biases of q, k and v alone."""
-    if arch == "llama" and "blk.0.attn_q.bias" in shapes and "blk.0.attn_output.bias" not in shapes:
-        return "qwen2"
-    return "mistral" if arch == "llama" and has_window else arch
-
-
-def _get(metadata: Mapping[str, Any], key: str, kind: Any, default: Any = _REQUIRED) -> Any:
-    value = metadata.get(key, default)
-    if value is default and default is not _REQUIRED:
-        return value
-    if isinstance(value, bool) or not isinstance(value, kind):
-        got = "nothing" if value is _REQUIRED else repr(value)[:40]
+    wanted, got = (_flat(write_config(c)) for c in (config, replace(back, **same)))
+    lost = [key for key in wanted | got if not is_equal(wanted.get(key), got.get(key))]
+    if lost:
         raise ConfigError(
-            f"GGUF key {key} must be a single number, or one for each layer that are all the same; got {got}"
+            f"a model must have its place in a GGUF file; those of the architecture {layout.architecture} "
+            f"have none for {', '.join(f'{key} = {wanted.get(key)}' for key in lost)} of this "
+            f"{config.model_type}; keep it as a Hugging Face directory"
         )
-    return value
 
 
-def _positive(metadata: Mapping[str, Any], key: str, default: Any = _REQUIRED) -> float:
-    value = float(_get(metadata, key, (int, float), default))
-    if not 0.0 < value < math.inf:
-        raise ConfigError(f"GGUF key {key} must be a positive number; got {value}")
-    return value
+def _flat(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json with its RoPE parameters beside the rest."""
+    rope = ("rope_parameters", "rope_scaling", "rope_theta")
+    return {k: v for k, v in hf.items() if k not in rope} | hf["rope_parameters"]
 
 
 def _stop_ids(metadata: Mapping[str, Any]) -> list[int]:
     """The ids that end a text or a turn: Llama 3 ends a turn with an id of its own."""
     keys = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
-    return list(dict.fromkeys(_get(metadata, key, int) for key in keys if key in metadata))
-
-
-def _rope_scaling(
-    metadata: Mapping[str, Any], arch: str, rope_factors: np.ndarray | None, head_dim: int
-) -> dict[str, Any] | None:
-    scaling = _named_scaling(metadata, arch)
-    kind = scaling["rope_type"] if scaling else "none"
-    for name, neutral in NOT_SCALED_BY.items():
-        key = f"{arch}.rope.scaling.{name}"
-        honoured = kind == "yarn" and name == "attn_factor"
-        if not honoured and _get(metadata, key, (int, float), neutral) != neutral:
-            raise ConfigError(
-                f"GGUF key {key} must be {neutral:g} where RoPE scaling is {kind}; got {metadata[key]}; "
-                f"xplm has no such scaling"
-            )
-    if rope_factors is None:
-        return scaling
-    if scaling:
-        raise ConfigError(
-            f"RoPE must be scaled once; this file has {ROPE_FACTORS} and {kind} scaling; convert the model again"
-        )
-    theta = _positive(metadata, f"{arch}.rope.freq_base", DEFAULT_THETA)
-    return _llama3_scaling(rope_factors, theta, head_dim)
-
-
-def _named_scaling(metadata: Mapping[str, Any], arch: str) -> dict[str, Any] | None:
-    """The scaling that the file's keys name; llama.cpp takes a factor without a type for linear."""
-    prefix = f"{arch}.rope.scaling"
-    kind = metadata.get(f"{prefix}.type", "linear")
-    if kind == "none":
-        return None
-    if kind not in ("linear", "yarn"):
-        raise ConfigError(
-            f"{prefix}.type must be none, linear or yarn; got {kind!r:.80}; "
-            f"xplm has no other scaling for GGUF files"
-        )
-    old = f"{arch}.rope.scale_linear"  # the factor's first name
-    key = old if old in metadata and f"{prefix}.factor" not in metadata else f"{prefix}.factor"
-    factor = _positive(metadata, key, 1.0 if kind == "linear" else _REQUIRED)
-    if kind == "linear" and factor == 1.0:
-        return None
-
-    scaling: dict[str, Any] = {"rope_type": kind, "factor": factor}
-    original = f"{prefix}.original_context_length"
-    if kind == "yarn" or original in metadata:
-        context = metadata.get(f"{arch}.context_length")  # as for llama.cpp
-        scaling["original_max_position_embeddings"] = _get(metadata, original, int, context)
-    if kind == "linear":
-        return scaling
-    for beta in ("beta_fast", "beta_slow"):
-        if f"{prefix}.yarn_{beta}" in metadata:
-            scaling[beta] = _positive(metadata, f"{prefix}.yarn_{beta}")
-    if f"{prefix}.attn_factor" in metadata:  # multiplies yarn's own, in llama.cpp
-        own = 0.1 * math.log(factor) + 1.0
-        scaling["attention_factor"] = own * _positive(metadata, f"{prefix}.attn_factor")
-    return scaling
-
-
-def _llama3_scaling(rope_factors: np.ndarray, theta: float, head_dim: int) -> dict[str, Any]:
-    """The rule whose divisors these are. The slowest frequency is divided by the whole factor."""
-    if rope_factors.ndim != 1 or 2 * rope_factors.size != head_dim:  # before as many are computed
-        raise ConfigError(
-            f"{ROPE_FACTORS} must follow Llama 3's rule for {head_dim / 2:g} frequencies; it has shape "
-            f"{rope_factors.shape}; convert the model again"
-        )
-    factor = float(rope_factors.max(initial=1.0))
-    rule = RopeSpec(
-        rope_type="llama3",
-        rope_theta=theta,
-        factor=factor if math.isfinite(factor) else 1.0,
-        original_max_position_embeddings=LLAMA3_ORIGINAL_CONTEXT,
-        dim=head_dim,
-        max_position_embeddings=LLAMA3_ORIGINAL_CONTEXT,
-    )
-    plain = replace(rule, rope_type="default")
-    frequencies, scaled = (inverse_frequencies(rope, length=1)[0] for rope in (plain, rule))
-    if not np.allclose(rope_factors, frequencies / scaled, rtol=LLAMA3_TOLERANCE, atol=0.0):
-        raise ConfigError(
-            f"{ROPE_FACTORS} must follow Llama 3's rule for a context of {LLAMA3_ORIGINAL_CONTEXT} "
-            f"tokens; its {rope_factors.size} divisors (largest {factor:g}) do not; "
-            f"xplm has no other rule for them"
-        )
-    return {
-        "rope_type": rule.rope_type,
-        "factor": rule.factor,
-        "low_freq_factor": rule.low_freq_factor,
-        "high_freq_factor": rule.high_freq_factor,
-        "original_max_position_embeddings": rule.original_max_position_embeddings,
-    }
+    return list(dict.fromkeys(read_value(metadata, key, int) for key in keys if key in metadata))

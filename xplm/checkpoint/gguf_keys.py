@@ -1,8 +1,8 @@
 """GGUF keys that could change a model's answers: one that is not honoured must be neutral.
 
-Every key below the architecture's name that the gguf package knows, and `xplm.checkpoint.gguf_config` does not read,
-must leave the arithmetic as it is: be zero, false or empty, or have a value of NEUTRAL. A key that the package does not
-know either is named in a warning.
+Every key below the architecture's name that the gguf package knows, and that is not READ, must leave the arithmetic as
+it is: be zero, false or empty, or have a value of NEUTRAL. A key that the package does not know either is named in a
+warning.
 
 Source: the key names of the gguf package; their defaults in llama.cpp (src/llama-model.cpp).
 """
@@ -26,7 +26,6 @@ READ = frozenset(
         "attention.head_count",
         "attention.head_count_kv",
         "attention.key_length",
-        "attention.layer_norm_rms_epsilon",
         "attention.sliding_window",
         "rope.dimension_count",
         "rope.freq_base",
@@ -43,7 +42,7 @@ READ = frozenset(
         "rope.scaling.alpha",
     }
 )
-"""Keys that the configuration is made of."""
+"""Keys that the configuration of every architecture is made of."""
 
 DESCRIPTIVE = frozenset({"vocab_size", "rope.scaling.finetuned"})
 """Keys that no arithmetic depends on: the vocabulary is the height of the embedding."""
@@ -131,10 +130,11 @@ def _names(keys: type) -> Iterator[str]:
 def _is_neutral(value: Any, neutral: tuple[Any, ...]) -> bool:
     """Whether a value, or each item of a list, is one of the neutral ones, up to float32's rounding."""
     items = value if isinstance(value, list) else [value]
-    return all(any(_is_equal(item, allowed) for allowed in neutral) for item in items)
+    return all(any(is_equal(item, allowed) for allowed in neutral) for item in items)
 
 
-def _is_equal(value: Any, other: Any) -> bool:
+def is_equal(value: Any, other: Any) -> bool:
+    """Whether two values are the same, up to float32's rounding."""
     if isinstance(value, float) and isinstance(other, float):
         return math.isclose(value, other, rel_tol=FLOAT32_ROUNDING)
     return bool(value == other)

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 from xplm.config import DecoderConfig
 from xplm.models.families.fields import Fields
+from xplm.models.families.gguf import GGUFLayout
 from xplm.specs import BlockSpec
 
 COMMON = (
@@ -54,14 +55,4 @@ class Family:
     modules: Mapping[str, str] = field(default_factory=dict)  # our name of a module -> the family's
     is_transposed: bool = False  # whether matrices of a block are stored as (inputs, outputs)
     bare_prefix: str = ""  # of tensors' names, left out by files of the model without its head
-    gguf: "GGUFLayout | None" = None  # None: not read as GGUF
-
-
-@dataclass(frozen=True)
-class GGUFLayout:
-    """How a GGUF file spells a family."""
-
-    architecture: str
-    norm_eps_key: str = "attention.layer_norm_rms_epsilon"
-    has_interleaved_rows: bool = False  # rows of q and k pair by pair, not half after half
-    modules: Mapping[str, str] = field(default_factory=dict)  # GGUF's name in a block -> ours
+    gguf: tuple[GGUFLayout, ...] = ()  # spellings that are read, the one to write first

@@ -4,8 +4,9 @@ from typing import Any
 
 from xplm.config import DecoderConfig
 from xplm.models.families.blocks import in_all_layers, read_llama_block
-from xplm.models.families.family import COMMON, ROPE, SIZES, Family, GGUFLayout
+from xplm.models.families.family import COMMON, ROPE, SIZES, Family
 from xplm.models.families.fields import Fields
+from xplm.models.families.gguf import GGUFFile, GGUFLayout
 from xplm.models.families.rope import write_rope
 from xplm.models.families.windows import FULL, require_layer_types
 from xplm.specs import BlockSpec
@@ -26,6 +27,11 @@ def write_blocks(config: DecoderConfig) -> dict[str, Any]:
     return write_rope(config.ropes[0]) | biases
 
 
+def read_gguf(file: GGUFFile) -> dict[str, Any]:
+    """Biases are there where their tensors are."""
+    return {"attention_bias": file.has_bias("attn_q"), "mlp_bias": file.has_bias("ffn_up")}
+
+
 LLAMA = Family(
     "llama",
     "LlamaForCausalLM",
@@ -36,5 +42,5 @@ LLAMA = Family(
     write_blocks=write_blocks,
     inert=("pretraining_tp",),
     defaults={"bos_token_id": 1, "eos_token_id": 2},
-    gguf=GGUFLayout("llama", has_interleaved_rows=True),
+    gguf=(GGUFLayout("llama", read=read_gguf, has_interleaved_rows=True),),
 )

@@ -4,8 +4,9 @@ from typing import Any
 
 from xplm.config import DecoderConfig
 from xplm.models.families.blocks import in_all_layers, read_llama_block
-from xplm.models.families.family import COMMON, ROPE, SIZES, Family, GGUFLayout
+from xplm.models.families.family import COMMON, ROPE, SIZES, Family
 from xplm.models.families.fields import Fields
+from xplm.models.families.gguf import WINDOW, GGUFFile, GGUFLayout
 from xplm.models.families.rope import write_rope
 from xplm.models.families.windows import read_window
 from xplm.specs import BlockSpec
@@ -20,6 +21,21 @@ def read_blocks(hf: Fields) -> tuple[BlockSpec, ...]:
 def write_blocks(config: DecoderConfig) -> dict[str, Any]:
     """The keys that these blocks are read from."""
     return write_rope(config.ropes[0]) | {"sliding_window": config.blocks[0].mixer.window}
+
+
+def claims_gguf(file: GGUFFile) -> bool:
+    """Whether a llama of a GGUF file is a Mistral: it has a window and no biases of q."""
+    return file.integer(WINDOW, 0) > 0 and not file.has_bias("attn_q")
+
+
+def read_gguf(file: GGUFFile) -> dict[str, Any]:
+    """The window of all layers."""
+    return {"sliding_window": file.integer(WINDOW, 0) or None}
+
+
+def write_gguf(config: DecoderConfig) -> dict[str, Any]:
+    """The same, as a key."""
+    return {WINDOW: config.blocks[0].mixer.window}
 
 
 MISTRAL = Family(
@@ -37,5 +53,14 @@ MISTRAL = Family(
         "bos_token_id": 1,
         "eos_token_id": 2,
     },
-    gguf=GGUFLayout("llama", has_interleaved_rows=True),
+    gguf=(
+        GGUFLayout(
+            "llama",
+            claims=claims_gguf,
+            keys=(WINDOW,),
+            read=read_gguf,
+            write=write_gguf,
+            has_interleaved_rows=True,
+        ),
+    ),
 )

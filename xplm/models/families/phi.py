@@ -10,7 +10,8 @@ from xplm.errors import ConfigError
 from xplm.models.families.blocks import head_width, in_all_layers, read_attention
 from xplm.models.families.family import COMMON, ROPE, SIZES, Family
 from xplm.models.families.fields import Fields
-from xplm.models.families.rope import read_rope, read_share, write_rope
+from xplm.models.families.gguf import LAYER_NORM_EPS, ROTATED, GGUFFile, GGUFLayout
+from xplm.models.families.rope import read_rope, read_share, share_of, write_rope
 from xplm.models.families.windows import FULL, require_layer_types
 from xplm.specs import BlockSpec, LayerNormSpec, MLPSpec
 
@@ -37,9 +38,21 @@ def write_blocks(config: DecoderConfig) -> dict[str, Any]:
     """The keys that these blocks are read from."""
     mixer, rope = config.blocks[0].mixer, config.ropes[0]
     return write_rope(rope) | {
-        "partial_rotary_factor": rope.dim / mixer.head_dim,
+        "partial_rotary_factor": share_of(rope.dim, mixer.head_dim),
         "qk_layernorm": mixer.qk_norm is not None,
     }
+
+
+def read_gguf(file: GGUFFile) -> dict[str, Any]:
+    """The share of a head that is rotated: all of it where the file does not say."""
+    D = file.head_dim
+    rotated = file.integer(ROTATED, D)
+    if not 0 < rotated <= D or rotated % 2:
+        raise ConfigError(
+            f"GGUF key {file.architecture}.{ROTATED} is an even number, at most the {D} of a head; "
+            f"got {rotated}"
+        )
+    return {"partial_rotary_factor": share_of(rotated, D)}
 
 
 PHI = Family(
@@ -64,4 +77,13 @@ PHI = Family(
         "mlp.up_proj": "mlp.fc1",
         "mlp.down_proj": "mlp.fc2",
     },
+    gguf=(
+        GGUFLayout(
+            "phi2",
+            norm_eps_key=LAYER_NORM_EPS,
+            keys=(ROTATED,),
+            read=read_gguf,
+            has_own_head=True,
+        ),
+    ),
 )

@@ -4,8 +4,9 @@ from typing import Any
 
 from xplm.config import DecoderConfig
 from xplm.models.families.blocks import read_llama_block, with_windows
-from xplm.models.families.family import COMMON, ROPE, SIZES, Family, GGUFLayout
+from xplm.models.families.family import COMMON, ROPE, SIZES, Family
 from xplm.models.families.fields import Fields
+from xplm.models.families.gguf import WINDOW, GGUFFile, GGUFLayout
 from xplm.models.families.rope import write_rope
 from xplm.models.families.windows import read_switched_windows, write_switched_windows
 from xplm.specs import BlockSpec
@@ -20,6 +21,23 @@ def read_blocks(hf: Fields) -> tuple[BlockSpec, ...]:
 def write_blocks(config: DecoderConfig) -> dict[str, Any]:
     """The keys that these blocks are read from."""
     return write_rope(config.ropes[0]) | write_switched_windows(config.blocks)
+
+
+def claims_llama(file: GGUFFile) -> bool:
+    """Whether a llama of a GGUF file is a Qwen2: q, k and v have biases and the output has none."""
+    return file.has_bias("attn_q") and not file.has_bias("attn_output")
+
+
+def read_llama(file: GGUFFile) -> dict[str, Any]:
+    """The window of all layers, which a llama has and a qwen2 of a GGUF file does not."""
+    window = file.integer(WINDOW, 0) or None
+    is_on = window is not None
+    return {"sliding_window": window, "use_sliding_window": is_on, "max_window_layers": 0}
+
+
+def write_llama(config: DecoderConfig) -> dict[str, Any]:
+    """The same, as a key."""
+    return {WINDOW: config.blocks[0].mixer.window}
 
 
 QWEN2 = Family(
@@ -39,5 +57,15 @@ QWEN2 = Family(
         "sliding_window": 4096,
         "max_window_layers": 28,
     },
-    gguf=GGUFLayout("qwen2"),
+    gguf=(
+        GGUFLayout("qwen2"),
+        GGUFLayout(
+            "llama",
+            claims=claims_llama,
+            keys=(WINDOW,),
+            read=read_llama,
+            write=write_llama,
+            has_interleaved_rows=True,
+        ),
+    ),
 )

@@ -7,8 +7,9 @@ from typing import Any
 
 from xplm.config import DecoderConfig
 from xplm.models.families.blocks import read_llama_block, with_windows
-from xplm.models.families.family import COMMON, ROPE, SIZES, Family, GGUFLayout
+from xplm.models.families.family import COMMON, ROPE, SIZES, Family
 from xplm.models.families.fields import Fields
+from xplm.models.families.gguf import GGUFLayout
 from xplm.models.families.rope import write_rope
 from xplm.models.families.windows import read_switched_windows, write_switched_windows
 from xplm.specs import BlockSpec, RMSNormSpec
@@ -46,7 +47,10 @@ QWEN3 = Family(
         "sliding_window": 4096,
         "max_window_layers": 28,
     },
-    gguf=GGUFLayout(
-        "qwen3", modules={"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+    gguf=(
+        GGUFLayout(
+            "qwen3",
+            modules={"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"},
+        ),
     ),
 )

@@ -1,5 +1,6 @@
 """Rotary positions of a config.json, in both of Hugging Face's spellings, and back."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from reprlib import repr as shown  # a value of any length, cut short
@@ -79,6 +80,12 @@ def read_share(hf: Fields, default: float) -> float:
     if share > 1.0:
         raise ConfigError(f"partial_rotary_factor is at most 1; got {share}")
     return share
+
+
+def share_of(dim: int, head_dim: int) -> float:
+    """The share whose product with D is rounded down to `dim`: 2 / 98 is not, for 98 times it is below 2."""
+    share = dim / head_dim
+    return share if int(head_dim * share) == dim else math.nextafter(share, 1.0)
 
 
 def write_rope(rope: RopeSpec) -> dict[str, Any]:

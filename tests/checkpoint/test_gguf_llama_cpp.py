@@ -1,0 +1,149 @@
+"""GGUF files that llama.cpp reads to the same logits, and the Hugging Face directory of the same weights."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import xplm
+from tests.checkpoint.tiny import hf_config, random_tensors, write_directory, write_gguf
+from xplm.backend import load_backend
+from xplm.checkpoint.gguf import open_gguf
+from xplm.checkpoint.layouts import pack
+from xplm.checkpoint.load import load_params
+from xplm.kernels.gelu import gelu_fwd
+from xplm.models.decoder import forward
+from xplm.models.families.config_json import read_config
+from xplm.runtime import make_runtime
+
+IDS = list(range(3, 43))
+SAME = 1e-5  # logits of size 5 in float32, through two layers
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+GATED: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "llama, linear": {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+    "llama, yarn": {"rope_scaling": YARN},
+    "llama, yarn of a temperature": {"rope_scaling": YARN | {"attention_factor": 1.5}},
+    "llama3": {"rope_scaling": LLAMA3, "rope_theta": 500000.0},
+    "qwen2": {"model_type": "qwen2"},
+    "qwen3": {"model_type": "qwen3"},
+    "qwen3, untied, wide heads": {
+        "model_type": "qwen3",
+        "head_dim": 16,
+        "tie_word_embeddings": False,
+    },
+}
+PHI: dict[str, dict[str, Any]] = {
+    "phi": {"model_type": "phi", "tie_word_embeddings": False},
+    "phi, tied": {"model_type": "phi"},
+    "phi, a quarter of a head": {"model_type": "phi", "partial_rotary_factor": 0.25},
+}
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """write(changes, **options of write_gguf): a GGUF file."""
+
+    def file(changes: dict[str, Any], **options: Any) -> Path:
+        config = hf_config(**changes)
+        return write_gguf(
+            tmp_path / "m.gguf",
+            config,
+            tensors_of(config),
+            tokenizer__ggml__model="no_vocab",
+            **options,
+        )
+
+    return file
+
+
+def tensors_of(config: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Weights small enough for two layers, norms about 1."""
+    return {
+        name: np.float32(0.2) * array + np.float32("norm" in name and name.endswith("weight"))
+        for name, array in random_tensors(config).items()
+    }
+
+
+def llama_cpp_logits(path: Path) -> np.ndarray:
+    """(T, V) float32, with its cache in float32 too."""
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is the reference here")
+    model = llama_cpp.Llama(
+        str(path), n_ctx=256, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False,
+        type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32,
+    )  # fmt: skip
+    model.eval(IDS)
+    logits = np.array(model.scores[: len(IDS)])
+    model.close()
+    return logits
+
+
+@pytest.mark.parametrize("is_joined", [False, True])
+@pytest.mark.parametrize("changes", GATED.values(), ids=GATED)
+def test_logits_are_those_of_llama_cpp(
+    write: Write, changes: dict[str, Any], is_joined: bool
+) -> None:
+    path = write(changes, is_joined=is_joined)
+    np.testing.assert_allclose(
+        xplm.load(path).logits(IDS), llama_cpp_logits(path), rtol=0.0, atol=SAME
+    )
+
+
+def table_gelu(x: Any) -> tuple[Any, Any]:
+    """That of llama.cpp on the CPU: float16 results looked up by float16 arguments."""
+    y, saved = gelu_fwd(x.astype(np.float16).astype(np.float32))
+    return y.astype(np.float16).astype(np.float32), saved
+
+
+@pytest.mark.parametrize("is_joined", [False, True])
+@pytest.mark.parametrize("changes", PHI.values(), ids=PHI)
+def test_logits_of_a_phi_are_those_of_llama_cpp_but_for_its_gelu(
+    write: Write, changes: dict[str, Any], is_joined: bool
+) -> None:
+    path = write(changes, is_joined=is_joined)
+    theirs = llama_cpp_logits(path)
+
+    checkpoint = open_gguf(path)
+    backend = load_backend("numpy")
+    rt = make_runtime(replace(backend, kernels={"gelu_fwd": table_gelu}), "fp32")
+    params = load_params(checkpoint, rt)
+    ours = forward(rt, checkpoint.config, params, np.array([IDS]))[0]
+    exact = xplm.load(path).logits(IDS)
+
+    # The table puts every entry wrong, by 0.4 of its step of 2^-11. Noise of 1e-6 sends one argument in 500 to the
+    # next entry, a whole step away: at one in 100, and independent, it is a quarter of that.
+    assert rms(ours - theirs) <= rms(ours - exact) / 4
+
+
+def rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
+
+
+@pytest.mark.parametrize("changes", (GATED | PHI).values(), ids=GATED | PHI)
+def test_logits_are_those_of_the_directory(
+    write: Write, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    hf = hf_config(**changes)
+    tensors = tensors_of(hf)
+    shapes, read = pack(
+        read_config(hf), {n: t.shape for n, t in tensors.items()}, lambda name, _: tensors[name]
+    )
+    packed = {name: read(name, np.dtype(np.float32)) for name in shapes}
+    directory = write_directory(tmp_path / "m", hf, [packed])
+    np.testing.assert_allclose(
+        xplm.load(write(changes)).logits(IDS),
+        xplm.load(directory).logits(IDS),
+        rtol=0.0,
+        atol=SAME,
+    )

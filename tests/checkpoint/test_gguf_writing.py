@@ -1,0 +1,179 @@
+"""The keys and names of a GGUF file that a configuration becomes."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.checkpoint.tiny import hf_config
+from xplm.checkpoint.gguf_config import GGUFModel, config_from_gguf, gguf_metadata
+from xplm.errors import ConfigError
+from xplm.models.decoder import param_specs
+from xplm.models.families.config_json import read_config, write_config
+from xplm.models.families.table import FAMILIES
+
+WRITTEN = [family.model_type for family in FAMILIES.values() if family.gguf]
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+VARIANTS = {
+    "plain": {},
+    "untied": {"tie_word_embeddings": False},
+    "theta": {"rope_theta": 500000.0},
+    "linear": {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+    "linear, its length": {
+        "rope_scaling": {
+            "rope_type": "linear",
+            "factor": 4.0,
+            "original_max_position_embeddings": 32,
+        }
+    },
+    "yarn": {"rope_scaling": YARN},
+    "yarn, its ramp": {
+        "rope_scaling": YARN | {"beta_fast": 16.0, "beta_slow": 2.0, "attention_factor": 1.5}
+    },
+    "llama3": {"rope_scaling": LLAMA3, "rope_theta": 1e8},  # its slowest pair is above the ramp
+    "window": {"sliding_window": 16},
+    "one head of keys": {"num_key_value_heads": 1},
+}
+OWN = {
+    "llama, biases": {"attention_bias": True, "mlp_bias": True},
+    "llama, wide heads": {"head_dim": 16},
+    "qwen3, wide heads": {"model_type": "qwen3", "head_dim": 16},
+    "phi, all of a head": {"model_type": "phi", "partial_rotary_factor": 1.0},
+    "phi, a quarter": {"model_type": "phi", "partial_rotary_factor": 0.25},
+    "phi, eps": {"model_type": "phi", "layer_norm_eps": 1e-3},
+}
+IDS = {"bos_token_id": -1, "eos_token_id": -1}  # a tokenizer's
+
+
+def make(**changes):
+    return read_config(hf_config(**IDS, **changes))
+
+
+def read_back(config, model: GGUFModel):
+    specs = param_specs(config)
+    shapes = {name: specs[ours].shape for name, ours in model.tensors.items()}
+    return config_from_gguf(model.metadata, shapes, model.rope_factors)
+
+
+@pytest.mark.parametrize("model_type", WRITTEN)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_configuration_comes_back(model_type, name):
+    config = make(model_type=model_type, **VARIANTS[name])
+    back = read_back(config, gguf_metadata(config))
+    if model_type == "phi":
+        config = replace(config, tie_word_embeddings=False)  # which has a copy
+    assert back == config
+
+
+def test_a_mistral_without_a_window_comes_back_as_a_llama():
+    config = make(model_type="mistral", sliding_window=None)
+    assert read_back(config, gguf_metadata(config)) == replace(config, model_type="llama")
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_is_a_familys_own_comes_back(name):
+    config = make(**{"tie_word_embeddings": False} | OWN[name])
+    assert read_back(config, gguf_metadata(config)) == config
+
+
+@pytest.mark.parametrize("window", [None, 16])
+def test_a_qwen2_comes_back_from_a_llama_too(window):
+    sliding = {"sliding_window": window, "use_sliding_window": window is not None}
+    config = make(model_type="qwen2", max_window_layers=0, **sliding)
+    model = gguf_metadata(config, "llama")
+    assert model.layout.has_interleaved_rows
+    assert read_back(config, model) == config
+
+
+def test_the_keys_of_a_phi():
+    model = gguf_metadata(make(model_type="phi", layer_norm_eps=1e-5))
+    assert model.metadata == {
+        "general.architecture": "phi2",
+        "phi2.block_count": 2,
+        "phi2.context_length": 128,
+        "phi2.embedding_length": 32,
+        "phi2.feed_forward_length": 64,
+        "phi2.vocab_size": 64,
+        "phi2.attention.head_count": 4,
+        "phi2.attention.head_count_kv": 2,
+        "phi2.attention.key_length": 8,
+        "phi2.attention.value_length": 8,
+        "phi2.attention.layer_norm_epsilon": 1e-5,
+        "phi2.rope.freq_base": 10000.0,
+        "phi2.rope.dimension_count": 4,
+    }
+    assert model.tensors["output.weight"] == model.tensors["token_embd.weight"]
+    assert model.tensors["output.bias"] == "lm_head.bias"
+    first = {name for name in model.tensors if name.startswith("blk.0.")}
+    modules = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down")
+    assert first == {f"blk.0.{m}.{kind}" for m in modules for kind in ("weight", "bias")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (
+            {"model_type": "qwen3", "attention_bias": True},
+            "architecture qwen3 have none for attention_bias = True of this qwen3",
+        ),
+        (
+            {"model_type": "qwen3", "use_sliding_window": True, "max_window_layers": 1},
+            "qwen3 have none for sliding_window = 4096, use_sliding_window = True, layer_types = ",
+        ),
+        (
+            {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 0},
+            "qwen2 have none for sliding_window = 4096",
+        ),
+        (
+            {"model_type": "phi", "qk_layernorm": True},
+            "phi2 have none for qk_layernorm = True of this phi",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+            "llama have none for rope_type = dynamic, factor = 2.0",
+        ),
+        ({"rope_scaling": YARN | {"truncate": False}}, "none for truncate = False"),
+        ({"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 64}}, "Llama 3's rule"),
+        ({"model_type": "gpt2", "n_head": 4}, "a gpt2 must be of .* one of none"),
+        ({"model_type": "starcoder2"}, "a starcoder2 must be of"),
+    ],
+)
+def test_a_model_that_has_no_place_in_a_file_is_refused_by_name(changes, complaint):
+    sizes = {"n_embd": 32, "n_layer": 2} if changes.get("model_type") == "gpt2" else {}
+    with pytest.raises(ConfigError, match=complaint):
+        gguf_metadata(make(**changes, **sizes))
+
+
+def test_an_architecture_of_another_family_is_refused():
+    with pytest.raises(ConfigError, match=r"of a qwen2 must be .* one of qwen2, llama; got phi2"):
+        gguf_metadata(make(model_type="qwen2"), "phi2")
+
+
+def test_files_of_an_architecture_that_no_family_claims_have_one():
+    rest = [lay.architecture for f in FAMILIES.values() for lay in f.gguf if lay.claims is None]
+    claimed = {lay.architecture for f in FAMILIES.values() for lay in f.gguf}
+    assert sorted(rest) == sorted(claimed)
+
+
+@pytest.mark.parametrize(("D", "R"), [(98, 2), (80, 32), (64, 32), (98, 98)])
+def test_the_rotated_part_of_a_head_comes_back_exactly(D, R):
+    # 98 times 2/98 is 1.9999999999999998 in float64.
+    hf = hf_config(
+        model_type="phi",
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=D,
+        hidden_size=D,
+        partial_rotary_factor=1.0,
+    )
+    model = gguf_metadata(read_config(hf))
+    model.metadata["phi2.rope.dimension_count"] = R
+    config = read_back(read_config(hf), model)
+    assert config.ropes[0].dim == R
+    assert read_config(write_config(config)) == config

@@ -1,0 +1,70 @@
+"""GGUF's names of tensors, and ours.
+
+    blk.3.attn_q.weight     model.layers.3.self_attn.q_proj.weight
+    output_norm.weight      model.norm.weight
+
+Source: the name tables of the gguf package.
+"""
+
+import re
+
+from xplm.models.families.gguf import GGUFLayout
+
+TOP_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+}
+LAYER_NAMES = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+"""Our name of a module -> GGUF's, in all architectures."""
+
+
+def hugging_face_name(name: str, layout: GGUFLayout) -> str:
+    """Our name of a tensor.
+
+    Args:
+        name: the GGUF name.
+        layout: the family's.
+
+    Returns:
+        Hugging Face's name, or the name as it is where there is none.
+    """
+    stem, _, suffix = name.rpartition(".")
+    top = {theirs: ours for ours, theirs in TOP_NAMES.items()}
+    if stem in top:
+        return f"{top[stem]}.{suffix}"
+    in_layer = {theirs: ours for ours, theirs in (LAYER_NAMES | dict(layout.modules)).items()}
+    match = re.fullmatch(r"blk\.(\d+)\.(\w+)", stem)
+    if match and match[2] in in_layer:
+        return f"model.layers.{match[1]}.{in_layer[match[2]]}.{suffix}"
+    return name
+
+
+def gguf_name(name: str, layout: GGUFLayout) -> str:
+    """GGUF's name of a tensor, as llama.cpp's converter writes it.
+
+    Args:
+        name: ours.
+        layout: the family's.
+
+    Returns:
+        GGUF's name, or the name as it is where there is none.
+    """
+    stem, _, suffix = name.rpartition(".")
+    if stem in TOP_NAMES:
+        return f"{TOP_NAMES[stem]}.{suffix}"
+    in_layer = LAYER_NAMES | dict(layout.modules)
+    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", stem)
+    if match and match[2] in in_layer:
+        return f"blk.{match[1]}.{in_layer[match[2]]}.{suffix}"
+    return name

@@ -1,0 +1,108 @@
+"""How a GGUF file spells a family.
+
+The keys that all architectures have are read and written in `xplm.checkpoint.gguf_config`. What one of them differs in
+is its family's GGUFLayout.
+
+Source: llama.cpp, its converter (conversion/) and its architectures (src/models/).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from xplm.config import DecoderConfig
+from xplm.errors import ConfigError
+
+REQUIRED: Any = object()  # the default of a key that has none
+
+RMS_NORM_EPS = "attention.layer_norm_rms_epsilon"
+LAYER_NORM_EPS = "attention.layer_norm_epsilon"
+WINDOW = "attention.sliding_window"
+ROTATED = "rope.dimension_count"
+
+JOINED = {"attn_qkv": ("attn_q", "attn_k", "attn_v")}
+"""Modules of a block that a file may hold as one, their rows one after another."""
+
+
+class GGUFFile:
+    """The keys below an architecture's name, read and checked, and the names of the tensors."""
+
+    def __init__(
+        self, architecture: str, metadata: Mapping[str, Any], shapes: Mapping[str, Any]
+    ) -> None:
+        """Wrap a file's key-value pairs and its tensors' shapes, by GGUF name."""
+        self.architecture = architecture
+        self.metadata = metadata
+        self.shapes = shapes
+
+    def integer(self, key: str, default: Any = REQUIRED) -> int:
+        """An integer below the architecture's name."""
+        return int(read_value(self.metadata, f"{self.architecture}.{key}", int, default))
+
+    def number(self, key: str, default: Any = REQUIRED) -> float:
+        """A positive number below the architecture's name."""
+        key = f"{self.architecture}.{key}"
+        value = float(read_value(self.metadata, key, (int, float), default))
+        if not 0.0 < value < math.inf:
+            raise ConfigError(f"GGUF key {key} must be a positive number; got {value}")
+        return value
+
+    def has_bias(self, module: str) -> bool:
+        """Whether a module of the first block has a bias, by itself or joined with others."""
+        names = (module, *(whole for whole, parts in JOINED.items() if module in parts))
+        return any(f"blk.0.{name}.bias" in self.shapes for name in names)
+
+    @property
+    def head_dim(self) -> int:
+        """D."""
+        share = self.integer("embedding_length") // max(self.integer("attention.head_count"), 1)
+        return self.integer("attention.key_length", share)
+
+
+def read_value(metadata: Mapping[str, Any], key: str, kind: Any, default: Any = REQUIRED) -> Any:
+    """The value of a key of one kind; `default`, whatever it is, where the key is absent.
+
+    Raises:
+        ConfigError: the key is missing or has another kind.
+    """
+    value = metadata.get(key, default)
+    if value is default and default is not REQUIRED:
+        return value
+    if isinstance(value, bool) or not isinstance(value, kind):
+        got = "nothing" if value is REQUIRED else repr(value)[:40]
+        raise ConfigError(
+            f"GGUF key {key} must be a single number, or one for each layer that are all the same; got {got}"
+        )
+    return value
+
+
+ReadKeys: TypeAlias = Callable[[GGUFFile], dict[str, Any]]
+WriteKeys: TypeAlias = Callable[[DecoderConfig], dict[str, Any]]
+
+
+def nothing(_: Any) -> dict[str, Any]:
+    """No keys of a family's own."""
+    return {}
+
+
+@dataclass(frozen=True)
+class GGUFLayout:
+    """How a GGUF file spells a family."""
+
+    architecture: str
+    claims: Callable[[GGUFFile], bool] | None = None
+    """Which files of an architecture that families share are this one's; None: those that no other claims."""
+    norm_eps_key: str = RMS_NORM_EPS
+    keys: tuple[str, ...] = ()
+    """Keys that `read` reads, of those that not all architectures have."""
+    read: ReadKeys = nothing
+    """Fields of config.json beside those that all families have."""
+    write: WriteKeys = nothing
+    """The keys that they are read from; one whose value is None is left out."""
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """Our name of a module in a block -> GGUF's, beside those that all architectures have."""
+    has_interleaved_rows: bool = False
+    """Whether the rows of q and k lie pair by pair, not half after half."""
+    has_own_head: bool = False
+    """Whether tied embeddings are stored twice."""
