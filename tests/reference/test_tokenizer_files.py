@@ -142,7 +142,7 @@ def test_what_is_saved_means_the_same_to_transformers(reference, tmp_path, name)
     assert_equal(tokenizer, reference(tmp_path / "b"))
 
 
-@pytest.mark.parametrize("model_type", [None, "gpt2"])
+@pytest.mark.parametrize("model_type", [None, "gpt2", "phi", "qwen2", "qwen3", "starcoder2"])
 def test_a_prefix_space_that_the_class_does_not_put_there(reference, tmp_path, model_type):
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "</s>"}
     files = {"tokenizer_config_json": names | {"tokenizer_class": "GPT2Tokenizer"}}

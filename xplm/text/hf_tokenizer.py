@@ -43,7 +43,13 @@ TOKENIZER_FILES = (
 MAX_ID = 2**31 - 1
 PROBE = "a b\U0010fffd"  # the last character is in no vocabulary
 
-_CLASS_OF = {"gpt2": "GPT2Tokenizer", "qwen2": "Qwen2Tokenizer", "starcoder2": "GPT2Tokenizer"}
+_CLASS_OF = {
+    "gpt2": "GPT2Tokenizer",
+    "phi": "GPT2Tokenizer",
+    "qwen2": "Qwen2Tokenizer",
+    "qwen3": "Qwen2Tokenizer",
+    "starcoder2": "GPT2Tokenizer",
+}
 """Class of transformers for a model_type whose files name none."""
 
 _log = logging.getLogger(__name__)
