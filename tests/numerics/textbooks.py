@@ -102,6 +102,23 @@ def backward(dY, X, W, b):
     return dY @ W.T, X.T @ dY, dY.sum(axis=0)
 """
 
+HEAD_WITH_A_BIAS = """
+import numpy as np
+def forward(h, W, y, b, ignore_index=-100):
+    z = h @ W.T + b
+    logp = z - z.max(1, keepdims=True)
+    logp -= np.log(np.exp(logp).sum(1, keepdims=True))
+    on = y != ignore_index
+    rows = np.arange(len(y))
+    return -logp[rows, y * on] * on, (h, W, logp, y * on, on)
+def backward(dl, saved):
+    h, W, logp, y, on = saved
+    dz = np.exp(logp)
+    dz[np.arange(len(y)), y] -= 1.0
+    dz *= (dl * on)[:, None]
+    return dz @ W, dz.T @ h, None, dz.sum(0)
+"""
+
 FULL_TABLES = """
 import numpy as np
 def rotate_half(x):
@@ -184,5 +201,11 @@ TEXTBOOKS = {
     "B, T, C": ("layer_norm", THREE_AXES_NORM, "for x of three axes", "expected 3, got 2"),
     "X.T @ dY": ("linear", TWO_AXES_LINEAR, "(inputs, outputs)", "X of more than 2 axes"),
     "cos of D columns": ("rope", FULL_TABLES, "cos and sin of D columns", ""),
+    "a head with a bias": (
+        "linear_cross_entropy",
+        HEAD_WITH_A_BIAS,
+        "is right",
+        "need label_smoothing and z_loss",
+    ),
     "softmax over axis 1": ("softmax", SOFTMAX_OF_A_MATRIX, "is right", "x of more than 2 axes"),
 }

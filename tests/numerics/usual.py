@@ -1,5 +1,7 @@
 """Whole files with the usual slips, and what must be said of each in plain words."""
 
+from tests.numerics.textbooks import HEAD_WITH_A_BIAS
+
 SOFTMAX = """
 import numpy as np
 def forward(x):
@@ -208,6 +210,16 @@ USUAL = {
     ),
     "= for += over rows": ("rms_norm", LAST_ROW, r"^dw counts the last row alone: \+= became ="),
     "= for += on two paths": ("mlp", MLP_OVERWRITTEN, r"path through the gate: .*\+= became ="),
+    "a head's db averaged": (
+        "linear_cross_entropy",
+        HEAD_WITH_A_BIAS.replace("dz.sum(0)", "dz.mean(0)"),
+        r"db is 5 times too small: db is averaged over the rows: a bias gradient is their sum",
+    ),
+    "a head's db left out": (
+        "linear_cross_entropy",
+        HEAD_WITH_A_BIAS.replace("dz.sum(0)", "None"),
+        r"^db is missing",
+    ),
     "forward reversed": (
         "embedding",
         EMBEDDING_REVERSED,

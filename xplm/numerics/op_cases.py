@@ -186,21 +186,25 @@ def _cross_entropy(rng: Generator) -> list[OpCase]:
 
 
 def _linear_cross_entropy(rng: Generator) -> list[OpCase]:
-    n = rng.standard_normal
-    targets = np.array([1, 4, IGNORE, 0, 6])
+    all_scored, one_ignored = np.array([5, 0, 3, 3]), np.array([1, 4, IGNORE, 0, 6])
+
+    def case(
+        label: str, targets: np.ndarray, V: int, *, has_bias: bool = False, **options: float
+    ) -> OpCase:
+        n = rng.standard_normal
+        arrays = (n((len(targets), 3)), n((V, 3)), targets)
+        bias = (n(V),) if has_bias else ()
+        return OpCase(label, (*arrays, *bias), {"ignore_index": IGNORE} | options)
+
     return [
-        OpCase(
-            "all scored",
-            (n((4, 3)), n((6, 3)), np.array([5, 0, 3, 3])),
-            {"ignore_index": IGNORE},
-        )
-    ] + [
-        OpCase(
-            f"one ignored{label}",
-            (n((5, 3)), n((7, 3)), targets),
-            {"ignore_index": IGNORE} | options,
-        )
-        for label, options in LOSS_OPTIONS
+        case("all scored", all_scored, 6),
+        *(
+            case(f"one ignored{label}", one_ignored, 7, **options)
+            for label, options in LOSS_OPTIONS
+        ),
+        case("bias, all scored", all_scored, 6, has_bias=True),
+        case("bias, one ignored", one_ignored, 7, has_bias=True),
+        case("bias, one ignored, both", one_ignored, 7, has_bias=True, **LOSS_OPTIONS[-1][1]),
     ]
 
 
@@ -217,7 +221,7 @@ OPS: dict[str, OpRow] = {
     "dropout": OpRow(("x", "keep"), ("x",), _dropout),
     "cross_entropy": OpRow(("x", "targets"), ("x",), _cross_entropy),
     "linear_cross_entropy": OpRow(
-        ("x", "weight", "targets"), ("x", "weight"), _linear_cross_entropy
+        ("x", "weight", "targets", "bias"), ("x", "weight", "bias"), _linear_cross_entropy
     ),
 }
 """Every op of `xplm.kernels`, in the order in which a decoder meets them."""

@@ -43,7 +43,7 @@ def linear_fwd(x, weight, bias=None):
     else:
         sums = np.empty(out.shape, np.float32)
         project(operand(x, weight).reshape(-1, C), weight, sums)
-        _store(sums, bias_bits(bias, weight), out)
+        store(sums, bias_bits(bias, weight), out)
     return y, LinearSaved(x, weight, bias)
 
 
@@ -125,7 +125,8 @@ def _blocks(weight, dtype):
 
 
 @parallel()
-def _store(sums, bias, y):
+def store(sums, bias, y):
+    """y = sums + bias, rounded as y is stored.   sums and y (R, N), which may be one array; bias (N,), or empty"""
     R, N = y.shape
     for r in prange(R):
         for n in range(N):

@@ -90,11 +90,16 @@ def _cross_entropy(rng):
 def _linear_cross_entropy(rng):
     _, targets = _logits(rng, 40, 35)
     x, weight = rng.standard_normal((40, 9)), rng.standard_normal((35, 9))
+    bias = rng.standard_normal(35)
     options = {"ignore_index": IGNORE}
     return [
         OpCase("no row is scored", (x, weight, np.full_like(targets, IGNORE)), options),
         OpCase("every row is scored", (x, weight, np.abs(targets) % 35), options),
         OpCase("some rows are scored", (x, weight, targets), options),
+        OpCase(
+            "a bias, no row is scored", (x, weight, np.full_like(targets, IGNORE), bias), options
+        ),
+        OpCase("a bias, some rows are scored", (x, weight, targets, bias), options),
     ]
 
 

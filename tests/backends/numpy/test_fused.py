@@ -109,10 +109,11 @@ def test_products_of_operands_as_they_are_stored_could_be_rounding(
     assert set(dtypes) == {test.host_dtype.compute.name}
 
 
+@pytest.mark.parametrize("label", ["some rows are scored", "a bias, some rows are scored"])
 @pytest.mark.parametrize("policy", ["fp32", "bf16", "fp16"])
-def test_the_head_takes_some_rows_and_some_of_its_weights_at_a_time(monkeypatch, policy):
+def test_the_head_takes_some_rows_and_some_of_its_weights_at_a_time(monkeypatch, policy, label):
     op = "linear_cross_entropy"
-    (case,) = (case for case in fused_cases(op) if case.label == "some rows are scored")
+    (case,) = (case for case in fused_cases(op) if case.label == label)
     monkeypatch.setattr(fused_head, "LOGITS_PER_CHUNK", 17 * 35)
     monkeypatch.setattr(fused_linear, "BLOCK_NUMBERS", 5 * 9)
     test, reference = make_runtime(BACKEND, policy), make_runtime(BACKEND, "fp64", "portable")
@@ -123,10 +124,12 @@ def test_the_head_takes_some_rows_and_some_of_its_weights_at_a_time(monkeypatch,
 def test_the_head_does_not_read_rows_whose_target_is_ignored():
     x, weight, targets = np.ones((4, 3), np.float32), np.ones((5, 3), np.float32), np.arange(4)
     x[1], targets[1] = np.nan, -100
-    loss, saved = fused_head.linear_cross_entropy_fwd(x, weight, targets, ignore_index=-100)
-    dx, dweight, _ = fused_head.linear_cross_entropy_bwd(np.ones(4, np.float32), saved)
+    bias = np.ones(5, np.float32)
+    loss, saved = fused_head.linear_cross_entropy_fwd(x, weight, targets, bias, ignore_index=-100)
+    dx, dweight, _, dbias = fused_head.linear_cross_entropy_bwd(np.ones(4, np.float32), saved)
     assert (loss[1], *dx[1]) == (0.0, 0.0, 0.0, 0.0)
     assert np.isfinite(dweight).all()
+    assert np.isfinite(dbias).all()
 
 
 @every_op

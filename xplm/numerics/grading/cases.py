@@ -59,11 +59,15 @@ def fewest_axes(cases: Sequence[OpCase]) -> list[OpCase]:
 
 def _all_scored(case: OpCase) -> OpCase:
     """A case of a loss with a class in the place of every ignored target."""
-    *arrays, targets = case.args
-    assert targets is not None
-    scored = np.where(targets == IGNORE, 2, targets)
-    label = case.label.removeprefix("one ignored, ").replace("one ignored", "five rows")
-    return OpCase(label, (*arrays, scored), case.options)
+    label = case.label.replace("one ignored, ", "").replace("one ignored", "five rows")
+    return OpCase(label, tuple(_in_class_2(array) for array in case.args), case.options)
+
+
+def _in_class_2(array: np.ndarray | None) -> np.ndarray | None:
+    """Targets with class 2 for those that are ignored; other arrays as they are."""
+    if array is None or array.dtype.kind == "f":
+        return array
+    return np.where(array == IGNORE, 2, array)
 
 
 def _scored_too(op: str) -> Callable[[Generator], list[OpCase]]:

@@ -194,6 +194,11 @@ def rows(x: np.ndarray) -> np.ndarray:
     return x.reshape(-1, x.shape[-1])
 
 
+def bias_or_zero(e: Values) -> np.ndarray | float:
+    """The bias, or 0 where there is none."""
+    return 0.0 if e.bias is None else e.bias
+
+
 def mean(x: np.ndarray) -> np.ndarray:
     """The mean of each row, (..., 1)."""
     return np.mean(x, axis=-1, keepdims=True)

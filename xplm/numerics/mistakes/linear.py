@@ -2,17 +2,12 @@
 
 import numpy as np
 
-from xplm.numerics.mistakes.chain import Chain, Values, flip, mistake, rows
-
-
-def _bias_or_zero(e: Values) -> np.ndarray | float:
-    return 0.0 if e.bias is None else e.bias
-
+from xplm.numerics.mistakes.chain import Chain, Values, bias_or_zero, flip, mistake, rows
 
 LINEAR = Chain(
     arguments=("x", "weight", "bias"),
     gradients=("x", "weight", "bias"),
-    forward={"y": lambda e: e.x @ flip(e.weight) + _bias_or_zero(e)},
+    forward={"y": lambda e: e.x @ flip(e.weight) + bias_or_zero(e)},
     backward={
         "rows": lambda e: rows(e.x),
         "drows": lambda e: rows(e.dy),
@@ -71,7 +66,7 @@ LINEAR = Chain(
     ),
     forward_mistakes=(
         mistake("the bias is not added", y=lambda e: e.x @ flip(e.weight)),
-        mistake("the bias is subtracted", y=lambda e: e.x @ flip(e.weight) - _bias_or_zero(e)),
+        mistake("the bias is subtracted", y=lambda e: e.x @ flip(e.weight) - bias_or_zero(e)),
     ),
     matrices=("weight",),
     positions={"x": 1},

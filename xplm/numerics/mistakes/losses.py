@@ -11,6 +11,7 @@ from xplm.numerics.mistakes.chain import (
     Mistake,
     Step,
     Values,
+    bias_or_zero,
     flip,
     mean,
     mistake,
@@ -262,13 +263,14 @@ MEAN_CROSS_ENTROPY = Chain(
 )
 
 LINEAR_CROSS_ENTROPY = Chain(
-    arguments=("x", "weight", "targets"),
-    gradients=("x", "weight"),
-    forward={"logits": lambda e: e.x @ flip(e.weight)} | LOGITS | {"y": _scored},
+    arguments=("x", "weight", "targets", "bias"),
+    gradients=("x", "weight", "bias"),
+    forward={"logits": lambda e: e.x @ flip(e.weight) + bias_or_zero(e)} | LOGITS | {"y": _scored},
     backward=DLOGITS
     | {
         "dx": lambda e: e.dlogits @ e.weight,
         "dweight": lambda e: flip(e.dlogits) @ e.x,
+        "dbias": lambda e: e.dlogits.sum(0),
     },
     mistakes=(
         *_logit_mistakes("dlogits"),
@@ -277,12 +279,28 @@ LINEAR_CROSS_ENTROPY = Chain(
             dweight=lambda e: flip(e.dlogits[-1:]) @ e.x[-1:],
         ),
         mistake(
-            "dx and dweight are divided by the number of rows; the losses are one a row",
+            "dx, dweight and dbias are divided by the number of rows; the losses are one a row",
             weights=lambda e: e.dy / len(e.targets),
+        ),
+        mistake(
+            "dbias is averaged over the rows: a bias gradient is their sum",
+            dbias=lambda e: e.dlogits.mean(0),
+        ),
+        mistake(
+            "dbias takes the last row alone: += became =",
+            dbias=lambda e: e.dlogits[-1],
+        ),
+        mistake(
+            "dbias ignores dy, which weights the rows",
+            dbias=lambda e: np.where(e.seen[:, None], e.pull - e.push, 0.0).sum(0),
         ),
         mistake("dy, which weights the rows, is ignored", weights=lambda e: np.ones_like(e.dy)),
     ),
-    forward_mistakes=_FORWARD_MISTAKES,
+    forward_mistakes=(
+        *_FORWARD_MISTAKES,
+        mistake("the bias is not added", logits=lambda e: e.x @ flip(e.weight)),
+        mistake("the bias is subtracted", logits=lambda e: e.x @ flip(e.weight) - bias_or_zero(e)),
+    ),
     matrices=("weight",),
     positions={"x": 1, "targets": 0},
     words={"push": ONE_HOT},

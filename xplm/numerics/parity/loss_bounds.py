@@ -31,29 +31,33 @@ def cross_entropy_bwd(dloss: np.ndarray, args: Args, options: Options) -> list[E
 
 def linear_cross_entropy_fwd(args: Args, options: Options) -> Expected:
     """loss (N,)."""
-    x, weight, targets = args
+    x, weight, targets, bias = (*args, None)[:4]
     w = Arithmetic(island(options, x))
-    return Expected(_loss(w, _logits(w, x, weight), targets, options), w.dtype)
+    return Expected(_loss(w, _logits(w, x, weight, bias), targets, options), w.dtype)
 
 
 def linear_cross_entropy_bwd(
     dloss: np.ndarray, args: Args, options: Options
 ) -> list[Expected | None]:
-    """dx (N, C) and dweight (V, C)."""
-    x, weight, targets = args
+    """dx (N, C), dweight (V, C) and dbias (V,)."""
+    x, weight, targets, bias = (*args, None)[:4]
     narrow = Arithmetic(island(options, x))
-    dlogits = _dlogits(narrow, _logits(narrow, x, weight), dloss, targets, options)
+    dlogits = _dlogits(narrow, _logits(narrow, x, weight, bias), dloss, targets, options)
     dlogits = may_round(narrow.stored(dlogits), x.dtype)
     w = Arithmetic(wide_of(narrow.dtype))
     dx = narrow.stored(w.matmul(dlogits, w.stored(operand(weight))))
     dweight = w.matmul(dlogits.map(np.transpose), narrow.stored(operand(x)))
-    return [Expected(dx, x.dtype), Expected(dweight, w.dtype), None]
+    dbias = None if bias is None else Expected(w.sum(dlogits, 0), w.dtype)
+    return [Expected(dx, x.dtype), Expected(dweight, w.dtype), None, dbias]
 
 
-def _logits(narrow: Arithmetic, x: np.ndarray, weight: np.ndarray) -> Ball:
+def _logits(narrow: Arithmetic, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> Ball:
     w = Arithmetic(wide_of(narrow.dtype))
     table = w.stored(operand(weight)).map(np.transpose)
-    return narrow.stored(w.matmul(narrow.stored(operand(x)), table))
+    logits = w.matmul(narrow.stored(operand(x)), table)
+    if bias is not None:
+        logits = w.plus(logits, w.stored(exact(bias)))
+    return narrow.stored(logits)
 
 
 def _loss(w: Arithmetic, x: Ball, targets: np.ndarray, options: Options) -> Ball:

@@ -99,7 +99,8 @@ def _loss(rng: Generator, *, has_head: bool) -> tuple[Any, ...]:
     if not has_head:
         return (_normal(rng, N, V), targets), options
     C = _size(rng, 64)
-    return (_normal(rng, N, C), _normal(rng, V, C) / C, targets), options
+    bias = _normal(rng, V) if rng.random() < 0.5 else None
+    return (_normal(rng, N, C), _normal(rng, V, C) / C, targets, bias), options
 
 
 _ARGUMENTS: dict[str, Any] = {
