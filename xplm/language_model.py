@@ -1,6 +1,6 @@
 """A language model, ready to use: the Python interface that scripts and the command line are written against."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Unpack, overload
@@ -150,7 +150,7 @@ class LanguageModel:
         """
         batch = split_batch(prompts)
         if batch is None:
-            return TextStream(self._stream(self._start(prompts, options))).finish()
+            return self._stream(self._start(prompts, options)).finish()
 
         seed = options.get("seed", 0)
         seeds = [*seed] if isinstance(seed, list | tuple) else [seed] * len(batch)
@@ -165,7 +165,7 @@ class LanguageModel:
         if not replies:
             return []
         if replies[0].options.num_beams > 1:  # the beams of one prompt are a batch already
-            return [TextStream(self._stream(reply)).finish() for reply in replies]
+            return [self._stream(reply).finish() for reply in replies]
 
         prompt_tokens = max(len(reply.prompt_ids) for reply in replies)
         new_tokens = max(reply.max_tokens for reply in replies)
@@ -190,7 +190,7 @@ class LanguageModel:
         Raises:
             RequestError: an option is out of range, or the prompt is empty, fills the context, or has an unknown id.
         """
-        return TextStream(self._stream(self._start(prompt, options)))
+        return self._stream(self._start(prompt, options))
 
     @refuse_unknown_keywords
     def chat(
@@ -277,10 +277,8 @@ class LanguageModel:
             continues_prompt=True,
         )
 
-    def _stream(self, reply: Reply) -> Generator[str, None, Generation]:
-        yield ""  # the request is good: what TextStream waits for
-        cache = self.engine.allocate(1, len(reply.prompt_ids) + reply.max_tokens)
-        return (yield from stream_reply(self.engine, cache, reply))
+    def _stream(self, reply: Reply) -> TextStream:
+        return TextStream(stream_reply(self.engine, reply))
 
 
 @refuse_unknown_keywords

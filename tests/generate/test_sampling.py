@@ -32,7 +32,7 @@ def kept(logits: np.ndarray) -> list[int]:
 
 
 def test_greedy_takes_the_lowest_id_of_equal_logits():
-    assert choose_token(np.float32([1, 3, 3, 2]), [0], SamplingOptions()) == 1
+    assert choose_token(np.float32([1, 3, 3, 2]), [0], SamplingOptions()).token == 1
 
 
 def test_temperature_divides_the_distances():
@@ -98,7 +98,8 @@ def test_samples_follow_the_distribution():
     n = 4000
     options = SamplingOptions(temperature=1.0, seed=3)
     logits = logits_of(0.5, 0.3, 0.2)
-    counts = np.bincount([choose_token(logits, [0] * i, options) for i in range(n)], minlength=3)
+    chosen = [choose_token(logits, [0] * i, options).token for i in range(n)]
+    counts = np.bincount(chosen, minlength=3)
     # A count is binomial: standard deviation at most sqrt(n / 4); five of them.
     np.testing.assert_allclose(counts, [0.5 * n, 0.3 * n, 0.2 * n], atol=5 * np.sqrt(n / 4))
 
@@ -152,4 +153,4 @@ def test_distributions_equal_transformers(options):
 
 def test_a_repetition_penalty_that_overflows_takes_the_largest_logit():
     options = SamplingOptions(repetition_penalty=1e-308, temperature=1.0, top_p=0.9)
-    assert choose_token(np.float32([1.0, 9.0, 1.0]), [1], options) == 1
+    assert choose_token(np.float32([1.0, 9.0, 1.0]), [1], options).token == 1

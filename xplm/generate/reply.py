@@ -9,7 +9,7 @@ from xplm.errors import ContextError
 from xplm.generate.engine import Engine
 from xplm.generate.options import SamplingOptions
 from xplm.generate.result import FinishReason, Generation, Timings
-from xplm.generate.sampling import choose_token, log_normaliser
+from xplm.generate.sampling import choose_token
 from xplm.generate.stop import StopFilter, hide_special
 from xplm.text.detokenize import StreamDecoder
 from xplm.text.tokenizer import Tokenizer
@@ -66,9 +66,7 @@ class Reply:
         Raises:
             RequestError: the logits are not finite.
         """
-        (normaliser,) = log_normaliser(logits)  # refuses logits among which there is no choice
-        token = choose_token(logits, self.prompt_ids + self.ids, self.options)
-        return self.push(token, float(logits[token] - normaliser))
+        return self.push(*choose_token(logits, self.prompt_ids + self.ids, self.options))
 
     def push(self, token: int, logprob: float) -> str:
         """Take in the next token; return text that can be shown now, which may be none."""

@@ -18,6 +18,7 @@ Numerics. The transforms are float64. A dropped token has the logit -inf, and is
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,13 @@ from xplm.generate.options import SamplingOptions
 
 Transform = Callable[[np.ndarray, Sequence[int]], np.ndarray]
 """(logits (V,), the ids so far) -> logits (V,), a new array."""
+
+
+class Choice(NamedTuple):
+    """A token that was chosen."""
+
+    token: int
+    logprob: float  # under the model's own distribution, before any transform
 
 
 def make_transforms(options: SamplingOptions) -> list[Transform]:
@@ -47,20 +55,21 @@ def make_transforms(options: SamplingOptions) -> list[Transform]:
     return transforms
 
 
-def choose_token(logits: np.ndarray, ids: Sequence[int], options: SamplingOptions) -> int:
-    """The next token's id.
+def choose_token(logits: np.ndarray, ids: Sequence[int], options: SamplingOptions) -> Choice:
+    """Choose the next token.
 
     Args:
-        logits: (V,), the model's, whose largest is finite.
+        logits: (V,), the model's.
         ids: the tokens before it, prompt and all. Their number picks the coin, so that a choice depends on the seed
             and the position alone, whatever else is in the batch or came before.
         options: how to choose.
+
+    Raises:
+        RequestError: the largest logit is not finite, so that there is no choice.
     """
-    for transform in make_transforms(options):
-        logits = transform(logits, ids)
-    if options.temperature == 0.0:
-        return int(np.argmax(logits))
-    return sample(logits, make_coin(options.seed, len(ids)))
+    (normaliser,) = log_normaliser(logits)
+    token = _choose(logits, ids, options)
+    return Choice(token, float(logits[token] - normaliser))
 
 
 def make_coin(seed: int, position: int) -> float:
@@ -138,6 +147,14 @@ def apply_top_p(logits: np.ndarray, top_p: float) -> np.ndarray:
 def apply_min_p(logits: np.ndarray, min_p: float) -> np.ndarray:
     """Keep tokens at least min_p in (0, 1] times as likely as the likeliest.   (V,) -> (V,)"""
     return np.where(logits < np.max(logits) + np.log(min_p), -np.inf, logits)
+
+
+def _choose(logits: np.ndarray, ids: Sequence[int], options: SamplingOptions) -> int:
+    for transform in make_transforms(options):
+        logits = transform(logits, ids)
+    if options.temperature == 0.0:
+        return int(np.argmax(logits))
+    return sample(logits, make_coin(options.seed, len(ids)))
 
 
 def _unnormalised_probs(logits: np.ndarray) -> np.ndarray:

@@ -141,7 +141,9 @@ class Chat:
             RequestError: an option is out of range, or an earlier reply has not been read to its end.
             TemplateError: the chat template refuses the conversation.
         """
-        return TextStream(self._reply_to(text, options))
+        pieces = self._reply_to(text, options)
+        next(pieces)  # a bad request is refused now, and not at the first piece
+        return TextStream(pieces)
 
     def append(self, user: str, assistant: str) -> None:
         """Add an exchange as it is, such as one whose answer was broken off.
@@ -218,9 +220,9 @@ class Chat:
 
         self._is_replying = True
         try:
-            yield ""  # the request is good: what TextStream waits for
+            yield ""  # the request is good: what `stream` waits for
             cache = self._make_room(reply)
-            generation = yield from stream_reply(self._engine, cache, reply)
+            generation = yield from stream_reply(self._engine, reply, cache)
             self._held = (reply.prompt_ids + reply.ids)[: cache.length]
             self._turns += (Turn(text, generation.text, cache.length, generation.finish_reason),)
             return generation

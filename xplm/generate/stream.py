@@ -11,13 +11,16 @@ from xplm.generate.reply import Reply
 from xplm.generate.result import Generation
 
 
-def stream_reply(engine: Engine, cache: KVCache, reply: Reply) -> Generator[str, None, Generation]:
+def stream_reply(
+    engine: Engine, reply: Reply, cache: KVCache | None = None
+) -> Generator[str, None, Generation]:
     """Generate one reply.
 
     Args:
         engine: the decoder.
-        cache: one row with room for the prompt and its reply; empty, or holding a beginning of the prompt.
         reply: empty; owns how to generate, and ends up holding the result.
+        cache: one row with room for the prompt and its reply; empty, or holding a beginning of the prompt. None:
+            one is allocated for the first piece.
 
     Yields:
         Pieces of text, none empty. Beam search knows its text at the end only, so there it is one piece.
@@ -25,6 +28,8 @@ def stream_reply(engine: Engine, cache: KVCache, reply: Reply) -> Generator[str,
     Returns:
         The finished reply.
     """
+    if cache is None:
+        cache = engine.allocate(1, len(reply.prompt_ids) + reply.max_tokens)
     seconds, compiled_before = [], engine.rt.backend.compiler.compilations()
     prefill_tokens = len(reply.prompt_ids) - cache.length
     is_beam = reply.options.num_beams > 1
@@ -41,14 +46,9 @@ class TextStream(Iterator[str]):
     """A reply's text, piece by piece; the pieces joined are the text. Close it, or drop it, to stop early."""
 
     def __init__(self, pieces: Generator[str, None, Generation]) -> None:
-        """Start a generator of pieces that returns the whole.
-
-        It runs to its first yield, which carries nothing: by then the request has been found to be good, so that a
-        bad one is refused here and not at the first piece.
-        """
+        """Read a generator of pieces that returns the whole."""
         self._pieces = pieces
         self.result: Generation | None = None  # once every piece has been read
-        next(pieces)
 
     def __next__(self) -> str:
         """The next piece, never empty, never a part of a character."""

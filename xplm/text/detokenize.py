@@ -28,6 +28,8 @@ class StreamDecoder:
         """
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
+        special = tokenizer.special_token_ids.values() if skip_special_tokens else ()
+        self._special_ids = frozenset(special)
         named = (tokenizer.pipeline.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
         self._byte_ids = frozenset(token_id for token_id in named if token_id is not None)
         self._window: list[
@@ -45,7 +47,7 @@ class StreamDecoder:
         Returns:
             The text that is certain now; empty while a character is incomplete.
         """
-        if self._is_silent(token_id):
+        if token_id in self._special_ids or self._tokenizer.pipeline.id_to_token(token_id) is None:
             return ""
         self._window.append(token_id)
         if token_id in self._byte_ids:
@@ -70,11 +72,6 @@ class StreamDecoder:
         piece = self._text()[self._n_out :]
         self._window, self._n_context, self._n_out = [], 0, 0
         return piece
-
-    def _is_silent(self, token_id: int) -> bool:
-        if self._skip_special_tokens and self._tokenizer.is_special(token_id):
-            return True
-        return self._tokenizer.pipeline.id_to_token(token_id) is None
 
     def _text(self) -> str:
         return self._tokenizer.decode(self._window, skip_special_tokens=self._skip_special_tokens)

@@ -124,7 +124,7 @@ def choices_are_right(backend: Backend, dtype: str) -> str:
         return f"of equal logits, {tokens} are chosen"
     hidden = backend.from_host(np.array([-np.inf, 1.0, 3.0, -np.inf, 3.0], np.float32))
     logits = backend.to_host(hidden)
-    if choose_token(logits, [0], SamplingOptions()) != 2:
+    if choose_token(logits, [0], SamplingOptions()).token != 2:
         return "of logits with -inf, the largest is not chosen"
     orders = {"argmax", "argmin", "argsort", "sort", "top_k", "topk"}
     used = sorted(orders & {call.function for call in calls})
@@ -191,6 +191,5 @@ def _greedy(engine: Engine) -> list[int]:
     ids = engine.check_ids([1])
     for _ in range(N_TOKENS):
         (logits,) = engine.feed(cache, np.array([ids[-1:]]))
-        log_normaliser(logits)
-        ids.append(choose_token(logits, ids, SamplingOptions()))
+        ids.append(choose_token(logits, ids, SamplingOptions()).token)
     return ids[1:]
