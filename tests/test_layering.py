@@ -51,6 +51,7 @@ ARRAY_LIBRARIES = {
     "tensorflow",
 }
 MAX_LINES = 400
+MAX_FUNCTION_LINES = 60
 BACKENDS_NAMED = {
     "xplm/checkpoint/safetensors_file.py": {"numpy"},  # the package's word for arrays on the host
     "xplm/cli/terminal.py": {"strict"},  # Python's word for how a decoder treats errors
@@ -201,6 +202,32 @@ def test_no_file_is_long():
         relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in EVERYTHING
     }
     assert not {path: n for path, n in lengths.items() if n > MAX_LINES}
+
+
+def functions_in(node):
+    """The functions in a node that are in no other function of it."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef):
+            yield child
+        else:
+            yield from functions_in(child)
+
+
+def n_lines(function):
+    """From the docstring on, without functions inside, which count for themselves."""
+    inside = sum(f.end_lineno - f.lineno + 1 for f in functions_in(function))
+    return function.end_lineno - function.body[0].lineno + 1 - inside
+
+
+def test_no_function_is_long():
+    lengths = {
+        f"{relative(path)}:{node.lineno} {node.name}": n_lines(node)
+        for path in XPLM + BACKENDS
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert len(lengths) > 1000
+    assert not {name: n for name, n in lengths.items() if n > MAX_FUNCTION_LINES}
 
 
 def test_every_file_says_what_it_is():

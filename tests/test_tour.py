@@ -1,5 +1,6 @@
 """docs/tour.md, held to the calls that Python makes."""
 
+import ast
 import re
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from tests.calls import crossings
 from tests.cli.conftest import write_tiny
 from tests.generate.tiny import tiny_model
 from tests.paths import ROOT
+from tests.test_layering import MAX_FUNCTION_LINES, tree_of
 from tests.train.runs import start, tiny_recipe
 from xplm.backend import load_backend
 from xplm.checkpoint.opening import open_checkpoint
@@ -110,6 +112,21 @@ def test_the_lines_are_calls_in_the_order_in_which_they_happen(title, calls_of):
         assert stack, f"{line} is not called next by functions on the lines before it"
         begins.add(stack[0])
     assert begins - set(lines) == beginnings(title)
+
+
+@pytest.mark.parametrize("title", WALKS)
+def test_no_function_of_a_walk_is_long(title):
+    """With its signature and its docstring."""
+    for call in walk(title):
+        file, name = call.split(": ")
+        path = ROOT / ("" if file.startswith("backends/") else "xplm") / file
+        *_, owner = name.split(".")
+        (function,) = [
+            node
+            for node in ast.walk(tree_of(path))
+            if isinstance(node, ast.FunctionDef) and node.name == owner
+        ]
+        assert function.end_lineno - function.lineno + 1 <= MAX_FUNCTION_LINES, call
 
 
 def test_from_a_token_id_to_text_nothing_is_left_out(calls_of):

@@ -87,6 +87,13 @@ def bench(
         return
     if settings:
         raise RequestError("--set changes the model of a training step; give --train too")
+    _bench_generation(model, out, prompt_tokens, new_tokens, repeats or RUNS, seed)
+
+
+def _bench_generation(
+    model: ModelFlags, out: Output, prompt_tokens: int, new_tokens: int, n_runs: int, seed: int
+) -> None:
+    """Load a model, generate, and print the measurements."""
     model.fetch(out)
     started = perf_counter()
     lm = model.load(out)
@@ -98,7 +105,7 @@ def bench(
         lm.engine, measure_process(lm), prompt_tokens=prompt_tokens, new_tokens=new_tokens
     )
     run_once(lm.engine, ids, new_tokens)  # warm-up
-    runs = [run_once(lm.engine, ids, new_tokens) for _ in range(repeats or RUNS)]
+    runs = [run_once(lm.engine, ids, new_tokens) for _ in range(n_runs)]
     prefill, decode = (max(column) for column in zip(*runs, strict=True))
 
     peak_memory_bytes = lm.rt.backend.memory().peak  # before the bandwidth takes memory of its own
@@ -119,10 +126,7 @@ def bench(
     for line in product_lines(rates):
         out.line(f"products  {line}")
     out.line(peak_line(plan, peak_memory_bytes))
-    out.line(
-        f"copies   {copies.to_device + copies.to_host:10} a token    {copies.to_device_bytes:,} bytes to the device, "
-        f"{copies.to_host_bytes:,} back"
-    )
+    out.line(_copies_line(copies))
     out.result(
         {
             "prefill_tokens_per_s": prefill,
@@ -139,6 +143,14 @@ def bench(
             "runs": [run._asdict() for run in runs],
             **_setup(model, lm),
         }
+    )
+
+
+def _copies_line(copies: Transfers) -> str:
+    n_copies = copies.to_device + copies.to_host
+    return (
+        f"copies   {n_copies:10} a token    {copies.to_device_bytes:,} bytes to the device, "
+        f"{copies.to_host_bytes:,} back"
     )
 
 

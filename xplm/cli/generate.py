@@ -81,7 +81,18 @@ def generate(
     if fragility:
         _judge_all(lm, out, texts, options, new_chat, against or AGAINST)
         return
+    _answer(lm, out, texts, options, new_chat, seed)
 
+
+def _answer(
+    lm: LanguageModel,
+    out: Output,
+    texts: list[str],
+    options: dict[str, Any],
+    new_chat: NewChat,
+    seed: dict[str, int],
+) -> None:
+    """Answer one prompt as its reply comes, or several together."""
     if len(texts) == 1:
         (text,) = texts
         stream = new_chat().stream if new_chat else lm.stream
@@ -94,7 +105,7 @@ def generate(
     for text, generation in zip(texts, generations, strict=True):
         out.note(f"> {text}")
         out.line(generation.text)
-    if not chat:  # a batch has one for all
+    if not new_chat:  # a batch has one for all
         out.timings(generations[0].timings)
     out.result({"generations": [_as_dict(generation) for generation in generations]} | seed)
 

@@ -24,6 +24,7 @@ from xplm.cli.progress import pull_with_progress
 from xplm.errors import DownloadError, RequestError
 from xplm.params import count_params
 from xplm.precision import Policy
+from xplm.runtime import Runtime
 from xplm.text.trainable import TOKENIZER_KINDS
 from xplm.train import loop
 from xplm.train.curves import INSTALL, can_draw
@@ -108,18 +109,7 @@ def train(
     if not is_made and not has_begun:
         tokenizer_of = _pull_tokenizer(plan.data.tokenizer_name, show)
     if dry_run:
-        with Reading(show) as reading:
-            material = read_material(
-                plan,
-                rt,
-                init=base,
-                cache=token_cache(show),
-                progress=reading.report,
-                tokenizer_of=tokenizer_of,
-            )
-        for note in material.notes:
-            show.note(note)
-        show_dry_run(material, show)
+        _try_out(plan, rt, base, tokenizer_of, show)
         return
     with Reading(show) as reading:
         trainer = prepare(
@@ -132,26 +122,15 @@ def train(
             progress=reading.report,
             tokenizer_of=tokenizer_of,
         )
-    n_params = count_params(trainer.job.task.specs)
     if not trainer.is_over:
         compile_ahead(rt, "train", plan.model.arch)
-        show.note(f"{n_params:,} parameters, {trainer.job.steps:,} steps, into {directory.path}")
-        if not can_draw():
-            show.note(f"no curves.png, which needs matplotlib: {INSTALL}")
-    for note in trainer.job.notes:
-        show.note(note)
-
-    try:
-        is_done = _run(trainer, show)
-    finally:
-        trainer.close()
-    if not is_done:
+    if not _watch(trainer, show):
         step = trainer.state.step
         again = ["xplm", "train", str(directory.path / RECIPE), "--out", str(directory.path)]
         how = shlex.join([*again, *where.not_default(), "--resume"])
         print(f"stopped and saved after step {step}; to go on: {how}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
-    _show_end(trainer, n_params, show)
+    _show_end(trainer, show)
 
 
 class Interrupt:
@@ -204,6 +183,40 @@ class Reading:
         if what not in self._tasks:
             self._tasks[what] = self._bar.add_task(what)
         self._bar.update(self._tasks[what], completed=n_bytes, total=total_bytes)
+
+
+def _try_out(
+    plan: Recipe, rt: Runtime, base: Path | None, tokenizer_of: Path | None, show: Output
+) -> None:
+    """Show what a run would do and take."""
+    with Reading(show) as reading:
+        material = read_material(
+            plan,
+            rt,
+            init=base,
+            cache=token_cache(show),
+            progress=reading.report,
+            tokenizer_of=tokenizer_of,
+        )
+    for note in material.notes:
+        show.note(note)
+    show_dry_run(material, show)
+
+
+def _watch(trainer: loop.Trainer, show: Output) -> bool:
+    """Say what is trained, and train; return whether the run came to its end."""
+    if not trainer.is_over:
+        n_params = count_params(trainer.job.task.specs)
+        place = trainer.directory.path
+        show.note(f"{n_params:,} parameters, {trainer.job.steps:,} steps, into {place}")
+        if not can_draw():
+            show.note(f"no curves.png, which needs matplotlib: {INSTALL}")
+    for note in trainer.job.notes:
+        show.note(note)
+    try:
+        return _run(trainer, show)
+    finally:
+        trainer.close()
 
 
 def _run(trainer: loop.Trainer, show: Output) -> bool:
@@ -273,7 +286,7 @@ def _say_what_resumes(directory: RunDirectory, plan: Recipe, show: Output) -> No
         show.note(f"otherwise than before: {change}")
 
 
-def _show_end(trainer: loop.Trainer, n_params: int, show: Output) -> None:
+def _show_end(trainer: loop.Trainer, show: Output) -> None:
     directory = trainer.directory
     lines = read_lines(directory.path / METRICS)
     last: dict[str, Any] = {}
@@ -283,7 +296,7 @@ def _show_end(trainer: loop.Trainer, n_params: int, show: Output) -> None:
     show.result(
         {
             "path": str(directory.path),
-            "parameters": n_params,
+            "parameters": count_params(trainer.job.task.specs),
             "best_step": trainer.state.best_step,
             "skipped_steps": trainer.state.scale.skipped,
             **last,

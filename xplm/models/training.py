@@ -14,17 +14,32 @@ at the first block that has one of them, and blocks before it keep nothing.
 """
 
 from collections.abc import Container, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from xplm.config import DecoderConfig
 from xplm.gradients import Gradients, OnGrad
+from xplm.kernels.dropout import DropoutSaved
 from xplm.layers.block import Drop, block_bwd, block_fwd, block_name, keep_all, undrop
 from xplm.layers.context import AuxiliaryLoss, Context
-from xplm.models.decoder import EMBEDDING, POSITIONS, embed_bwd, embed_fwd, head_name, make_context
+from xplm.models.decoder import (
+    EMBEDDING,
+    POSITIONS,
+    EmbedSaved,
+    embed_bwd,
+    embed_fwd,
+    head_name,
+    make_context,
+)
 from xplm.models.head import head_bwd, head_fwd
 from xplm.precision import wide_dtype
 from xplm.runtime import Runtime
 from xplm.typing import Array, Params
+
+
+class BodySaved(NamedTuple):
+    embed: EmbedSaved
+    drop: DropoutSaved | None  # None where nothing was dropped
+    kept: list[Any]  # of each block, what `blocks_bwd` needs
 
 
 def loss_and_grads(
@@ -69,47 +84,87 @@ def loss_and_grads(
         The loss, 0-D in the dtype of its island, and the wanted gradients times `loss_scale`, wide, where no `on_grad`
         took them.
     """
-    xp = rt.backend.xp
-    is_tied = head_name(config) == EMBEDDING
-    uses = {EMBEDDING: 2} if is_tied else {}  # read as embedding and as head
+    uses = {EMBEDDING: 2} if head_name(config) == EMBEDDING else {}  # read as embedding and as head
     grads = Gradients(trainable, uses=uses, on_grad=on_grad)
     lowest = _lowest_trained(config, params, grads)
     block_losses: list[Array] = []
-    context = make_context(rt, config, ids.shape[1], first=first)
-    context = context._replace(auxiliary=AuxiliaryLoss(block_losses.append, share * loss_scale))
+    auxiliary = AuxiliaryLoss(block_losses.append, share * loss_scale)
+    context = make_context(rt, config, ids.shape[1], first=first)._replace(auxiliary=auxiliary)
 
-    x, embed_saved = embed_fwd(rt, params, ids, context)  # (B, T, C)
+    x, body = _body_fwd(rt, config, params, ids, context, lowest, drop, recompute)
+    loss, dx = _head(
+        rt, config, params, x, targets, n_targets, loss_scale, label_smoothing, z_loss, grads
+    )
+    del x
+    for block_loss in block_losses:
+        loss = loss + share * block_loss
+    _body_bwd(rt, config, params, dx, body, context, lowest, drop, recompute, grads)
+    return loss, grads.found
+
+
+def _body_fwd(
+    rt: Runtime,
+    config: DecoderConfig,
+    params: Params,
+    ids: Array,
+    context: Context,
+    lowest: int,
+    drop: Drop,
+    recompute: bool,
+) -> tuple[Array, BodySaved]:
+    """Embedding and all blocks.   ids (B, T)  ->  x (B, T, C)"""
+    x, embed_saved = embed_fwd(rt, params, ids, context)
     x, embed_drop = drop("model.embed_tokens", x)
     layers = range(len(config.blocks))
     x, kept = blocks_fwd(
         rt, config, params, layers, x, context, drop=drop, recompute=recompute, lowest=lowest
     )
-    losses, head_saved = head_fwd(
+    return x, BodySaved(embed_saved, embed_drop, kept)
+
+
+def _body_bwd(
+    rt: Runtime,
+    config: DecoderConfig,
+    params: Params,
+    dx: Array,
+    saved: BodySaved,
+    context: Context,
+    lowest: int,
+    drop: Drop,
+    recompute: bool,
+    grads: Gradients,
+) -> None:
+    """From dx (B, T, C) after the last block to the lowest layer with a trained parameter."""
+    layers = range(max(lowest, 0), len(config.blocks))
+    kept = saved.kept
+    dx = blocks_bwd(
+        rt, config, params, layers, dx, kept, context, grads, drop=drop, recompute=recompute
+    )
+    if lowest < 0:
+        embed_bwd(rt, undrop(rt, dx, saved.drop), saved.embed, grads)
+
+
+def _head(
+    rt: Runtime,
+    config: DecoderConfig,
+    params: Params,
+    x: Array,
+    targets: Array,
+    n_targets: float,
+    loss_scale: float,
+    label_smoothing: float,
+    z_loss: float,
+    grads: Gradients,
+) -> tuple[Array, Array]:
+    """The last stage, forward and back.   x (B, T, C)  ->  loss, dx (B, T, C) times the loss scale"""
+    xp = rt.backend.xp
+    losses, saved = head_fwd(
         rt, config, params, x, targets, label_smoothing=label_smoothing, z_loss=z_loss
     )  # (B T,)
-    loss = xp.sum(losses) / n_targets
-    for block_loss in block_losses:
-        loss = loss + share * block_loss
 
     # loss = sum(losses) / n_targets
     dlosses = xp.full_like(losses, loss_scale / n_targets, dtype=wide_dtype(losses, xp))
-    dx = head_bwd(rt, config, dlosses, head_saved, x.shape, grads)
-    del head_saved, x
-    dx = blocks_bwd(
-        rt,
-        config,
-        params,
-        layers[max(lowest, 0) :],
-        dx,
-        kept,
-        context,
-        grads,
-        drop=drop,
-        recompute=recompute,
-    )
-    if lowest < 0:
-        embed_bwd(rt, undrop(rt, dx, embed_drop), embed_saved, grads)
-    return loss, grads.found
+    return xp.sum(losses) / n_targets, head_bwd(rt, config, dlosses, saved, x.shape, grads)
 
 
 def blocks_fwd(

@@ -86,11 +86,5 @@ def check_model(
         z_loss=z_loss,
         recompute=recompute,
     )
-    return check_gradients(
-        loss,
-        params,
-        {name: backend.to_host(gradients[name]) for name in params},
-        entries=entries,
-        seed=seed,
-        progress=progress,
-    )
+    on_host = {name: backend.to_host(gradients[name]) for name in params}
+    return check_gradients(loss, params, on_host, entries=entries, seed=seed, progress=progress)

@@ -16,7 +16,7 @@ merges of a "llama" vocabulary are all the ways to cut a piece into two pieces, 
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -91,12 +91,7 @@ def read_metadata(metadata: Mapping[str, Any]) -> TokenizerParts:
             "convert the model from its Hugging Face directory instead"
         )
 
-    special = {TokenType.CONTROL, TokenType.UNKNOWN}
-    kinds = list(zip(tokens, types, strict=True))
-    pipeline.add_special_tokens([_added(t, special=True) for t, kind in kinds if kind in special])
-    pipeline.add_tokens(
-        [_added(t, special=False) for t, kind in kinds if kind == TokenType.USER_DEFINED]
-    )
+    _add_tokens(pipeline, tokens, types)
     pipeline.post_processor = _surround(
         tokens,
         ids.get("bos_token") if _flag(metadata, "add_bos_token", add_bos) else None,
@@ -109,6 +104,18 @@ def read_metadata(metadata: Mapping[str, Any]) -> TokenizerParts:
         unique_ids([*(ids.get(name) for name in ("eos_token", "eot_token", "eom_token")), *ends]),
         template,
         named_templates,
+    )
+
+
+def _add_tokens(
+    pipeline: tokenizers.Tokenizer, tokens: Sequence[str], types: Sequence[int]
+) -> None:
+    """Tell the pipeline which tokens are not made by its merges."""
+    special = {TokenType.CONTROL, TokenType.UNKNOWN}
+    kinds = list(zip(tokens, types, strict=True))
+    pipeline.add_special_tokens([_added(t, special=True) for t, kind in kinds if kind in special])
+    pipeline.add_tokens(
+        [_added(t, special=False) for t, kind in kinds if kind == TokenType.USER_DEFINED]
     )
 
 

@@ -193,9 +193,7 @@ def _attend_back(
         _copy_columns(v, j * BLOCK, S, value_columns[j])
         _copy_rows(k, j * BLOCK, S, np.float32(1.0), keys[j])
 
-    queries = empty((BLOCK, width))
-    dys = empty((BLOCK, width))
-    dqueries = empty((BLOCK, width))
+    queries, dys, dqueries = empty((BLOCK, width)), empty((BLOCK, width)), empty((BLOCK, width))
     probs, dscores = empty((BLOCK, BLOCK)), empty((BLOCK, BLOCK))
     delta = empty((BLOCK,))
     dkeys = zeros((n_keys, BLOCK, width))

@@ -175,6 +175,21 @@ def score_mistakes(dq: str, dk: str, dv: str) -> tuple[Mistake, ...]:
             "the softmax in the backward sees every key: the mask is not applied again",
             probs=lambda e: masked_softmax(e.scores, None),
         ),
+        *_product_mistakes(dq, dk, dv),
+        mistake(
+            "dP has k where v belongs: dP = dy v^T",
+            dprobs=lambda e: e.dy @ flip(e.keys),
+        ),
+        mistake(
+            "the gradient of softmax is negated: dS = P * (dP - sum(dP * P))",
+            dscores=lambda e: -e.probs * (e.dprobs - e.delta),
+        ),
+    )
+
+
+def _product_mistakes(dq: str, dk: str, dv: str) -> tuple[Mistake, ...]:
+    """In the operands of the products."""
+    return (
         mistake(
             f"{dk} lacks a transpose: dS^T q, not dS q",
             dkeys=lambda e: (
@@ -199,14 +214,6 @@ def score_mistakes(dq: str, dk: str, dv: str) -> tuple[Mistake, ...]:
                 e.scale * (e.dscores @ e.q) if _is_square(e) else e.scale * (e.dscores @ e.keys)
             ),
             dkeys=lambda e: e.scale * (flip(e.dscores) @ (e.keys if _is_square(e) else e.q)),
-        ),
-        mistake(
-            "dP has k where v belongs: dP = dy v^T",
-            dprobs=lambda e: e.dy @ flip(e.keys),
-        ),
-        mistake(
-            "the gradient of softmax is negated: dS = P * (dP - sum(dP * P))",
-            dscores=lambda e: -e.probs * (e.dprobs - e.delta),
         ),
     )
 

@@ -121,6 +121,13 @@ def _logit_mistakes(gradient: str) -> tuple[Mistake, ...]:
             "vocabulary, the last",
             p=lambda e: _column_softmax(e.logits),
         ),
+        *_smoothing_mistakes(gradient),
+    )
+
+
+def _smoothing_mistakes(gradient: str) -> tuple[Mistake, ...]:
+    """In label smoothing and z-loss."""
+    return (
         mistake(
             f"{gradient} forgets the label smoothing: the target is 1 - a, and a / V everywhere",
             push=lambda e: e.one_hot,
