@@ -200,7 +200,7 @@ TEXTBOOKS = {
     "axis=1": ("layer_norm", TWO_AXES_NORM, "is right", "x of more than 2 axes"),
     "B, T, C": ("layer_norm", THREE_AXES_NORM, "for x of three axes", "expected 3, got 2"),
     "X.T @ dY": ("linear", TWO_AXES_LINEAR, "(inputs, outputs)", "X of more than 2 axes"),
-    "cos of D columns": ("rope", FULL_TABLES, "cos and sin of D columns", ""),
+    "cos of D columns": ("rope", FULL_TABLES, "cos and sin of D columns", "part of each head"),
     "a head with a bias": (
         "linear_cross_entropy",
         HEAD_WITH_A_BIAS,

@@ -189,22 +189,20 @@ def _linear_cross_entropy(rng: Generator) -> list[OpCase]:
     all_scored, one_ignored = np.array([5, 0, 3, 3]), np.array([1, 4, IGNORE, 0, 6])
 
     def case(
-        label: str, targets: np.ndarray, V: int, *, has_bias: bool = False, **options: float
+        label: str, targets: np.ndarray, V: int, options: dict[str, float], *, bias: bool = False
     ) -> OpCase:
         n = rng.standard_normal
         arrays = (n((len(targets), 3)), n((V, 3)), targets)
-        bias = (n(V),) if has_bias else ()
-        return OpCase(label, (*arrays, *bias), {"ignore_index": IGNORE} | options)
+        given = (*arrays, n(V)) if bias else arrays
+        return OpCase(label, given, {"ignore_index": IGNORE, **options})
 
+    both = LOSS_OPTIONS[-1][1]
     return [
-        case("all scored", all_scored, 6),
-        *(
-            case(f"one ignored{label}", one_ignored, 7, **options)
-            for label, options in LOSS_OPTIONS
-        ),
-        case("bias, all scored", all_scored, 6, has_bias=True),
-        case("bias, one ignored", one_ignored, 7, has_bias=True),
-        case("bias, one ignored, both", one_ignored, 7, has_bias=True, **LOSS_OPTIONS[-1][1]),
+        case("all scored", all_scored, 6, {}),
+        *(case(f"one ignored{label}", one_ignored, 7, options) for label, options in LOSS_OPTIONS),
+        case("bias, all scored", all_scored, 6, {}, bias=True),
+        case("bias, one ignored", one_ignored, 7, {}, bias=True),
+        case("bias, one ignored, both", one_ignored, 7, both, bias=True),
     ]
 
 

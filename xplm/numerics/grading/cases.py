@@ -40,10 +40,14 @@ def assumed(args: Mapping[str, np.ndarray | None]) -> dict[str, Any]:
     return values if q is None else values | {"scale": q.shape[-1] ** -0.5}
 
 
-def is_grouped(case: OpCase) -> bool:
-    """True where a case of attention has fewer key heads than query heads."""
-    q, k, *_ = case.args
-    return q is not None and k is not None and k.shape[1] < q.shape[1]
+def beyond_textbooks(op: str, case: OpCase) -> str:
+    """What a case asks of a forward that textbooks leave out, and what theirs are made for; "" for nothing."""
+    shapes = [array.shape for array in case.args if array is not None]
+    if op == "attention" and shapes[1][1] < shapes[0][1]:  # k's heads and q's
+        return "fewer key heads than query heads (grouped queries): forward is made for as many"
+    if op == "rope" and 2 * shapes[1][-1] < shapes[0][-1]:  # columns of cos and of x
+        return "rotation of a part of each head: forward is made for whole heads"
+    return ""
 
 
 def n_axes(case: OpCase) -> int:

@@ -13,7 +13,7 @@ from xplm.numerics.grading.accuracy import (
     relative_difference,
 )
 from xplm.numerics.grading.attempt import Attempt, Setup
-from xplm.numerics.grading.cases import fewest_axes, is_grouped, n_axes
+from xplm.numerics.grading.cases import beyond_textbooks, fewest_axes, n_axes
 from xplm.numerics.grading.distortions import wrong_axes
 from xplm.numerics.grading.layouts import Layout, layouts
 from xplm.numerics.grading.raised import SubmissionError
@@ -116,7 +116,7 @@ def _runs(attempt: Attempt) -> tuple[list[_Run], SubmissionError | None]:
 
 
 def _run(attempt: Attempt, setup: Setup, cases: Sequence[OpCase]) -> _Run:
-    """Their y in every case; without those of fewer key heads than query heads, where it runs in none of them."""
+    """Their y in every case; without those that textbooks leave out, where it runs in none of them."""
     ys, kept, failed = [], [], []
     for case in cases:
         try:
@@ -128,18 +128,16 @@ def _run(attempt: Attempt, setup: Setup, cases: Sequence[OpCase]) -> _Run:
         ys.append(y)
     notes = []
     if failed:
-        grouped = [attempt.op == "attention" and is_grouped(case) for case, _ in failed]
-        rest = (
-            [(case, y) for case, y in zip(kept, ys, strict=True) if not is_grouped(case)]
-            if all(grouped)
-            else []
-        )
-        if not rest:
+        reasons = {beyond_textbooks(attempt.op, case) for case, _ in failed}
+        rest = [
+            (case, y)
+            for case, y in zip(kept, ys, strict=True)
+            if not beyond_textbooks(attempt.op, case)
+        ]
+        if "" in reasons or not rest:
             raise failed[0][1]
         kept, ys = [case for case, _ in rest], [y for _, y in rest]
-        notes.append(
-            "fewer key heads than query heads (grouped queries): forward is made for as many"
-        )
+        notes += sorted(reasons)
     narrow = next((name for y in ys if (name := narrow_dtype(y))), "")
     return _Run(setup.layout, kept, [y.astype(np.float64) for y in ys], narrow, notes)
 
