@@ -53,7 +53,8 @@ class AttentionSpec:
 
     num_heads: int  # H
     num_key_value_heads: int  # K
-    head_dim: int  # D
+    head_dim: int  # D, of q and k
+    value_dim: int  # Dv, of v
     scale: float  # factor of the scores, q k^T
     rope: RopeSpec | None  # None: q and k are not rotated
     qkv_bias: bool

@@ -5,8 +5,7 @@ H query heads      K key/value heads      G = H / K              D head width
 F MLP width        V vocabulary           L layers
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 DType: TypeAlias = Any
 """A dtype object of an array's own library."""
@@ -74,12 +73,3 @@ ArrayT = TypeVar("ArrayT", bound=Array)
 
 Params: TypeAlias = dict[str, Array]
 """Parameters, or their gradients or moments, under Hugging Face names."""
-
-
-class LayerCache(NamedTuple):
-    """What a cache holds of one layer, and how more is added."""
-
-    keys: Array  # (B, K, capacity, D)
-    values: Array  # (B, K, capacity, D)
-    write: Callable[[Array, Array], tuple[Array, Array]]
-    """Stores k, v (B, K, T, D) behind what is there; gives the keys and the values (B, K, filled + T, D)."""

@@ -54,40 +54,46 @@ def first_slots(first):
 
 
 @parallel()
-def attend(q, k, v, first, start, scale, window):
-    """y (B, H, T, D) and lse (B, H, T), float32, not rounded.
+def attend(q, k, v, first, starts, scale, window):
+    """y (B, H, T, Dv) and lse (B, H, T), float32, not rounded.
 
-    q (B, H, T, D), k and v (B, K, slots, D) as stored; first (B, T) int64, or NO_PADDING; window: 0 for none.
-    Slots from start + T on are not read.
+    q (B, H, T, D), k and v (B, K, slots, D or Dv) as stored; first (B, T) int64, or NO_PADDING; starts (B,) int64,
+    slots of the first queries; window: 0 for none. Slots from a row's start + T on are not read.
     """
-    low, length, blocks = cut(start, q.shape[2], window)
-    parts = make_parts(q, k, blocks)
+    low, length, blocks = cut(starts, q.shape[2], window)
+    parts = make_parts(q, v, blocks)
     for unit in prange(q.shape[0] * k.shape[1] * blocks):
-        attend_block(np.int64(unit), q, k, v, first, start, scale, window, low, length, parts)
+        attend_block(np.int64(unit), q, k, v, first, starts, scale, window, low, length, parts)
     return join(parts, q)
 
 
 @serial()
-def cut(start, T, window):
-    """The first slot that T queries see, from slot `start` on; the slots of a block; how many blocks there are."""
-    low = max(0, start - window + 1) if window > 0 else 0
-    slots = start + T - low
+def cut(starts, T, window):
+    """The first slot that T queries of any row see; the slots of a block; how many blocks there are.
+
+    Blocks of all rows are cut alike, from the earliest start and the latest.
+    """
+    earliest, latest = starts[0], starts[0]
+    for start in starts:
+        earliest, latest = min(earliest, start), max(latest, start)
+    low = max(0, earliest - window + 1) if window > 0 else 0
+    slots = latest + T - low
     length = min(MOST_KEYS, (slots + SHORT_BLOCKS - 1) // SHORT_BLOCKS)
     return low, length, (slots + length - 1) // length
 
 
 @serial()
-def make_parts(q, k, blocks):
-    """m and l (B, K, blocks, R) and a (B, K, blocks, R, D), of the R rows that read a key/value head."""
-    B, H, T, D = q.shape
-    K = k.shape[1]
+def make_parts(q, v, blocks):
+    """m and l (B, K, blocks, R) and a (B, K, blocks, R, Dv), of the R rows that read a key/value head."""
+    B, H, T, _ = q.shape
+    K = v.shape[1]
     R = H // K * T
     m, total = empty((B, K, blocks, R)), empty((B, K, blocks, R))
-    return m, total, empty((B, K, blocks, R, D))
+    return m, total, empty((B, K, blocks, R, v.shape[3]))
 
 
 @serial()
-def attend_block(unit, q, k, v, first, start, scale, window, low, length, parts):
+def attend_block(unit, q, k, v, first, starts, scale, window, low, length, parts):
     """The part of one of the B K blocks, of q (B, H, T, D) and k, v (B, K, slots, D); the others as `cut` gives them.
 
     The heads of one query see the same slots.
@@ -98,9 +104,9 @@ def attend_block(unit, q, k, v, first, start, scale, window, low, length, parts)
     blocks = parts[0].shape[2]
     b, head, block = unit // blocks // K, unit // blocks % K, unit % blocks
     m, total, a = parts[0][b, head, block], parts[1][b, head, block], parts[2][b, head, block]
-    begin = low + block * length
+    begin, start = low + block * length, starts[b]
     rows = empty((G, D))
-    sums = empty((G, D))
+    sums = empty((G, v.shape[3]))
     for t in range(T):
         lowest = begin
         if window > 0:
@@ -122,7 +128,7 @@ def attend_block(unit, q, k, v, first, start, scale, window, low, length, parts)
             total[r] = _exponentials(scores, g, m[r])
         _weigh(scores, values, sums)
         for g in range(G):
-            for d in range(D):
+            for d in range(sums.shape[1]):
                 a[g * T + t, d] = sums[g, d]
 
 
@@ -191,11 +197,11 @@ def _add_2_by_4(probs, g, values, sums):
 
 @serial()
 def join(parts, q):
-    """y (B, H, T, D) and lse (B, H, T) from the parts of all blocks."""
-    B, H, T, D = q.shape
+    """y (B, H, T, Dv) and lse (B, H, T) from the parts of all blocks."""
+    B, H, T, _ = q.shape
     m, total, a = parts
     R = m.shape[3]
-    y = empty((B, H, T, D))
+    y = empty((B, H, T, a.shape[4]))
     lse = empty((B, H, T))
     for b in range(B):
         for head in range(m.shape[1]):

@@ -68,10 +68,6 @@ def test_cases_reach_what_is_easy_to_miss():
     assert {c.label for c in op_cases("rope")} >= set(ROPE_TYPES)
 
 
-# Padding changes positions and masks, which the other layers do not see.
-PADDED = [(layer, True) for layer in ("embed", "attention_layer", "block")]
-
-
 # Some numbers of each parameter, and all together along random directions; nightly every number by itself.
 ENTRIES = pytest.mark.parametrize(
     "entries", [pytest.param(4), pytest.param(None, marks=pytest.mark.nightly)], ids=["some", "all"]
@@ -80,9 +76,9 @@ ENTRIES = pytest.mark.parametrize(
 
 @ENTRIES
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize(("layer", "padded"), [*((layer, False) for layer in LAYERS), *PADDED])
-def test_layer(numpy_backend, layer, variant, padded, entries):
-    errors = check_layer(numpy_backend, "fused", layer, variant, padded=padded, entries=entries)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layer(numpy_backend, layer, variant, entries):
+    errors = check_layer(numpy_backend, "fused", layer, variant, entries=entries)
     for error in errors:
         assert error.error <= OP_LIMIT, error
 

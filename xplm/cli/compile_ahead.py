@@ -9,8 +9,6 @@ import sys
 from dataclasses import replace
 from threading import Thread
 
-import numpy as np
-
 from xplm.backend import load_backend
 from xplm.generate.engine import Engine
 from xplm.kernels import PORTABLE
@@ -31,8 +29,8 @@ def generate(rt: Runtime, model_type: str) -> None:
     engine = Engine(rt, config, init_params(rt, param_specs(config), seed=0))
     for start, length in ((1, 1), (0, POSITIONS)):
         cache = engine.allocate(1, POSITIONS)
-        cache.length = start
-        engine.feed(cache, np.zeros((1, length), np.int64))
+        cache.advance((start,))
+        engine.feed(cache, [[0] * length])
 
 
 def train(rt: Runtime, arch: str) -> None:

@@ -47,7 +47,7 @@ def beam_steps(engine: Engine, cache: KVCache, reply: Reply) -> Iterator[Step]:
     finished: list[tuple[float, Beam]] = []  # (rank, beam), best first
 
     started = perf_counter()
-    logits = engine.feed(cache, np.asarray([reply.prompt_ids[cache.length :]]))
+    logits = engine.feed(cache, [reply.prompt_ids[cache.length :]])
     for length in range(1, reply.max_tokens + 1):
         candidates = _extend(running, logits, reply)
         is_end = [reply.would_end(beam.ids) for beam in candidates]
@@ -70,7 +70,7 @@ def beam_steps(engine: Engine, cache: KVCache, reply: Reply) -> Iterator[Step]:
         # The first selection copies in any case: the caller's cache keeps the prompt and nothing else.
         if length == 1 or parents != list(range(cache.batch)):
             cache = cache.select(parents)
-        logits = engine.feed(cache, np.asarray([beam.ids[-1:] for beam in running]))
+        logits = engine.feed(cache, [beam.ids[-1:] for beam in running])
 
     _, best = finished[0]
     pairs = zip(best.ids, best.logprobs, strict=True)

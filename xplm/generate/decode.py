@@ -4,10 +4,8 @@ from collections.abc import Iterator, Sequence
 from time import perf_counter
 from typing import NamedTuple
 
-import numpy as np
-
 from xplm.cache import KVCache
-from xplm.generate.engine import Engine, left_pad
+from xplm.generate.engine import Engine
 from xplm.generate.reply import Reply
 from xplm.generate.result import Timings
 
@@ -37,9 +35,9 @@ def generate_steps(engine: Engine, cache: KVCache, replies: Sequence[Reply]) -> 
     """
     started = perf_counter()
     rows = list(range(len(replies)))
-    ids, first = left_pad([reply.prompt_ids[cache.length :] for reply in replies])
+    ids = [reply.prompt_ids[cache.length :] for reply in replies]
     while rows:
-        logits = engine.feed(cache, ids, first)
+        logits = engine.feed(cache, ids)
         pieces = [(row, replies[row].advance(logits[i])) for i, row in enumerate(rows)]
         yield Step(pieces, perf_counter() - started)
 
@@ -47,9 +45,8 @@ def generate_steps(engine: Engine, cache: KVCache, replies: Sequence[Reply]) -> 
         running = [i for i, row in enumerate(rows) if replies[row].finish_reason is None]
         if running and len(running) < len(rows):
             cache = cache.select(running)
-            first = None if first is None else first[running]
         rows = [rows[i] for i in running]
-        ids = np.asarray([replies[row].ids[-1:] for row in rows], dtype=np.int64)
+        ids = [replies[row].ids[-1:] for row in rows]
 
 
 def sum_timings(

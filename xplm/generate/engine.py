@@ -1,8 +1,7 @@
 """The decoder as generation sees it: token ids in, logits on the host out, through a KV cache.
 
 A long prompt is fed in chunks, so that what a forward pass holds at once is bounded by the chunk and not by the prompt.
-Prompts of unequal length share a batch by padding on the left: every row then ends at the same slot of the cache, and
-the decoder masks the padding away and counts each row's positions from its own first token.
+Prompts of unequal length share a batch: each row has a length of its own in the cache.
 """
 
 from collections.abc import Sequence
@@ -136,13 +135,12 @@ class Engine:
         require_memory(self.rt.backend, needed, what, ADVICE)
         return KVCache.allocate(self.rt, self.config, batch, capacity)
 
-    def feed(self, cache: KVCache, ids: np.ndarray, first: np.ndarray | None = None) -> np.ndarray:
+    def feed(self, cache: KVCache, rows: Sequence[Sequence[int]] | np.ndarray) -> np.ndarray:
         """Run the next tokens of every row, and keep their keys and values.
 
         Args:
-            cache: what the rows hold so far; it grows by T tokens.
-            ids: (B, T) integers.
-            first: (B,) slots of left padding in each row, or None where there is none.
+            cache: what the rows hold so far; each grows by its tokens.
+            rows: B of token ids, at least one each.
 
         Returns:
             (B, V) float32, the logits after each row's last token.
@@ -150,28 +148,34 @@ class Engine:
         Raises:
             OutOfMemoryError: an allocation failed.
         """
-        end, n_tokens = cache.length + ids.shape[1], ids.shape[1]
+        counts = np.asarray([len(row) for row in rows])
+        ids, n_tokens = fill_up(rows), int(counts.max())
+        ends = [n + len(row) for n, row in zip(cache.lengths, rows, strict=True)]
+        last = np.empty((len(rows), self.config.vocab_size), np.float32)
         faults = memory_faults(self.rt.backend, "the activations of a batch", ADVICE)
         with self.rt.backend.computing(), faults:
-            for start in range(0, n_tokens, self.chunk_tokens):
+            for begin in range(0, n_tokens, self.chunk_tokens):
                 if n_tokens > self.chunk_tokens:
-                    self.progress(READING, start, n_tokens)
-                chunk = self._to_device(ids[:, start : start + self.chunk_tokens])
+                    self.progress(READING, begin, n_tokens)
+                chunk = ids[:, begin : begin + self.chunk_tokens]
+                read = np.clip(counts - begin, 0, chunk.shape[1])
                 logits = decoder.forward(
                     self.rt,
                     self.config,
                     self.params,
-                    chunk,
+                    self._to_device(chunk),
                     cache,
-                    first=first,
-                    end=end,
+                    counts=read.tolist(),
+                    ends=ends,
                     last_only=True,
                     steps=self.steps,
                 )
-            last = self._to_host(logits)[:, -1]
+                is_last = (counts > begin) & (counts <= begin + chunk.shape[1])
+                if is_last.any():
+                    last[is_last] = self._to_host(logits)[is_last, -1]
             if n_tokens > self.chunk_tokens:
                 self.progress(READING, n_tokens, n_tokens)
-            return last
+        return last
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """Logits after every token of one sequence, in one pass without a cache.   ids (T,)  ->  (T, V) float32
@@ -192,17 +196,8 @@ class Engine:
         return self.rt.backend.to_host(logits).astype(np.float32, copy=False)
 
 
-def left_pad(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray | None]:
-    """One array from sequences of unequal length.
-
-    Args:
-        rows: B sequences of token ids.
-
-    Returns:
-        ids (B, T) int64, padded with 0 on the left, and first (B,) int64, the slots of padding in each row, or None
-        where no row has any.
-    """
+def fill_up(rows: Sequence[Sequence[int]] | np.ndarray) -> np.ndarray:
+    """One array (B, T) int64 of B sequences of token ids; shorter ones repeat their last id."""
     longest = max(len(row) for row in rows)
-    first = np.asarray([longest - len(row) for row in rows], dtype=np.int64)
-    ids = np.asarray([[0] * n + list(row) for n, row in zip(first, rows, strict=True)], np.int64)
-    return ids, first if first.any() else None
+    filled = [[*row, *[row[-1]] * (longest - len(row))] for row in rows]
+    return np.asarray(filled, np.int64)

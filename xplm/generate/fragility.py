@@ -31,7 +31,7 @@ import numpy as np
 
 from xplm.errors import RequestError
 from xplm.formats import Format, find_format, round_to
-from xplm.generate.engine import Engine, left_pad
+from xplm.generate.engine import Engine
 from xplm.models.decoder import forward
 from xplm.namespace import array_namespace
 from xplm.precision import Policy, cast
@@ -131,21 +131,20 @@ def compute_margins(
     engine: Engine, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]
 ) -> list[Margins]:
     """The margin of every token of some replies, each given its prompt and the reply's tokens before it."""
-    ids, first = left_pad(prompts)
     longest = max(len(reply) for reply in replies)
     new = np.zeros((len(replies), longest), np.int64)  # zeros after a reply change nothing in it
     for row, reply in zip(new, replies, strict=True):
         row[: len(reply)] = reply
 
-    cache = engine.allocate(len(prompts), ids.shape[1] + longest)
-    parts = [_gaps(engine.feed(cache, ids, first)[:, None, :], new[:, :1])]
+    cache = engine.allocate(len(prompts), max(map(len, prompts)) + longest)
+    parts = [_gaps(engine.feed(cache, prompts)[:, None, :], new[:, :1])]
     backend = engine.rt.backend
     step = max(1, engine.chunk_tokens // len(prompts))
     for begin in range(0, longest - 1, step):
         end = min(begin + step, longest - 1)
         with backend.computing():
             chunk = backend.from_host(np.ascontiguousarray(new[:, begin:end]))
-            logits = forward(engine.rt, engine.config, engine.params, chunk, cache, first=first)
+            logits = forward(engine.rt, engine.config, engine.params, chunk, cache)
             scores = backend.to_host(logits)
         parts.append(_gaps(scores, new[:, begin + 1 : end + 1]))
 

@@ -46,9 +46,9 @@ QUERY_ROWS = 128
 class AttentionSaved(NamedTuple):
     q: Array  # (B, H, T, D)
     k: Array  # (B, K, S, D)
-    v: Array  # (B, K, S, D)
+    v: Array  # (B, K, S, Dv)
     first: Array | None  # (B, T), integer
-    y: Array  # (B, H, T, D)
+    y: Array  # (B, H, T, Dv)
     lse: Array  # (B, H, T), float32 or wider; -inf where a query sees nothing
     start: int  # slot of the first query
     scale: float
@@ -67,7 +67,9 @@ def attention_fwd(
     island: DType | None = None,
     query_rows: int = QUERY_ROWS,
 ) -> tuple[Array, AttentionSaved]:
-    """y = softmax(scale q k^T) v over visible keys.   q (B, H, T, D); k, v (B, K, S, D); first (B, T)  ->  y like q"""
+    """y = softmax(scale q k^T) v over visible keys.   q (B, H, T, D); k (B, K, S, D); v (B, K, S, Dv); first (B, T)
+    ->  y (B, H, T, Dv) q.dtype
+    """
     xp = array_namespace(q)
     T = q.shape[2]
 
@@ -99,7 +101,7 @@ def attention_fwd(
 def attention_bwd(
     dy: Array, saved: AttentionSaved, *, query_rows: int = QUERY_ROWS
 ) -> tuple[Array, Array, Array, None]:
-    """dq (B, H, T, D); dk, dv (B, K, S, D), each in its own array's dtype, from dy (B, H, T, D)."""
+    """dq (B, H, T, D); dk (B, K, S, D); dv (B, K, S, Dv), each in its own array's dtype, from dy (B, H, T, Dv)."""
     q, k, v, first, y, lse, start, scale, window = saved
     xp = array_namespace(dy)
     T, S = q.shape[2], k.shape[2]
@@ -136,7 +138,7 @@ def _attend(
     scale: float,
     island: DType | None,
 ) -> tuple[Array, Array]:
-    """One chunk: q (B, H, t, D) against k, v (B, K, s, D)  ->  y (B, H, t, D), lse (B, H, t)."""
+    """One chunk: q (B, H, t, D) against k, v (B, K, s, D or Dv)  ->  y (B, H, t, Dv), lse (B, H, t)."""
     sums = wide_dtype(q, xp)
     B, H, t, D = q.shape
     K = k.shape[1]
@@ -149,9 +151,9 @@ def _attend(
 
     scores = qw @ xp.matrix_transpose(kw)  # (B, K, G, t, s)
     probs, saved = softmax_fwd(scores, visible, island=island)
-    y = probs @ vw  # (B, K, G, t, D)
+    y = probs @ vw  # (B, K, G, t, Dv)
 
-    y = xp.reshape(cast(y, q.dtype), (B, H, t, D))
+    y = xp.reshape(cast(y, q.dtype), (B, H, t, v.shape[3]))
     return y, xp.reshape(saved.lse, (B, H, t))
 
 
@@ -165,15 +167,14 @@ def _attend_back(
     visible: Array | None,
     scale: float,
 ) -> tuple[Array, Array, Array]:
-    """One chunk: dq (B, H, t, D) and dk, dv (B, K, s, D), wide. Letters as in `_attend`."""
+    """One chunk: dq (B, H, t, D) and dk, dv (B, K, s, D or Dv), wide. Letters as in `_attend`."""
     xp = array_namespace(q)
     wide = wide_dtype(q, xp)
     B, H, t, D = q.shape
     K = k.shape[1]
     groups = (B, K, H // K, t)
 
-    qw, dyw = (xp.reshape(cast(a, wide), (*groups, D)) for a in (q, dy))
-    yw = xp.reshape(cast(y, wide), (*groups, D))
+    qw, dyw, yw = (xp.reshape(cast(a, wide), (*groups, a.shape[3])) for a in (q, dy, y))
     kw, vw = (cast(a, wide)[:, :, None, :, :] for a in (k, v))  # (B, K, 1, s, D)
 
     # P = exp(scale q k^T - lse)

@@ -18,6 +18,7 @@ from xplm.params import Init, ParamSpec
 from xplm.runtime import Runtime
 from xplm.specs import AttentionSpec
 from xplm.typing import Array, Params
+from xplm.views import KeyView, gather
 
 
 class AttentionLayerSaved(NamedTuple):
@@ -28,20 +29,19 @@ class AttentionLayerSaved(NamedTuple):
     k_norm: Any
     rope_q: RopeSaved | None  # None where nothing is rotated
     rope_k: RopeSaved | None
-    attention: AttentionSaved
+    attention: AttentionSaved | None  # None over a cache
     o: LinearLayerSaved
 
 
 def attention_specs(spec: AttentionSpec, name: str, width: int, init: Init) -> list[ParamSpec]:
     """The parameters of a layer between rows of `width` features."""
-    D = spec.head_dim
-    q_width, kv_width = spec.num_heads * D, spec.num_key_value_heads * D
+    H, K, D, Dv = spec.num_heads, spec.num_key_value_heads, spec.head_dim, spec.value_dim
     specs = [
-        *linear_specs(f"{name}.q_proj", q_width, width, bias=spec.qkv_bias, std=init.std),
-        *linear_specs(f"{name}.k_proj", kv_width, width, bias=spec.qkv_bias, std=init.std),
-        *linear_specs(f"{name}.v_proj", kv_width, width, bias=spec.qkv_bias, std=init.std),
+        *linear_specs(f"{name}.q_proj", H * D, width, bias=spec.qkv_bias, std=init.std),
+        *linear_specs(f"{name}.k_proj", K * D, width, bias=spec.qkv_bias, std=init.std),
+        *linear_specs(f"{name}.v_proj", K * Dv, width, bias=spec.qkv_bias, std=init.std),
         *linear_specs(
-            f"{name}.o_proj", width, q_width, bias=spec.output_bias, std=init.residual_std
+            f"{name}.o_proj", width, H * Dv, bias=spec.output_bias, std=init.residual_std
         ),
     ]
     if spec.qk_norm is not None:
@@ -65,15 +65,15 @@ def attention_layer_fwd(
     """
     xp = rt.backend.xp
     B, T, _ = x.shape
-    D = spec.head_dim
 
-    def heads(rows: Array) -> Array:
-        return xp.permute_dims(xp.reshape(rows, (B, T, -1, D)), (0, 2, 1, 3))
+    def heads(rows: Array, width: int) -> Array:
+        return xp.permute_dims(xp.reshape(rows, (B, T, -1, width)), (0, 2, 1, 3))
 
     q, q_saved = linear_layer_fwd(rt, params, f"{name}.q_proj", x)  # (B, T, H D)
     k, k_saved = linear_layer_fwd(rt, params, f"{name}.k_proj", x)  # (B, T, K D)
-    v, v_saved = linear_layer_fwd(rt, params, f"{name}.v_proj", x)  # (B, T, K D)
-    q, k, v = heads(q), heads(k), heads(v)  # (B, H or K, T, D)
+    v, v_saved = linear_layer_fwd(rt, params, f"{name}.v_proj", x)  # (B, T, K Dv)
+    D, Dv = spec.head_dim, spec.value_dim
+    q, k, v = heads(q, D), heads(k, D), heads(v, Dv)  # (B, H or K, T, D or Dv)
 
     q_norm_saved = k_norm_saved = rope_q_saved = rope_k_saved = None
     if spec.qk_norm is not None:
@@ -83,21 +83,18 @@ def attention_layer_fwd(
         cos, sin = context.ropes[spec.rope]
         q, rope_q_saved = rt.ops.rope_fwd(q, cos, sin)
         k, rope_k_saved = rt.ops.rope_fwd(k, cos, sin)
+
+    attention_saved = None
     if context.cache is not None:
-        k, v = context.cache.write(context.layer, k, v)  # (B, K, S, D)
+        assert context.rows is not None
+        view = context.cache.extend(context.layer, k, v, context.rows)
+        y = _attend_to_cache(rt, spec, q, view)  # (B, H, T, Dv)
+    else:
+        y, attention_saved = rt.ops.attention_fwd(
+            q, k, v, start=0, scale=spec.scale, window=spec.window, island=rt.dtype.softmax
+        )  # (B, H, T, Dv)
 
-    y, attention_saved = rt.ops.attention_fwd(
-        q,
-        k,
-        v,
-        context.first,
-        start=context.start,
-        scale=spec.scale,
-        window=spec.window,
-        island=rt.dtype.softmax,
-    )  # (B, H, T, D)
-
-    y = xp.reshape(xp.permute_dims(y, (0, 2, 1, 3)), (B, T, -1))  # (B, T, H D)
+    y = xp.reshape(xp.permute_dims(y, (0, 2, 1, 3)), (B, T, -1))  # (B, T, H Dv)
     y, o_saved = linear_layer_fwd(rt, params, f"{name}.o_proj", y)  # (B, T, C)
     return y, AttentionLayerSaved(
         q_saved,
@@ -128,11 +125,12 @@ def attention_layer_bwd(
         return xp.reshape(xp.permute_dims(heads, (0, 2, 1, 3)), (B, T, -1))
 
     # y = joined heads Wo^T
-    dheads = linear_layer_bwd(rt, f"{name}.o_proj", dy, saved.o, grads)  # (B, T, H D)
-    dheads = xp.permute_dims(xp.reshape(dheads, (B, T, -1, spec.head_dim)), (0, 2, 1, 3))
+    dheads = linear_layer_bwd(rt, f"{name}.o_proj", dy, saved.o, grads)  # (B, T, H Dv)
+    dheads = xp.permute_dims(xp.reshape(dheads, (B, T, -1, spec.value_dim)), (0, 2, 1, 3))
 
     # heads = attention(rope(norm(q)), rope(norm(k)), v)
-    dq, dk, dv, _ = rt.ops.attention_bwd(dheads, saved.attention)  # (B, H or K, T, D)
+    assert saved.attention is not None
+    dq, dk, dv, _ = rt.ops.attention_bwd(dheads, saved.attention)  # (B, H or K, T, D or Dv)
     if saved.rope_q is not None and saved.rope_k is not None:
         dq, _, _ = rt.ops.rope_bwd(dq, saved.rope_q)
         dk, _, _ = rt.ops.rope_bwd(dk, saved.rope_k)
@@ -145,3 +143,17 @@ def attention_layer_bwd(
     dx = dx + linear_layer_bwd(rt, f"{name}.k_proj", joined(dk), saved.k, grads)
     dx = dx + linear_layer_bwd(rt, f"{name}.v_proj", joined(dv), saved.v, grads)
     return dx
+
+
+def _attend_to_cache(rt: Runtime, spec: AttentionSpec, q: Array, view: KeyView) -> Array:
+    """Attention of q (B, H, T, D) over a view of a cache, in one op where the table has that."""
+    options: dict[str, Any] = {
+        "scale": spec.scale,
+        "window": spec.window,
+        "island": rt.dtype.softmax,
+    }
+    if rt.has("cached_attention"):
+        return rt.ops.cached_attention(q, view, **options)
+    k, v, first, start = gather(view, q.shape[2])
+    y, _ = rt.ops.attention_fwd(q, k, v, first, start=start, **options)
+    return y

@@ -1,7 +1,7 @@
 """A decoder block: a mixer of positions and an MLP, each behind a norm and added to the residual stream.
 
     sequential    x = x + mixer(norm(x));  x = x + mlp(norm(x))
-    parallel      x = x + (mixer(n) + mlp(n)),  n = norm(x)
+    parallel      x = x + mixer(n) + mlp(n),  n = norm(x)
 
 Gradient. A residual adds: what comes back goes both into the branch and past it. A norm that two branches read gets the
 sum of what comes back through them.
@@ -90,13 +90,14 @@ def block_fwd(
     y, mixer_drop = drop(f"{name}.{MIXER}", y)
 
     mlp_norm_saved = None
-    if spec.mlp_norm is not None:
+    if spec.mlp_norm is None:
+        x = x + y
+    else:
         norm_name = f"{name}.{MLP_NORM}"
         x, n, mlp_norm_saved = add_norm_layer_fwd(rt, spec.mlp_norm, params, norm_name, x, y)
-        y = None  # is in x; what is not held need not be stored
-    z, mlp_saved = mlp.fwd(rt, spec.mlp, params, f"{name}.{MLP}", n, context)
-    z, mlp_drop = drop(f"{name}.{MLP}", z)
-    x = x + (z if y is None else y + z)
+    y, mlp_saved = mlp.fwd(rt, spec.mlp, params, f"{name}.{MLP}", n, context)
+    y, mlp_drop = drop(f"{name}.{MLP}", y)
+    x = x + y
     return x, BlockSaved(norm_saved, mixer_saved, mixer_drop, mlp_norm_saved, mlp_saved, mlp_drop)
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from xplm.cache import KVCache
 from xplm.specs import RopeSpec
 from xplm.typing import Array
+from xplm.views import Rows
 
 
 class RopeTables(NamedTuple):
@@ -27,11 +28,7 @@ class Context(NamedTuple):
 
     positions: Array | None  # (B or 1, T), integer; None without learned positions
     ropes: Mapping[RopeSpec, RopeTables]
-    first: Array | None  # (B, T): first slot that each query may see; None: all from 0
-    padding: (
-        Array | None
-    )  # (B, T, 1) bool: positions before their sequence begins; None: there are none
-    start: int  # slot of the first query
     cache: KVCache | None
+    rows: Rows | None  # where they begin in the cache; None without one
     layer: int = 0  # number of the block that reads this
     auxiliary: AuxiliaryLoss | None = None  # None: the pass has no loss

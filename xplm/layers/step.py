@@ -1,6 +1,6 @@
 """A decoder's blocks for one token a row, as decoding takes them: what `block_fwd` gives, in one call for all layers.
 
-x = x + attention(norm(x))          writes to the cache          L times
+x = x + attention(norm(x))          extends the cache            L times
 x = x + mlp(norm(x))
 """
 
@@ -47,10 +47,11 @@ class Steps:
         """All blocks.   x (B, 1, C)  ->  y (B, 1, C).   The context's cache is written to."""
         cache, blocks = context.cache, self._blocks()
         assert cache is not None, "a step reads what came before it"
+        assert context.rows is not None
         assert blocks is not None, "a step takes blocks like Llama's; ask `take`"
         caches = [cache.of_layer(layer) for layer in range(self._config.num_hidden_layers)]
         cos, sin = context.ropes[self._config.ropes[0]]
-        return blocks(x, cos, sin, caches, context.first, context.start)
+        return blocks(x, cos, sin, caches, context.rows)
 
     def _blocks(self) -> BoundBlocks | None:
         """The blocks with the parameters as they are now."""
@@ -66,7 +67,13 @@ class Steps:
         if (
             not rt.has("bind_blocks", "norm_attention_residual", "norm_mlp_residual")
             or not all(_is_like_llamas(block) for block in config.blocks)
-            or len({(b.mixer.rope, b.mixer.scale, b.norm, b.mlp_norm) for b in config.blocks}) != 1
+            or len(
+                {
+                    (b.mixer.rope, b.mixer.scale, b.norm, b.mlp_norm, b.mixer.qk_norm)
+                    for b in config.blocks
+                }
+            )
+            != 1
             or any(dtype != rt.backend.xp.float32 for dtype in islands)
             or any("lora_A" in name for name in self._params)
         ):
@@ -76,10 +83,12 @@ class Steps:
         for layer, block in enumerate(config.blocks):
             name = block_name(layer)
             heads = [f"{name}.{MIXER}.{part}_proj" for part in "qkvo"]
-            attention = self._gather(f"{name}.{NORM}", heads)
+            norms = [self._params.get(f"{name}.{MIXER}.{part}_norm.weight") for part in "qk"]
+            attention = (*self._gather(f"{name}.{NORM}", heads), *norms)
             linears = [f"{name}.{MLP}.{part}_proj" for part in ("gate", "up", "down")]
-            mlp = self._gather(f"{name}.{MLP_NORM}", linears)
-            blocks.append(BlockWeights(attention, mlp, block.mixer.window))
+            mlp_norm = NORM if block.is_parallel else MLP_NORM
+            mlp = self._gather(f"{name}.{mlp_norm}", linears)
+            blocks.append(BlockWeights(attention, mlp, block.mixer.window, block.is_parallel))
         return rt.ops.bind_blocks(
             tuple(blocks),
             attention_half=rt.ops.norm_attention_residual,
@@ -100,11 +109,10 @@ def _is_like_llamas(block: BlockSpec) -> bool:
     mixer, mlp = block.mixer, block.mlp
     return (
         isinstance(block.norm, RMSNormSpec)
-        and block.norm == block.mlp_norm
+        and block.mlp_norm in (block.norm, None)
         and isinstance(mixer, AttentionSpec)
         and mixer.rope is not None
-        and mixer.rope.dim == mixer.head_dim
-        and mixer.qk_norm is None
+        and mixer.qk_norm in (block.norm, None)
         and isinstance(mlp, MLPSpec)
         and mlp.is_gated
     )

@@ -7,6 +7,7 @@
 What a block is, its spec says (`xplm.specs`); families differ by nothing else.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +39,6 @@ HEAD_BIAS = "lm_head.bias"
 class EmbedSaved(NamedTuple):
     ids: EmbeddingSaved
     positions: EmbeddingSaved | None  # None with RoPE
-    padding: Array | None  # (B, T, 1) bool
 
 
 def param_specs(config: DecoderConfig) -> dict[str, ParamSpec]:
@@ -65,8 +65,8 @@ def forward(
     ids: Array,
     cache: KVCache | None = None,
     *,
-    first: np.ndarray | None = None,
-    end: int | None = None,
+    counts: Sequence[int] | None = None,
+    ends: Sequence[int] | None = None,
     last_only: bool = False,
     steps: Steps | None = None,
 ) -> Array:
@@ -76,19 +76,20 @@ def forward(
         rt: backend, kernels and dtypes.
         config: the model's.
         params: its parameters, as `param_specs` lists them.
-        ids: token ids (B, T), integer, on the backend's device. They take the slots after the cache's last.
-        cache: earlier keys and values; this pass adds its own and advances it by T. None: there are none.
-        first: for each row the slot its sequence begins in (B,), on the host; earlier slots are padding.
-            None: every sequence begins in slot 0.
-        end: the slot after the last of the whole prompt, where this pass reads one chunk of it. Dynamic RoPE turns
-            all of a prompt by the same frequencies. None: this pass reads the rest.
-        last_only: give the logits of the last position alone.
+        ids: token ids (B, T), integer, on the backend's device. Each row's take the slots after its last in the cache.
+        cache: earlier keys and values; this pass adds its own and advances it. None: there are none.
+        counts: ids of each row, at most T. The rest of a shorter row repeats one of its ids, so that its keys are as
+            finite as the row's; no query sees them, and the logits there mean nothing. None: T.
+        ends: of each row the slot after the last of its whole prompt, where this pass reads one chunk of it. Dynamic
+            RoPE rotates all of a prompt by the same frequencies. None: this pass reads the rest, T of each.
+        last_only: give the logits of each row's last id alone.
         steps: takes single tokens through all blocks in one call. None: they go from block to block.
 
     Returns:
         Logits (B, T, V), or (B, 1, V), in the policy's loss dtype.
     """
-    context = make_context(rt, config, ids.shape[1], cache, first, end)
+    B, T = ids.shape
+    context = make_context(rt, config, T, cache, ends)
     x, _ = embed_fwd(rt, params, ids, context)
     if steps is not None and steps.take(context):
         x = steps(x, context)
@@ -96,14 +97,26 @@ def forward(
         for layer, block in enumerate(config.blocks):
             x, _ = block_fwd(rt, block, params, layer, x, context)
     if cache is not None:
-        cache.advance(ids.shape[1])
+        cache.advance(counts or (T,) * B)
 
     if last_only:
-        x = x[:, -1:, :]
+        x = _last_rows(rt, x, counts)
     x, _ = norm_layer_fwd(rt, config.norm, params, NORM, x)
     head = head_weight(config, params)
     logits, _ = rt.ops.linear_fwd(cast(x, rt.dtype.loss), head, params.get(HEAD_BIAS))
     return logits
+
+
+def _last_rows(rt: Runtime, x: Array, counts: Sequence[int] | None) -> Array:
+    """The last of each row's positions.   x (B, T, C)  ->  (B, 1, C)"""
+    B, T, C = x.shape
+    if counts is None or min(counts) == T:
+        return x[:, -1:, :]
+    xp = rt.backend.xp
+    last = np.arange(B) * T + np.maximum(counts, 1) - 1
+    return xp.reshape(
+        xp.take(xp.reshape(x, (-1, C)), rt.backend.from_host(last), axis=0), (B, 1, C)
+    )
 
 
 def embed_fwd(
@@ -115,18 +128,11 @@ def embed_fwd(
     if context.positions is not None:
         p, positions_saved = rt.ops.embedding_fwd(context.positions, params[POSITIONS])
         x = x + p
-    if (
-        context.padding is not None
-    ):  # zeros stay finite in every layer; what is hidden must not overflow
-        x = rt.backend.xp.where(context.padding, rt.backend.xp.zeros_like(x), x)
-    return cast(x, rt.dtype.compute), EmbedSaved(ids_saved, positions_saved, context.padding)
+    return cast(x, rt.dtype.compute), EmbedSaved(ids_saved, positions_saved)
 
 
 def embed_bwd(rt: Runtime, dx: Array, saved: EmbedSaved, grads: Gradients) -> None:
     """Both tables' gradients, from dx (B, T, C), go to `grads`."""
-    if saved.padding is not None:
-        kept = rt.backend.xp.where(saved.padding, rt.backend.xp.zeros_like(dx), dx)
-        dx = cast(kept, dx.dtype)  # CuPy's `where` widens bfloat16
     if grads.wants(EMBEDDING):
         grads.add(EMBEDDING, rt.ops.embedding_bwd(dx, saved.ids)[1])
     if saved.positions is not None and grads.wants(POSITIONS):
@@ -151,28 +157,25 @@ def make_context(
     config: DecoderConfig,
     T: int,
     cache: KVCache | None = None,
-    first: np.ndarray | None = None,
-    end: int | None = None,
+    ends: Sequence[int] | None = None,
 ) -> Context:
     """Positions, RoPE tables and mask limits of T positions that follow the cache's last. Arguments as `forward`'s."""
     to_device = rt.backend.from_host
-    start = 0 if cache is None else cache.length
-    end = max(end or 0, start + T)
-    slots = np.arange(start, start + T)[None, :]  # (1, T)
-    begins = np.zeros(1, np.int64) if first is None else first  # (1,) or (B,)
-    positions = np.maximum(slots - begins[:, None], 0)  # (1 or B, T)
+    rows = None if cache is None else cache.rows()
+    slots = np.arange(T)[None, :]  # (1, T)
+    begins = np.zeros(1, np.int64) if rows is None else np.asarray(rows.begins)  # (B,)
+    if len(set(begins.tolist())) == 1 and (ends is None or len(set(ends)) == 1):
+        begins = begins[:1]  # one row of positions serves all
+    positions = slots + begins[:, None]  # (1 or B, T)
+    lengths = begins + T if ends is None else np.asarray(ends[: len(begins)])
 
     ropes = {}
     for rope in config.ropes:
-        tables = make_rope_tables(rope, positions, end - begins, rt.table_dtype)
+        tables = make_rope_tables(rope, positions, lengths, rt.table_dtype)
         ropes[rope] = RopeTables(*(cast(to_device(table), rt.dtype.rope) for table in tables))
 
-    padding = first_slots = None
-    if first is not None:
-        padding = to_device((slots < first[:, None])[:, :, None])
-        first_slots = to_device(np.broadcast_to(first[:, None], positions.shape).copy())
     learned = to_device(positions) if config.has_learned_positions else None
-    return Context(learned, ropes, first_slots, padding, start, cache)
+    return Context(learned, ropes, cache, rows)
 
 
 def make_rope_tables(

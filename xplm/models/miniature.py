@@ -24,6 +24,7 @@ def miniature(config: DecoderConfig) -> DecoderConfig:
         num_heads=2,
         num_key_value_heads=1 if is_grouped else 2,
         head_dim=HEAD_DIM,
+        value_dim=HEAD_DIM,
         rope=rope
         and replace(
             rope,

@@ -50,7 +50,6 @@ def loss_and_grads(
     targets: Array,
     *,
     n_targets: float,
-    first: Any = None,
     loss_scale: float = 1.0,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
@@ -70,7 +69,6 @@ def loss_and_grads(
         targets: the id after each position (B, T), IGNORE_INDEX where it is not scored.
         n_targets: scored targets in the whole batch; losses are divided by it. With gradient accumulation it counts
             all micro-batches, and their results add up to the whole batch's.
-        first: for each row the slot its sequence begins in (B,), on the host; None: slot 0.
         loss_scale: multiplies the gradients, not the loss, to keep them above what float16 can hold.
         label_smoothing: share of the target distribution spread over all ids.
         z_loss: weight of the square of the log-sum-exp of the logits.
@@ -89,7 +87,7 @@ def loss_and_grads(
     lowest = _lowest_trained(config, params, grads)
     block_losses: list[Array] = []
     auxiliary = AuxiliaryLoss(block_losses.append, share * loss_scale)
-    context = make_context(rt, config, ids.shape[1], first=first)._replace(auxiliary=auxiliary)
+    context = make_context(rt, config, ids.shape[1])._replace(auxiliary=auxiliary)
 
     x, body = _body_fwd(rt, config, params, ids, context, lowest, drop, recompute)
     loss, dx = _head(

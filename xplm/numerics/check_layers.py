@@ -21,7 +21,6 @@ from xplm.runtime import Runtime, make_runtime
 from xplm.typing import Array, Params
 
 B, T = 2, 5
-FIRST = np.array([0, 2])  # the second row begins with two slots of padding
 LAYER = 1
 
 Forward: TypeAlias = Callable[[Params, Array], tuple[Array, Any]]  # (params, x) -> y, saved
@@ -137,7 +136,6 @@ def check_layer(
     name: str,
     variant: str,
     *,
-    padded: bool = False,
     entries: int | None = None,
 ) -> list[GradientError]:
     """One layer under one configuration.
@@ -147,7 +145,6 @@ def check_layer(
         kernels: "fused" or "portable".
         name: of LAYERS.
         variant: of VARIANTS.
-        padded: whether the second row begins with padding.
         entries: as `check_gradients` takes it.
 
     Returns:
@@ -155,7 +152,7 @@ def check_layer(
     """
     rt = make_runtime(backend, "fp64", kernels)
     config = tiny_config(VARIANTS[variant])
-    context = make_context(rt, config, T, None, FIRST if padded else None)
+    context = make_context(rt, config, T)
     pair = LAYERS[name](rt, config, context)
 
     rng = np.random.default_rng(1)

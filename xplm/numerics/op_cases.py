@@ -80,6 +80,11 @@ def _softmax(rng: Generator) -> list[OpCase]:
     ]
 
 
+def _with_values(rng: Generator, qkv: tuple[np.ndarray, ...], width: int) -> tuple[np.ndarray, ...]:
+    q, k, v = qkv
+    return q, k, rng.standard_normal((*v.shape[:3], width))
+
+
 def _attention(rng: Generator) -> list[OpCase]:
     def qkv(B: int, H: int, K: int, T: int, S: int, D: int) -> tuple[np.ndarray, ...]:
         n = rng.standard_normal
@@ -100,6 +105,7 @@ def _attention(rng: Generator) -> list[OpCase]:
         OpCase("window of 1", qkv(1, 2, 2, 4, 4, 3), options(3, window=1)),
         OpCase("keys from a cache", qkv(1, 4, 2, 3, 8, 3), options(3, start=5)),
         OpCase("padding", (*qkv(2, 4, 2, 6, 6, 3), first), options(3)),
+        OpCase("values of another width", _with_values(rng, qkv(1, 4, 2, 5, 5, 3), 4), options(3)),
         OpCase("padding, window", (*qkv(2, 4, 2, 6, 6, 3), first), options(3, window=2)),
         OpCase("another scale", qkv(1, 2, 1, 4, 4, 3), options(3) | {"scale": 0.3}),
         OpCase("chunks of 2", qkv(1, 4, 2, 5, 5, 3), options(3), {"query_rows": 2}),

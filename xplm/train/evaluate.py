@@ -54,15 +54,14 @@ def evaluate(
 
 
 def _rows(batch: Batch, rows: slice) -> Batch:
-    first = None if batch.first is None else batch.first[rows]
-    return Batch(batch.ids[rows], batch.targets[rows], first)
+    return Batch(batch.ids[rows], batch.targets[rows])
 
 
 def _score(rt: Runtime, config: DecoderConfig, params: Params, batch: Batch) -> tuple[float, int]:
     """The sum of the losses, and how many targets have the highest logit."""
     xp = rt.backend.xp
     ids, targets = rt.backend.from_host(batch.ids), rt.backend.from_host(batch.targets)
-    logits = forward(rt, config, params, ids, first=batch.first)  # (B, T, V)
+    logits = forward(rt, config, params, ids)  # (B, T, V)
     logits = xp.reshape(logits, (-1, config.vocab_size))
     targets = xp.reshape(targets, (-1,))
 

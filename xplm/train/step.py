@@ -141,7 +141,6 @@ def _loss_and_grads(
             rt.backend.from_host(batch.ids),
             rt.backend.from_host(batch.targets),
             n_targets=n_targets,
-            first=batch.first,
             loss_scale=state.scale.scale,
             label_smoothing=recipe.label_smoothing,
             z_loss=recipe.z_loss,

@@ -11,6 +11,7 @@ from xplm_numpy.kernels.adamw import adam_rule, adamw_rule
 from xplm_numpy.kernels.add_rms_norm import add_rms_norm_bwd, add_rms_norm_fwd
 from xplm_numpy.kernels.attention import attention_bwd, attention_fwd
 from xplm_numpy.kernels.bind_blocks import bind_blocks
+from xplm_numpy.kernels.cached_attention import cached_attention
 from xplm_numpy.kernels.clip import clip_by_global_norm
 from xplm_numpy.kernels.cross_entropy import cross_entropy_bwd, cross_entropy_fwd
 from xplm_numpy.kernels.dropout import dropout_bwd, dropout_fwd
@@ -60,6 +61,7 @@ FUSED: dict[str, Callable[..., Any]] = {
         swiglu_bwd,
         add_rms_norm_fwd,
         add_rms_norm_bwd,
+        cached_attention,
         norm_attention_residual,
         norm_mlp_residual,
         bind_blocks,

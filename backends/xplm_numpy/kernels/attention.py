@@ -43,14 +43,15 @@ LOWEST = np.float32(-np.inf)
 
 
 def attention_fwd(q, k, v, first=None, *, start, scale, window=None, island=None):
-    if not takes(q, k, v) or not in_float32(island):
+    if not takes(q, k, v) or not in_float32(island) or k.shape != v.shape:
         return portable.attention_fwd(
             q, k, v, first, start=start, scale=scale, window=window, island=island
         )
     B, H, T, _ = q.shape
     if start > 0 and T <= FEW_QUERIES:  # decoding: the cache is read once, and nothing is copied
         arrays = bits(q), cache_bits(k), cache_bits(v), first_slots(first)
-        sums, lse = attend(*arrays, start, np.float32(scale), window or 0)
+        starts = np.full(B, start, np.int64)
+        sums, lse = attend(*arrays, starts, np.float32(scale), window or 0)
         y = sums.astype(q.dtype, copy=False)
         return y, AttentionSaved(q, k, v, first, y, lse, start, scale, window)
 
@@ -65,7 +66,7 @@ def attention_fwd(q, k, v, first=None, *, start, scale, window=None, island=None
 
 def attention_bwd(dy, saved):
     q, k, v, first, y, lse, start, scale, window = saved
-    if not takes(dy, q, k, v, y) or lse.dtype != np.float32:
+    if not takes(dy, q, k, v, y) or lse.dtype != np.float32 or k.shape != v.shape:
         return portable.attention_bwd(dy, saved)
 
     arrays = [_joined(x) for x in (dy, q, k, v, y)]

@@ -12,7 +12,6 @@ import numpy as np
 from xplm.errors import KernelError
 from xplm.kernels.fusions.bind_blocks import bind_blocks as portable
 from xplm_numpy.arrays import moved
-from xplm_numpy.attention_decode import first_slots
 from xplm_numpy.jit import serial
 from xplm_numpy.kernels.norm_attention_residual import compute as attention_kernel
 from xplm_numpy.kernels.norm_mlp_residual import compute as mlp_kernel
@@ -34,9 +33,10 @@ def bind_blocks(blocks, *, attention_half, mlp_half, scale, eps, island=None):
 
     places = [_places(half) for half in zip(*layers, strict=True)]
     windows = np.array([block.window or 0 for block in blocks], np.int64)
+    is_parallel = np.array([block.is_parallel for block in blocks])
     scale, eps = np.float32(scale), np.float32(eps)
 
-    def step(x, cos, sin, caches, first, start):
+    def step(x, cos, sin, caches, rows):
         stored = [(cache.keys, cache.values) for cache in caches]
         is_taken = (
             len(stored) == len(layers)  # which must live as long as their places are known
@@ -47,10 +47,10 @@ def bind_blocks(blocks, *, attention_half, mlp_half, scale, eps, island=None):
             and _differ_by_place(stored)
         )
         if not is_taken:
-            return by_halves(x, cos, sin, caches, first, start)
+            return by_halves(x, cos, sin, caches, rows)
 
         cache = tuple(map(bits, stored[0]))
-        assert 0 <= start < cache[0].shape[2], "a cache is as large as its capacity; grow it"
+        assert max(rows.begins) < cache[0].shape[2], "a cache is as large as its capacity; grow it"
         y, between = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
         try:
             _step(
@@ -61,16 +61,16 @@ def bind_blocks(blocks, *, attention_half, mlp_half, scale, eps, island=None):
                 _places(stored),
                 bits(cos),
                 bits(sin),
-                first_slots(first),
-                start,
+                np.asarray(rows.starts, np.int64),
                 scale,
                 windows,
+                is_parallel,
                 eps,
                 bits(between),
                 bits(y),
             )
         except KernelError:
-            return by_halves(x, cos, sin, caches, first, start)
+            return by_halves(x, cos, sin, caches, rows)
         return y
 
     return step
@@ -81,13 +81,14 @@ def _laid_out(block):
     halves = [(block.attention, 4), (block.mlp, 3)]
     found = []
     for (norm, *linears), n in halves:
-        weights, biases = linears[:n], linears[n:]
+        weights, biases, norms = linears[:n], linears[n : 2 * n], linears[2 * n :]
         there = [array for array in (norm, *linears) if array is not None]
         if not takes(*there) or not alike(weights):
             return None
         if not all(array.flags.c_contiguous and array.flags.aligned for array in there):
             return None
-        found.append((bits(norm), *map(bits, weights), *map(bias_bits, biases, weights)))
+        bound = (*map(bits, weights), *map(bias_bits, biases, weights))
+        found.append((bits(norm), *bound, *(bias_bits(part, norm) for part in norms)))
     return found
 
 
@@ -106,7 +107,7 @@ def _places(layers):
 @serial(is_kernel=True)
 def _step(
     x, attention, mlp, cache, attention_places, mlp_places, cache_places,
-    cos, sin, first, start, scale, windows, eps, between, y,
+    cos, sin, starts, scale, windows, is_parallel, eps, between, y,
 ):  # fmt: skip
     """attention, mlp, cache: the first layer's arrays; places: where those of each layer lie."""
     rows = x
@@ -114,7 +115,8 @@ def _step(
         keys, values = moved(cache, cache_places[layer])
         compute_attention_half(
             rows, *moved(attention, attention_places[layer]), cos, sin, keys, values,
-            first, start, scale, windows[layer], eps, between,
+            starts, scale, windows[layer], eps, between,
         )  # fmt: skip
-        compute_mlp_half(between, *moved(mlp, mlp_places[layer]), eps, y)
+        read = rows if is_parallel[layer] else between
+        compute_mlp_half(read, between, *moved(mlp, mlp_places[layer]), eps, y)
         rows = y

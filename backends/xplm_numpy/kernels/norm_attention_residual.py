@@ -1,8 +1,8 @@
 """Norm, attention over the cache and residual in one call: `xplm.kernels.fusions.norm_attention_residual`.
 
-Bytes: those of the four weights, 2 C (H + K) D numbers, and the cache's (`xplm_numpy.attention_decode`); FLOPs: 2 B of
-each weight, beside attention's. The norm and the rotation are of a few hundred numbers, which one thread has done
-before a second has woken up.
+Bytes: those of the four weights, C (H + K) (D + Dv) numbers, and the cache's (`xplm_numpy.attention_decode`); FLOPs:
+2 B of each weight, beside attention's. The norms and the rotation are of a few hundred numbers, which one thread has
+done before a second has woken up.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from numba import prange
 
 from xplm.kernels.fusions.norm_attention_residual import norm_attention_residual as portable
 from xplm_numpy.arrays import empty
-from xplm_numpy.attention_decode import attend_block, cut, first_slots, join, make_parts
+from xplm_numpy.attention_decode import NO_PADDING, attend_block, cut, join, make_parts
 from xplm_numpy.gemv import count_blocks, multiply
 from xplm_numpy.jit import parallel, serial
 from xplm_numpy.kernels.norm_mlp_residual import add_residual, normalise
@@ -18,31 +18,31 @@ from xplm_numpy.narrow import FLOAT32, alike, bias_bits, bits, in_float32, narro
 
 
 def norm_attention_residual(
-    x, norm, q_weight, k_weight, v_weight, o_weight, q_bias, k_bias, v_bias, o_bias, cos, sin, cache, first,
-    *, start, scale, window=None, eps, island=None,
+    x, norm, q_weight, k_weight, v_weight, o_weight, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, cos, sin, cache,
+    rows, *, scale, window=None, eps, island=None,
 ):  # fmt: skip
     weights, biases = (q_weight, k_weight, v_weight, o_weight), (q_bias, k_bias, v_bias, o_bias)
-    keys, values, _ = cache
+    norms, (keys, values, _) = (q_norm, k_norm), cache
     is_float32 = cos.dtype == sin.dtype == FLOAT32 and in_float32(island)
-    is_taken = takes(x, norm, *weights, *biases, keys, values) and alike(weights[:3])
+    is_taken = takes(x, norm, *weights, *biases, *norms, keys, values) and alike(weights[:3])
     is_writable = keys.flags.carray and values.flags.carray
     if x.shape[1] != 1 or not is_float32 or not is_taken or not is_writable:
-        options = {"start": start, "scale": scale, "window": window, "eps": eps, "island": island}
-        return portable(x, norm, *weights, *biases, cos, sin, cache, first, **options)
+        options = {"scale": scale, "window": window, "eps": eps, "island": island}
+        return portable(x, norm, *weights, *biases, *norms, cos, sin, cache, rows, **options)
 
-    assert 0 <= start < keys.shape[2], "a cache is as large as its capacity; grow it"
+    assert max(rows.begins) < keys.shape[2], "a cache is as large as its capacity; grow it"
     y = np.empty(x.shape, x.dtype)
     compute(
         bits(x),
         bits(norm),
         *map(bits, weights),
         *map(bias_bits, biases, weights),
+        *(bias_bits(part, norm) for part in norms),
         bits(cos),
         bits(sin),
         bits(keys),
         bits(values),
-        first_slots(first),
-        start,
+        np.asarray(rows.starts, np.int64),
         np.float32(scale),
         window or 0,
         np.float32(eps),
@@ -53,11 +53,11 @@ def norm_attention_residual(
 
 @parallel()
 def compute(
-    x, norm, q_weight, k_weight, v_weight, o_weight, q_bias, k_bias, v_bias, o_bias, cos, sin, keys, values, first,
-    start, scale, window, eps, y,
+    x, norm, q_weight, k_weight, v_weight, o_weight, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, cos, sin,
+    keys, values, starts, scale, window, eps, y,
 ):  # fmt: skip
     B, _, C = x.shape
-    D = 2 * cos.shape[3]
+    D, Dv = keys.shape[3], values.shape[3]
     rows = normalise(x.reshape(B, C), norm, eps)
     q_sums = empty((B, len(q_weight)))
     k_sums = empty((B, len(k_weight)))
@@ -82,23 +82,28 @@ def compute(
     q, k = empty((B, len(q_weight) // D, 1, D)), empty((D,))
     for b in range(B):
         for h in range(q.shape[1]):
-            _rotate(q_sums[b, h * D : (h + 1) * D], b, cos, sin, x, q[b, h, 0])
+            head = q_sums[b, h * D : (h + 1) * D]
+            _normalise_head(head, q_norm, eps, x)
+            _rotate(head, b, cos, sin, x, q[b, h, 0])
         for h in range(keys.shape[1]):
-            _rotate(k_sums[b, h * D : (h + 1) * D], b, cos, sin, x, k)
+            head = k_sums[b, h * D : (h + 1) * D]
+            _normalise_head(head, k_norm, eps, x)
+            _rotate(head, b, cos, sin, x, k)
             for d in range(D):
-                keys[b, h, start, d] = narrow(k[d], keys)
-                values[b, h, start, d] = narrow(v_sums[b, h * D + d], values)
+                keys[b, h, starts[b], d] = narrow(k[d], keys)
+            for d in range(Dv):
+                values[b, h, starts[b], d] = narrow(v_sums[b, h * Dv + d], values)
 
     # as `attend`, which is a kernel of its own
-    low, length, blocks = cut(start, 1, window)
-    parts = make_parts(q, keys, blocks)
+    low, length, blocks = cut(starts, 1, window)
+    parts = make_parts(q, values, blocks)
     for unit in prange(B * keys.shape[1] * blocks):
         attend_block(
-            np.int64(unit), q, keys, values, first, start, scale, window, low, length, parts
+            np.int64(unit), q, keys, values, NO_PADDING, starts, scale, window, low, length, parts
         )
-    joined = join(parts, q)[0].reshape(B, len(q_weight))
+    joined = join(parts, q)[0].reshape(B, o_weight.shape[1])
     for b in range(B):
-        for i in range(len(q_weight)):
+        for i in range(o_weight.shape[1]):
             joined[b, i] = widen(narrow(joined[b, i], x))
 
     sums = empty((B, C))
@@ -124,11 +129,29 @@ def _finish_rows(sums, bias, like):
 
 
 @serial()
+def _normalise_head(head, weight, eps, like):
+    """head / rms(head) * weight, in place, of a head (D,), rounded as the array `like` stores it; nothing without a
+    weight.
+    """
+    if len(weight) == 0:
+        return
+    total = np.float32(0.0)
+    for d in range(len(head)):
+        total += head[d] * head[d]
+    rstd = np.float32(1.0) / np.sqrt(total / np.float32(len(head)) + eps)
+    for d in range(len(head)):
+        n = widen(narrow(head[d] * rstd, like))
+        head[d] = widen(narrow(n * widen(narrow(widen(weight[d]), like)), like))
+
+
+@serial()
 def _rotate(head, b, cos, sin, like, y):
-    """y (D,): a head (D,) of row b, turned, rounded as the array `like` stores it.   cos, sin (B or 1, 1, 1, D/2)"""
+    """y (D,): a head (D,) of row b, turned, rounded as the array `like` stores it.   cos, sin (B or 1, 1, 1, R/2)"""
     half = cos.shape[3]
     row = b if len(cos) > 1 else 0
     for i in range(half):
         x1, x2, c, s = head[i], head[half + i], cos[row, 0, 0, i], sin[row, 0, 0, i]
         y[i] = widen(narrow(x1 * c - x2 * s, like))
         y[half + i] = widen(narrow(x2 * c + x1 * s, like))
+    for i in range(2 * half, len(head)):
+        y[i] = head[i]

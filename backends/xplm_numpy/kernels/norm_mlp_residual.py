@@ -19,16 +19,17 @@ STRETCH = 16
 
 
 def norm_mlp_residual(
-    x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, *, eps, island=None
-):
+    x, residual, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, *, eps, island=None
+):  # fmt: skip
     weights, biases = (gate_weight, up_weight, down_weight), (gate_bias, up_bias, down_bias)
-    is_taken = takes(x, norm, *weights, *biases) and alike(weights)
+    is_taken = takes(x, residual, norm, *weights, *biases) and alike(weights)
     if x.shape[1] != 1 or not in_float32(island) or not is_taken:
-        return portable(x, norm, *weights, *biases, eps=eps, island=island)
+        return portable(x, residual, norm, *weights, *biases, eps=eps, island=island)
 
     y = np.empty(x.shape, x.dtype)
     compute(
         bits(x),
+        bits(residual),
         bits(norm),
         *map(bits, weights),
         *map(bias_bits, biases, weights),
@@ -56,7 +57,9 @@ def normalise(x, weight, eps):
 
 
 @parallel()
-def compute(x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, eps, y):
+def compute(
+    x, residual, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, eps, y
+):
     B, _, C = x.shape
     F = len(gate_weight)
     rows = normalise(x.reshape(B, C), norm, eps)
@@ -75,7 +78,7 @@ def compute(x, norm, gate_weight, up_weight, down_weight, gate_bias, up_bias, do
     for unsigned in prange(count_blocks(down_weight)):
         block = np.int64(unsigned)
         multiply(hidden, down_weight, block, down)
-        add_residual(down, down_bias, block, x, y)
+        add_residual(down, down_bias, block, residual, y)
 
 
 @serial()

@@ -84,8 +84,8 @@ WIRING = [
     PlantedFault(
         "the MLP's residual dropped",
         f"{L}/block.py",
-        "    x = x + (z if y is None else y + z)",
-        "    x = z if y is None else y + z",
+        '    y, mlp_drop = drop(f"{name}.{MLP}", y)\n    x = x + y',
+        '    y, mlp_drop = drop(f"{name}.{MLP}", y)\n    x = y',
         "llama",
         "and rms_norm forward at model.layers.1.input_layernorm",
         shared=False,

@@ -13,6 +13,7 @@ from xplm.kernels import Ops
 from xplm.kernels.attention import attention_fwd
 from xplm.kernels.fusions.add_rms_norm import add_rms_norm_bwd, add_rms_norm_fwd
 from xplm.kernels.fusions.bind_blocks import bind_blocks
+from xplm.kernels.fusions.cached_attention import cached_attention
 from xplm.kernels.fusions.norm_attention_residual import norm_attention_residual
 from xplm.kernels.fusions.norm_mlp_residual import norm_mlp_residual
 from xplm.kernels.linear import linear_fwd
@@ -26,6 +27,7 @@ class OpsAndFusions(Ops):
 
     add_rms_norm_fwd = staticmethod(add_rms_norm_fwd)
     add_rms_norm_bwd = staticmethod(add_rms_norm_bwd)
+    cached_attention = staticmethod(cached_attention)
     norm_attention_residual = staticmethod(norm_attention_residual)
     norm_mlp_residual = staticmethod(norm_mlp_residual)
     bind_blocks = staticmethod(bind_blocks)
@@ -41,6 +43,7 @@ FUSIONS: dict[str, Callable[..., Any]] = {
 _PARTS: dict[Callable[..., Any], tuple[Callable[..., Any], ...]] = {
     add_rms_norm_fwd: (rms_norm_fwd, rms_norm_bwd),  # saves what rms_norm_bwd reads
     add_rms_norm_bwd: (rms_norm_fwd, rms_norm_bwd),
+    cached_attention: (attention_fwd,),
     norm_attention_residual: (rms_norm_fwd, linear_fwd, rope_fwd, attention_fwd),
     norm_mlp_residual: (rms_norm_fwd, linear_fwd, swiglu_fwd),
     bind_blocks: (),  # calls the halves that it is given

@@ -1,27 +1,27 @@
 """All blocks of a decoder, for decoding: bound to their weights once, and then one call a token.
 
-x = norm_attention_residual(x)          L times
-x = norm_mlp_residual(x)
+y = norm_attention_residual(x)              L times
+x = norm_mlp_residual(y, residual=y)        of x where attention and MLP are parallel
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from xplm.typing import Array, DType, LayerCache
+from xplm.typing import Array, DType
+from xplm.views import LayerCache, Rows
 
 
 class BlockWeights(NamedTuple):
     """A block's weights and biases as the two fusions take them, and how far back its attention sees."""
 
-    attention: tuple[Array | None, ...]  # norm; weights of q, k, v, o; their biases
+    attention: tuple[Array | None, ...]  # norm; weights of q, k, v, o; their biases; norms of q, k
     mlp: tuple[Array | None, ...]  # norm; weights of gate, up, down; their biases
     window: int | None
+    is_parallel: bool = False
 
 
-BoundBlocks: TypeAlias = Callable[
-    [Array, Array, Array, Sequence[LayerCache], Array | None, int], Array
-]
-"""(x, cos, sin, caches, first, start) -> y, as `norm_attention_residual` has them, with a cache for each block."""
+BoundBlocks: TypeAlias = Callable[[Array, Array, Array, Sequence[LayerCache], Rows], Array]
+"""(x, cos, sin, caches, rows) -> y, as `norm_attention_residual` has them, with a cache for each block."""
 
 
 def bind_blocks(
@@ -44,13 +44,12 @@ def bind_blocks(
         cos: Array,
         sin: Array,
         caches: Sequence[LayerCache],
-        first: Array | None,
-        start: int,
+        rows: Rows,
     ) -> Array:
         for block, cache in zip(blocks, caches, strict=True):
-            seen = {"start": start, "scale": scale, "window": block.window}
-            x = attention_half(x, *block.attention, cos, sin, cache, first, **seen, **norm)
-            x = mlp_half(x, *block.mlp, **norm)
+            seen = {"scale": scale, "window": block.window}
+            y = attention_half(x, *block.attention, cos, sin, cache, rows, **seen, **norm)
+            x = mlp_half(x if block.is_parallel else y, y, *block.mlp, **norm)
         return x
 
     return step

@@ -1,7 +1,7 @@
 """A block's gated feed-forward half, with its norm and its residual.
 
 n = rms_norm(x)
-y = x + (silu(n Wgate^T) * n Wup^T) Wdown^T
+y = residual + (silu(n Wgate^T) * n Wup^T) Wdown^T
 """
 
 from xplm.kernels.linear import linear_fwd
@@ -12,6 +12,7 @@ from xplm.typing import Array, DType
 
 def norm_mlp_residual(
     x: Array,
+    residual: Array,
     norm: Array,
     gate_weight: Array,
     up_weight: Array,
@@ -23,9 +24,12 @@ def norm_mlp_residual(
     eps: float,
     island: DType | None = None,
 ) -> Array:
-    """x (B, T, C); norm (C,); gate_weight, up_weight (F, C); down_weight (C, F)  ->  y (B, T, C) x.dtype"""
+    """x, residual (B, T, C); norm (C,); gate_weight, up_weight (F, C); down_weight (C, F)  ->  y (B, T, C) x.dtype
+
+    The residual is x in a sequential block; in a parallel one x with the output of attention.
+    """
     n, _ = rms_norm_fwd(x, norm, eps=eps, island=island)
     gate, _ = linear_fwd(n, gate_weight, gate_bias)
     up, _ = linear_fwd(n, up_weight, up_bias)
     hidden, _ = swiglu_fwd(gate, up)
-    return x + linear_fwd(hidden, down_weight, down_bias)[0]
+    return residual + linear_fwd(hidden, down_weight, down_bias)[0]

@@ -26,6 +26,7 @@ def read_attention(hf: Fields, **facts: Any) -> AttentionSpec:
         num_heads=heads,
         num_key_value_heads=hf.integer("num_key_value_heads", heads),
         head_dim=D,
+        value_dim=D,
         **{"scale": D**-0.5, **facts},
     )
 

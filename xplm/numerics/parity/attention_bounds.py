@@ -61,8 +61,8 @@ def attend_balls(q: Ball, k: Ball, v: Ball, first: np.ndarray | None, options: O
 
 def _attend(read: _Read, narrow: Arithmetic) -> Ball:
     probs, _ = softmax(narrow, read.scores, read.visible)
-    B, K, G, T, D = read.q.mid.shape
-    return read.w.matmul(probs, read.v).map(lambda a: np.reshape(a, (B, K * G, T, D)))
+    B, K, G, T, _ = read.q.mid.shape
+    return read.w.matmul(probs, read.v).map(lambda a: np.reshape(a, (B, K * G, T, -1)))
 
 
 def attention_bwd(dy: np.ndarray, args: Args, options: Options) -> list[Expected | None]:

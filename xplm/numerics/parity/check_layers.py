@@ -6,7 +6,7 @@ import numpy as np
 
 from xplm.gradients import Gradients
 from xplm.models.decoder import make_context, param_specs
-from xplm.numerics.check_layers import FIRST, LAYERS, VARIANTS, B, T
+from xplm.numerics.check_layers import LAYERS, VARIANTS, B, T
 from xplm.numerics.parity.compare import DRAWS, Comparison, compare
 from xplm.numerics.parity.rounded import Numbers
 from xplm.numerics.tiny_models import draw_params, tiny_config
@@ -20,7 +20,6 @@ def check_layer(
     name: str,
     variant: str,
     *,
-    padded: bool = False,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Comparison:
@@ -31,7 +30,6 @@ def check_layer(
         reference: a float64 runtime.
         name: of LAYERS.
         variant: of VARIANTS.
-        padded: whether the second row begins with padding.
         draws: as `compare` takes it.
         seed: of parameters, input and perturbations.
     """
@@ -45,7 +43,7 @@ def check_layer(
     )
 
     def work(rt: Runtime, name_params: Any) -> dict[str, Array]:
-        context = make_context(rt, config, T, None, FIRST if padded else None)
+        context = make_context(rt, config, T)
         pair = LAYERS[name](rt, config, context)
         own = {key: array for key, array in params.items() if key.startswith(pair.prefix)}
         on_device = numbers.put(rt, own, "param")

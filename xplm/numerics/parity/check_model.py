@@ -66,7 +66,7 @@ def check_model(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> ModelParity:
-    """A model on a small batch, the second row of which begins with padding.
+    """A model on a small batch, the second row of which is shorter.
 
     Args:
         test: the runtime under test.
@@ -85,11 +85,12 @@ def check_model(
     T = min(length, config.context_length)
     ids = rng.integers(0, config.vocab_size, (ROWS, T))
     targets = rng.integers(0, config.vocab_size, (ROWS, T))
-    first = np.array([0, T // 3])
-    targets[1, : T // 3] = IGNORE_INDEX
+    shorter = T // 3 if T // 2 > T // 3 else 0
+    counts = np.array([T, T - shorter])
+    targets[1, counts[1] :] = IGNORE_INDEX
     targets[0, T // 2] = IGNORE_INDEX
     n_targets = int(np.sum(targets != IGNORE_INDEX))
-    scored = np.arange(T)[None, :] >= first[:, None]  # the rest is padding
+    scored = np.arange(T)[None, :] < counts[:, None]  # the rest is padding
 
     def on_device(rt: Runtime, name_params: Any) -> Params:
         params = numbers.put(rt, host, "param")
@@ -98,7 +99,7 @@ def check_model(
 
     def logits(rt: Runtime, name_params: Any) -> dict[str, Array]:
         given = on_device(rt, name_params)
-        y = forward(rt, config, given, rt.backend.from_host(ids.copy()), first=first)
+        y = forward(rt, config, given, rt.backend.from_host(ids.copy()))
         return {"logits": _kept(rt, y, scored)}
 
     def training(rt: Runtime, name_params: Any) -> dict[str, Array]:
@@ -109,29 +110,37 @@ def check_model(
             rt.backend.from_host(ids.copy()),
             rt.backend.from_host(targets.copy()),
             n_targets=n_targets,
-            first=first,
         )
         return {"loss": loss} | {f"d{name}": array for name, array in gradients.items()}
 
     def cached(rt: Runtime, name_params: Any) -> dict[str, Array]:
-        given = on_device(rt, name_params)
+        """A prompt a row, the second one shorter, and then one token of each at a time."""
+        given, xp = on_device(rt, name_params), rt.backend.xp
         cache = KVCache.allocate(rt, config, ROWS, T)
-        single = max(1, T // 2)
-        pieces = [slice(t, t + 1) for t in range(single)] + [slice(single, T)]
-        rows = [
+        begins = [T // 2, T // 2 - shorter]
+        prompts = ids[:, : begins[0]].copy()
+        prompts[1, begins[1] :] = prompts[1, 0]
+        parts = [(prompts, begins)]
+        for t in range(T - T // 2):
+            parts.append((ids[[0, 1], [n + t for n in begins]][:, None], [1, 1]))
+        found = [
             forward(
-                rt, config, given, rt.backend.from_host(ids[:, piece].copy()), cache,
-                first=first, end=T,
+                rt, config, given, rt.backend.from_host(part), cache, counts=n, ends=counts.tolist()
             )
-            for piece in pieces
-        ]  # fmt: skip
-        return {"logits": _kept(rt, rt.backend.xp.concat(rows, axis=1), scored)}
+            for part, n in parts
+        ]
+        rows = []
+        for row in range(ROWS):
+            own = [y[row : row + 1, : n[row], :] for y, (_, n) in zip(found, parts, strict=True)]
+            rest = xp.zeros_like(found[0][:1, : T - int(counts[row]), :])
+            rows.append(xp.concat([*own, rest], axis=1))
+        return {"logits": _kept(rt, xp.concat(rows, axis=0), scored)}
 
     passes = {}
     for name, work in (("logits", logits), ("training", training), ("cached", cached)):
         whole = logits if name == "cached" else None
         passes[name] = compare(work, test, reference, truth=whole, draws=draws, seed=seed)
-    return ModelParity(check_tables(test, config, T, first), passes)
+    return ModelParity(check_tables(test, config, T), passes)
 
 
 def _kept(rt: Runtime, logits: Array, scored: np.ndarray) -> Array:

@@ -22,38 +22,24 @@ from xplm.specs import RopeSpec
 
 
 @np.errstate(all="ignore")
-def check_tables(
-    test: Runtime, config: DecoderConfig, T: int, first: np.ndarray | None = None
-) -> list[Verdict]:
+def check_tables(test: Runtime, config: DecoderConfig, T: int) -> list[Verdict]:
     """The tables of T positions from 0 on, of each kind of RoPE that the configuration has: "cos" and "sin".
 
     Args:
         test: the runtime under test.
         config: the model's.
         T: positions.
-        first: for each row the slot that its sequence begins in (B,); None: slot 0.
     """
-    context = make_context(test, config, T, first=first)
-    begins = np.zeros(1, np.int64) if first is None else first
+    ropes = make_context(test, config, T).ropes
     return [
-        verdict
-        for rope in config.ropes
-        for verdict in _check_rope(test, rope, context.ropes[rope], T, begins)
+        verdict for rope, tables in ropes.items() for verdict in _check_rope(test, rope, tables, T)
     ]
 
 
-def _check_rope(
-    test: Runtime, rope: RopeSpec, tables: RopeTables, T: int, begins: np.ndarray
-) -> list[Verdict]:
-    angles: list[np.ndarray] = []
-    scales: list[float] = []
-    for begin in begins:
-        inv_freq, scale = inverse_frequencies(rope, length=T - int(begin))
-        positions = np.maximum(np.arange(T) - begin, 0)
-        angles.append(positions[None, :, None] * inv_freq)
-        scales.append(scale)
-    angle = np.stack(angles)  # (B, 1, T, D/2)
-    stretch = np.asarray(scales)[:, None, None, None]
+def _check_rope(test: Runtime, rope: RopeSpec, tables: RopeTables, T: int) -> list[Verdict]:
+    inv_freq, scale = inverse_frequencies(rope, length=T)
+    angle = np.arange(T)[None, None, :, None] * inv_freq  # (1, 1, T, dim/2)
+    stretch = np.full((1, 1, 1, 1), scale)
 
     w = Arithmetic(formats_of(test).rope)
     off = w.gamma(3) * np.abs(angle) + w.eta

@@ -73,12 +73,15 @@ def layer_rows(setting: Setting) -> Iterator[Row]:
     for layer in LAYERS:
         comparisons = [
             check_layer(
-                setting.test, setting.reference, layer, variant,
-                padded=padded, draws=LAYER_DRAWS, seed=setting.seed,
+                setting.test,
+                setting.reference,
+                layer,
+                variant,
+                draws=LAYER_DRAWS,
+                seed=setting.seed,
             )
             for variant in VARIANTS
-            for padded in (False, True)
-        ]  # fmt: skip
+        ]
         faults = [fault for c in comparisons for fault in c.faults(f"{layer}, end to end")]
         yield _row("layers", layer, comparisons, faults)
 

@@ -47,7 +47,7 @@ class Reader:
         backend.synchronize()
         started = perf_counter()
         logits = decoder.forward(
-            self.rt, engine.config, engine.params, ids, self._cache, end=chunk.window
+            self.rt, engine.config, engine.params, ids, self._cache, ends=(chunk.window,)
         )
         backend.synchronize()
         seconds = perf_counter() - started

@@ -119,7 +119,7 @@ def peak_bytes(engine: Engine, window: int) -> int:
     """
     cache = engine.allocate(1, window)
     n_tokens = min(engine.chunk_tokens, window)
-    cache.advance(window - n_tokens)  # zeros take as much memory as keys and values do
+    cache.advance((window - n_tokens,))  # zeros take as much memory as keys and values do
     with np.errstate(all="ignore"):
-        engine.feed(cache, np.zeros((1, n_tokens), np.int64))
+        engine.feed(cache, [[0] * n_tokens])
     return engine.rt.backend.memory().peak

@@ -11,13 +11,10 @@ from xplm.models.head import IGNORE_INDEX
 class Batch(NamedTuple):
     """Sequences side by side, on the host."""
 
-    ids: np.ndarray  # (B, T) int64
+    ids: np.ndarray  # (B, T) int64; padding is at the end of a row
     targets: (
         np.ndarray
     )  # (B, T) int64: the id that follows each of `ids`, IGNORE_INDEX where it is not scored
-    first: np.ndarray | None = (
-        None  # (B,) slot in which each row begins; None: slot 0, and padding is at the end
-    )
 
     @property
     def n_targets(self) -> int:
