@@ -8,7 +8,7 @@ from functools import cache
 from tests.paths import ROOT
 
 LAYERS = [
-    {"typing", "errors", "namespace", "formats", "precision", "progress"},
+    {"typing", "errors", "namespace", "formats", "precision", "progress", "views", "weights"},
     {"kernels"},
     {
         "params",
@@ -38,7 +38,7 @@ LAYERS = [
 ]
 HEIGHT = {part: height for height, parts in enumerate(LAYERS) for part in parts}
 SEEN_BY_BACKENDS = {
-    *{"typing", "errors", "namespace", "precision", "progress"},
+    *{"typing", "errors", "namespace", "precision", "progress", "views", "weights"},
     *{"kernels", "backend", "blas", "compiler", "threads"},
 }
 ARRAY_LIBRARIES = {
@@ -160,7 +160,7 @@ def test_a_backend_is_never_named_in_the_library():
 
 
 def test_kernels_never_see_a_backend_or_a_config():
-    allowed = {"typing", "errors", "namespace", "precision", "kernels"}
+    allowed = {"typing", "errors", "namespace", "precision", "views", "weights", "kernels"}
     seen = [
         f"{relative(path)} imports {name}"
         for path in sorted((ROOT / "xplm" / "kernels").rglob("*.py"))
@@ -182,6 +182,27 @@ def test_layers_reach_kernels_through_the_runtimes_table():
         if alias.name.endswith("_fwd")
     ]
     assert not direct
+
+
+WEIGHT_READERS = {
+    "xplm/layers/linear.py": "linear",
+    "xplm/models/decoder.py": "embedding and head",
+    "xplm/layers/norm.py": "vectors, which are never packed",
+    "xplm/layers/step.py": "vectors of norms",
+}
+
+
+def test_weights_are_read_by_linear_embedding_and_head_alone():
+    reads = {
+        relative(path)
+        for path in XPLM
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Subscript)
+        and isinstance(node.ctx, ast.Load)
+        and ast.unparse(node.value).endswith("params")
+        and re.search(r"weight|EMBEDDING|LM_HEAD|head_name", ast.unparse(node.slice))
+    }
+    assert reads == set(WEIGHT_READERS)
 
 
 def test_environment_is_read_in_the_command_line_only():

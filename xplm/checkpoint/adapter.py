@@ -31,7 +31,8 @@ from xplm.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
 from xplm.checkpoint.save import write_tensors
 from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError
-from xplm.models.decoder import EMBEDDING, LM_HEAD, param_specs
+from xplm.layers.linear import read_linear
+from xplm.models.decoder import EMBEDDING, LM_HEAD, embedding_weight, param_specs
 from xplm.models.families.table import FAMILIES
 from xplm.precision import cast
 from xplm.runtime import Runtime
@@ -241,12 +242,12 @@ def merge_adapter(rt: Runtime, params: Params, tensors: Mapping[str, np.ndarray]
     merged = dict(params)
     layers = [name.removesuffix(A) for name in tensors if name.endswith(A)]
     if LM_HEAD not in params and _adapts_tables(tensors):
-        merged[LM_HEAD] = params[EMBEDDING]
+        merged[LM_HEAD] = embedding_weight(params)
     for table in (EMBEDDING, LM_HEAD):
         if table in tensors:
             merged[table] = cast(rt.backend.from_host(tensors[table]), merged[table].dtype)
     for layer in layers:
-        weight = merged[f"{layer}.weight"]
+        weight = read_linear(merged, layer).weight
         delta = rt.backend.from_host(adapter_product(tensors, layer))
         merged[f"{layer}.weight"] = _add(weight, delta)
     return merged

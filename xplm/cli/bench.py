@@ -31,6 +31,7 @@ from xplm.models.decoder import EMBEDDING, param_specs
 from xplm.models.miniature import POSITIONS, miniature
 from xplm.params import init_params
 from xplm.transfers import Transfers, count_transfers
+from xplm.weights import weight_bytes
 
 STREAM_SHAPE = (131072, 1024)  # float32: 512 MiB, larger than the last cache of any machine
 STREAM_REPEATS = 5
@@ -223,13 +224,12 @@ def measure_bandwidth(backend: Backend, shape: tuple[int, int] = STREAM_SHAPE) -
 
 def weight_bytes_per_token(lm: LanguageModel) -> int:
     """Bytes of weights that one decoded token reads: all but an embedding table that is not also the head."""
-    specs = param_specs(lm.config)
-    read = [
-        spec.size
-        for name, spec in specs.items()
-        if name != EMBEDDING or lm.config.tie_word_embeddings
-    ]
-    return sum(read) * lm.rt.host_dtype.param.itemsize
+    is_read = lm.config.tie_word_embeddings
+    return sum(
+        weight_bytes(weight, lm.rt.host_dtype.param)
+        for name, weight in lm.params.items()
+        if name != EMBEDDING or is_read
+    )
 
 
 def _setup(model: ModelFlags, lm: LanguageModel) -> dict[str, Any]:

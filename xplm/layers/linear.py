@@ -17,6 +17,7 @@ from xplm.kernels.linear import LinearSaved
 from xplm.params import ParamSpec
 from xplm.runtime import Runtime
 from xplm.typing import Array, Params
+from xplm.weights import Weight
 
 
 class AdaptedSaved(NamedTuple):
@@ -36,6 +37,18 @@ def linear_specs(
     return [weight, ParamSpec(f"{name}.bias", (outputs,), "zeros")] if bias else [weight]
 
 
+class LinearWeights(NamedTuple):
+    """What a layer without an adapter multiplies by, and adds."""
+
+    weight: Weight  # (N, C)
+    bias: Array | None  # (N,)
+
+
+def read_linear(params: Params, name: str) -> LinearWeights:
+    """The weight and the bias of the layer of this name, its adapter aside."""
+    return LinearWeights(params[f"{name}.weight"], params.get(f"{name}.bias"))
+
+
 def linear_layer_fwd(
     rt: Runtime, params: Params, name: str, x: Array
 ) -> tuple[Array, LinearLayerSaved]:
@@ -47,7 +60,7 @@ def linear_layer_fwd(
         name: prefix of this layer's parameters, such as "model.layers.0.self_attn.q_proj".
         x: input (..., C).
     """
-    y, saved = rt.ops.linear_fwd(x, params[f"{name}.weight"], params.get(f"{name}.bias"))
+    y, saved = rt.ops.linear_fwd(x, *read_linear(params, name))
     if f"{name}.lora_A.weight" not in params:
         return y, saved
     inner, down = rt.ops.linear_fwd(x, params[f"{name}.lora_A.weight"])  # (..., R)

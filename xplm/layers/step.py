@@ -11,6 +11,7 @@ from xplm.config import DecoderConfig
 from xplm.kernels.fusions.bind_blocks import BlockWeights, BoundBlocks
 from xplm.layers.block import MIXER, MLP, MLP_NORM, NORM, block_name
 from xplm.layers.context import Context
+from xplm.layers.linear import read_linear
 from xplm.runtime import Runtime
 from xplm.specs import AttentionSpec, BlockSpec, MLPSpec, RMSNormSpec
 from xplm.typing import Array, Params
@@ -82,12 +83,12 @@ class Steps:
         blocks = []
         for layer, block in enumerate(config.blocks):
             name = block_name(layer)
-            heads = [f"{name}.{MIXER}.{part}_proj" for part in "qkvo"]
             norms = [self._params.get(f"{name}.{MIXER}.{part}_norm.weight") for part in "qk"]
-            attention = (*self._gather(f"{name}.{NORM}", heads), *norms)
-            linears = [f"{name}.{MLP}.{part}_proj" for part in ("gate", "up", "down")]
+            heads = self._gather([f"{name}.{MIXER}.{part}_proj" for part in "qkvo"])
+            attention = (self._params[f"{name}.{NORM}.weight"], *heads, *norms)
+            linears = self._gather([f"{name}.{MLP}.{part}_proj" for part in ("gate", "up", "down")])
             mlp_norm = NORM if block.is_parallel else MLP_NORM
-            mlp = self._gather(f"{name}.{mlp_norm}", linears)
+            mlp = (self._params[f"{name}.{mlp_norm}.weight"], *linears)
             blocks.append(BlockWeights(attention, mlp, block.mixer.window, block.is_parallel))
         return rt.ops.bind_blocks(
             tuple(blocks),
@@ -98,10 +99,10 @@ class Steps:
             island=rt.dtype.norm,
         )
 
-    def _gather(self, norm: str, linears: list[str]) -> tuple[Array | None, ...]:
-        """The weights of a norm and of linear layers, then the biases of these, None where there is none."""
-        weights = [self._params[f"{name}.weight"] for name in (norm, *linears)]
-        return (*weights, *[self._params.get(f"{name}.bias") for name in linears])
+    def _gather(self, names: list[str]) -> tuple[Array | None, ...]:
+        """The weights of linear layers, then their biases, None where there is none."""
+        weights, biases = zip(*(read_linear(self._params, name) for name in names), strict=True)
+        return (*weights, *biases)
 
 
 def _is_like_llamas(block: BlockSpec) -> bool:

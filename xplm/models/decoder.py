@@ -28,6 +28,7 @@ from xplm.rope_scaling import inverse_frequencies
 from xplm.runtime import Runtime
 from xplm.specs import RopeSpec
 from xplm.typing import Array, Params
+from xplm.weights import Weight
 
 EMBEDDING = "model.embed_tokens.weight"
 POSITIONS = "model.embed_positions.weight"
@@ -123,7 +124,7 @@ def embed_fwd(
     rt: Runtime, params: Params, ids: Array, context: Context
 ) -> tuple[Array, EmbedSaved]:
     """x = embedding(ids), plus embedding(positions) where they are learned.   ids (B, T)  ->  x (B, T, C)"""
-    x, ids_saved = rt.ops.embedding_fwd(ids, params[EMBEDDING])
+    x, ids_saved = rt.ops.embedding_fwd(ids, embedding_weight(params))
     positions_saved = None
     if context.positions is not None:
         p, positions_saved = rt.ops.embedding_fwd(context.positions, params[POSITIONS])
@@ -147,7 +148,12 @@ def head_name(config: DecoderConfig) -> str:
     return EMBEDDING if config.tie_word_embeddings else LM_HEAD
 
 
-def head_weight(config: DecoderConfig, params: Params) -> Array:
+def embedding_weight(params: Params) -> Weight:
+    """The table that token ids index (V, C)."""
+    return params[EMBEDDING]
+
+
+def head_weight(config: DecoderConfig, params: Params) -> Weight:
     """The table that makes logits (V, C)."""
     return params[head_name(config)]
 

@@ -11,7 +11,7 @@ from xplm.config import DecoderConfig
 from xplm.gradients import Gradients
 from xplm.kernels.linear_cross_entropy import LinearCrossEntropySaved
 from xplm.layers.norm import norm_layer_bwd, norm_layer_fwd
-from xplm.models.decoder import HEAD_BIAS, NORM, head_name
+from xplm.models.decoder import HEAD_BIAS, NORM, head_name, head_weight
 from xplm.runtime import Runtime
 from xplm.typing import Array, Params
 
@@ -50,7 +50,7 @@ def head_fwd(
     n, targets = xp.reshape(n, (-1, n.shape[-1])), xp.reshape(targets, (-1,))
     losses, saved = rt.ops.linear_cross_entropy_fwd(
         n,
-        params[head_name(config)],
+        head_weight(config, params),
         targets,
         params.get(HEAD_BIAS),
         ignore_index=IGNORE_INDEX,
