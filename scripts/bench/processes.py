@@ -105,10 +105,10 @@ def run_to_end(command: Sequence[str], threads: int, **variables: str) -> Finish
 class Worker:
     """A process that answers, as the measuring process sees it."""
 
-    def __init__(self, command: Sequence[str], threads: int) -> None:
-        """Start it, and wait until it is ready."""
+    def __init__(self, command: Sequence[str], threads: int, **variables: str) -> None:
+        """Start it, with variables of its environment besides, and wait until it is ready."""
         self._command = command
-        self._process = start(command, threads)
+        self._process = start(command, threads, **variables)
         self.description: str = self._read()
 
     def ask(self, request: Any) -> Any:
