@@ -6,7 +6,8 @@ from dataclasses import fields
 import pytest
 
 from xplm.models.families.config_json import read_config
-from xplm.models.families.table import FAMILIES, FIXED, INERT
+from xplm.models.families.keys import FIXED, INERT
+from xplm.models.families.table import FAMILIES
 
 
 @pytest.fixture
