@@ -1,6 +1,8 @@
 """One checkout's speed, measured in a process of its own: decode, prefill and a training step, in seconds.
 
-python -m bench.speed_worker MODEL SEED DEVICE [BACKEND]      with the checkout in PYTHONPATH; answers a line of JSON for each turn
+    python -m bench.speed_worker MODEL SEED DEVICE [BACKEND]
+
+with the checkout in PYTHONPATH; answers a line of JSON for each turn.
 """
 
 import sys

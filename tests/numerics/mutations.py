@@ -327,7 +327,7 @@ LAYERS = [
         "a linear layer's bias gradient is lost at zero",
         f"{L}/linear.py",
         'grads.add(f"{name}.bias", dbias)',
-        'grads.add(f"{name}.bias", dbias * 0.0)',
+        'grads.add(f"{name}.bias", None if dbias is None else dbias * 0.0)',
         "layer linear_layer",
     ),
     Mutation(
@@ -381,13 +381,6 @@ MODELS = [
         "return norm_layer_bwd(rt, config.norm, NORM, dn, saved.norm, grads)",
         "norm_layer_bwd(rt, config.norm, NORM, dn, saved.norm, grads)\n    return dn",
         "model starcoder2",
-    ),
-    Mutation(
-        "what is accumulated is replaced",
-        "xplm/params.py",
-        "grads[name] + more[name] for name",
-        "more[name] for name",
-        "model llama",
     ),
 ]
 
