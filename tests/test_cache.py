@@ -1,11 +1,9 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from array_api_compat import device
 
 from tests.helpers import assert_on, to_numpy
-from tests.tiny import make_config
+from tests.tiny import change_mixers, make_config
 from xplm.cache import KVCache
 from xplm.precision import cast
 from xplm.runtime import make_runtime
@@ -189,10 +187,7 @@ def test_dtype_and_bytes_follow_the_policy(numpy_backend, policy, width):
 
 
 def test_values_may_have_a_width_of_their_own(backend):
-    mixers = [replace(block.mixer, value_dim=6) for block in CONFIG.blocks]
-    blocks = [replace(b, mixer=m) for b, m in zip(CONFIG.blocks, mixers, strict=True)]
-    config = replace(CONFIG, blocks=tuple(blocks))
-    rt = make_runtime(backend, "fp32")
+    rt, config = make_runtime(backend, "fp32"), change_mixers(CONFIG, value_dim=6)
     cache = KVCache.allocate(rt, config, batch=2, capacity=3)
     assert cache.n_bytes == 2 * 2 * 2 * 3 * (4 + 6) * 4  # L, B, K, S, D + Dv, bytes
     assert KVCache.count_bytes(rt, config, batch=2, capacity=3) == cache.n_bytes

@@ -77,7 +77,7 @@ def run(rt, *, recompute=False, **changes):
     params = make_params(rt, config)
     engine = Engine(rt, config, params)
     cache = engine.allocate(2, 8)
-    logits = [engine.feed(cache, draw_ids(40 + i, 2, 3), np.array([0, 1])) for i in (0, 1)]
+    logits = [engine.feed(cache, [draw_ids(40 + i, 3), draw_ids(42 + i, 2)]) for i in (0, 1)]
     ids = rt.backend.from_host(draw_ids(42, 2, 6))
     loss, grads = loss_and_grads(rt, config, params, ids, ids, n_targets=12, recompute=recompute)
     host = {name: rt.backend.to_host(grad) for name, grad in grads.items()}

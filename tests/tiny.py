@@ -1,5 +1,6 @@
 """Configurations small enough for a naive float64 decoder, one for each flag of a family."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -83,6 +84,25 @@ def facts(config: DecoderConfig) -> SimpleNamespace:
 def make_config(**changes: Any) -> DecoderConfig:
     """BASE with changes."""
     return read_config(BASE | changes)
+
+
+def change_mixers(config: DecoderConfig, **changes: Any) -> DecoderConfig:
+    """A configuration with changes in the attention of every block."""
+    blocks = [replace(block, mixer=replace(block.mixer, **changes)) for block in config.blocks]
+    return replace(config, blocks=tuple(blocks))
+
+
+def make_parallel() -> DecoderConfig:
+    """A decoder of no family, with all that the decode path takes: blocks whose attention and MLP read one norm, norms
+    of the heads, a rotation of two thirds of each, values of a width of their own, a window and biases.
+    """
+    config = make_config(head_dim=6, attention_bias=True, mlp_bias=True)
+    mixer = config.blocks[0].mixer
+    config = change_mixers(
+        config, rope=replace(mixer.rope, dim=4), qk_norm=config.norm, value_dim=5, window=3
+    )
+    blocks = [replace(block, mlp_norm=None) for block in config.blocks]
+    return replace(config, blocks=tuple(blocks))
 
 
 def make_params(rt: Runtime, config: DecoderConfig, seed: int = 0) -> Params:

@@ -9,7 +9,7 @@ from tests.generate.tiny import tiny_model
 from xplm.backend import DeviceMemory
 from xplm.cache import KVCache
 from xplm.errors import OutOfMemoryError, RequestError
-from xplm.generate.engine import left_pad
+from xplm.generate.engine import fill_up
 
 # Two layers of width 32 in float32, with logits of a few units: rounding is some 1e-6 whatever the order of sums.
 ATOL = 1e-4
@@ -25,17 +25,15 @@ def ids():
     return np.random.default_rng(0).integers(0, 258, 40)
 
 
-def test_left_pad_ends_every_row_at_the_same_slot():
-    ids, first = left_pad([[1, 2, 3], [4], [5, 6]])
-    assert ids.tolist() == [[1, 2, 3], [0, 0, 4], [0, 5, 6]]
-    assert first is not None
-    assert first.tolist() == [0, 2, 1]
+def test_a_shorter_row_is_filled_up_with_its_last_id():
+    ids = fill_up([[1, 2, 3], [4], [5, 6]])
+    assert ids.dtype == np.int64
+    assert ids.tolist() == [[1, 2, 3], [4, 4, 4], [5, 6, 6]]
 
 
-def test_left_pad_of_equal_lengths_has_no_padding():
-    ids, first = left_pad([[1, 2], [3, 4]])
-    assert ids.tolist() == [[1, 2], [3, 4]]
-    assert first is None
+def test_rows_of_one_length_are_not_filled_up():
+    assert fill_up([[1, 2], [3, 4]]).tolist() == [[1, 2], [3, 4]]
+    assert fill_up(np.array([[1, 2], [3, 4]])).tolist() == [[1, 2], [3, 4]]
 
 
 @pytest.mark.parametrize("window", [None, 5])
@@ -71,15 +69,31 @@ def test_single_tokens_take_steps_that_are_bound_once(ids, engine):
 
 
 @pytest.mark.parametrize("window", [None, 5])
-def test_left_padding_makes_no_difference(ids, window):
+@pytest.mark.parametrize("chunk_tokens", [1, 7, 512])
+def test_rows_of_different_lengths_are_each_as_alone(ids, window, chunk_tokens):
+    """Their lengths end within a chunk, at its edge, and chunks before others' end."""
     changes = {"model_type": "mistral", "sliding_window": window} if window else {}
     engine = tiny_model(**changes).engine
-    rows = [ids[:3].tolist(), ids[3:20].tolist(), ids[20:21].tolist()]
-    padded, first = left_pad(rows)
-    cache = engine.allocate(3, 18)
-    logits = replace(engine, chunk_tokens=7).feed(cache, padded, first)
+    rows = [ids[:3].tolist(), ids[3:20].tolist(), ids[20:21].tolist(), ids[21:35].tolist()]
+    cache = engine.allocate(4, 20)
+    cut = replace(engine, chunk_tokens=chunk_tokens)
+    logits = cut.feed(cache, rows)
+    assert cache.lengths == (3, 17, 1, 14)
     for row, alone in enumerate(rows):
         np.testing.assert_allclose(logits[row], engine.logits(alone)[-1], atol=ATOL)
+
+    more = [[5], [6, 7, 8], [9, 10], [11]]
+    logits = cut.feed(cache, more)
+    assert cache.lengths == (4, 20, 3, 15)
+    for row, (old, new) in enumerate(zip(rows, more, strict=True)):
+        np.testing.assert_allclose(logits[row], engine.logits([*old, *new])[-1], atol=ATOL)
+
+
+def test_progress_counts_the_longest_row(engine, ids):
+    told = []
+    cut = replace(engine, chunk_tokens=7, progress=lambda *what: told.append(what[1:]))
+    cut.feed(engine.allocate(2, 15), [ids[:15].tolist(), ids[:2].tolist()])
+    assert told == [(0, 15), (7, 15), (14, 15), (15, 15)]
 
 
 def test_rollback_then_feed_equals_never_having_fed(engine, ids):

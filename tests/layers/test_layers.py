@@ -74,7 +74,7 @@ def naive_mlp(p, x):
 )
 def test_attention_layer(backend, changes):
     rt, config, params, p, x = setup(backend, **changes)
-    context = make_context(rt, config, 5, None, None)
+    context = make_context(rt, config, 5)
     on_device = Place(backend, "float64").array(x)
     y, saved = pure(backend, lambda x: run_attention(rt, config, params, x, context), on_device)
     assert_close(backend, y, naive_attention(config, p, x), dtype="float64", bound=BOUND)
@@ -89,10 +89,10 @@ def test_attention_layer_in_two_steps_of_a_cache(backend):
     expected = naive_attention(config, p, x)
     for rows in (slice(0, 3), slice(3, 5)):
         T = rows.stop - rows.start
-        context = make_context(rt, config, T, cache, None)
+        context = make_context(rt, config, T, cache)
         y, _ = run_attention(rt, config, params, place.array(x[:, rows]), context)
         assert_close(backend, y, expected[:, rows], dtype="float64", bound=BOUND)
-        cache.advance(T)
+        cache.advance((T, T))
 
 
 @pytest.mark.nightly_on("jax")
@@ -100,7 +100,7 @@ def test_attention_layer_in_two_steps_of_a_cache(backend):
 def test_mlp(backend, mlp_bias):
     rt, config, params, p, x = setup(backend, mlp_bias=mlp_bias)
     on_device = Place(backend, "float64").array(x)
-    spec, context = config.blocks[1].mlp, make_context(rt, config, 5, None, None)
+    spec, context = config.blocks[1].mlp, make_context(rt, config, 5)
     y, saved = pure(
         backend, lambda x: mlp_fwd(rt, spec, params, f"{NAME}.mlp", x, context), on_device
     )
@@ -111,7 +111,7 @@ def test_mlp(backend, mlp_bias):
 
 def test_block_adds_both_halves_to_the_residual(backend):
     rt, config, params, p, x = setup(backend)
-    context = make_context(rt, config, 5, None, None)
+    context = make_context(rt, config, 5)
     on_device = Place(backend, "float64").array(x)
     y, saved = pure(
         backend, lambda x: block_fwd(rt, config.blocks[1], params, 1, x, context), on_device
@@ -126,24 +126,52 @@ def test_block_adds_both_halves_to_the_residual(backend):
     assert_close(backend, saved.mlp_norm.x, middle, dtype="float64", bound=BOUND)
 
 
+@pytest.mark.nightly_on("jax")
+@pytest.mark.parametrize("T", [1, 3])
+def test_attention_layer_over_rows_of_different_lengths(backend, T):
+    rt, config, params, p, _ = setup(backend, head_dim=6)
+    place = Place(backend, "float64")
+    x = np.random.default_rng(21).standard_normal((3, 8, config.hidden_size))
+    expected = naive_attention(config, p, x)
+    cache, begins = KVCache.allocate(rt, config, batch=3, capacity=8), (1, 5, 3)
+    context = make_context(rt, config, 5, cache)
+    run_attention(rt, config, params, place.array(x[:, :5]), context)
+    cache.advance(begins)
+
+    rows = [slice(n, n + T) for n in begins]
+    new = place.array(np.stack([x[b, row] for b, row in enumerate(rows)]))
+    y, _ = run_attention(rt, config, params, new, make_context(rt, config, T, cache))
+    alone = np.stack([expected[b, row] for b, row in enumerate(rows)])
+    assert_close(backend, y, alone, dtype="float64", bound=BOUND)
+
+
 @pytest.mark.parametrize("T", [1, 4])
-def test_context_counts_positions_from_each_rows_first_slot(backend, T):
+def test_context_counts_positions_from_each_rows_length(backend, T):
     rt, config, _, _, _ = setup(backend)
     cache = KVCache.allocate(rt, config, batch=2, capacity=8)
-    cache.advance(3)
-    first = np.array([2, 0])
-    context = make_context(rt, config, T, cache, first)
-    positions = np.maximum(3 + np.arange(T) - first[:, None], 0)
+    cache.advance((1, 3))
+    context = make_context(rt, config, T, cache)
+    positions = np.arange(T) + np.array([[1], [3]])
     angles = positions[:, None, :, None] * 10000.0 ** (-np.arange(0, 4, 2) / 4)
     # sin and cos of angles up to 6, each angle rounded twice.
     cos, sin = context.ropes[config.ropes[0]]
     assert_close(backend, cos, np.cos(angles), dtype="float64", bound=20 * 2.0**-53)
     assert_close(backend, sin, np.sin(angles), dtype="float64", bound=20 * 2.0**-53)
-    assert backend.to_host(context.first).tolist() == [[2] * T, [0] * T]
-    assert (context.start, context.cache) == (3, cache)
+    assert backend.to_host(context.rows.starts).tolist() == [1, 3]
+    assert (context.rows.begins, context.cache) == ((1, 3), cache)
 
 
-def test_padding_slots_take_position_zero(numpy_backend):
+def test_rows_of_one_length_share_their_tables(numpy_backend):
     rt, config, _, _, _ = setup(numpy_backend)
-    context = make_context(rt, config, 3, None, np.array([2]))
-    assert context.ropes[config.ropes[0]].sin[0, 0, :, 0].tolist() == [0, 0, 0]
+    cache = KVCache.allocate(rt, config, batch=3, capacity=8)
+    cache.advance((2, 2, 2))
+    cos, sin = make_context(rt, config, 4, cache).ropes[config.ropes[0]]
+    assert cos.shape == sin.shape == (1, 1, 4, 2)
+
+
+def test_a_pass_without_a_cache_begins_at_position_zero(numpy_backend):
+    rt, config, _, _, _ = setup(numpy_backend)
+    context = make_context(rt, config, 3)
+    assert (context.cache, context.rows) == (None, None)
+    sin = context.ropes[config.ropes[0]].sin[0, 0, :, 0]  # of angles 0, 1, 2
+    np.testing.assert_allclose(sin, np.sin([0.0, 1.0, 2.0]), atol=2.0**-52)

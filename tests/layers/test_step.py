@@ -6,28 +6,36 @@ import numpy as np
 import pytest
 
 from tests.helpers import to_numpy
-from tests.tiny import VARIANTS, draw_ids, facts, make_config, make_params
+from tests.tiny import (
+    VARIANTS,
+    change_mixers,
+    draw_ids,
+    make_config,
+    make_parallel,
+    make_params,
+)
 from xplm.cache import KVCache
 from xplm.kernels import PORTABLE
 from xplm.layers.block import block_fwd
 from xplm.layers.step import Steps
 from xplm.models.decoder import embed_fwd, forward, make_context
 from xplm.runtime import make_runtime
+from xplm.specs import LayerNormSpec, RMSNormSpec
 
 POLICIES = ["fp32", "bf16", "fp16", "bf16,cache=fp32", "fp32,param=bf16", "fp8", "bf16,matmul=fp8"]
 
 
-def start(backend, policy, *, kernels="portable", first=None, **changes):
-    """A model that has read three tokens of two rows: what its next blocks need, given anew each time."""
+def start(backend, policy, *, kernels="portable", counts=(3, 3), config=None, **changes):
+    """A model that has read some of three tokens of two rows: what its next blocks need, given anew each time."""
     rt = make_runtime(backend, policy, kernels)
-    config = make_config(**changes)
+    config = config or make_config(**changes)
     params = make_params(rt, config)
     cache = KVCache.allocate(rt, config, batch=2, capacity=4)
     ids = draw_ids(30, 2, 4)
-    forward(rt, config, params, backend_ids(rt, ids[:, :3]), cache, first=first)
+    forward(rt, config, params, backend_ids(rt, ids[:, :3]), cache, counts=counts)
 
     def context():
-        return make_context(rt, config, 1, cache.fork(), first)
+        return make_context(rt, config, 1, cache.fork())
 
     x, _ = embed_fwd(rt, params, backend_ids(rt, ids[:, 3:]), context())
     return rt, config, params, x, context
@@ -44,26 +52,34 @@ def block_by_block(rt, config, params, x, context):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("counts", [(3, 3), (1, 3)], ids=str)
 @pytest.mark.parametrize(
-    "name", ["gqa", "head_dim", "attention_bias", "mlp_bias", "mistral", "yarn"]
+    "name",
+    ["gqa", "head_dim", "attention_bias", "mlp_bias", "mistral", "yarn", "qwen3", "parallel"],
 )
-def test_a_step_is_its_blocks_to_the_last_bit(numpy_backend, policy, name):
-    rt, config, params, x, context = start(numpy_backend, policy, **VARIANTS[name])
+def test_a_step_is_its_blocks_to_the_last_bit(numpy_backend, policy, name, counts):
+    config = make_parallel() if name == "parallel" else make_config(**VARIANTS[name])
+    rt, config, params, x, context = start(numpy_backend, policy, counts=counts, config=config)
     step, block = context(), context()
     y = Steps(rt, config, params)(x, step)
     expected = block_by_block(rt, config, params, x, block)
     np.testing.assert_array_equal(to_numpy(rt.backend, y), expected)
     for layer in range(config.num_hidden_layers):
-        none = rt.backend.xp.zeros(
-            (2, facts(config).num_key_value_heads, 0, facts(config).head_dim)
-        )
-        for a, b in zip(*[c.cache.write(layer, none, none) for c in (step, block)], strict=True):
+        pairs = zip(*[c.cache.of_layer(layer)[:2] for c in (step, block)], strict=True)
+        for a, b in pairs:
             np.testing.assert_array_equal(to_numpy(rt.backend, a), to_numpy(rt.backend, b))
 
 
 @pytest.mark.nightly_on("jax")
-def test_a_step_is_its_blocks_on_every_backend_and_with_padding(backend):
-    rt, config, params, x, context = start(backend, "fp32", first=np.array([0, 2]))
+def test_a_step_is_its_blocks_on_every_backend_and_in_rows_of_different_lengths(backend):
+    rt, config, params, x, context = start(backend, "fp32", counts=(3, 1))
+    y = Steps(rt, config, params)(x, context())
+    expected = block_by_block(rt, config, params, x, context())
+    np.testing.assert_array_equal(to_numpy(backend, y), expected)
+
+
+def test_a_step_of_parallel_blocks_is_its_blocks_on_every_backend(backend):
+    rt, config, params, x, context = start(backend, "fp32", counts=(1, 3), config=make_parallel())
     y = Steps(rt, config, params)(x, context())
     expected = block_by_block(rt, config, params, x, context())
     np.testing.assert_array_equal(to_numpy(backend, y), expected)
@@ -89,9 +105,9 @@ def test_a_parameter_that_is_replaced_counts_from_the_next_step(numpy_backend, k
 def test_a_full_cache_is_not_written_to(numpy_backend, kernels):
     rt, config, params, x, context = start(numpy_backend, "fp32", kernels=kernels)
     full = context()
-    full.cache.advance(1)
+    full.cache.advance((0, 1))
     with pytest.raises(AssertionError, match="as large as its capacity"):
-        Steps(rt, config, params)(x, full._replace(start=full.cache.length))
+        Steps(rt, config, params)(x, full._replace(rows=full.cache.rows()))
 
 
 def test_who_takes_steps(numpy_backend):
@@ -114,11 +130,38 @@ def test_who_takes_steps(numpy_backend):
     ):
         other = make_runtime(numpy_backend, policy)
         assert not Steps(other, config, params).take(context())
-    for kind in ("gpt2", "starcoder2"):
+    for kind in ("gpt2", "starcoder2", "phi"):
         assert not Steps(rt, other_family(kind), params).take(context())
 
 
+@pytest.mark.parametrize("name", [*VARIANTS, "parallel"])
+@pytest.mark.parametrize("kernels", ["fused", "portable"])
+def test_blocks_that_are_bound(numpy_backend, kernels, name):
+    config = make_parallel() if name == "parallel" else make_config(**VARIANTS[name])
+    rt, config, params, _, context = start(numpy_backend, "fp32", kernels=kernels, config=config)
+    assert Steps(rt, config, params).take(context())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"qk_norm": RMSNormSpec(0.1)},
+        {"qk_norm": LayerNormSpec(1e-5)},
+        {"scale": 0.3},
+        {"rope": None},
+    ],
+    ids=str,
+)
+def test_blocks_that_are_not_bound(numpy_backend, changes):
+    """A norm of heads that is not the block's, and what is another in one of the blocks."""
+    config = make_config()
+    first = change_mixers(config, **changes).blocks[0]
+    config = replace(config, blocks=(first, *config.blocks[1:]))
+    rt, config, params, _, context = start(numpy_backend, "fp32", config=config)
+    assert not Steps(rt, config, params).take(context())
+
+
 def other_family(kind):
-    if kind == "starcoder2":
+    if kind in ("starcoder2", "phi"):
         return make_config(model_type=kind)
     return make_config(model_type=kind, n_embd=16, n_layer=2, n_head=4, n_positions=64, n_inner=24)

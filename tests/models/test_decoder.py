@@ -8,7 +8,9 @@ from tests.helpers import assert_on
 from tests.tiny import VARIANTS, draw_ids, make_config, make_params
 from xplm.backend import load_backend
 from xplm.cache import KVCache
+from xplm.generate.engine import fill_up
 from xplm.models.decoder import EMBEDDING, LM_HEAD, forward, param_specs
+from xplm.numerics.tiny_models import TINY_MODELS, tiny_config
 from xplm.rope_scaling import inverse_frequencies
 from xplm.runtime import make_runtime
 
@@ -102,21 +104,60 @@ def test_pieces_through_the_cache_equal_the_whole(numpy_backend, name, chunk, po
 
 
 @pytest.mark.nightly_on("jax")  # it compiles every op for each of the shapes
-@pytest.mark.parametrize("name", ["gqa", "mistral", "llama3"])
-def test_a_batch_of_unequal_prompts_equals_each_alone(backend, name):
+@pytest.mark.parametrize("name", ["gqa", "mistral", "llama3", "qwen3"])
+def test_rows_of_different_lengths_are_each_as_alone(backend, name):
     model = Model(backend, **VARIANTS[name])
     prompts = [draw_ids(23 + n, n) for n in (9, 4, 1)]
-    first = np.array([9 - len(p) for p in prompts])
-    padded = np.stack([np.pad(p, (9 - len(p), 0)) for p in prompts])
     step = draw_ids(24, 3, 1)
 
     cache = model.cache(3, 10)
-    prefill = model(padded, cache, first=first)
-    decode = model(step, cache, first=first)
+    prefill = model(fill_up(prompts), cache, counts=(9, 4, 1))
+    assert cache.lengths == (9, 4, 1)
+    decode = model(step, cache)
+    assert cache.lengths == (10, 5, 2)
     for row, prompt in enumerate(prompts):
         alone = model([[*prompt, *step[row]]])[0]
-        assert np.abs(prefill[row, first[row] :] - alone[:-1]).max() < BOUND["fp64"]
+        assert np.abs(prefill[row, : len(prompt)] - alone[:-1]).max() < BOUND["fp64"]
         assert np.abs(decode[row] - alone[-1:]).max() < BOUND["fp64"]
+
+
+@pytest.mark.parametrize("T", [2, 5])
+@pytest.mark.parametrize("name", ["gqa", "mistral", "qwen2_window"])
+def test_several_tokens_after_rows_of_different_lengths(numpy_backend, name, T):
+    model = Model(numpy_backend, "fp32", **VARIANTS[name])
+    prompts = [draw_ids(23 + n, n) for n in (7, 2, 5)]
+    more = draw_ids(24, 3, T)
+    cache = model.cache(3, 7 + T)
+    model(fill_up(prompts), cache, counts=(7, 2, 5))
+    found = model(more, cache)
+    for row, prompt in enumerate(prompts):
+        alone = model([[*prompt, *more[row]]])[0, -T:]
+        assert np.abs(found[row] - alone).max() < BOUND["fp32"]
+
+
+@pytest.mark.parametrize("T", [1, 2])
+def test_learned_positions_are_counted_by_row(numpy_backend, T):
+    rt = make_runtime(numpy_backend, "fp64")
+    config = tiny_config(TINY_MODELS["gpt2"])
+    params, ids = make_params(rt, config), draw_ids(35, 2, 6) % config.vocab_size
+    cache = KVCache.allocate(rt, config, 2, 6)
+    forward(rt, config, params, ids[:, :4], cache, counts=(4, 1))
+    new = np.stack([ids[0, 4 : 4 + T], ids[1, 1 : 1 + T]])
+    found = forward(rt, config, params, new, cache)
+    whole = forward(rt, config, params, ids)
+    assert np.abs(found[0] - whole[0, 4 : 4 + T]).max() < BOUND["fp64"]
+    assert np.abs(found[1] - whole[1, 1 : 1 + T]).max() < BOUND["fp64"]
+
+
+def test_the_last_logits_are_those_of_each_rows_last_token(numpy_backend):
+    model = Model(numpy_backend)
+    prompts = [draw_ids(36 + n, n) for n in (5, 1, 3)]
+    ids, counts = fill_up(prompts), (5, 1, 3)
+    every = model(ids, model.cache(3, 5), counts=counts)
+    last = model(ids, model.cache(3, 5), counts=counts, last_only=True)
+    assert last.shape == (3, 1, 50)
+    expected = np.stack([every[row, n - 1 : n] for row, n in enumerate(counts)])
+    assert np.abs(last - expected).max() < BOUND["fp64"]
 
 
 @pytest.mark.parametrize("chunk", [1, 7])
@@ -124,38 +165,49 @@ def test_chunks_of_a_prompt_beyond_the_trained_length_equal_the_whole(numpy_back
     model = Model(numpy_backend, **VARIANTS["dynamic"])  # trained for 8 positions
     ids = draw_ids(26, 2, 15)
     cache = model.cache(2, 15)
-    pieces = [model(ids[:, i : i + chunk], cache, end=15) for i in range(0, 15, chunk)]
+    pieces = [model(ids[:, i : i + chunk], cache, ends=(15, 15)) for i in range(0, 15, chunk)]
     assert np.abs(np.concatenate(pieces, axis=1) - model(ids)).max() < BOUND["fp64"]
 
 
 def test_a_batch_beyond_the_trained_length_equals_each_alone(numpy_backend):
     model = Model(numpy_backend, **VARIANTS["dynamic"])
-    prompts = [draw_ids(27 + n, n) for n in (15, 11, 4)]
-    first = np.array([15 - len(p) for p in prompts])
-    padded = np.stack([np.pad(p, (15 - len(p), 0)) for p in prompts])
-    batch = model(padded, model.cache(3, 15), first=first)
+    counts = (15, 11, 4)
+    prompts = [draw_ids(27 + n, n) for n in counts]
+    batch = model(fill_up(prompts), model.cache(3, 15), counts=counts, ends=counts)
     for row, prompt in enumerate(prompts):
-        assert np.abs(batch[row, first[row] :] - model([prompt])[0]).max() < BOUND["fp64"]
+        alone = model([prompt])[0]
+        assert np.abs(batch[row, : len(prompt)] - alone).max() < BOUND["fp64"]
 
 
-def test_padding_cannot_overflow_into_a_sequence(numpy_backend):
-    model = Model(numpy_backend, "fp16")
-    embedding = model.params[EMBEDDING].copy()
-    embedding[0] = np.inf  # the id that pads
-    model.params[EMBEDDING] = embedding
-    ids = draw_ids(28, 1, 4) % 49 + 1
-    alone = model(ids)
-    padded = model(np.pad(ids, ((0, 0), (3, 0))), model.cache(1, 7), first=np.array([3]))
-    np.testing.assert_array_equal(padded[:, 3:].argmax(-1), alone.argmax(-1))
+def test_chunks_of_a_batch_beyond_the_trained_length_equal_each_alone(numpy_backend):
+    model = Model(numpy_backend, **VARIANTS["dynamic"])
+    ends = (15, 11, 4)
+    prompts = [draw_ids(27 + n, n) for n in ends]
+    ids, cache = fill_up(prompts), model.cache(3, 15)
+    parts = []
+    for begin in range(0, 15, 5):
+        counts = [min(max(n - begin, 0), 5) for n in ends]
+        parts.append(model(ids[:, begin : begin + 5], cache, counts=counts, ends=ends))
+    found = np.concatenate(parts, axis=1)
+    assert cache.lengths == ends
+    for row, prompt in enumerate(prompts):
+        alone = model([prompt])[0]
+        assert np.abs(found[row, : len(prompt)] - alone).max() < BOUND["fp64"]
 
 
-def test_what_the_padding_holds_does_not_matter(numpy_backend):
-    model = Model(numpy_backend)
-    ids = draw_ids(25, 1, 6)
+@pytest.mark.parametrize("name", ["gqa", "mistral"])
+def test_what_fills_up_a_row_does_not_matter(numpy_backend, name):
+    model = Model(numpy_backend, **VARIANTS[name])
+    ids, step = draw_ids(25, 2, 6), draw_ids(26, 2, 1)
     other = ids.copy()
-    other[:, :3] = (other[:, :3] + 7) % 50
-    first = np.array([3])
-    np.testing.assert_array_equal(model(ids, first=first)[:, 3:], model(other, first=first)[:, 3:])
+    other[1, 2:] = (other[1, 2:] + 7) % 50
+    results = []
+    for filled in (ids, other):
+        cache = model.cache(2, 8)
+        first = model(filled, cache, counts=(6, 2))
+        results.append((first[0], first[1, :2], model(step, cache), model(step, cache)))
+    for one, two in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_rollback_then_resend_equals_never_having_sent_it(numpy_backend):
@@ -192,6 +244,28 @@ def cache_of(model, ids):
     cache = model.cache(len(ids), ids.shape[1] + 1)
     model(ids, cache)
     return cache
+
+
+@pytest.mark.parametrize("policy", ["fp64", "fp32"])
+def test_rows_that_leave_change_nothing_for_those_that_stay(numpy_backend, policy):
+    """Also one row twice, as beams take it, and rows that come to different lengths after."""
+    model = Model(numpy_backend, policy)
+    prompts = [draw_ids(37 + n, n) for n in (8, 1, 5)]
+    steps = draw_ids(38, 3, 4)
+    cache = model.cache(3, 12)
+    model(fill_up(prompts), cache, counts=(8, 1, 5))
+    model(steps[:, :1], cache)
+
+    chosen, counts = [2, 1, 2], (1, 2, 2)
+    cache = cache.select(chosen)
+    assert cache.lengths == (6, 2, 6)
+    found = model(steps[chosen, 1:3], cache, counts=counts)
+    assert cache.lengths == (7, 4, 8)
+    after = model(steps[chosen, np.add(counts, 1)][:, None], cache)
+    for row, (source, n) in enumerate(zip(chosen, counts, strict=True)):
+        alone = model([[*prompts[source], *steps[source]]])[0, -3:]
+        assert np.abs(found[row, :n] - alone[:n]).max() < BOUND[policy]
+        assert np.abs(after[row] - alone[n]).max() < BOUND[policy]
 
 
 def test_last_only_is_the_last_row(numpy_backend):
