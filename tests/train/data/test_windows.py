@@ -27,7 +27,6 @@ def test_targets_are_the_ids_one_to_the_right() -> None:
     batch = windows(100).batch(0)
     assert batch.ids.shape == batch.targets.shape == (3, 4)
     assert batch.ids.dtype == batch.targets.dtype == np.int64
-    assert batch.first is None
     assert batch.n_targets == 12
     np.testing.assert_array_equal(batch.targets, batch.ids + 1)
     np.testing.assert_array_equal(batch.ids, batch.ids[:, :1] + np.arange(4))
