@@ -24,6 +24,7 @@ LAYERS = [
         "threads",
         "transfers",
         "memory_plan",
+        "meter",
         "emulation",
         "runtime",
         "cache",

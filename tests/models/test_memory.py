@@ -1,4 +1,6 @@
-"""What a block saves, counted by the formula, by hand, and in the arrays that it really saved."""
+"""What a block saves, measured on a few positions, counted by hand, and in the arrays that it really saved."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from tests.tiny import draw_ids, make_config, make_params
 from xplm.backend import load_backend
 from xplm.layers.block import block_fwd
 from xplm.models.decoder import embed_fwd, make_context, param_specs
-from xplm.models.memory import backward_scratch, block_saved, forward_scratch, head_scratch
+from xplm.models.memory import head_scratch, measure_blocks
 from xplm.numerics.tiny_models import TINY_MODELS, tiny_config
 from xplm.params import init_params
 from xplm.precision import Policy, cast
@@ -55,31 +57,36 @@ def saved_bytes(rt, config, rank=0, rate=0.0):
     return sum(arrays.values())
 
 
+def measured(rt, config, batch, tokens, **options):
+    """What the last block takes."""
+    return measure_blocks(rt, config, batch, tokens, **options)[config.blocks[-1]]
+
+
 @pytest.mark.parametrize("kernels", ["fused", "portable"])
 @pytest.mark.parametrize("policy", ["fp32", "bf16", "bf16,norm=bf16", "fp64"])
 @pytest.mark.parametrize("name", sorted(TINY_MODELS))
-def test_a_block_saves_what_is_counted(name, policy, kernels):
+def test_a_block_saves_what_is_measured(name, policy, kernels):
     rt, config = numpy_runtime(policy, kernels), tiny_config(TINY_MODELS[name])
-    assert sum(block_saved(rt, config, B * T).values()) == saved_bytes(rt, config)
+    assert measured(rt, config, B, T).saved == saved_bytes(rt, config)
 
 
 @pytest.mark.parametrize(("rank", "rate"), [(2, 0.0), (0, 0.5), (2, 0.5)])
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_adapters_and_dropout_save_what_is_counted(name, rank, rate):
+def test_adapters_and_dropout_save_what_is_measured(name, rank, rate):
     rt, config = numpy_runtime(), tiny_config(TINY_MODELS[name])
-    counted = block_saved(rt, config, B * T, rank=rank, has_dropout=rate > 0.0)
-    assert sum(counted.values()) == saved_bytes(rt, config, rank, rate)
+    adapters = adapter_specs(param_specs(config), rank) if rank else {}
+    found = measured(rt, config, B, T, adapters=adapters, dropout=rate)
+    assert found.saved == saved_bytes(rt, config, rank, rate)
 
 
 def test_a_block_counted_by_hand():
     config = make_config(hidden_size=16, intermediate_size=24, num_attention_heads=4, head_dim=4)
-    saved = block_saved(numpy_runtime("bf16"), config, n=10)  # 2 key/value heads
-    assert saved == {
+    saved = {
         "attention_norm.x": 10 * 16 * 2,
         "attention_norm.statistics": 10 * 4,
         "attention.x": 10 * 16 * 2,
         "attention.q": 10 * 4 * 4 * 2,
-        "attention.k": 10 * 2 * 4 * 2,
+        "attention.k": 10 * 2 * 4 * 2,  # 2 key/value heads
         "attention.v": 10 * 2 * 4 * 2,
         "attention.y": 10 * 4 * 4 * 2,
         "attention.lse": 10 * 4 * 4,
@@ -90,6 +97,7 @@ def test_a_block_counted_by_hand():
         "mlp.up": 10 * 24 * 2,
         "mlp.hidden": 10 * 24 * 2,
     }
+    assert measured(numpy_runtime("bf16"), config, 1, 10).saved == sum(saved.values())
 
 
 def test_scratch_counted_by_hand():
@@ -97,15 +105,31 @@ def test_scratch_counted_by_hand():
     rt, n, C, F = numpy_runtime(), 100, 16, 24
     config = make_config(hidden_size=C, intermediate_size=F, num_attention_heads=4, head_dim=4)
     mlp, attention = 4 * C + 3 * F, 6 * C + 2 * 16 + 2 * 8
-    counted = backward_scratch(rt, config, n, context=50)
+    counted = measured(rt, config, 2, 50).scratch
     assert counted == 4 * n * max(mlp, attention)
-    assert backward_scratch(rt, config, n, context=50, has_dropout=True) == counted + 4 * n * C
-    slots = 1000  # of both rows; their keys and values in blocks, and y
-    assert forward_scratch(rt, config, n, slots) == 4 * (2 * slots * 8 + n * 16)
+    assert measured(rt, config, 2, 50, dropout=0.5).scratch == counted + 4 * n * C
+    # forward, x and its norm and rstd, q, y and lse, with keys and values of both rows in blocks
+    slots = 1000
+    passing = 4 * n * (2 * C + 1 + 16 + 16 + 4)
+    cached = measured(rt, config, 2, 50, capacity=slots // 2)
+    assert cached.forward == passing + 4 * 2 * slots * 8
     # in bfloat16 they are widened before, with the queries and y
-    widened = 2 * n * 16 + 2 * slots * 8
-    narrow = 4 * (2 * slots * 8 + widened) + 2 * n * 16
-    assert forward_scratch(numpy_runtime("bf16"), config, n, slots) == narrow
+    widened = 4 * (2 * n * 16 + 2 * slots * 8)
+    passing = 2 * n * (2 * C + 16 + 16) + 4 * n * (1 + 4)
+    cached = measured(numpy_runtime("bf16"), config, 2, 50, capacity=slots // 2)
+    assert cached.forward == passing + 4 * 2 * slots * 8 + widened
+
+
+@pytest.mark.parametrize("capacity", [None, 60])
+def test_blocks_are_measured_once_each_kind(capacity):
+    config = tiny_config(TINY_MODELS["llama"])
+    first = config.blocks[0]
+    wide = replace(first, mlp=replace(first.mlp, intermediate_size=2 * first.mlp.intermediate_size))
+    config = replace(config, blocks=(first, wide, first, wide))
+    found = measure_blocks(numpy_runtime(), config, B, T, capacity=capacity)
+    assert set(found) == {first, wide}
+    more = 4 * B * T * 3 * first.mlp.intermediate_size
+    assert found[wide].saved - found[first].saved == more
 
 
 @pytest.mark.parametrize(
@@ -130,7 +154,5 @@ def test_logits_are_those_of_a_chunk_of_rows(n, chunk, tables):
 def test_an_emulated_format_takes_what_float32_takes():
     config = make_config()
     assert Policy.parse("fp8").compute == "float8_e4m3fn"
-    counted = [
-        sum(block_saved(numpy_runtime(p, "portable"), config, 10).values()) for p in ("fp8", "fp32")
-    ]
+    counted = [measured(numpy_runtime(p, "portable"), config, 1, 10).saved for p in ("fp8", "fp32")]
     assert counted[0] == counted[1]

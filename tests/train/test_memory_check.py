@@ -53,6 +53,15 @@ def test_what_no_machine_holds_is_refused_before_anything_is_read(tmp_path, name
     assert not (tmp_path / "run").exists()
 
 
+def test_a_block_that_no_machine_holds_is_not_measured(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise AssertionError("a block of these widths was measured")
+
+    monkeypatch.setattr("xplm.train.memory.measure_pass", fail)
+    with pytest.raises(OutOfMemoryError, match=r"parameters .*; lower model\.hidden_size"):
+        start(tiny_recipe(tmp_path, model__hidden_size=10**6), tmp_path / "run")
+
+
 def test_the_advice_names_what_is_large(tmp_path):
     def refusal(**settings):
         with pytest.raises(OutOfMemoryError) as caught:

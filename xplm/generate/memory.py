@@ -1,12 +1,11 @@
 """The peak of generation's memory, predicted from the model's configuration.
 
-The weights and the cache stay allocated. Beside them, at the larger of two moments, with A what a block saves:
+The weights and the cache stay allocated. Next to them, at the larger of two moments:
 
-    prefill      A + scratch       of one chunk of the prompt
-    logits       of the last position, and those before them
+    prefill      a block's forward pass over one chunk of the prompt (`xplm.models.memory`)
+    logits       of the last position, and those before them; the head, where no fused kernel widens it in parts
 
-`xplm.models.memory` has A and the scratch; keys and values are in the cache instead. Decoding's own arrays are a
-chunk of one token's. Where no fused kernel widens weights as it reads them, the largest is allocated in float32 too.
+Decoding's own arrays are a chunk of one token's.
 """
 
 from typing import TYPE_CHECKING
@@ -16,14 +15,12 @@ from xplm.cache import KVCache
 from xplm.config import DecoderConfig
 from xplm.memory_plan import MemoryPlan, Moment, plan_peak
 from xplm.models.decoder import param_specs
-from xplm.models.memory import block_saved, forward_scratch, largest_activation, widths
+from xplm.models.memory import is_fused, measure_blocks
 from xplm.params import count_params
 from xplm.runtime import Runtime
 
 if TYPE_CHECKING:
     from xplm.generate.engine import Engine
-
-CACHED = ("attention.k", "attention.v")
 
 
 def count_weights(rt: Runtime, config: DecoderConfig) -> int:
@@ -45,23 +42,20 @@ def plan_generation(
     """
     rt, config = engine.rt, engine.config
     capacity = prompt_tokens + new_tokens
-    n = batch * min(prompt_tokens, engine.chunk_tokens)
-    saved = block_saved(rt, config, n)
-    block = sum(n_bytes for name, n_bytes in saved.items() if name not in CACHED)
-    scratch = forward_scratch(rt, config, n, batch * capacity)
-    widened = _widened(rt, config)
+    tokens = min(prompt_tokens, engine.chunk_tokens)
+    block, largest = _forward(rt, config, batch, tokens, capacity=capacity)
 
     def moment(name: str, activations: int, logits: int = 0) -> Moment:
         parts = {
             "weights": count_weights(rt, config),
             "cache": KVCache.count_bytes(rt, config, batch, capacity),
-            "activations": widened + activations,
+            "activations": activations,
         }
         return Moment(name, parts | {"logits": logits})
 
     logits = batch * config.vocab_size * rt.host_dtype.loss.itemsize
-    moments = [moment("prefill", block + scratch), moment("logits", 0, 2 * logits)]
-    return plan_peak(process, moments, max(logits, largest_activation(rt, config, n)))
+    moments = [moment("prefill", block), moment("logits", _widened_head(rt, config), 2 * logits)]
+    return plan_peak(process, moments, max(logits, largest))
 
 
 def count_logits(rt: Runtime, config: DecoderConfig, n_tokens: int, *, copies: int = 0) -> int:
@@ -73,16 +67,22 @@ def count_logits(rt: Runtime, config: DecoderConfig, n_tokens: int, *, copies: i
         n_tokens: of the sequence.
         copies: float32 arrays of their shape that are made of them on the host.
     """
-    block = sum(block_saved(rt, config, n_tokens).values())
-    scratch = forward_scratch(rt, config, n_tokens, n_tokens)
     itemsize = rt.host_dtype.loss.itemsize
     converted = 0 if itemsize == 4 else 4
     logits = n_tokens * config.vocab_size * (itemsize + converted + 4 * copies)
-    return _widened(rt, config) + max(block + scratch, logits)
+    return max(_forward(rt, config, 1, n_tokens)[0], _widened_head(rt, config) + logits)
 
 
-def _widened(rt: Runtime, config: DecoderConfig) -> int:
-    """The largest weight in the dtype that products run in, where it is not there already."""
-    w = widths(rt, config)
-    largest = max(spec.size for spec in param_specs(config).values())
-    return largest * w.wide if w.is_narrow and w.is_portable else 0
+def _forward(
+    rt: Runtime, config: DecoderConfig, batch: int, tokens: int, *, capacity: int | None = None
+) -> tuple[int, int]:
+    """Bytes of the block that takes the most, and of the largest array."""
+    blocks = measure_blocks(rt, config, batch, tokens, capacity=capacity).values()
+    return max(block.forward for block in blocks), max(block.largest for block in blocks)
+
+
+def _widened_head(rt: Runtime, config: DecoderConfig) -> int:
+    """The head in the dtype that products run in, where it is not there already."""
+    if is_fused(rt, "linear_fwd") or rt.host_dtype.param.itemsize >= 4:
+        return 0
+    return 4 * config.vocab_size * config.hidden_size

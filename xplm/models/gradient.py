@@ -13,9 +13,9 @@ import numpy as np
 
 from xplm.config import DecoderConfig
 from xplm.errors import RequestError
-from xplm.models.decoder import EMBEDDING, head_name, param_specs
+from xplm.models.decoder import param_specs
 from xplm.models.loss_scale import MIN_SCALE, make_loss_scale, unscale
-from xplm.models.memory import backward_scratch, block_saved, head_scratch, widths
+from xplm.models.memory import measure_pass
 from xplm.models.training import loss_and_grads
 from xplm.out_of_memory import memory_faults, require_memory
 from xplm.params import count_params, global_norm
@@ -74,18 +74,8 @@ def text_loss_and_grads(
 
 
 def count_pass(rt: Runtime, config: DecoderConfig, n: int) -> int:
-    """Bytes that a pass over n tokens takes beside the parameters, at most."""
-    wide = widths(rt, config).wide
+    """Bytes that a pass over n tokens takes next to the parameters, at most."""
     specs = param_specs(config)
-    grads = count_params(specs) * (wide + rt.host_dtype.param.itemsize)
-    table = config.vocab_size * config.hidden_size * wide
-    tables = 2 * table if head_name(config) == EMBEDDING else 0
-    saved = sum(block_saved(rt, config, n).values())
-    first = {name: spec for name, spec in specs.items() if ".layers.0." in name}
-    block = count_params(first) * wide
-    head, scratch = head_scratch(rt, config, n), backward_scratch(rt, config, n, n)
-    return max(
-        config.num_hidden_layers * saved + head.logits + head.gradients,
-        config.num_hidden_layers * saved + table + block + scratch,
-        saved + grads + max(scratch, tables),
-    )
+    moments, _ = measure_pass(rt, config, 1, n, specs)
+    gradients = count_params(specs) * rt.host_dtype.param.itemsize  # wide before they are cast
+    return max(moment.n_bytes for moment in moments) + gradients

@@ -1,45 +1,57 @@
-"""What passes through the decoder hold in memory, in bytes, foretold from its configuration.
+"""Memory of a pass through the decoder, in bytes: that of a block, measured, and that of the head, counted.
 
-Letters as in `xplm.typing`; N = B T positions, c the bytes of a number in the compute dtype, w those of a wide one.
+A block of the true widths runs on the host over ROWS positions, forward and back, and `xplm.meter` shows what it saves
+and what it holds at most. All of that grows with the positions, whatever the block is made of: N hold N / ROWS times as
+much. Weights and their gradients take no memory, and no product with them is computed. With A what a block saves, L the
+number of blocks, X what the head keeps of its input and G the gradients, the moments of a training pass are
 
-    saved by a block    x, norm(x)               2 C c        attention's residual stream, and what q, k, v read
-                        q, k, v, y               2 (H + K) D c
-                        lse                      H w
-                        x, norm(x)               2 C c        the MLP's
-                        gate, up, hidden         3 F c        up, hidden alone without a gate: 2 F c
-                        rstd, and the mean of layer_norm, twice           in the norm's island
-                        adapters                 R c each;   dropout   1 byte for each number dropped or kept: 2 C
+    head         L A + X + logits of a chunk + the table's gradient
+    last block   L A + X + the table's gradient + the block's + scratch
+    first block    A + X + G + scratch
+    embedding          X + G, with tied embeddings the gradient of the table twice more
 
-times N. An array that two ops save is there once. Beside what is saved, an op has arrays of its own while it runs; the
-most that a block takes going forward or back is its scratch, whose terms stand beside the line that they belong to.
+and with recompute, L A is A and the inputs of the other blocks.
 
-Not counted: rows of statistics in an op, tiles of the fused kernels, what BLAS packs, and tables of RoPE. The steps of
-portable kernels are counted as NumPy takes them, which writes over a step that nobody holds; a library that does not
-takes more.
+An op of the library's own shows its steps; a backend's own kernel saves the same and has none. Where such a run does
+not show what an op takes, it is counted by hand: `_ops`, `head_scratch`. Not counted: rows of statistics in an op,
+tiles of fused kernels, and what BLAS packs. NumPy writes over a step that nobody else holds, and takes less.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from xplm.backend import assign
+from xplm.cache import KVCache
 from xplm.config import DecoderConfig
+from xplm.gradients import Gradients
 from xplm.kernels import PORTABLE
 from xplm.kernels.attention import QUERY_ROWS
+from xplm.kernels.fusions import FUSIONS
+from xplm.kernels.linear import LinearSaved
 from xplm.kernels.linear_cross_entropy import LOGITS_PER_CHUNK
+from xplm.layers.block import block_bwd, block_fwd, block_name
+from xplm.memory_plan import Moment
+from xplm.meter import Meter
+from xplm.models.decoder import EMBEDDING, head_name, make_context, param_specs
+from xplm.params import ParamSpec, count_params
 from xplm.runtime import Runtime
-from xplm.specs import RMSNormSpec
+from xplm.specs import BlockSpec
+from xplm.typing import Params
+
+ROWS = 2
+"""Positions of a block that is measured."""
 
 
-class Widths(NamedTuple):
-    """Numbers at a position in the arrays of a block, and bytes of a number."""
+class BlockMemory(NamedTuple):
+    """Bytes of one block's activations."""
 
-    C: int
-    F: int
-    q: int  # H D
-    kv: int  # K D
-    heads: int  # H
-    compute: int  # bytes
-    wide: int  # bytes of the dtype that sums run in
-    is_narrow: bool  # whether products cast their operands to a wider dtype
-    is_portable: bool  # whether attention and what is like it make whole arrays of steps between
+    saved: int  # for its backward pass
+    forward: int  # at most in its forward pass, what it saves among them
+    scratch: int  # at most in its backward pass, next to what is saved
+    largest: int  # of one array
 
 
 class HeadScratch(NamedTuple):
@@ -50,114 +62,106 @@ class HeadScratch(NamedTuple):
     gradients: int  # of the table, and the table where it is widened
 
 
-def widths(rt: Runtime, config: DecoderConfig) -> Widths:
-    """The letters of a configuration, and the sizes of a policy."""
-    compute = rt.host_dtype.compute.itemsize
-    wide = max(4, compute)
-    block = config.blocks[0]
-    heads, D = block.mixer.num_heads, block.mixer.head_dim
-    is_whole = rt.ops.attention_fwd is PORTABLE["attention_fwd"]
-    return Widths(
-        config.hidden_size,
-        block.mlp.intermediate_size,
-        heads * D,
-        block.mixer.num_key_value_heads * D,
-        heads,
-        compute,
-        wide,
-        compute < wide,
-        is_whole or wide > 4 or rt.policy.softmax != "float32",  # what fused kernels hand on
+def measure_pass(
+    rt: Runtime,
+    config: DecoderConfig,
+    batch: int,
+    tokens: int,
+    trained: Mapping[str, ParamSpec],
+    *,
+    dropout: float = 0.0,
+    recompute: bool = False,
+) -> tuple[list[Moment], int]:
+    """The moments of a training pass, next to the parameters, and the bytes of its largest array.
+
+    Args:
+        rt: kernels and dtypes.
+        config: the model's.
+        batch: rows.
+        tokens: positions in a row.
+        trained: specs of the parameters whose gradients are wanted, adapters among them.
+        dropout: as `measure_blocks` takes it.
+        recompute: as `loss_and_grads` takes it.
+    """
+    n, wide, head = batch * tokens, _wide(rt), trained.get(head_name(config))
+    x = n * config.hidden_size * rt.host_dtype.compute.itemsize
+    ends = 2 * x + (n * config.hidden_size if dropout else 0)  # the final norm's, the embedding's
+    blocks = measure_blocks(rt, config, batch, tokens, trained, dropout=dropout)
+    kept = [x if recompute else blocks[block].saved for block in config.blocks]
+    again = 2 * x if recompute else 0  # a block's input and output
+    moments = []
+
+    def add(name: str, gradients: int, activations: int, logits: int = 0) -> None:
+        parts = {"gradients": gradients, "activations": ends + activations, "logits": logits}
+        moments.append(Moment(name, parts))
+
+    scratch = head_scratch(rt, config, n, is_frozen=head is None)
+    add("head", scratch.gradients, sum(kept) + x, scratch.logits)
+    table = wide * head.size if head else 0
+    gradients, names = table, {0: "first block", len(kept) - 1: "last block"}
+    for layer, block in reversed([*enumerate(config.blocks)]):
+        gradients += wide * count_params(_of_layer(trained, layer))
+        own = blocks[block].saved + again + blocks[block].scratch
+        add(names.get(layer, f"block {layer}"), gradients, sum(kept[:layer]) + own)
+    # With tied embeddings, the embedding's part of the table's gradient, and the sum.
+    parts = 2 * table if head_name(config) == EMBEDDING else 0
+    add("embedding", wide * count_params(trained) + parts, 2 * x)
+    return moments, max(scratch.chunk, *(block.largest for block in blocks.values()))
+
+
+def measure_blocks(
+    rt: Runtime,
+    config: DecoderConfig,
+    batch: int,
+    tokens: int,
+    adapters: Mapping[str, ParamSpec] | None = None,
+    *,
+    dropout: float = 0.0,
+    capacity: int | None = None,
+) -> dict[BlockSpec, BlockMemory]:
+    """What each kind of block takes.
+
+    Args:
+        rt: kernels and dtypes.
+        config: the model's.
+        batch: rows.
+        tokens: positions in a row.
+        adapters: parameters next to the model's own; None: there are none.
+        dropout: share of the branches' outputs that is left out.
+        capacity: slots a row of the cache that has keys and values; None: they are a block's own.
+    """
+    specs = param_specs(config) | dict(adapters or {})
+    meter, dtype = Meter(ROWS, batch * tokens), rt.host_dtype
+    host = replace(
+        rt,
+        backend=replace(rt.backend, xp=np, device="cpu", from_host=np.asarray, assign=assign),
+        kernels=_ops(rt, meter, batch, tokens, capacity or tokens),
+        dtype=dtype,
     )
+    cache = KVCache.allocate(host, config, 1, ROWS) if capacity else None
+    context = make_context(host, config, ROWS, cache)
 
+    def stream() -> Any:
+        return meter.count(np.zeros((1, ROWS, config.hidden_size), dtype.compute))
 
-def block_saved(
-    rt: Runtime, config: DecoderConfig, n: int, *, rank: int = 0, has_dropout: bool = False
-) -> dict[str, int]:
-    """Bytes that one block's forward pass saves for its backward pass, by name.
+    def drop(name: str, x: Any) -> tuple[Any, Any]:
+        if not dropout:
+            return x, None
+        return host.ops.dropout_fwd(x, meter.count(np.ones(x.shape, bool)), rate=dropout)
 
-    Args:
-        rt: kernels and dtypes.
-        config: the model's.
-        n: positions, N.
-        rank: of the adapters beside its matrices; 0: there are none.
-        has_dropout: whether its two branches are dropped from.
-    """
-    w = widths(rt, config)
-    is_gated = config.blocks[0].mlp.is_gated
-    statistics = rt.host_dtype.norm.itemsize * (1 if isinstance(config.norm, RMSNormSpec) else 2)
-    saved = {
-        "attention_norm.x": w.C * w.compute,
-        "attention_norm.statistics": statistics,
-        "attention.x": w.C * w.compute,
-        "attention.q": w.q * w.compute,
-        "attention.k": w.kv * w.compute,
-        "attention.v": w.kv * w.compute,
-        "attention.y": w.q * w.compute,
-        "attention.lse": w.heads * w.wide,
-        "mlp_norm.x": w.C * w.compute,
-        "mlp_norm.statistics": statistics,
-        "mlp.x": w.C * w.compute,
-        "mlp.up": w.F * w.compute,
-        "mlp.hidden": w.F * w.compute,
-    }
-    if is_gated:
-        saved["mlp.gate"] = w.F * w.compute
-    if w.is_portable and w.heads > 1:  # a copy; fused, it is y itself, as one head's is
-        saved["attention.y, heads joined"] = w.q * w.compute
-    if rank:
-        saved["adapters"] = (7 if is_gated else 6) * rank * w.compute
-    if has_dropout:
-        saved["dropout"] = 2 * w.C
-    return {name: n * n_bytes for name, n_bytes in saved.items()}
+    def measure(block: BlockSpec) -> BlockMemory:
+        layer, weight = config.blocks.index(block), np.zeros((), dtype.compute)
+        params: Params = {
+            n: np.broadcast_to(weight, s.shape) for n, s in _of_layer(specs, layer).items()
+        }
+        meter.peak = meter.largest = 0
+        saved = block_fwd(host, block, params, layer, stream(), context, drop)[1]
+        forward, meter.peak, held = meter.peak, 0, meter.held
+        if cache is None:
+            block_bwd(host, block, layer, stream(), saved, Gradients(()))
+        return BlockMemory(held, forward, meter.peak - held, meter.largest)
 
-
-def forward_scratch(rt: Runtime, config: DecoderConfig, n: int, slots: int) -> int:
-    """Bytes beside what is saved, at most, in a block's forward pass.
-
-    Args:
-        rt: kernels and dtypes.
-        config: the model's.
-        n: positions, N.
-        slots: keys that these attend to, of all rows together: B S.
-    """
-    w = widths(rt, config)
-    mlp = n * w.C * w.compute  # y, before the residual takes it in
-    if w.is_narrow:  # the operand, and the product before it is rounded
-        mlp += n * (w.F + w.C) * w.wide
-    return max(mlp, n * w.q * w.compute + _attention_forward(w, n, slots))
-
-
-def backward_scratch(
-    rt: Runtime, config: DecoderConfig, n: int, context: int, *, has_dropout: bool = False
-) -> int:
-    """Bytes beside what is saved and the gradients of parameters, at most, in a block's backward pass.
-
-    Args:
-        rt: kernels and dtypes.
-        config: the model's.
-        n: positions, N.
-        context: of them in a row, T.
-        has_dropout: as `block_saved` takes it.
-    """
-    w = widths(rt, config)
-    x, hidden = n * w.C * w.compute, n * w.F * w.compute
-    q, kv = n * w.q * w.compute, n * w.kv * w.compute
-    is_gated = config.blocks[0].mlp.is_gated
-    n_hidden = 3 if is_gated else 2  # dhidden, dup, dgate
-
-    # dx; then dhidden, dup, dgate; then their dx, and its sum with the one before
-    parts = x * (3 if is_gated else 1)
-    mlp = x + n_hidden * hidden + parts + _product_back(w, n, w.C, w.F)
-    if w.is_portable:  # sigmoid or tanh, the slope, and two steps between; gate, up and dy widened
-        steps = 7 if w.is_narrow else 4
-        mlp = max(mlp, x + n_hidden * hidden + steps * n * w.F * w.wide)
-
-    # dx before and after the MLP, dn; dheads, dq, dk, dv; dx of q, of k, and the sum
-    attention = 3 * x + 2 * q + 2 * kv
-    products = 3 * x + _product_back(w, n, w.C, w.q)
-    # Behind the mask a branch's dy is another than dx; one branch at a time.
-    dropped = x if has_dropout else 0
-    return dropped + max(mlp, attention + max(products, _attention_back(w, n, context)))
+    return {block: measure(block) for block in set(config.blocks)}
 
 
 def head_scratch(
@@ -168,59 +172,108 @@ def head_scratch(
     Args:
         rt: kernels and dtypes.
         config: the model's.
-        n: positions, N.
+        n: positions.
         is_frozen: whether the table's gradient is left out.
     """
-    w = widths(rt, config)
-    table = config.vocab_size * w.C * w.wide
-    rows = min(n, max(1, LOGITS_PER_CHUNK // config.vocab_size))
-    chunk = rows * config.vocab_size * w.wide
-    has_more = rows < n  # then the gradient of a chunk lies beside the sum
-    if not w.is_portable and rt.host_dtype.loss.itemsize == 4:  # narrow, x and dx widened too
-        whole = 2 * n * w.C * w.wide if w.is_narrow else 0
-        n_gradients = 0 if is_frozen else 2 if has_more else 1
-        return HeadScratch(chunk, chunk + whole, n_gradients * table)
+    V, C, wide = config.vocab_size, config.hidden_size, _wide(rt)
+    is_narrow = rt.host_dtype.compute.itemsize < wide
+    rows = min(n, max(1, LOGITS_PER_CHUNK // V))
+    chunk, table = rows * V * wide, V * C * wide
+    has_more = rows < n  # then the gradient of a chunk is next to the sum
+    tables = 0 if is_frozen else 1 + has_more
+    if is_fused(rt, "linear_cross_entropy_bwd"):  # narrow, x and dx widened too
+        whole = 2 * n * C * wide if is_narrow else 0
+        return HeadScratch(chunk, chunk + whole, tables * table)
 
-    # logits, p, dlogits and three steps between, and what is left of the chunk before
-    n_gradients = 2 if has_more and not is_frozen else 0
-    steps = HeadScratch(chunk, (7 if has_more else 6) * chunk, n_gradients * table)
-    # logits and dlogits; the table widened, and the gradient of a chunk, its sum, and the sum before
-    tables = 3 if has_more else (2 if w.is_narrow else 1)
-    if is_frozen:
-        tables = 1 if w.is_narrow else 0
-    product = HeadScratch(chunk, (3 if has_more else 2) * chunk, tables * table)
-    return max(steps, product, key=lambda scratch: scratch.logits + scratch.gradients)
+    # logits, p, dlogits and three steps between, and what is left of the chunk before; the table widened
+    return HeadScratch(chunk, (6 + has_more) * chunk, (tables + is_narrow) * table)
 
 
-def largest_activation(rt: Runtime, config: DecoderConfig, n: int) -> int:
-    """Bytes of the largest array of a block's N positions."""
-    w = widths(rt, config)
-    return n * max(w.C, w.F, w.q) * w.wide
+def is_fused(rt: Runtime, name: str) -> bool:
+    """Whether an op is the backend's own, and takes arrays of this policy."""
+    op, _, _ = name.rpartition("_")
+    island = {"attention": rt.policy.softmax, "linear_cross_entropy": rt.policy.loss}.get(op)
+    is_taken = rt.host_dtype.compute.itemsize <= 4 and island in (None, "float32")
+    return is_taken and rt.kernels[name] is not (PORTABLE | FUSIONS)[name]
 
 
-def _product_back(w: Widths, n: int, outputs: int, inputs: int) -> int:
-    """dy, x and dx widened, and the weight, of which a fused kernel widens a part at a time."""
-    if not w.is_narrow:
-        return 0
-    return (n * (2 * max(inputs, outputs) + min(inputs, outputs)) + inputs * outputs) * w.wide
+def _ops(
+    rt: Runtime, meter: Meter, batch: int, tokens: int, slots: int
+) -> dict[str, Callable[..., Any]]:
+    """Kernels of counted arrays; of parameters they give no gradients."""
+    n, keys, wide = batch * tokens, batch * slots, _wide(rt)
+
+    def widened(*arrays: Any) -> int:
+        return sum(wide * n * x.size // ROWS for x in arrays if x.itemsize < wide)
+
+    def matrix(weight: Any) -> int:  # which a fused kernel widens a part at a time
+        return 0 if is_fused(rt, "linear_fwd") or weight.itemsize == wide else wide * weight.size
+
+    def linear_fwd(x: Any, weight: Any, bias: Any = None) -> tuple[Any, LinearSaved]:
+        y = meter.count(np.zeros((*x.shape[:-1], len(weight)), x.dtype))
+        meter.note(widened(x, y) + matrix(weight))
+        return y, LinearSaved(x, weight, bias)
+
+    def linear_bwd(dy: Any, saved: LinearSaved, **_: Any) -> tuple[Any, None, None]:
+        dx = np.zeros_like(saved.x)
+        meter.note(widened(dy, saved.x, dx) + matrix(saved.weight))
+        return dx, None, None
+
+    def attention_fwd(q: Any, k: Any, v: Any, *first: Any, **options: Any) -> tuple[Any, Any]:
+        meter.is_hidden = True
+        y, saved = PORTABLE["attention_fwd"](q, k, v, *first, **options)
+        y = _as_rows(y) if is_fused(rt, "attention_fwd") else y
+        saved = saved._replace(y=y)
+        meter.is_hidden = False
+        pairs = 2 * wide * keys * k.size // ROWS
+        more = pairs if k.itemsize < wide else 0
+        if is_fused(rt, "attention_fwd"):  # k and v in blocks
+            meter.note(more + pairs + widened(q, y))
+        else:  # scores, exponents and probabilities of some queries
+            meter.note(more + 3 * min(QUERY_ROWS, tokens) * keys * q.shape[1] * wide)
+        return y, saved
+
+    def attention_bwd(dy: Any, saved: Any) -> tuple[Any, ...]:
+        dq, dk, dv, _ = op("attention_bwd")(dy, saved)
+        if is_fused(rt, "attention_bwd"):
+            meter.note(widened(dy, *saved[:3], saved.y, dq, dk, dv))
+        else:  # scores, P, dP and a step between; dq, dk and dv before they are cast
+            scores = 4 * min(QUERY_ROWS, tokens) * n * dq.shape[1]
+            meter.note((scores + n * (dq.size + dk.size + dv.size) // ROWS) * wide)
+        return dq, dk, dv, None
+
+    def op(name: str) -> Callable[..., Any]:
+        kernel, is_own = (PORTABLE | FUSIONS)[name], is_fused(rt, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            meter.is_hidden = is_own or name == "attention_bwd"
+            results = kernel(*args, **options)
+            if is_own and name in ("rope_fwd", "rope_bwd", "attention_bwd"):
+                results = tuple(_as_rows(x) for x in results)
+            meter.is_hidden = False
+            if name.endswith("_bwd"):
+                results = tuple(None if np.ndim(x) < args[0].ndim else x for x in results)
+            meter.note()
+            return results
+
+        return call
+
+    by_hand = (linear_fwd, linear_bwd, attention_fwd, attention_bwd)
+    return {name: op(name) for name in rt.kernels} | {op.__name__: op for op in by_hand}
 
 
-def _attention_forward(w: Widths, n: int, slots: int) -> int:
-    """Fused, k and v in blocks, and q, k, v and y where they are widened; portable, some queries' scores, thrice, and
-    k and v.
-    """
-    if not w.is_portable:
-        whole = 2 * n * w.q + 2 * slots * w.kv if w.is_narrow else 0
-        return (2 * slots * w.kv + whole) * w.wide
-    scores = QUERY_ROWS * slots * w.heads * w.wide
-    return 3 * scores + (2 * slots * w.kv * w.wide if w.is_narrow else 0)
+def _as_rows(x: Any) -> Any:
+    """Heads (B, H, T, D) that lie as (B, T, H, D), as fused kernels leave them."""
+    if not isinstance(x, np.ndarray):
+        return x
+    return x.transpose(0, 2, 1, 3).copy(order="C").transpose(0, 2, 1, 3)
 
 
-def _attention_back(w: Widths, n: int, context: int) -> int:
-    """Fused, what is widened: q, k, v, y, dy, dq, dk and dv; portable, scores, P, dP and a step between, and dq, dk and
-    dv anew.
-    """
-    if not w.is_portable:
-        return 4 * n * (w.q + w.kv) * w.wide if w.is_narrow else 0
-    scores = min(QUERY_ROWS, context) * n * w.heads * w.wide
-    return 4 * scores + n * (w.q + 2 * w.kv) * w.wide
+def _of_layer(specs: Mapping[str, ParamSpec], layer: int) -> dict[str, ParamSpec]:
+    prefix = f"{block_name(layer)}."
+    return {name: spec for name, spec in specs.items() if name.startswith(prefix)}
+
+
+def _wide(rt: Runtime) -> int:
+    """Bytes of a number in the dtype that sums run in."""
+    return max(4, rt.host_dtype.compute.itemsize)
