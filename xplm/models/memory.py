@@ -40,6 +40,7 @@ from xplm.params import ParamSpec, count_params
 from xplm.runtime import Runtime
 from xplm.specs import BlockSpec
 from xplm.typing import Params
+from xplm.views import gather
 
 ROWS = 2
 """Positions of a block that is measured."""
@@ -233,6 +234,10 @@ def _ops(
             meter.note(more + 3 * min(QUERY_ROWS, tokens) * keys * q.shape[1] * wide)
         return y, saved
 
+    def cached_attention(q: Any, view: Any, **options: Any) -> Any:
+        k, v, first, start = gather(view, q.shape[2])
+        return attention_fwd(q, k, v, first, start=start, **options)[0]
+
     def attention_bwd(dy: Any, saved: Any) -> tuple[Any, ...]:
         dq, dk, dv, _ = op("attention_bwd")(dy, saved)
         if is_fused(rt, "attention_bwd"):
@@ -258,7 +263,7 @@ def _ops(
 
         return call
 
-    by_hand = (linear_fwd, linear_bwd, attention_fwd, attention_bwd)
+    by_hand = (linear_fwd, linear_bwd, attention_fwd, attention_bwd, cached_attention)
     return {name: op(name) for name in rt.kernels} | {op.__name__: op for op in by_hand}
 
 
