@@ -88,6 +88,7 @@ def attention_layer_fwd(
     if context.cache is not None:
         assert context.rows is not None
         view = context.cache.extend(context.layer, k, v, context.rows)
+        del k, v  # the cache has them
         y = _attend_to_cache(rt, spec, q, view)  # (B, H, T, Dv)
     else:
         y, attention_saved = rt.ops.attention_fwd(
