@@ -69,10 +69,12 @@ def attention(
     scale: float,
     window: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """q (B, H, T, D), k and v (B, K, S, D), first (B, T)  ->  y (B, H, T, D), lse (B, H, T): one query at a time."""
+    """q (B, H, T, D), k (B, K, S, D), v (B, K, S, Dv), first (B, T)  ->  y (B, H, T, Dv), lse (B, H, T): one query at
+    a time.
+    """
     B, H, T, _ = q.shape
     group = H // k.shape[1]
-    y, lse = np.zeros(q.shape), np.full((B, H, T), -np.inf)
+    y, lse = np.zeros((B, H, T, v.shape[3])), np.full((B, H, T), -np.inf)
     for b, h, t in np.ndindex(B, H, T):
         low = 0 if first is None else int(first[b, t])
         if window is not None:

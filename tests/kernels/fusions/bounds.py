@@ -7,7 +7,7 @@ import numpy as np
 from xplm.numerics.parity.attention_bounds import attend_balls
 from xplm.numerics.parity.bounds import Arithmetic, Ball, exact, may_round
 from xplm.precision import HOST_DTYPES
-from xplm.typing import LayerCache
+from xplm.views import KeyView, LayerCache, Rows
 
 WIDE = Arithmetic(np.dtype(np.float32))
 EPS = 1e-5
@@ -46,24 +46,42 @@ def linear(x, weight, bias):
 
 
 def rope(x, cos, sin):
-    half = x.ball.mid.shape[-1] // 2
-    x1, x2 = x.ball.map(lambda a: a[..., :half]), x.ball.map(lambda a: a[..., half:])
+    """The leading features of a head; the others are as they were."""
+    half = cos.shape[-1]
+    x1, x2 = x.ball.map(lambda a: a[..., :half]), x.ball.map(lambda a: a[..., half : 2 * half])
+    rest = x.ball.map(lambda a: a[..., 2 * half :])
     c, s = exact(cos), exact(sin)
     y1 = WIDE.minus(WIDE.times(x1, c), WIDE.times(x2, s))
     y2 = WIDE.plus(WIDE.times(x2, c), WIDE.times(x1, s))
-    return rounded(Ball(*[np.concatenate(pair, -1) for pair in zip(y1, y2, strict=True)]), x.dtype)
+    return rounded(_concat([y1, y2, rest], axis=-1), x.dtype)
 
 
-def attention(q, keys, values, first, *, start, **options):
-    """Heads (B, H, T, D), and what is written of keys and of values: pairs of a whole cache and of what comes anew."""
+def _concat(balls, axis):
+    return Ball(*[np.concatenate(parts, axis=axis) for parts in zip(*balls, strict=True)])
+
+
+def attend_rows(q, keys, values, starts, *, island=WIDE.dtype, **options):
+    """Heads (B, H, T, Dv) of q (B, H, T, D); keys and values are a list of balls, one for each row, of all it sees."""
+    found = []
+    for row, (k, v, start) in enumerate(zip(keys, values, starts, strict=True)):
+        own = q.ball.map(lambda a, row=row: a[row : row + 1])
+        given = {"start": int(start), "island": island, **options}
+        found.append(attend_balls(own, k, v, None, given))
+    return rounded(_concat(found, axis=0), q.dtype)
+
+
+def attention(q, keys, values, starts, **options):
+    """Heads (B, H, T, Dv), and what is written of keys and of values: pairs of a whole cache and of what comes anew."""
     read, written = [], []
     for cache, new in (keys, values):
-        written.append(rounded(new.ball, cache.dtype))
-        old = exact(cache[:, :, :start])
-        balls = zip(old, written[-1].ball, strict=True)
-        read.append(Ball(*[np.concatenate(pair, axis=2) for pair in balls]))
-    options = {"start": start, "island": WIDE.dtype, **options}
-    return rounded(attend_balls(q.ball, *read, first, options), q.dtype), written
+        stored = rounded(new.ball, cache.dtype)
+        written.append(stored)
+        rows = []
+        for row, start in enumerate(starts):
+            own = stored.ball.map(lambda a, row=row: a[row : row + 1])
+            rows.append(_concat([exact(cache[row : row + 1, :, :start]), own], axis=2))
+        read.append(rows)
+    return attend_rows(q, *read, starts, **options), written
 
 
 def swiglu(gate, up):
@@ -90,34 +108,43 @@ def joined(x):
     return Stored(x.ball.map(lambda a: a.transpose(0, 2, 1, 3).reshape(B, T, -1)), x.dtype)
 
 
-def attention_half(x, norm, *linears, cos, sin, keys, values, first, **options):
+def attention_half(
+    x, norm, *linears, norms=(None, None), cos, sin, keys, values, starts, **options
+):
     """What `norm_attention_residual` gives, and pairs of what it writes, of keys and of values."""
     weights, biases = linears[:4], linears[4:]
     n = rms_norm(x, norm, EPS)
+    widths = keys.shape[3], keys.shape[3], values.shape[3]
     q, k, v = (
-        heads(linear(n, w, b), 2 * cos.shape[-1])
-        for w, b in zip(weights[:3], biases[:3], strict=True)
+        heads(linear(n, w, b), width)
+        for w, b, width in zip(weights[:3], biases[:3], widths, strict=True)
+    )
+    q, k = (
+        a if own is None else rms_norm(a, own, EPS) for a, own in zip((q, k), norms, strict=True)
     )
     q, k = rope(q, cos, sin), rope(k, cos, sin)
-    y, written = attention(q, (keys, k), (values, v), first, **options)
+    y, written = attention(q, (keys, k), (values, v), starts, **options)
     return plus(x, linear(joined(y), weights[3], biases[3])), written
 
 
-def mlp_half(x, norm, *linears):
+def mlp_half(x, residual, norm, *linears):
     """What `norm_mlp_residual` gives."""
     weights, biases = linears[:3], linears[3:]
     n = rms_norm(x, norm, EPS)
     gate, up = (linear(n, w, b) for w, b in zip(weights[:2], biases[:2], strict=True))
-    return plus(x, linear(swiglu(gate, up), weights[2], biases[2]))
+    return plus(residual, linear(swiglu(gate, up), weights[2], biases[2]))
 
 
-def assert_written(cache, before, written, start):
-    """A cache (keys, values) holds in the slots from `start` on what was written, and all others as before."""
+def assert_written(cache, before, written, starts):
+    """A cache (keys, values) holds in each row's slots from its start on what was written, all others as before."""
     for array, old, new in zip(cache, before, written, strict=True):
-        end = start + new.ball.mid.shape[2]
-        assert_within(array[:, :, start:end], new)
-        for others in (slice(0, start), slice(end, None)):
-            np.testing.assert_array_equal(array[:, :, others], old[:, :, others])
+        T = new.ball.mid.shape[2]
+        found, expected = array.copy(order="K"), old.copy(order="K")
+        rows = [found[b : b + 1, :, start : start + T] for b, start in enumerate(starts)]
+        assert_within(np.concatenate(rows), new)
+        for b, start in enumerate(starts):
+            found[b, :, start : start + T] = expected[b, :, start : start + T] = 0
+        np.testing.assert_array_equal(found, expected)
 
 
 def assert_within(array, expected):
@@ -135,13 +162,24 @@ def draw(rng, dtype, *shape, scale=1.0):
     return array
 
 
-def make_cache(keys, values, start):
-    """A copy of what a cache holds, laid out alike, to be written to from `start` on."""
-    keys, values = keys.copy(order="K"), values.copy(order="K")
+def make_rows(starts):
+    """Rows that begin in these slots."""
+    return Rows(np.array(starts, np.int64), tuple(starts))
 
-    def write(k, v):
-        end = start + k.shape[2]
-        keys[:, :, start:end], values[:, :, start:end] = k, v
-        return keys[:, :, :end], values[:, :, :end]
 
-    return LayerCache(keys, values, write)
+def make_cache(keys, values):
+    """A copy of what a cache holds, laid out alike, to be written to."""
+    return cache_of(keys.copy(order="K"), values.copy(order="K"))
+
+
+def cache_of(keys, values):
+    """A cache of these very arrays."""
+
+    def extend(k, v, rows):
+        for b, begin in enumerate(rows.begins):
+            slots = slice(begin, begin + k.shape[2])
+            keys[b, :, slots], values[b, :, slots] = k[b], v[b]
+        is_even = len(set(rows.begins)) == 1
+        return KeyView(keys, values, rows.starts, max(rows.begins), is_even)
+
+    return LayerCache(keys, values, extend)

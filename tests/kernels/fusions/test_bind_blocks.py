@@ -13,6 +13,7 @@ from tests.kernels.fusions.bounds import (
     attention_half,
     draw,
     make_cache,
+    make_rows,
     mlp_half,
     stored,
 )
@@ -23,8 +24,17 @@ CASES = {
     "empty cache": {"start": 0, "bias": True},
     "several rows": {"B": 3, "C": 17, "K": 4, "F": 9},
     "window": {"start": 150, "windows": (70,), "bias": True},
-    "padding": {"start": 40, "B": 2, "first": [0, 39]},
+    "rows of different lengths": {"starts": [40, 1]},
+    "norms of heads": {"norms": True, "B": 2},
+    "part of a head rotated": {"R": 4},
+    "values of another width": {"Dv": 9, "bias": True},
+    "parallel": {"is_parallel": True, "bias": True},
+    "all of it": {
+        **{"starts": [3, 0, 70], "windows": (20,), "D": 10, "R": 6, "Dv": 7},
+        **{"norms": True, "bias": True, "is_parallel": True},
+    },
     "several queries": {"T": 3},
+    "several queries, different rows": {"T": 3, "starts": [4, 0], "is_parallel": True},
 }
 
 
@@ -32,32 +42,34 @@ class Case:
     """Blocks, what they are given, and what they may give."""
 
     def __init__(
-        self, activation, weight, *, start=5, L=1, B=1, C=33, H=4, K=2, D=6, F=20, T=1, bias=False,
-        first=None, windows=None, cache=None,
+        self, activation, weight, *, start=5, starts=None, L=1, B=1, C=33, H=4, K=2, D=6, R=None, Dv=None, F=20,
+        T=1, bias=False, norms=False, windows=None, is_parallel=False, cache=None,
     ):  # fmt: skip
         """Random numbers, the same for the same arguments; a cache is stored like activations if not said otherwise."""
         rng = np.random.default_rng(52)
+        self.starts = starts or [start] * B
+        B, Dv = len(self.starts), Dv or D
 
         def linears(*shapes):
             weights = [draw(rng, weight, *shape, scale=shape[1] ** -0.5) for shape in shapes]
             return *weights, *[draw(rng, weight, n) if bias else None for n, _ in shapes]
 
         def block(window):
-            heads = linears((H * D, C), (K * D, C), (K * D, C), (C, H * D))
+            heads = linears((H * D, C), (K * D, C), (K * Dv, C), (C, H * Dv))
+            own = [draw(rng, weight, D) if norms else None for _ in "qk"]
             mlp = linears((F, C), (F, C), (C, F))
-            return BlockWeights(
-                (draw(rng, weight, C), *heads), (draw(rng, weight, C), *mlp), window
-            )
+            attention = (draw(rng, weight, C), *heads, *own)
+            return BlockWeights(attention, (draw(rng, weight, C), *mlp), window, is_parallel)
 
-        angles = rng.uniform(0, 6, (B, 1, T, D // 2))
+        angles = rng.uniform(0, 6, (B, 1, T, (R or D) // 2))
         self.blocks = [block(window) for window in windows or L * (None,)]
         self.x = draw(rng, activation, B, T, C)
         self.cos, self.sin = (f(angles).astype(np.float32) for f in (np.cos, np.sin))
-        self.first = None if first is None else np.broadcast_to(np.array(first)[:, None], (B, T))
-        self.start, self.scale, self.island = start, D**-0.5, np.dtype(np.float32)
-        shape = (B, K, start + T + 30, D)
+        self.scale, self.island = D**-0.5, np.dtype(np.float32)
+        shape = (B, K, max(self.starts) + T + 30)
         self.before = [
-            [draw(rng, cache or activation, *shape) for _ in range(2)] for _ in self.blocks
+            [draw(rng, cache or activation, *shape, width) for width in (D, Dv)]
+            for _ in self.blocks
         ]
 
     def bind(self, fusions, blocks=slice(None)):
@@ -80,34 +92,37 @@ class Case:
         """The same without `bind_blocks`."""
         norm = {"eps": EPS, "island": self.island}
 
-        def step(x, cos, sin, caches, first, start):
+        def step(x, cos, sin, caches, rows):
             for block, cache in zip(self.blocks, caches, strict=True):
-                seen = {"start": start, "scale": self.scale, "window": block.window}
+                seen = {"scale": self.scale, "window": block.window}
                 half = fusions["norm_attention_residual"]
-                x = half(x, *block.attention, cos, sin, cache, first, **seen, **norm)
-                x = fusions["norm_mlp_residual"](x, *block.mlp, **norm)
+                y = half(x, *block.attention, cos, sin, cache, rows, **seen, **norm)
+                read = x if block.is_parallel else y
+                x = fusions["norm_mlp_residual"](read, y, *block.mlp, **norm)
             return x
 
         return step
 
     def make_caches(self):
         """Copies of what the caches hold, to be written to."""
-        return [make_cache(*pair, self.start) for pair in self.before]
+        return [make_cache(*pair) for pair in self.before]
 
     def run(self, step, caches):
         """y; caches are written to."""
-        return step(self.x, self.cos, self.sin, caches, self.first, self.start)
+        return step(self.x, self.cos, self.sin, caches, make_rows(self.starts))
 
     def assert_right(self, step):
         """What a step gives and writes is within what the ops of its one block may be off by."""
         (block,), (before,), caches = self.blocks, self.before, self.make_caches()
         y = self.run(step, caches)
-        expected, written = attention_half(
-            stored(self.x), *block.attention, cos=self.cos, sin=self.sin, keys=before[0], values=before[1],
-            first=self.first, start=self.start, scale=self.scale, window=block.window,
+        x, (*weights, q_norm, k_norm) = stored(self.x), block.attention
+        between, written = attention_half(
+            x, *weights, norms=(q_norm, k_norm), cos=self.cos, sin=self.sin, keys=before[0], values=before[1],
+            starts=self.starts, scale=self.scale, window=block.window,
         )  # fmt: skip
-        assert_written(caches[0][:2], before, written, self.start)
-        assert_within(y, mlp_half(expected, *block.mlp))
+        assert_written(caches[0][:2], before, written, self.starts)
+        read = x if block.is_parallel else between
+        assert_within(y, mlp_half(read, between, *block.mlp))
 
     def assert_same(self, step, other):
         """Two steps give and write the same, to the last bit."""
@@ -136,16 +151,20 @@ def test_a_cache_of_another_dtype(fusions):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"windows": (None, 70, 1), "start": 150, "bias": True}, {"B": 2, "first": [0, 4]}],
+    [
+        {},
+        {"windows": (None, 70, 1), "start": 150, "bias": True},
+        {"starts": [0, 4], "is_parallel": True, "norms": True, "R": 4, "Dv": 5},
+    ],
     ids=str,
 )
 def test_blocks_follow_one_another(fusions, dtypes, changes):
     case = Case(*dtypes, **{"L": 3} | changes)
     alone = [case.bind(fusions, slice(i, i + 1)) for i in range(3)]
 
-    def one_by_one(x, cos, sin, caches, first, start):
+    def one_by_one(x, cos, sin, caches, rows):
         for step, cache in zip(alone, caches, strict=True):
-            x = step(x, cos, sin, [cache], first, start)
+            x = step(x, cos, sin, [cache], rows)
         return x
 
     case.assert_same(case.bind(fusions), one_by_one)
@@ -211,8 +230,9 @@ def test_weights_that_kernels_do_not_take_go_by_halves(fusions, half, i, change,
     [
         pytest.param("attention", 0, to(np.float16), marks=pytest.mark.nightly),
         ("mlp", 4, lambda _: np.ones(20, np.float32)),
+        ("attention", 9, lambda _: np.ones(6, np.float32)),
     ],
-    ids=["a norm's dtype", "a bias"],
+    ids=["a norm's dtype", "a bias", "a norm of heads"],
 )
 def test_blocks_that_differ_go_by_halves(fusions, half, i, change):
     case = Case("float32", "float32", L=3)
@@ -271,7 +291,7 @@ def test_several_queries_go_by_halves(fusions):
 def test_a_full_cache_is_not_written_to():
     case = Case("float32", "float32")
     step, caches = case.bind(FUSED), case.make_caches()
-    case.start = 36
+    case.starts = [36]
     with pytest.raises(AssertionError, match="as large as its capacity"):
         case.run(step, caches)
     for array, before in zip(caches[0][:2], case.before[0], strict=True):

@@ -8,13 +8,14 @@ from tests.kernels.fusions.bounds import (
     assert_within,
     assert_written,
     attention_half,
+    cache_of,
     draw,
     make_cache,
+    make_rows,
     stored,
 )
 from xplm.kernels.fusions import FUSIONS
 from xplm.precision import HOST_DTYPES
-from xplm.typing import LayerCache
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -36,12 +37,24 @@ CASES = {
     "the longest blocks": {"start": 1030, "H": 6, "K": 2},
     "window": {"start": 300, "window": 70, "bias": True},
     "window of one": {"start": 200, "window": 1, "B": 2},
-    "padding": {"start": 140, "B": 3, "first": [0, 139, 130]},
-    "padding and window": {"start": 300, "B": 2, "first": [280, 3], "window": 150},
-    "a row that sees nothing": {"start": 5, "B": 2, "first": [0, 6], "bias": True},
+    "rows of different lengths": {"starts": [140, 1, 10]},
+    "rows and window": {"starts": [20, 297, 140], "window": 150},
+    "an empty row": {"starts": [5, 0], "bias": True},
+    "norms of heads": {"start": 9, "B": 2, "norms": True},
+    "part of a head rotated": {"start": 7, "D": 10, "R": 4},
+    "narrower values": {"start": 40, "D": 8, "Dv": 5, "bias": True},
+    "wider values": {"start": 12, "D": 4, "Dv": 9},
+    "all of it": {
+        **{"starts": [3, 70, 0], "D": 10, "R": 6, "Dv": 7},
+        **{"norms": True, "bias": True, "window": 20},
+    },
     "tables of one row": {"start": 4, "B": 4, "C": 17, "K": 4, "tables": 1},
     "wide heads": {"start": 20, "D": 80, "H": 1, "K": 1},
     "several queries": {"start": 4, "T": 3},
+    "several queries, different rows": {
+        **{"starts": [4, 0, 9], "T": 3, "D": 8, "R": 4, "Dv": 5},
+        **{"norms": True, "window": 4},
+    },
 }
 
 
@@ -52,42 +65,46 @@ def kind(request):
 
 
 def make_case(
-    kind, *, start, B=1, C=33, H=4, K=2, D=6, T=1, bias=False, first=None, window=None, tables=None
+    kind, *, start=0, B=1, starts=None, C=33, H=4, K=2, D=6, R=None, Dv=None, T=1, bias=False, norms=False,
+    window=None, tables=None,
 ):  # fmt: skip
-    """A fusion's arrays, keys and values among them in place of a cache, and its options."""
+    """A fusion's arrays, keys and values among them in place of a cache, and its options, `starts` among them."""
     rng = np.random.default_rng(50)
     activation, weight, cache = kind
-    outputs = (H * D, K * D, K * D)
-    angles = rng.uniform(0, 6, (tables or B, 1, T, D // 2))
+    starts = starts or [start] * B
+    B, Dv = len(starts), Dv or D
+    outputs = (H * D, K * D, K * Dv)
+    angles = rng.uniform(0, 6, (tables or B, 1, T, (R or D) // 2))
     arrays = [
         draw(rng, activation, B, T, C),
         draw(rng, weight, C),
         *[draw(rng, weight, n, C, scale=C**-0.5) for n in outputs],
-        draw(rng, weight, C, H * D, scale=(H * D) ** -0.5),
+        draw(rng, weight, C, H * Dv, scale=(H * Dv) ** -0.5),
         *[draw(rng, weight, n) if bias else None for n in (*outputs, C)],
+        *[draw(rng, weight, D) if norms else None for _ in "qk"],
         np.cos(angles).astype(np.float32),
         np.sin(angles).astype(np.float32),
-        *[draw(rng, cache, B, K, start + T + 30, D) for _ in range(2)],
-        None if first is None else np.broadcast_to(np.array(first)[:, None], (B, T)).copy(),
+        *[draw(rng, cache, B, K, max(starts) + T + 30, width) for width in (D, Dv)],
     ]
-    return arrays, {"start": start, "scale": D**-0.5, "window": window}
+    return arrays, {"starts": starts, "scale": D**-0.5, "window": window}
 
 
-def run(fusion, arrays, options):
+def run(fusion, arrays, options, *, cache=None, island=FLOAT32):
     """(y, LayerCache) of a case."""
-    *before, keys, values, first = arrays
-    cache = make_cache(keys, values, options["start"])
-    return fusion(*before, cache, first, **options, eps=EPS, island=FLOAT32), cache
+    *before, keys, values = arrays
+    cache = cache or make_cache(keys, values)
+    rows, seen = make_rows(options["starts"]), {k: options[k] for k in ("scale", "window")}
+    return fusion(*before, cache, rows, **seen, eps=EPS, island=island), cache
 
 
 def assert_is_composition(found, arrays, options):
     """y, what is in the slots that were written, and that no other slot has changed."""
     x, *weights = arrays[:10]
-    named = dict(zip(("cos", "sin", "keys", "values", "first"), arrays[10:], strict=True))
-    expected, written = attention_half(stored(x), *weights, **named, **options)
+    named = dict(zip(("cos", "sin", "keys", "values"), arrays[12:], strict=True))
+    expected, written = attention_half(stored(x), *weights, norms=arrays[10:12], **named, **options)
     y, cache = found
     assert_within(y, expected)
-    assert_written(cache[:2], (named["keys"], named["values"]), written, options["start"])
+    assert_written(cache[:2], (named["keys"], named["values"]), written, options["starts"])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -101,17 +118,14 @@ def test_an_island_in_float64_is_the_compositions(kind):
     arrays, options = make_case(kind, start=9, B=2)
     results = []
     for table in (FUSED, FUSIONS):
-        *before, keys, values, first = arrays
-        cache = make_cache(keys, values, options["start"])
-        island = np.dtype(np.float64)
-        fusion = table["norm_attention_residual"]
-        y = fusion(*before, cache, first, **options, eps=EPS, island=island)
+        fusion, island = table["norm_attention_residual"], np.dtype(np.float64)
+        y, cache = run(fusion, arrays, options, island=island)
         results.append((y, *cache[:2]))
     for array, expected in zip(*results, strict=True):
         np.testing.assert_array_equal(array, expected)
 
 
-@pytest.mark.parametrize("case", ["the longest blocks", "padding and window"])
+@pytest.mark.parametrize("case", ["the longest blocks", "rows and window"])
 def test_threads_and_runs_change_no_bit(fusions, kind, on_threads, case):
     arrays, options = make_case(kind, **CASES[case])
     fusion = fusions["norm_attention_residual"]
@@ -123,7 +137,7 @@ def test_threads_and_runs_change_no_bit(fusions, kind, on_threads, case):
 
 
 @pytest.mark.parametrize(
-    "odd", [{3: "bfloat16", 13: "float16"}, {12: "float64", 13: "float64"}, {13: "float64"}]
+    "odd", [{3: "bfloat16", 15: "float16"}, {14: "float64", 15: "float64"}, {15: "float64"}]
 )
 def test_weights_and_caches_of_several_dtypes(fusions, odd):
     arrays, options = make_case(KINDS[0], start=9, B=2)
@@ -132,12 +146,14 @@ def test_weights_and_caches_of_several_dtypes(fusions, odd):
     assert_is_composition(run(fusions["norm_attention_residual"], arrays, options), arrays, options)
 
 
-def test_first_slots_of_any_integers(fusions):
-    arrays, options = make_case(KINDS[0], start=9, B=2, first=[3, 0])
-    for dtype in (np.int32, np.uint64):
-        arrays[14] = np.broadcast_to(arrays[14].astype(dtype)[:, :1], (2, 1))
-        found = run(fusions["norm_attention_residual"], arrays, options)
-        assert_is_composition(found, arrays, options)
+def test_starts_of_32_bits(fusions):
+    arrays, options = make_case(KINDS[0], starts=[9, 4])
+    *before, keys, values = arrays
+    cache, rows = make_cache(keys, values), make_rows([9, 4])
+    rows = rows._replace(starts=rows.starts.astype(np.int32))
+    seen = {"scale": options["scale"], "eps": EPS, "island": FLOAT32}
+    y = fusions["norm_attention_residual"](*before, cache, rows, **seen)
+    assert_is_composition((y, cache), arrays, options)
 
 
 def test_nan_stays_nan(fusions):
@@ -156,24 +172,19 @@ def test_strided_and_misaligned_input(fusions):
 
 def test_a_cache_that_is_part_of_an_array(fusions):
     arrays, options = make_case(KINDS[0], start=9, B=2)
-    *before, keys, values, first = arrays
-    whole = make_cache(*[np.concatenate([a, a], axis=1) for a in (keys, values)], 9)
-    part = LayerCache(
-        whole.keys[:, :2], whole.values[:, :2], lambda k, v: [a[:, :2] for a in both(k, v)]
-    )
-
-    def both(k, v):
-        return whole.write(*[np.concatenate([a, b], axis=1) for a, b in ((k, k), (v, v))])
-
-    y = fusions["norm_attention_residual"](*before, part, first, **options, eps=EPS)
-    assert_is_composition((y, part), arrays, options)
+    whole = [np.concatenate([a, a], axis=1) for a in arrays[14:]]
+    part = cache_of(*[a[:, :2] for a in whole])
+    found = run(fusions["norm_attention_residual"], arrays, options, cache=part)
+    assert_is_composition(found, arrays, options)
+    for array, before in zip(whole, arrays[14:], strict=True):
+        np.testing.assert_array_equal(array[:, 2:], before)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_slots_after_the_last_are_not_read(fusions, dtype):
-    arrays, options = make_case((dtype, dtype, dtype), start=9)
-    for i in (12, 13):
+def test_slots_after_a_rows_last_are_not_read(fusions, dtype):
+    arrays, options = make_case((dtype, dtype, dtype), starts=[9, 2])
+    for i in (14, 15):
         arrays[i] = arrays[i].copy()
-        arrays[i][:, :, 10:] = np.array(np.nan, HOST_DTYPES[dtype])
+        arrays[i][0, :, 10:] = arrays[i][1, :, 3:] = np.array(np.nan, HOST_DTYPES[dtype])
     y, _ = run(fusions["norm_attention_residual"], arrays, options)
     assert np.isfinite(y.astype(np.float32)).all()

@@ -11,15 +11,15 @@ def make_arguments(dtypes, *, B, C, F, bias, T=1):
     activation, weight = dtypes
     shapes = ((F, C), (F, C), (C, F))
     return [
-        draw(rng, activation, B, T, C),
+        *[draw(rng, activation, B, T, C) for _ in range(2)],
         draw(rng, weight, C),
         *[draw(rng, weight, *shape, scale=2 * shape[1] ** -0.5) for shape in shapes],
         *[draw(rng, weight, n) if bias else None for n, _ in shapes],
     ]
 
 
-def expected(x, *weights):
-    return mlp_half(stored(x), *weights)
+def expected(x, residual, *weights):
+    return mlp_half(stored(x), stored(residual), *weights)
 
 
 @pytest.mark.parametrize(
@@ -44,13 +44,13 @@ def test_a_saturated_gate_stays_finite(fusions):
     gate = np.array([[2000.0, 0.0], [0.0, 2000.0]], np.float32)  # 2000, where exp overflows; -2000
     eye = np.eye(2, dtype=np.float32)
     norm = np.ones(2, np.float32)
-    y = fusions["norm_mlp_residual"](x, norm, gate, eye, eye, None, None, None, eps=0.0)
+    y = fusions["norm_mlp_residual"](x, x, norm, gate, eye, eye, None, None, None, eps=0.0)
     np.testing.assert_array_equal(y, [[[2001.0, -1.0]]])
 
 
 def test_weights_of_several_dtypes(fusions):
     arguments = make_arguments(("float32", "float32"), B=2, C=9, F=10, bias=False)
-    arguments[2] = arguments[2].astype("bfloat16")
+    arguments[3] = arguments[3].astype("bfloat16")
     assert_within(fusions["norm_mlp_residual"](*arguments, eps=EPS), expected(*arguments))
 
 
