@@ -42,14 +42,39 @@ def test_copies_are_counted_each_way(backend):
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_a_decoded_token_moves_its_id_its_angles_and_its_logits(refusing, name):
+def test_a_decoded_token_moves_its_id_its_slot_its_angles_and_its_logits(refusing, name):
     config = tiny_config(TINY_MODELS[name])
     rt = make_runtime(refusing, "fp32")
     engine = Engine(rt, config, init_params(rt, param_specs(config), 0))
     copies = count_decode(engine, np.array([1, 2, 3]))
     half = facts(config).head_dim // 2
-    arrays, n_bytes = (2, 2 * INT) if facts(config).rope is None else (3, INT + 2 * half * FLOAT)
+    angles = (1, INT) if facts(config).rope is None else (2, 2 * half * FLOAT)  # or its position
+    arrays, n_bytes = 2 + angles[0], 2 * INT + angles[1]
     assert copies == Transfers(arrays, n_bytes, 1, config.vocab_size * FLOAT)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("counts", [(1, 1, 1), (2, 1, 1)], ids=str)
+def test_rows_of_different_lengths_move_a_slot_a_row(refusing, name, counts):
+    """And nothing else that single rows do not; where new tokens differ in number, the place of each row's last."""
+    config = tiny_config(TINY_MODELS[name])
+    backend, copies = count_transfers(refusing)
+    rt = make_runtime(backend, "fp32")
+    engine = Engine(rt, config, init_params(rt, param_specs(config), 0))
+    cache = engine.allocate(3, 8)
+    engine.feed(cache, [[1, 2, 3, 4], [5], [6, 2]])
+    read = replace(copies)
+    engine.feed(cache, [[1] * n for n in counts])
+
+    B, T, half = 3, max(counts), facts(config).head_dim // 2
+    ids, slots, last = B * T * INT, B * INT, B * INT
+    angles = (1, B * T * INT) if facts(config).rope is None else (2, 2 * B * T * half * FLOAT)
+    arrays, n_bytes = 2 + angles[0], ids + slots + angles[1]
+    if len(set(counts)) > 1:
+        arrays, n_bytes = arrays + 1, n_bytes + last
+    expected = Transfers(arrays, n_bytes, 1, B * config.vocab_size * FLOAT)
+    moved = {name: n - getattr(read, name) for name, n in vars(copies).items()}
+    assert Transfers(**moved) == expected
 
 
 def test_a_training_step_moves_the_batch_its_angles_the_loss_and_the_norm(refusing, tmp_path):

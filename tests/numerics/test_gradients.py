@@ -60,6 +60,7 @@ def test_cases_reach_what_is_easy_to_miss():
     assert any(c.options["window"] for c in attention)
     assert any(c.options["start"] for c in attention)
     assert any(c.args[0].shape[2] == 1 for c in attention), "one token"
+    assert any(c.args[1].shape[3] != c.args[2].shape[3] for c in attention), "Dv != D"
     padded = [c.args[3] for c in attention if len(c.args) == 4]
     queries = np.arange(padded[0].shape[1])
     assert any((first > queries).any() for first in padded), "a query that sees nothing"

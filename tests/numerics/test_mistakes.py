@@ -12,7 +12,7 @@ from xplm.numerics.grading.distortions import distortions
 from xplm.numerics.grading.trial import Trial, wrong_gradients
 from xplm.numerics.mistakes import CHAINS
 from xplm.numerics.mistakes.chain import run_backward, run_forward
-from xplm.numerics.op_cases import OPS
+from xplm.numerics.op_cases import OPS, op_cases
 
 
 def values_of(chain, case, **options):
@@ -56,7 +56,7 @@ def test_so_is_each_of_its_forms(op):
 def test_chain_and_kernel_agree(op):
     """Two derivations that share no line: within the rounding of sums of at most 300 numbers in float64."""
     chain = CHAINS[op]
-    for case in grading_cases(op):
+    for case in [*grading_cases(op), *op_cases(op)]:
         y, saved = PORTABLE[f"{op}_fwd"](*case.args, **case.options)
         forward = run_forward(chain, values_of(chain, case))
         np.testing.assert_allclose(y, forward.y, rtol=1e-12, atol=1e-12)

@@ -61,7 +61,7 @@ def draw_samples(
     ]
     if not replies:
         return []
-    # The batch is padded on the left to its longest prompt.
+    # Every row has room for the longest prompt and the longest reply.
     capacity = max(len(r.prompt_ids) for r in replies) + max(r.max_tokens for r in replies)
     for _ in generate_steps(engine, engine.allocate(len(replies), capacity), replies):
         pass

@@ -79,20 +79,19 @@ def test_equals_one_query_at_a_time(place, starts, T, window, Dv):
     assert np.max(np.abs(to_numpy(place.backend, y) - expected) - bound) <= 0
 
 
-@pytest.mark.parametrize("Dv", [6, 4, 9])
-@pytest.mark.parametrize("window", [None, 1, 4, 100])
 @pytest.mark.parametrize("T", range(1, 7))
 @pytest.mark.parametrize("starts", STARTS)
-def test_is_within_what_its_ops_may_be_off_by(fusions, dtypes, starts, T, window, Dv):
+def test_is_within_what_its_ops_may_be_off_by(fusions, dtypes, starts, T):
     starts = STARTS[starts]
-    q, keys, values = make_arrays(starts, T, Dv=Dv, dtypes=dtypes)
-    view = make_view(keys, values, starts)
-    y = fusions["cached_attention"](q, view, scale=SCALE, window=window)
-    seen = [
-        [exact(array[b : b + 1, :, : start + T]) for b, start in enumerate(starts)]
-        for array in (keys, values)
-    ]
-    assert_within(y, attend_rows(stored(q), *seen, starts, scale=SCALE, window=window))
+    for window, Dv in product((None, 1, 4, 100), (6, 4, 9)):
+        q, keys, values = make_arrays(starts, T, Dv=Dv, dtypes=dtypes)
+        view = make_view(keys, values, starts)
+        y = fusions["cached_attention"](q, view, scale=SCALE, window=window)
+        seen = [
+            [exact(array[b : b + 1, :, : start + T]) for b, start in enumerate(starts)]
+            for array in (keys, values)
+        ]
+        assert_within(y, attend_rows(stored(q), *seen, starts, scale=SCALE, window=window))
 
 
 @pytest.mark.parametrize("T", [1, 5])
@@ -123,8 +122,7 @@ def test_slots_after_a_rows_last_are_not_read(fusions, dtypes, starts, T):
 
 
 @pytest.mark.parametrize("T", [1, 4, 5])
-def test_a_row_is_the_same_in_every_batch_to_the_last_bit_of_its_own(fusions, T):
-    """Rows of other lengths do not change it by more than the order of its sums."""
+def test_rows_of_other_lengths_change_a_row_by_the_order_of_its_sums_at_most(fusions, T):
     starts = STARTS["ragged"]
     q, keys, values = make_arrays(starts, T, dtypes=("float32", "float32"))
     together = fusions["cached_attention"](q, make_view(keys, values, starts), scale=SCALE)

@@ -4,18 +4,20 @@ import pytest
 
 from xplm.kernels import PORTABLE
 from xplm.kernels.fusions import FUSIONS, MADE_OF
+from xplm.kernels.fusions.cached_attention import cached_attention
 from xplm.kernels.rope import rope_fwd
 
 
 def called(function):
-    """Names of the ops that a function's code refers to, in its inner functions too."""
+    """Names of the ops that a function's code refers to, in its inner functions and in fusions that it calls too."""
     codes, names = [function.__code__], set()
     while codes:
         code = codes.pop()
         names.update(code.co_names)
         codes += [constant for constant in code.co_consts if hasattr(constant, "co_names")]
-    found = {name: function.__globals__.get(name) for name in names}
-    return {op.__name__ for op in found.values() if op in PORTABLE.values()}
+    found = [function.__globals__.get(name) for name in names]
+    ops = {op.__name__ for op in found if op in PORTABLE.values()}
+    return ops.union(*[called(fusion) for fusion in found if fusion in FUSIONS.values()])
 
 
 @pytest.mark.parametrize("name", FUSIONS)
@@ -25,5 +27,6 @@ def test_a_fusion_is_made_of_what_it_calls(name):
     assert MADE_OF[name] == set().union(*[called(FUSIONS[half]) for half in pair])
 
 
-def test_a_call_in_an_inner_function_is_seen():
+def test_a_call_in_an_inner_function_and_in_a_fusion_is_seen():
     assert called(lambda x: [lambda: rope_fwd(x)]) == {"rope_fwd"}
+    assert called(lambda x: cached_attention(x, None, scale=1.0)) == {"attention_fwd"}

@@ -54,17 +54,49 @@ FORWARD = [
     PlantedFault(
         "cache writes one slot late",
         "xplm/cache.py",
-        "slots = (slice(None), slice(None), slice(self.length, end), slice(None))",
-        "slots = (slice(None), slice(None), slice(self.length, end), slice(None))\n"
-        "        if self.length: slots = (*slots[:2], slice(self.length - 1, end - 1), slots[3])",
+        "slots = (some, every, slice(begin, begin + T), every)",
+        "slots = (some, every, slice(begin, begin + T), every)\n"
+        "                if begin: slots = (some, every, slice(begin - 1, begin + T - 1), every)",
         "llama",
         "cache",
     ),
     PlantedFault(
         "position off by one after the first token",
         "xplm/models/decoder.py",
-        "slots = np.arange(start, start + T)[None, :]  # (1, T)",
-        "slots = np.arange(start, start + T)[None, :] + (start > 0)",
+        "positions = slots + begins[:, None]  # (1 or B, T)",
+        "positions = slots + begins[:, None] + (begins[:, None] > 0)",
+        "llama",
+        "cache",
+    ),
+    PlantedFault(
+        "a row's keys are read from where another's begin",
+        "xplm/cache.py",
+        "starts = np.asarray(self.lengths, np.int64)",
+        "starts = np.asarray(self.lengths[::-1], np.int64)",
+        "llama",
+        "cache",
+    ),
+    PlantedFault(
+        "a shorter row sees a slot before its first",
+        "xplm/views.py",
+        "first = xp.broadcast_to(shift[:, None], (B, T))",
+        "first = xp.broadcast_to(shift[:, None], (B, T)) - 1",
+        "llama",
+        "cache",
+    ),
+    PlantedFault(
+        "a shorter row's slots moved one too few",
+        "xplm/views.py",
+        "device=where)[None, :] - shift[:, None]  # (B, S)",
+        "device=where)[None, :] - (shift[:, None] - (shift[:, None] > 0))",
+        "llama",
+        "cache",
+    ),
+    PlantedFault(
+        "a shorter row goes on at the longest's position",
+        "xplm/models/decoder.py",
+        "np.zeros(1, np.int64) if rows is None else np.asarray(rows.begins)  # (B,)",
+        "np.zeros(1, np.int64) if rows is None else np.full(len(rows.begins), max(rows.begins))",
         "llama",
         "cache",
     ),
@@ -74,9 +106,9 @@ WIRING = [
     PlantedFault(
         "cache position off by one on this backend",
         "xplm/cache.py",
-        "slots = (slice(None), slice(None), slice(self.length, end), slice(None))",
-        "slots = (slice(None), slice(None), slice(self.length, end), slice(None))\n"
-        "        if self.length: slots = (*slots[:2], slice(self.length - 1, end - 1), slots[3])",
+        "slots = (some, every, slice(begin, begin + T), every)",
+        "slots = (some, every, slice(begin, begin + T), every)\n"
+        "                if begin: slots = (some, every, slice(begin - 1, begin + T - 1), every)",
         "llama",
         "and attention forward at model.layers.0",
         shared=False,
@@ -190,7 +222,7 @@ OTHERS = [
     PlantedFault(
         "probabilities rounded to bfloat16",
         f"{K}/attention.py",
-        "y = probs @ vw  # (B, K, G, t, D)",
+        "y = probs @ vw  # (B, K, G, t, Dv)",
         f"y = probs.astype({HALF}).astype(sums) @ vw",
         "llama",
         "attention forward",

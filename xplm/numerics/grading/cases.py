@@ -20,8 +20,11 @@ def grading_cases(op: str, seed: int = 0) -> list[OpCase]:
 
 
 def _is_gradable(op: str, case: OpCase) -> bool:
-    """True where a case is about the op: chunks are about a kernel, and zeros for an empty row are a convention."""
-    return not case.tuning and not (op == "softmax" and len(case.args) > 1)
+    """True where a case is about the op: chunks are about a kernel, zeros for an empty row are a convention, and a
+    textbook's attention has keys and values of one width.
+    """
+    has_widths = op == "attention" and case.args[1].shape[-1] != case.args[2].shape[-1]
+    return not case.tuning and not has_widths and not (op == "softmax" and len(case.args) > 1)
 
 
 def assumed(args: Mapping[str, np.ndarray | None]) -> dict[str, Any]:
