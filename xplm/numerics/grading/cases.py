@@ -23,8 +23,9 @@ def _is_gradable(op: str, case: OpCase) -> bool:
     """True where a case is about the op: chunks are about a kernel, zeros for an empty row are a convention, and a
     textbook's attention has keys and values of one width.
     """
-    has_widths = op == "attention" and case.args[1].shape[-1] != case.args[2].shape[-1]
-    return not case.tuning and not has_widths and not (op == "softmax" and len(case.args) > 1)
+    keys_and_values = case.args[1:3] if op == "attention" else ()
+    widths = {array.shape[-1] for array in keys_and_values if array is not None}
+    return not case.tuning and len(widths) < 2 and not (op == "softmax" and len(case.args) > 1)
 
 
 def assumed(args: Mapping[str, np.ndarray | None]) -> dict[str, Any]:
