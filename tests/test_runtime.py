@@ -92,6 +92,7 @@ def test_a_backends_own_norm_is_not_gone_back_from_by_another(numpy_backend, mor
 OPS_OF = {
     "add_rms_norm_fwd": {"rms_norm_fwd", "rms_norm_bwd"},
     "add_rms_norm_bwd": {"rms_norm_fwd", "rms_norm_bwd"},
+    "cached_attention": {"attention_fwd"},
     "norm_attention_residual": {"rms_norm_fwd", "linear_fwd", "rope_fwd", "attention_fwd"},
     "norm_mlp_residual": {"rms_norm_fwd", "linear_fwd", "swiglu_fwd"},
     "bind_blocks": set(),  # of halves that it is given

@@ -21,6 +21,15 @@ class Transfers:
     to_host: int = 0  # arrays
     to_host_bytes: int = 0
 
+    def since(self, earlier: "Transfers") -> "Transfers":
+        """What has been copied after `earlier`, a copy of the same counts."""
+        return Transfers(
+            self.to_device - earlier.to_device,
+            self.to_device_bytes - earlier.to_device_bytes,
+            self.to_host - earlier.to_host,
+            self.to_host_bytes - earlier.to_host_bytes,
+        )
+
 
 def count_transfers(backend: Backend) -> tuple[Backend, Transfers]:
     """The same backend, and what its copies come to from now on.

@@ -157,8 +157,8 @@ def test_bench_measures_each_part(xplm, tiny_directory):
     assert out.json["bandwidth_share"] == pytest.approx(share / out.json["bandwidth_bytes_per_s"])
     assert out.json["policy"] == "bf16"
     assert sum(rate["is_chosen"] for rate in out.json["products"]) >= 1
-    copies = out.json["transfers_per_token"]  # the id, its cosines and sines; its logits
-    assert (copies["to_device"], copies["to_host"]) == (3, 1)
+    copies = out.json["transfers_per_token"]  # the id, its slot, cosines and sines; its logits
+    assert (copies["to_device"], copies["to_host"]) == (4, 1)
     lines = xplm(
         "bench", "--model", tiny_directory, *flags, "--blas", "openblas"
     ).stdout.splitlines()

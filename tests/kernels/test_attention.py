@@ -21,9 +21,9 @@ from xplm.kernels.attention import attention_bwd, attention_fwd
 from xplm.precision import Policy
 
 
-def draw(place, seed, *, B=2, H=4, K=2, T=5, S=5, D=6):
+def draw(place, seed, *, B=2, H=4, K=2, T=5, S=5, D=6, Dv=None):
     rng = np.random.default_rng(seed)
-    shapes = ((B, H, T, D), (B, K, S, D), (B, K, S, D))
+    shapes = ((B, H, T, D), (B, K, S, D), (B, K, S, Dv or D))
     return tuple(place.array(rng.standard_normal(shape)) for shape in shapes)
 
 
@@ -80,8 +80,10 @@ def test_window_and_padding_by_hand(backend):
         {"H": 3, "K": 1},  # multi-query
         {"B": 1, "H": 1, "K": 1, "T": 1, "S": 1, "D": 1},
         {"T": 7, "S": 7, "D": 3},
+        {"T": 7, "S": 7, "Dv": 4},
+        {"D": 3, "Dv": 8},
     ],
-    elsewhere={"T": 7, "S": 7, "D": 3},
+    elsewhere={"T": 7, "S": 7, "Dv": 4},
 )
 def test_equals_one_query_at_a_time(place, sizes):
     q, k, v = draw(place, 11, **sizes)

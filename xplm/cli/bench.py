@@ -193,12 +193,13 @@ def run_once(engine: Engine, ids: np.ndarray, new_tokens: int) -> Run:
 
 def count_decode(engine: Engine, ids: np.ndarray) -> Transfers:
     """Copies between host and device that decoding one token takes, after a prompt of ids (T,)."""
-    cache = engine.allocate(1, len(ids) + 1)
-    logits = engine.feed(cache, ids[None, :])
     backend, copies = count_transfers(engine.rt.backend)
     counted = replace(engine, rt=replace(engine.rt, backend=backend))
+    cache = counted.allocate(1, len(ids) + 1)
+    logits = counted.feed(cache, ids[None, :])
+    read = replace(copies)
     counted.feed(cache, logits.argmax(axis=-1)[:, None])
-    return copies
+    return copies.since(read)
 
 
 def measure_bandwidth(backend: Backend, shape: tuple[int, int] = STREAM_SHAPE) -> float:

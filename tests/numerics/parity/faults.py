@@ -77,10 +77,10 @@ FORWARD = [
         "cache",
     ),
     PlantedFault(
-        "a shorter row sees a slot before its first",
+        "a shorter row sees slots before its first",
         "xplm/views.py",
         "first = xp.broadcast_to(shift[:, None], (B, T))",
-        "first = xp.broadcast_to(shift[:, None], (B, T)) - 1",
+        "first = xp.broadcast_to(0 * shift[:, None], (B, T))",
         "llama",
         "cache",
     ),
