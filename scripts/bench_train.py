@@ -31,7 +31,7 @@ from typing import Any
 
 from bench.processes import Worker, own_stdout, serve
 from bench.run import add_run_flags, add_where_flags, finish, guarded, open_log
-from bench.steps import SHAPES, Step, make_torch_step, make_xplm_step
+from bench.steps import SHAPES, TakeStep, make_torch_step, make_xplm_step
 from bench.train_processes import WHOLE, judge_whole, measure_whole
 from bench.turns import MEASURED_SECONDS, Figures, Log, Turn, of, ratio, repeated, take_turns
 from bench.verdicts import Row, row
@@ -89,14 +89,14 @@ def serve_steps(options: Mapping[str, Any]) -> None:
     name, shape, seed = options["name"], SHAPES[options["part"]], options["seed"]
     if name in OURS:
         where = options["device"], options["backend"]
-        step: Step = make_xplm_step(shape, *OURS[name], seed, *where)
+        step: TakeStep = make_xplm_step(shape, *OURS[name], seed, *where)
     else:
         compiles = name == COMPILED
         step = make_torch_step(shape, options["threads"], compiles, seed, options["device"])
     serve(answers, name, partial(time_step, step))
 
 
-def time_step(step: Step, request: Any) -> Figures:
+def time_step(step: TakeStep, request: Any) -> Figures:
     """The next step's loss, and what a step takes."""
     losses, seconds = repeated(step)
     return {"loss": losses[0], "step_s": seconds}

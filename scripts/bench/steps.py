@@ -15,6 +15,7 @@ from xplm.models.decoder import param_specs
 from xplm.params import init_params
 from xplm.runtime import Runtime, make_runtime
 from xplm.train.architecture import make_config
+from xplm.train.random_step import RandomVocabulary, draw_batches
 from xplm.train.recipe import (
     DataRecipe,
     ModelRecipe,
@@ -25,12 +26,11 @@ from xplm.train.recipe import (
 )
 from xplm.train.step import train_step
 from xplm.train.task import first_state, make_task
-from xplm.train.trial import RandomVocabulary, draw_batches
 from xplm.typing import Params
 
 CLIP, BETA1, BETA2, WEIGHT_DECAY = 1.0, 0.9, 0.99, 0.1
 
-Step = Callable[[], float]
+TakeStep = Callable[[], float]
 """Takes a training step; returns its loss."""
 
 
@@ -95,7 +95,7 @@ def make_xplm_step(
     seed: int,
     device: str = "cpu",
     backend: str | None = None,
-) -> Step:
+) -> TakeStep:
     """xplm's step."""
     recipe = make_recipe(shape, seed)
     rt = make_runtime(load_backend(backend, device, blas=blas), shape.policy, kernels)
@@ -115,7 +115,7 @@ def make_xplm_step(
 
 def make_torch_step(
     shape: Shape, threads: int, is_compiled: bool, seed: int, device: str = "cpu"
-) -> Step:
+) -> TakeStep:
     """PyTorch's step, of transformers' Llama."""
     import torch
 

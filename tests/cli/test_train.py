@@ -15,7 +15,7 @@ from xplm.checkpoint.pull import EMBEDDED
 from xplm.cli import output
 from xplm.cli.train import describe, live_line
 from xplm.train.evaluate import Evaluation
-from xplm.train.loop import Progress
+from xplm.train.loop import TrainProgress
 from xplm.train.recipe import to_toml
 from xplm.train.step import StepReport
 
@@ -191,12 +191,12 @@ def test_adapters_are_trained_used_and_merged(xplm, recipe, tmp_path):
 def test_progress_is_one_line():
     report = StepReport(2.34567, 0.987, 0.0005, 64, 64, is_skipped=False)
     evaluation = Evaluation(2.5, 0.3, 100)
-    progress = Progress(120, report, evaluation, False, (), 512.0, 2, 12345.6, 3725.4)
+    progress = TrainProgress(120, report, evaluation, False, (), 512.0, 2, 12345.6, 3725.4)
     assert describe(progress, 2000) == (
         "step 120/2000  loss 2.3457  validation 2.5000  lr 5.00e-04  gradient 0.99  "
         "12,346 tokens/s  2 skipped, scale 512  1:02:05 left"
     )
-    start = Progress(0, None, None, True, (), 1.0, 0, None, None)
+    start = TrainProgress(0, None, None, True, (), 1.0, 0, None, None)
     assert describe(start, 2000) == "step 0/2000"
 
 
@@ -212,7 +212,9 @@ def test_a_narrow_terminal_shows_the_whole_line():
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80)
     report = StepReport(2.34567, 0.987, 0.0005, 64, 64, is_skipped=False)
-    progress = Progress(120, report, Evaluation(2.5, 0.3, 100), False, (), 1.0, 0, 12345.6, 3725.4)
+    progress = TrainProgress(
+        120, report, Evaluation(2.5, 0.3, 100), False, (), 1.0, 0, 12345.6, 3725.4
+    )
     description = describe(progress, 2000)
     with live_line(console, is_shown=True) as bar:
         bar.update(bar.add_task("", total=2000), description=description)

@@ -18,8 +18,8 @@ from xplm.train.dry_run import measure_process
 from xplm.train.lora import adapter_specs
 from xplm.train.memory import count_moments, count_update, plan_step
 from xplm.train.optimizers import OPTIMIZERS
+from xplm.train.random_step import RandomVocabulary
 from xplm.train.task import training_policy
-from xplm.train.trial import RandomVocabulary
 
 NOTHING = DeviceMemory(0, 0, 0)
 

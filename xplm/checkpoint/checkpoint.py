@@ -61,7 +61,7 @@ class Checkpoint:
         return any(kind not in FLOAT_KINDS for kind in self.matrix_kinds)
 
 
-def cast(array: np.ndarray, dtype: np.dtype[Any], name: str) -> np.ndarray:
+def to_dtype(array: np.ndarray, dtype: np.dtype[Any], name: str) -> np.ndarray:
     """Cast one tensor, or a part of it.
 
     Args:

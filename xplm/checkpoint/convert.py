@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from xplm.checkpoint.adapter import A, adapted_config, adapter_product, read_adapter
-from xplm.checkpoint.checkpoint import Checkpoint, cast
+from xplm.checkpoint.checkpoint import Checkpoint, to_dtype
 from xplm.checkpoint.files import copy_file
 from xplm.checkpoint.load import check_layers, check_tied, match_names
 from xplm.checkpoint.opening import open_checkpoint
@@ -79,7 +79,7 @@ def convert(
             weight = checkpoint.read(source, np.dtype(np.float32))
         if layer + A in adapters:
             weight = weight + adapter_product(adapters, layer)
-        return cast(weight, dtype, name)
+        return to_dtype(weight, dtype, name)
 
     def write_tokenizer(directory: Path) -> None:
         _write_tokenizer(checkpoint, directory)

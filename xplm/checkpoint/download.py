@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from xplm.checkpoint.files import Progress, rename, sync
+from xplm.checkpoint.files import rename, sync
 from xplm.errors import DownloadError
+from xplm.progress import OnProgress
 
 
 def download(
@@ -21,7 +22,7 @@ def download(
     partial: Path,
     n_bytes: int,
     name: str,
-    progress: Progress,
+    progress: OnProgress,
     headers: Mapping[str, str] | None = None,
 ) -> None:
     """Bring a file to its full length.
@@ -165,7 +166,7 @@ def _offline(server: str) -> str:
     return f"there is no network connection to {server}; connect and pull again"
 
 
-def bar_class(name: str, progress: Progress) -> Any:
+def bar_class(name: str, progress: OnProgress) -> Any:
     """A progress bar class for the hub's library; its bars report to the callback."""
 
     class Bar:

@@ -1,4 +1,4 @@
-"""Writing files and directories that are whole or absent; reporting progress.
+"""Writing files and directories that are whole or absent.
 
 What is not complete has a temporary name in the same directory:
 
@@ -17,13 +17,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO
 
 from xplm.checkpoint.untrusted import MAX_LARGE_BYTES, read_bytes
 from xplm.errors import CheckpointError
-
-Progress: TypeAlias = Callable[[str, int, int | None], None]
-"""Told what is being fetched, how many bytes of it are there, and how many it has (None: not known yet)."""
 
 NAME_CHARS = 40  # of a name that its temporary one shows
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(

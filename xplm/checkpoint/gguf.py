@@ -23,7 +23,7 @@ import numpy as np
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
-from xplm.checkpoint.checkpoint import Checkpoint, TensorInfo, cast
+from xplm.checkpoint.checkpoint import Checkpoint, TensorInfo, to_dtype
 from xplm.checkpoint.gguf_config import config_from_gguf, get_layout
 from xplm.checkpoint.gguf_header import StoredTensor, read_gguf_header
 from xplm.checkpoint.gguf_names import hugging_face_name
@@ -175,7 +175,7 @@ def _unpack(
                 part = rows[start : start + step]
                 packed = np.empty((len(part), tensor.row_bytes), np.uint8)
                 read_into(file, packed)
-                part[:] = cast(_widen(packed, tensor.kind), dtype, name)
+                part[:] = to_dtype(_widen(packed, tensor.kind), dtype, name)
     except OSError as cause:
         raise CheckpointError(
             f"tensor {name} must be readable from {path}; got: {cause}"

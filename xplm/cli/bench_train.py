@@ -17,9 +17,9 @@ from xplm.train.architecture import make_config
 from xplm.train.dry_run import measure_process
 from xplm.train.memory import plan_step, require_step_memory
 from xplm.train.prepare import ADVICE
+from xplm.train.random_step import RandomVocabulary, draw_batches, make_step, time_steps
 from xplm.train.recipe import Recipe, make_recipe, parse_setting
 from xplm.train.task import training_policy
-from xplm.train.trial import RandomVocabulary, draw_batches, make_step, time_steps
 
 STEPS = 10
 """Timed, if nothing else is asked for."""

@@ -37,7 +37,7 @@ def train(rt: Runtime, arch: str) -> None:
     """A step by portable kernels, but for those that come last; then one by fused kernels alone."""
     from xplm.cli.bench_train import trial_recipe  # a third of a second, which `generate` saves
     from xplm.train.architecture import make_config
-    from xplm.train.trial import RandomVocabulary, draw_batches, make_step
+    from xplm.train.random_step import RandomVocabulary, draw_batches, make_step
 
     recipe = trial_recipe(arch, (), seed=0)
     vocab_size = recipe.data.vocab_size or 0

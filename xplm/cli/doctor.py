@@ -14,7 +14,7 @@ from xplm.cli.flags import BLAS_HELP, takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.products import product_lines, products_json
 from xplm.errors import BackendError
-from xplm.numerics.doctor.examine import PROBES, Row, as_json, examine
+from xplm.numerics.doctor.examine import PROBES, DoctorRow, as_json, examine
 from xplm.numerics.doctor.probe import ABSENT, FLOATS
 from xplm.numerics.parity.certificate import versions
 from xplm.runtime import make_runtime
@@ -28,13 +28,13 @@ class Patient(NamedTuple):
     """A backend, and what was found of it."""
 
     backend: Backend
-    rows: list[Row]
+    rows: list[DoctorRow]
     product_rates: Sequence[ProductRate]
 
     @property
-    def gaps(self) -> list[list[Row]]:
+    def gaps(self) -> list[list[DoctorRow]]:
         """The gaps, together where the same is known of them and the same is done about them."""
-        groups: dict[Any, list[Row]] = {}
+        groups: dict[Any, list[DoctorRow]] = {}
         for row in self.rows:
             if row.is_gap:
                 what = row.probe.name if row.workaround is None else row.workaround.name
@@ -45,7 +45,7 @@ class Patient(NamedTuple):
     def counts(self) -> dict[str, int]:
         """How many probes hold, how many gaps there are, and how many of them are open."""
         n_gaps = sum(row.is_gap for row in self.rows)
-        n_absent = sum(row.finding.verdict == ABSENT for row in self.rows)
+        n_absent = sum(row.answer.verdict == ABSENT for row in self.rows)
         return {
             "n_hold": len(self.rows) - n_gaps - n_absent,
             "n_gaps": n_gaps,
@@ -149,7 +149,7 @@ def _load(name: str, device: str | None, threads: int | None, blas: str | None) 
     return load_backend(name, last, threads, blas)
 
 
-def examined(out: Output, backend: Backend) -> list[Row]:
+def examined(out: Output, backend: Backend) -> list[DoctorRow]:
     """Every row, counted in sight of the user."""
     rows = []
     for row in examine(backend):
@@ -200,7 +200,7 @@ def _versions(backend: Backend) -> dict[str, str]:
     return {name: number for name, number in found.items() if name not in ("python", "xplm")}
 
 
-def _table(rows: Sequence[Row], gaps: Sequence[Sequence[Row]]) -> Table:
+def _table(rows: Sequence[DoctorRow], gaps: Sequence[Sequence[DoctorRow]]) -> Table:
     """A line a probe, a column a dtype; a gap has its number."""
     numbers = {row.probe.label: number for number, group in enumerate(gaps, 1) for row in group}
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
@@ -217,15 +217,15 @@ def _table(rows: Sequence[Row], gaps: Sequence[Sequence[Row]]) -> Table:
     return table
 
 
-def _by_name(rows: Iterable[Row]) -> Iterable[tuple[str, dict[str, Row]]]:
+def _by_name(rows: Iterable[DoctorRow]) -> Iterable[tuple[str, dict[str, DoctorRow]]]:
     """The rows of each probe by dtype."""
-    names: dict[str, dict[str, Row]] = {}
+    names: dict[str, dict[str, DoctorRow]] = {}
     for row in rows:
         names.setdefault(row.probe.name, {})[row.probe.dtype] = row
     return names.items()
 
 
-def _cell(row: Row | None, numbers: dict[str, int]) -> Text:
+def _cell(row: DoctorRow | None, numbers: dict[str, int]) -> Text:
     if row is None:
         return Text()
     if row.is_gap:
@@ -233,19 +233,19 @@ def _cell(row: Row | None, numbers: dict[str, int]) -> Text:
         return (
             Text(f"OPEN {number}", "bold red") if row.is_open else Text(f"gap {number}", "yellow")
         )
-    return Text("·", "dim") if row.finding.verdict == ABSENT else Text("✓", "green")
+    return Text("·", "dim") if row.answer.verdict == ABSENT else Text("✓", "green")
 
 
-def _show_gap(console: Console, number: int, rows: Sequence[Row]) -> None:
+def _show_gap(console: Console, number: int, rows: Sequence[DoctorRow]) -> None:
     """What was found, what is done about it and where, and where it is known from."""
     first = rows[0]
     names = "; ".join(dict.fromkeys(row.probe.name for row in rows))
     dtypes = ", ".join(dict.fromkeys(row.probe.dtype for row in rows))
     console.print(Text.assemble(f"{number:>2}  ", (names, "bold"), f"  {dtypes}"))
-    differ = len({row.finding.found for row in rows}) > 1
+    differ = len({row.answer.found for row in rows}) > 1
     for row in rows if differ else rows[:1]:
         prefix = f"{row.probe.label}: " if differ else ""
-        _indented(console, Text(prefix + row.finding.found))
+        _indented(console, Text(prefix + row.answer.found))
     if first.workaround is None:
         _indented(console, Text("xplm has no way around it.", style="bold red"))
     else:

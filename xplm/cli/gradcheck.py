@@ -40,7 +40,7 @@ LABEL_WIDTHS = {"op": 32, "model": 50, "all": 76}
 """Columns for what is checked: of an op the table fits 80."""
 
 
-class Row(NamedTuple):
+class GradientRow(NamedTuple):
     """A line of the table."""
 
     kind: str  # the list of the JSON object that it belongs to
@@ -121,7 +121,7 @@ def gradcheck(
         number = parse_entries(entries or ALL)
         rows = all_rows(computer, kernels, seed, number, out.waiting.report)
 
-    shown: list[Row] = []
+    shown: list[GradientRow] = []
     with computer.computing():
         for row in rows:
             if not shown:
@@ -144,7 +144,7 @@ def gradcheck(
 
 def all_rows(
     backend: Backend, kernels: str, seed: int, entries: int | None, progress: OnProgress = unseen
-) -> Iterator[Row]:
+) -> Iterator[GradientRow]:
     """Every op by argument, then every layer and every small model, each at its worst."""
     n_all = len(OPS) + len(LAYERS) + len(TINY_MODELS)
     for done, op in enumerate(OPS):
@@ -162,7 +162,7 @@ def all_rows(
     progress(CHECKING_ALL, n_all, n_all)
 
 
-def op_rows(backend: Backend, kernels: str, op: str, seed: int) -> Iterator[Row]:
+def op_rows(backend: Backend, kernels: str, op: str, seed: int) -> Iterator[GradientRow]:
     """One op, a row an argument."""
     table = make_runtime(backend, "fp64", kernels).kernels
     found = check_op(backend, table, op, seed=seed)
@@ -178,7 +178,7 @@ def recipe_rows(
     seed: int,
     entries: str | None,
     progress: OnProgress = unseen,
-) -> Iterator[Row]:
+) -> Iterator[GradientRow]:
     """The model of a recipe, a row a parameter. Its vocabulary, which only data can tell, is printable ASCII.
 
     Raises:
@@ -206,7 +206,7 @@ def recipe_rows(
         progress=progress,
     ):
         compared = (error.n_compared, error.n_numbers)
-        yield Row("ops", error.argument, "", 1, *compared, error.error, MODEL_LIMIT)
+        yield GradientRow("ops", error.argument, "", 1, *compared, error.error, MODEL_LIMIT)
 
 
 def parse_entries(text: str) -> int | None:
@@ -222,7 +222,7 @@ def parse_entries(text: str) -> int | None:
     return int(text)
 
 
-def as_json(rows: list[Row]) -> dict[str, Any]:
+def as_json(rows: list[GradientRow]) -> dict[str, Any]:
     """The largest error of every op, layer and model."""
     errors: dict[str, dict[str, float]] = {"ops": {}}
     for row in rows:
@@ -234,8 +234,10 @@ def as_json(rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def _worst(kind: str, name: str, n_cases: int, errors: list[GradientError], limit: float) -> Row:
+def _worst(
+    kind: str, name: str, n_cases: int, errors: list[GradientError], limit: float
+) -> GradientRow:
     """The row of several gradients: the largest error, and how many numbers there were in all."""
     worst = max(errors, key=lambda e: e.error)
     compared = (sum(e.n_compared for e in errors), sum(e.n_numbers for e in errors))
-    return Row(kind, name, f"d{worst.argument}", n_cases, *compared, worst.error, limit)
+    return GradientRow(kind, name, f"d{worst.argument}", n_cases, *compared, worst.error, limit)

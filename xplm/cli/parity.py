@@ -28,7 +28,7 @@ from xplm.numerics.parity.judge import BUG
 from xplm.numerics.parity.page import TITLES, page, share_text
 from xplm.numerics.parity.report import (
     Drifts,
-    Row,
+    ParityRow,
     Setting,
     first_fault,
     layer_rows,
@@ -195,12 +195,12 @@ def _require_float64(rt: Runtime, text: str) -> None:
         )
 
 
-def _measure(out: Output, setting: Setting) -> tuple[list[Row], list[Drifts]]:
+def _measure(out: Output, setting: Setting) -> tuple[list[ParityRow], list[Drifts]]:
     """Every row, said as it comes to those who watch."""
-    rows: list[Row] = []
+    rows: list[ParityRow] = []
     drifts: list[Drifts] = []
 
-    def model() -> Iterator[Row]:
+    def model() -> Iterator[ParityRow]:
         found, grown = model_rows(setting)
         drifts.extend(grown)
         yield from found
@@ -216,7 +216,7 @@ def _measure(out: Output, setting: Setting) -> tuple[list[Row], list[Drifts]]:
     return rows, drifts
 
 
-def _print(console: Console, made: Mapping[str, object], rows: Sequence[Row]) -> None:
+def _print(console: Console, made: Mapping[str, object], rows: Sequence[ParityRow]) -> None:
     for kind, title in TITLES.items():
         own = [row for row in rows if row.kind == kind]
         console.print(Text(title, style="bold"))
@@ -234,7 +234,7 @@ def _print(console: Console, made: Mapping[str, object], rows: Sequence[Row]) ->
     console.print(Text(f"  {n_wrong} of {len(rows)} rows are wrong.", style="dim"))
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def _table(rows: Sequence[ParityRow]) -> Table:
     """Rows of one kind, in columns that are the same for all kinds and fit into 80 characters."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     for heading, width in (("", 22), ("", PART_WIDTH), ("verdict", 8), ("of bound", BAR_CELLS)):
@@ -248,7 +248,7 @@ def _table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _cells(row: Row, name: str) -> list[str | Text]:
+def _cells(row: ParityRow, name: str) -> list[str | Text]:
     v = row.verdict
     kind = BUG if row.is_bug else v.kind
     style = STYLES[kind]

@@ -29,7 +29,7 @@ from xplm.language_model import load_checkpoint
 from xplm.numerics.policies import search as searching
 from xplm.numerics.policies.cost import PARTS, count_numbers
 from xplm.numerics.policies.reading import cut
-from xplm.numerics.policies.search import Trial, make_evaluate
+from xplm.numerics.policies.search import PolicyTrial, make_evaluate
 from xplm.precision import Policy
 
 FORMATS = ("fp8", "bf16", "fp16")
@@ -92,7 +92,7 @@ def search(
     settings = {"model": model, "text": text, "budget": budget, "window": window}
     settings |= {"formats": formats, "parts": parts, "kernels": where.kernels}
     costs = count_numbers(lm.config, window)
-    trials: list[Trial] = []
+    trials: list[PolicyTrial] = []
     result: dict[str, Any] = {"settings": settings, "policy": None, "trials": []}
     is_done = True
     try:
@@ -121,12 +121,12 @@ def search(
         raise typer.Exit(INTERRUPTED)
 
 
-def as_row(trial: Trial) -> dict[str, Any]:
+def as_row(trial: PolicyTrial) -> dict[str, Any]:
     """A trial's figures by name."""
     return trial._asdict() | {"policy": str(trial.policy)}
 
 
-def cells(trial: Trial) -> list[str]:
+def cells(trial: PolicyTrial) -> list[str]:
     """A line of the table."""
     return [
         str(trial.policy),

@@ -174,7 +174,7 @@ class Reading:
         """Take the bar away."""
         self._stack.close()
 
-    def report(self, what: str, n_bytes: int, total_bytes: int) -> None:
+    def report(self, what: str, n_bytes: int, total_bytes: int | None) -> None:
         """Show how far reading is."""
         if not self._show.shows_progress:
             return
@@ -245,7 +245,7 @@ def live_line(console: Console, *, is_shown: bool) -> Progress:
     )
 
 
-def describe(progress: loop.Progress, steps: int) -> str:
+def describe(progress: loop.TrainProgress, steps: int) -> str:
     """A run's state on one line."""
     parts = [f"step {progress.step}/{steps}"]
     if report := progress.report:

@@ -12,7 +12,7 @@ from xplm.errors import RequestError, did_you_mean
 from xplm.numerics.grading.attempt import Attempt
 from xplm.numerics.grading.diagnosis import Finding, diagnose
 from xplm.numerics.grading.extremes import find_overflow
-from xplm.numerics.grading.judging import Verdict, judge_forward
+from xplm.numerics.grading.judging import Judgement, judge_forward
 from xplm.numerics.grading.opening import load_submission
 from xplm.numerics.grading.raised import SubmissionError
 from xplm.numerics.grading.scope import narrowed
@@ -74,49 +74,53 @@ def grade(path: Path, op: str | None = None) -> Grade:
 def _grade(attempt: Attempt) -> Grade:
     labels = tuple(case.label for case in attempt.cases)
     try:
-        verdict = judge_forward(attempt)
+        judgement = judge_forward(attempt)
     except SubmissionError as error:
         return Grade(attempt.op, labels, DOES_NOT_RUN, False, {}, [Finding((), str(error))])
-    forward_findings = [Finding((), f"forward: {verdict.fault}")] if verdict.fault else []
+    forward_findings = [Finding((), f"forward: {judgement.fault}")] if judgement.fault else []
     try:
-        tried, scope = narrowed(attempt, try_backward(attempt, verdict))
+        tried, scope = narrowed(attempt, try_backward(attempt, judgement))
     except SubmissionError as error:
-        return Grade(attempt.op, labels, verdict.says, False, {}, [Finding((), str(error))])
+        return Grade(attempt.op, labels, judgement.says, False, {}, [Finding((), str(error))])
     overflow = ""
-    if verdict.is_the_op:
-        overflow = find_overflow(attempt, verdict, runs_back=not tried.crashes)
+    if judgement.is_the_op:
+        overflow = find_overflow(attempt, judgement, runs_back=not tried.crashes)
     if overflow:
         forward_findings.append(Finding((), overflow))
 
-    names = attempt.names(verdict.setup.order)
+    names = attempt.names(judgement.setup.order)
     wrong = wrong_gradients(tried.trials)
-    findings = _explain(attempt, verdict, tried, wrong, names)
+    findings = _explain(attempt, judgement, tried, wrong, names)
     return Grade(
         attempt.op,
-        tuple(case.label for case in verdict.cases),
-        OVERFLOWS if overflow and not verdict.fault else verdict.says,
+        tuple(case.label for case in judgement.cases),
+        OVERFLOWS if overflow and not judgement.fault else judgement.says,
         not forward_findings,
         {f"d{names[arg]}": error for arg, error in _errors(tried.trials).items()},
         forward_findings
         + [Finding(tuple(f"d{names[arg]}" for arg in f.arguments), f.says) for f in findings],
         tuple(f"d{names[arg]}" for arg in wrong),
         {f"d{names[arg]}": dtype for arg, dtype in slight_gradients(tried.trials).items()},
-        verdict.notes + scope + attempt.missing_options(),
+        judgement.notes + scope + attempt.missing_options(),
         "" if tried.trials else DOES_NOT_RUN,
     )
 
 
 def _explain(
-    attempt: Attempt, verdict: Verdict, tried: Tried, wrong: Sequence[str], names: dict[str, str]
+    attempt: Attempt,
+    judgement: Judgement,
+    tried: Tried,
+    wrong: Sequence[str],
+    names: dict[str, str],
 ) -> list[Finding]:
     """The findings about the backward."""
     chain, trials = attempt.chain, tried.trials
-    if (wrong or tried.crashes) and (says := called_otherwise(attempt, verdict, tried)):
+    if (wrong or tried.crashes) and (says := called_otherwise(attempt, judgement, tried)):
         return [Finding(tuple(wrong), says)]
     crashes = [Finding((), f'{error} (case "{case.label}")') for case, error in tried.crashes[:1]]
     if not trials:
         return crashes
-    if verdict.is_the_op:
+    if judgement.is_the_op:
         return crashes + diagnose(chain, trials, wrong, names)
     if wrong and _fits_definition(chain, trials, wrong):
         says = "the backward is right for the op as it is defined: mend the forward alone"

@@ -16,9 +16,9 @@ from xplm.params import count_params
 from xplm.runtime import Runtime
 from xplm.train.memory import plan_step
 from xplm.train.prepare import ADVICE, Material, make_first
+from xplm.train.random_step import draw_batches, make_step
 from xplm.train.recipe import Recipe, ScheduleRecipe
 from xplm.train.step import train_step
-from xplm.train.trial import draw_batches, make_step
 
 STEPS = 2
 

@@ -50,7 +50,7 @@ class Job:
     notes: Sequence[str] = ()  # what it does otherwise than its recipe says, for the user
 
 
-class Progress(NamedTuple):
+class TrainProgress(NamedTuple):
     """Where a run is after a step, or before the first."""
 
     step: int  # steps taken
@@ -91,7 +91,7 @@ class Trainer:
         )  # a run that is over before the first drawing has its last alone
         self._is_drawn = self.is_over  # as far as the metrics go
 
-    def run(self) -> Iterator[Progress]:
+    def run(self) -> Iterator[TrainProgress]:
         """Train to the end of the run.
 
         Yields:
@@ -107,7 +107,7 @@ class Trainer:
         with memory_faults(self.job.task.rt.backend, "a training step", advice):
             yield from self._run()
 
-    def _run(self) -> Iterator[Progress]:
+    def _run(self) -> Iterator[TrainProgress]:
         job, recipe = self.job, self.job.recipe
         if self.is_over:
             return
@@ -148,7 +148,7 @@ class Trainer:
         self._samples.close()
         self.directory.release()
 
-    def _evaluate(self, report: StepReport | None) -> Progress:
+    def _evaluate(self, report: StepReport | None) -> TrainProgress:
         """Score the held-out data, write samples, save. The state remembers the best score."""
         task, train = self.job.task, self.job.recipe.train
         params = pass_params(task, self.state.weights)
@@ -199,11 +199,11 @@ class Trainer:
         if perf_counter() - self._drawn_at > SECONDS_BETWEEN_DRAWINGS:
             self._draw()
 
-    def _progress(self, report: StepReport | None) -> Progress:
+    def _progress(self, report: StepReport | None) -> TrainProgress:
         state = self.state
         seconds = [seconds for _, seconds in self._speeds]
         left = (self.job.steps - state.step) * sum(seconds) / len(seconds) if seconds else None
-        return Progress(
+        return TrainProgress(
             step=state.step,
             report=report,
             evaluation=self._evaluation,

@@ -20,22 +20,23 @@ from xplm.models.loss_scale import make_loss_scale
 from xplm.out_of_memory import memory_faults
 from xplm.params import ParamSpec, init_params
 from xplm.precision import cast
+from xplm.progress import OnProgress
 from xplm.runtime import Runtime
 from xplm.text.tokenizer import Tokenizer
 from xplm.text.trainable import train_tokenizer, with_chat_template
 from xplm.train.architecture import make_config
-from xplm.train.data import Dataset, Progress, data_digest, open_dataset, read_texts
+from xplm.train.data import Dataset, data_digest, open_dataset, read_texts
 from xplm.train.loop import Job, Trainer
 from xplm.train.lora import adapter_specs
 from xplm.train.memory import require_step_memory
 from xplm.train.notes import run_notes
 from xplm.train.optimizers import find_optimizer
+from xplm.train.random_step import RandomVocabulary
 from xplm.train.recipe import Recipe, differences
 from xplm.train.run_directory import RunDirectory
 from xplm.train.state import TrainState
 from xplm.train.step import Task
 from xplm.train.task import first_state, gradient_formats, make_task
-from xplm.train.trial import RandomVocabulary
 from xplm.typing import Params
 
 ADVICE = "lower data.batch_size or data.context, take a smaller model, or free memory"
@@ -66,7 +67,7 @@ def prepare(
     init: Path | None,
     resume: bool,
     cache: Path,
-    progress: Progress,
+    progress: OnProgress,
     tokenizer_of: Path | None = None,
 ) -> Trainer:
     """Read the data, make or load the model, and open the run's directory.
@@ -104,7 +105,7 @@ def _open_run(
     init: Path | None,
     resume: bool,
     cache: Path,
-    progress: Progress,
+    progress: OnProgress,
     tokenizer_of: Path | None,
 ) -> Trainer:
     directory.check(resume=resume)
@@ -150,7 +151,7 @@ def read_material(
     *,
     init: Path | None,
     cache: Path,
-    progress: Progress,
+    progress: OnProgress,
     tokenizer_of: Path | None = None,
     run: Path | None = None,
     allocated: int = 0,
@@ -246,7 +247,7 @@ def _make_task(material: Material, frozen: Params) -> Task:
 
 
 def _tokenizer(
-    recipe: Recipe, model: Checkpoint | None, run: Path | None, progress: Progress
+    recipe: Recipe, model: Checkpoint | None, run: Path | None, progress: OnProgress
 ) -> Tokenizer:
     """The run's own where it has begun, else that of a model, else one made for the data."""
     data = recipe.data
@@ -264,7 +265,7 @@ def _tokenizer(
 
 
 def _dataset(
-    recipe: Recipe, tokenizer: Tokenizer, cache: Path, digest: str, progress: Progress
+    recipe: Recipe, tokenizer: Tokenizer, cache: Path, digest: str, progress: OnProgress
 ) -> Dataset:
     data = recipe.data
     return open_dataset(

@@ -7,7 +7,7 @@ from itertools import count
 import numpy as np
 
 from xplm.backend import Backend
-from xplm.numerics.doctor.examine import PROBES, Row, examine
+from xplm.numerics.doctor.examine import PROBES, DoctorRow, examine
 from xplm.numerics.doctor.probe import GAP, Probe, ask
 
 
@@ -29,6 +29,6 @@ def gaps(backend: Backend, clock: Callable[[], float] | None = None) -> set[str]
 
 def rows_of(
     backend: Backend, labels: set[str], clock: Callable[[], float] | None = None
-) -> list[Row]:
+) -> list[DoctorRow]:
     """What the doctor says of some probes."""
     return list(examine(backend, [probe for probe in probes(clock) if probe.label in labels]))

@@ -39,7 +39,7 @@ def test_what_holds_on_numpy_is_found_to_hold(numpys_rows):
         "float32 sort",
     )
     for label in held:
-        assert numpys_rows[label].finding.verdict == GOOD
+        assert numpys_rows[label].answer.verdict == GOOD
         assert numpys_rows[label].workaround is None
 
 
@@ -74,9 +74,9 @@ def test_an_exception_of_any_type_is_a_gap(numpy_backend):
     def run(backend):
         raise CompileError("error: no bfloat16 here\nsecond line")
 
-    finding = ask(PROBES[0]._replace(run=run), numpy_backend)
-    assert finding.verdict == GAP
-    assert finding.found == "raises CompileError: error: no bfloat16 here"
+    answer = ask(PROBES[0]._replace(run=run), numpy_backend)
+    assert answer.verdict == GAP
+    assert answer.found == "raises CompileError: error: no bfloat16 here"
 
 
 def test_numbers_are_rounded_on_the_host(numpy_backend):

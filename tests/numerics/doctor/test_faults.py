@@ -87,7 +87,7 @@ def test_slow_products_are_found_and_not_taken():
     backend = inject(CLEAN, {"matmul": clock.slow_in_float16})
     assert gaps(backend, clock) == gaps(CLEAN) | SLOW
     for row in rows_of(backend, SLOW, clock):
-        assert row.finding.values == {
+        assert row.answer.values == {
             "seconds": 100.0, "float32_seconds": 1.0, "xplm_seconds": 1.0,
         }  # fmt: skip
         assert not row.is_open
@@ -133,7 +133,7 @@ def test_a_transfer_that_loses_the_dtype_is_open():
     backend = replace(clean, to_host=faults.as_float32(clean.to_host))
     (row,) = rows_of(backend, {"bfloat16 to the device and back"})
     assert row.is_open
-    assert row.finding.found == "comes back as float32"
+    assert row.answer.found == "comes back as float32"
 
 
 CUPY = {

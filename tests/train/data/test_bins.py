@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from xplm.errors import DataError
+from xplm.progress import OnProgress, unseen
 from xplm.text import documents
 from xplm.text.tokenizer import Tokenizer
 from xplm.text.trainable import train_tokenizer
 from xplm.train.data.bins import open_tokens as open_bin
 from xplm.train.data.digest import data_digest
-from xplm.train.data.sources import Progress, unseen
 from xplm.train.data.token_file import TokenFile
 
 
 def open_tokens(
-    path: Path, tokenizer: Tokenizer, cache: Path, progress: Progress = unseen
+    path: Path, tokenizer: Tokenizer, cache: Path, progress: OnProgress = unseen
 ) -> TokenFile:
     """The bin of a corpus as it is now."""
     return open_bin(path, tokenizer, cache, data_digest(path, progress), progress)

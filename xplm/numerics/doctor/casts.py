@@ -10,7 +10,7 @@ import numpy as np
 from xplm.backend import Backend
 from xplm.formats import FORMATS, round_to
 from xplm.numerics.doctor.numbers import bits, first_wrong, get, put, smallest_normal
-from xplm.numerics.doctor.probe import HALVES, Finding, Probe, absent, for_each, gap, good
+from xplm.numerics.doctor.probe import HALVES, Answer, Probe, absent, for_each, gap, good
 from xplm.precision import HOST_DTYPES
 
 THEME = "casts"
@@ -18,7 +18,7 @@ THEME = "casts"
 DRAWS = 4096
 
 
-def rounding(backend: Backend, dtype: str) -> Finding:
+def rounding(backend: Backend, dtype: str) -> Answer:
     """From float32: numbers at random, and those half way between two neighbours."""
     format = FORMATS[dtype]
     rng = np.random.default_rng(0)
@@ -31,7 +31,7 @@ def rounding(backend: Backend, dtype: str) -> Finding:
     )
 
 
-def outside(backend: Backend, dtype: str) -> Finding:
+def outside(backend: Backend, dtype: str) -> Answer:
     """From float32: what is too large becomes infinity, infinities and NaN stay, -0 keeps its sign."""
     largest = FORMATS[dtype].max
     too_large = min(largest * (1.0 + FORMATS[dtype].eps), float(np.finfo(np.float32).max))
@@ -45,7 +45,7 @@ def outside(backend: Backend, dtype: str) -> Finding:
     return good("right") if np.signbit(found[-1]) else gap("-0 loses its sign")
 
 
-def widening(backend: Backend, dtype: str) -> Finding:
+def widening(backend: Backend, dtype: str) -> Answer:
     """To float32: every normal number, every infinity and NaN is what it was."""
     patterns = np.arange(2**16, dtype=np.uint16).view(HOST_DTYPES[dtype])
     with np.errstate(invalid="ignore"):
@@ -56,7 +56,7 @@ def widening(backend: Backend, dtype: str) -> Finding:
     return gap(wrong) if wrong else good("exact")
 
 
-def once(backend: Backend, dtype: str) -> Finding:
+def once(backend: Backend, dtype: str) -> Answer:
     """From float64: a number just above the middle of two neighbours goes up; in float32 it would be the middle."""
     if "float64" not in backend.dtypes:
         return absent("no float64 to cast from")
@@ -66,7 +66,7 @@ def once(backend: Backend, dtype: str) -> Finding:
     return gap("rounded twice, through float32") if wrong else good("rounded once")
 
 
-def round_trip(backend: Backend, dtype: str) -> Finding:
+def round_trip(backend: Backend, dtype: str) -> Answer:
     """To the device and back, bits stay as they are."""
     host = np.arange(2**16, dtype=np.uint16).view(HOST_DTYPES[dtype])
     back = backend.to_host(backend.from_host(host))
@@ -81,7 +81,7 @@ def _cast(backend: Backend, host: np.ndarray, dtype: str) -> np.ndarray:
     return get(backend, backend.xp.astype(put(backend, host, "float32"), backend.dtypes[dtype]))
 
 
-ROWS: tuple[tuple[str, str, Callable[..., Finding], str | None], ...] = (
+ROWS: tuple[tuple[str, str, Callable[..., Answer], str | None], ...] = (
     ("from float32", "to nearest, ties to even", rounding, None),
     ("overflow, NaN, -0", "inf, NaN and -0", outside, None),
     ("to float32", "exact", widening, None),

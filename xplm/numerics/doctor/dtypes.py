@@ -4,25 +4,25 @@ import numpy as np
 
 from xplm.backend import Backend
 from xplm.numerics.doctor.numbers import dtype_name, put
-from xplm.numerics.doctor.probe import FLOATS, HALVES, Finding, Probe, for_each, gap, good
+from xplm.numerics.doctor.probe import FLOATS, HALVES, Answer, Probe, for_each, gap, good
 from xplm.typing import Array
 
 THEME = "dtypes"
 
 
-def presence(backend: Backend, dtype: str) -> Finding:
+def presence(backend: Backend, dtype: str) -> Answer:
     """Whether the library has the dtype."""
     return good("there") if dtype in backend.dtypes else gap("not there")
 
 
-def beside_a_number(backend: Backend, dtype: str) -> Finding:
+def beside_a_number(backend: Backend, dtype: str) -> Answer:
     """x * 2.0, 2.0 * x, x + 1 have x's dtype."""
     x = put(backend, np.ones(3), dtype)
     results = {"x * 2.0": x * 2.0, "2.0 * x": 2.0 * x, "x + 1.0": x + 1.0}
     return _kept(backend, dtype, results)
 
 
-def functions(backend: Backend, dtype: str) -> Finding:
+def functions(backend: Backend, dtype: str) -> Answer:
     """What functions of x give has x's dtype."""
     xp, x = backend.xp, put(backend, np.ones(3), dtype)
     results = {
@@ -37,7 +37,7 @@ def functions(backend: Backend, dtype: str) -> Finding:
     return _kept(backend, dtype, results)
 
 
-def _kept(backend: Backend, dtype: str, results: dict[str, Array]) -> Finding:
+def _kept(backend: Backend, dtype: str, results: dict[str, Array]) -> Answer:
     drifts = [
         f"{says} gives {name}"
         for says, result in results.items()

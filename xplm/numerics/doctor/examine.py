@@ -15,7 +15,7 @@ from xplm.numerics.doctor import (
     special_values,
     speed,
 )
-from xplm.numerics.doctor.probe import GAP, Finding, Probe, ask
+from xplm.numerics.doctor.probe import GAP, Answer, Probe, ask
 from xplm.numerics.doctor.proofs import failure
 from xplm.numerics.doctor.references import reference
 from xplm.numerics.doctor.workarounds import WORKAROUNDS, Workaround
@@ -33,11 +33,11 @@ PROBES: list[Probe] = [
 """Every probe, in the order in which they are shown."""
 
 
-class Row(NamedTuple):
+class DoctorRow(NamedTuple):
     """A probe, what it found, and what is done about it."""
 
     probe: Probe
-    finding: Finding
+    answer: Answer
     workaround: Workaround | None  # of a gap; None where there is none, or none is needed
     failure: str  # why the work-around does not hold here; "" if it does
     reference: str | None  # address of what is known of the gap
@@ -45,7 +45,7 @@ class Row(NamedTuple):
     @property
     def is_gap(self) -> bool:
         """Whether the library does not do what is asked."""
-        return self.finding.verdict == GAP
+        return self.answer.verdict == GAP
 
     @property
     def is_open(self) -> bool:
@@ -53,7 +53,7 @@ class Row(NamedTuple):
         return self.is_gap and (self.workaround is None or bool(self.failure))
 
 
-def examine(backend: Backend, probes: Sequence[Probe] = PROBES) -> Iterator[Row]:
+def examine(backend: Backend, probes: Sequence[Probe] = PROBES) -> Iterator[DoctorRow]:
     """Put probes to a backend, one after another.
 
     Args:
@@ -69,31 +69,31 @@ def examine(backend: Backend, probes: Sequence[Probe] = PROBES) -> Iterator[Row]
 
 
 @np.errstate(all="ignore")
-def _row(backend: Backend, probe: Probe, failures: dict[tuple[str, str], str]) -> Row:
+def _row(backend: Backend, probe: Probe, failures: dict[tuple[str, str], str]) -> DoctorRow:
     """One row. NumPy, which speaks in warnings, is one of the libraries that are asked."""
-    finding = ask(probe, backend)
-    if finding.verdict != GAP:
-        return Row(probe, finding, None, "", None)
+    answer = ask(probe, backend)
+    if answer.verdict != GAP:
+        return DoctorRow(probe, answer, None, "", None)
     known = reference(backend.name, probe.label)
     if probe.workaround is None:
-        return Row(probe, finding, None, "", known)
+        return DoctorRow(probe, answer, None, "", known)
     workaround = WORKAROUNDS[probe.workaround]
     key = (workaround.name, probe.dtype)
     if key not in failures:
         failures[key] = failure(workaround.proof, backend, probe.dtype)
-    return Row(probe, finding, workaround, failures[key], known)
+    return DoctorRow(probe, answer, workaround, failures[key], known)
 
 
-def as_json(row: Row) -> dict[str, Any]:
+def as_json(row: DoctorRow) -> dict[str, Any]:
     """A row as JSON."""
     return {
         "probe": row.probe.name,
         "theme": row.probe.theme,
         "dtype": row.probe.dtype,
         "asks": row.probe.asks,
-        "verdict": row.finding.verdict,
-        "found": row.finding.found,
-        "measured": dict(row.finding.values),
+        "verdict": row.answer.verdict,
+        "found": row.answer.found,
+        "measured": dict(row.answer.values),
         "reference": row.reference,
         "workaround": row.workaround and row.workaround.says,
         "sources": row.workaround.sources if row.workaround else [],

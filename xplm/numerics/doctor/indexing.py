@@ -4,7 +4,7 @@ import numpy as np
 
 from xplm.backend import Backend
 from xplm.numerics.doctor.numbers import first_wrong, get, put
-from xplm.numerics.doctor.probe import FLOATS, Finding, Probe, absent, for_each, gap, good
+from xplm.numerics.doctor.probe import FLOATS, Answer, Probe, absent, for_each, gap, good
 
 THEME = "rows and order"
 
@@ -16,7 +16,7 @@ MANY = 1000
 K = 5
 
 
-def take(backend: Backend, dtype: str) -> Finding:
+def take(backend: Backend, dtype: str) -> Answer:
     """Rows of a table, some of them repeated."""
     table = np.arange(N_ROWS * 6).reshape(N_ROWS, 6) % 251
     found = backend.xp.take(put(backend, table, dtype), backend.from_host(IDS), axis=0)
@@ -24,7 +24,7 @@ def take(backend: Backend, dtype: str) -> Finding:
     return gap(wrong) if wrong else good("right")
 
 
-def take_outside(backend: Backend, dtype: str) -> Finding:
+def take_outside(backend: Backend, dtype: str) -> Answer:
     """A row that is not there is an error. Not asked on a GPU, where it can end the process."""
     if backend.device_name != "cpu":
         return absent("not asked: on a GPU it can end the process")
@@ -36,7 +36,7 @@ def take_outside(backend: Backend, dtype: str) -> Finding:
     return gap(f"row 3 of 3 gives {found[0].tolist()}")
 
 
-def scatter_add(backend: Backend, dtype: str) -> Finding:
+def scatter_add(backend: Backend, dtype: str) -> Answer:
     """table[ids] += 1 counts repeated ids each time."""
     table, ids = put(backend, np.zeros(5), dtype), backend.from_host(np.array([1, 3, 1, 1]))
     ones = put(backend, np.ones(4), dtype)
@@ -47,24 +47,24 @@ def scatter_add(backend: Backend, dtype: str) -> Finding:
     return good("repeated ids add up")
 
 
-def stable_sort(backend: Backend, dtype: str) -> Finding:
+def stable_sort(backend: Backend, dtype: str) -> Answer:
     """argsort keeps the order of equal numbers."""
     return _sort(backend, dtype)
 
 
-def falling_sort(backend: Backend, dtype: str) -> Finding:
+def falling_sort(backend: Backend, dtype: str) -> Answer:
     """So it does from the largest down, which the standard has a keyword for."""
     return _sort(backend, dtype, descending=True)
 
 
-def _sort(backend: Backend, dtype: str, **order: bool) -> Finding:
+def _sort(backend: Backend, dtype: str, **order: bool) -> Answer:
     host = np.random.default_rng(0).integers(0, 4, MANY).astype(np.float64)
     found = backend.xp.argsort(put(backend, host, dtype), stable=True, **order)
     wrong = first_wrong(get(backend, found), np.argsort(-host if order else host, stable=True))
     return gap(wrong) if wrong else good("stable")
 
 
-def top_k(backend: Backend, dtype: str) -> Finding:
+def top_k(backend: Backend, dtype: str) -> Answer:
     """The k largest, of equals the first."""
     function = getattr(backend.xp, "top_k", getattr(backend.xp, "topk", None))
     if function is None:

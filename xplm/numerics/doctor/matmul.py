@@ -16,7 +16,7 @@ import numpy as np
 
 from xplm.backend import Backend
 from xplm.numerics.doctor.numbers import dtype_name, first_wrong, get, put
-from xplm.numerics.doctor.probe import FLOATS, Finding, Probe, for_each, gap, good
+from xplm.numerics.doctor.probe import FLOATS, Answer, Probe, for_each, gap, good
 
 THEME = "matrix products"
 
@@ -36,7 +36,7 @@ SHAPES = {
 """Operands' shapes by kind; the last is that of attention, where keys are broadcast over query heads."""
 
 
-def product(backend: Backend, dtype: str, kind: str) -> Finding:
+def product(backend: Backend, dtype: str, kind: str) -> Answer:
     """x @ y of small integers, y as it is and as a transpose's view."""
     xp = backend.xp
     for x_shape, y_shape in SHAPES[kind]:
@@ -51,7 +51,7 @@ def product(backend: Backend, dtype: str, kind: str) -> Finding:
     return good("right")
 
 
-def accumulator(backend: Backend, dtype: str) -> Finding:
+def accumulator(backend: Backend, dtype: str) -> Answer:
     """How small a term the sums of x @ y keep, 2-D and batched: see above."""
     ks = np.arange(1, MAX_K + 1)
     tiny = np.ldexp(1.0, -ks)[:, None] * np.ones(TERMS)  # (ks, TERMS)
@@ -68,14 +68,14 @@ def accumulator(backend: Backend, dtype: str) -> Finding:
     return good("float32's bits are kept")
 
 
-def operands(backend: Backend, dtype: str) -> Finding:
+def operands(backend: Backend, dtype: str) -> Answer:
     """x @ I is x, to the last bit: operands are not rounded to TF32 or bfloat16 on the way."""
     x = np.random.default_rng(0).standard_normal((16, 16)).astype(dtype)
     wrong = first_wrong(get(backend, backend.from_host(x) @ put(backend, np.eye(16), dtype)), x)
     return gap(f"operands are rounded: {wrong}") if wrong else good("operands keep all bits")
 
 
-def result_dtype(backend: Backend, dtype: str) -> Finding:
+def result_dtype(backend: Backend, dtype: str) -> Answer:
     """The dtype of x @ y."""
     x = put(backend, np.ones((2, 2)), dtype)
     name = dtype_name(backend, x @ x)

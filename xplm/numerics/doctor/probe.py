@@ -17,7 +17,7 @@ HALVES = ("bfloat16", "float16")
 FLOATS = ("float32", *HALVES)
 
 
-class Finding(NamedTuple):
+class Answer(NamedTuple):
     """The answer to a probe."""
 
     verdict: str  # GOOD, GAP or ABSENT
@@ -33,7 +33,7 @@ class Probe(NamedTuple):
     asks: str  # what is right
     dtype: str  # the float that it is about, by array-API name
     workaround: str | None  # in WORKAROUNDS; None: xplm has none
-    run: Callable[..., Finding]  # of a backend, and of a clock where it measures time
+    run: Callable[..., Answer]  # of a backend, and of a clock where it measures time
     needs_dtype: bool = True  # nothing to ask where the library lacks the dtype
 
     @property
@@ -42,22 +42,22 @@ class Probe(NamedTuple):
         return f"{self.dtype} {self.name}"
 
 
-def good(found: str, **values: float) -> Finding:
+def good(found: str, **values: float) -> Answer:
     """The library does what is asked."""
-    return Finding(GOOD, found, values)
+    return Answer(GOOD, found, values)
 
 
-def gap(found: str, **values: float) -> Finding:
+def gap(found: str, **values: float) -> Answer:
     """It does not."""
-    return Finding(GAP, found, values)
+    return Answer(GAP, found, values)
 
 
-def absent(why: str) -> Finding:
+def absent(why: str) -> Answer:
     """There is nothing to ask."""
-    return Finding(ABSENT, why)
+    return Answer(ABSENT, why)
 
 
-def ask(probe: Probe, backend: Backend) -> Finding:
+def ask(probe: Probe, backend: Backend) -> Answer:
     """Put a probe to a backend. An exception of the library is a gap."""
     if probe.needs_dtype and probe.dtype not in backend.dtypes:
         return absent(f"no {probe.dtype} to ask about")
@@ -78,7 +78,7 @@ def for_each(
     name: str,
     theme: str,
     asks: str,
-    run: Callable[..., Finding],
+    run: Callable[..., Answer],
     workaround: str | None = None,
     *,
     serves: tuple[str, ...] = HALVES,
@@ -91,7 +91,7 @@ def for_each(
         name: of the probe.
         theme: what it is listed under.
         asks: what is right.
-        run: (backend, dtype=..., **options) -> Finding.
+        run: (backend, dtype=..., **options) -> Answer.
         workaround: the name of what xplm does where the answer is no.
         serves: the dtypes that it helps; a gap in another stays open.
         options: of `run`.

@@ -8,7 +8,7 @@ import numpy as np
 
 from xplm.backend import Backend
 from xplm.numerics.doctor.numbers import first_wrong, get, put
-from xplm.numerics.doctor.probe import FLOATS, Finding, Probe, for_each, gap, good
+from xplm.numerics.doctor.probe import FLOATS, Answer, Probe, for_each, gap, good
 
 THEME = "reductions"
 
@@ -28,7 +28,7 @@ def _rows(length: int) -> dict[str, np.ndarray]:
     }
 
 
-def extremes(backend: Backend, dtype: str) -> Finding:
+def extremes(backend: Backend, dtype: str) -> Answer:
     """max and min along the last axis and over all."""
     xp = backend.xp
     for name, function in (("max", np.max), ("min", np.min)):
@@ -45,7 +45,7 @@ def extremes(backend: Backend, dtype: str) -> Finding:
     return good("right")
 
 
-def arg_extremes(backend: Backend, dtype: str) -> Finding:
+def arg_extremes(backend: Backend, dtype: str) -> Answer:
     """argmax and argmin along the last axis; of equal numbers, the first."""
     xp = backend.xp
     for name, function in (("argmax", np.argmax), ("argmin", np.argmin)):
@@ -61,7 +61,7 @@ def arg_extremes(backend: Backend, dtype: str) -> Finding:
     return good("right, the first of equals")
 
 
-def total(backend: Backend, dtype: str) -> Finding:
+def total(backend: Backend, dtype: str) -> Answer:
     """The sum of 4096 ones is 4096, and their mean 1."""
     x = put(backend, np.ones(MANY), dtype)
     found = float(get(backend, backend.xp.sum(x)))

@@ -4,14 +4,14 @@ import numpy as np
 
 from xplm.backend import Backend
 from xplm.numerics.doctor.numbers import first_wrong, get, put, smallest_normal
-from xplm.numerics.doctor.probe import FLOATS, Finding, Probe, for_each, gap, good
+from xplm.numerics.doctor.probe import FLOATS, Answer, Probe, for_each, gap, good
 
 THEME = "special values"
 
 NAN, INF = float("nan"), float("inf")
 
 
-def subnormals(backend: Backend, dtype: str) -> Finding:
+def subnormals(backend: Backend, dtype: str) -> Answer:
     """Numbers below the smallest normal one survive x * 1, x + 0, and come out of a halving."""
     normal = smallest_normal(dtype)
     x = put(backend, [normal / 2, -normal / 4], dtype)
@@ -28,7 +28,7 @@ def subnormals(backend: Backend, dtype: str) -> Finding:
     return gap(f"flushed to zero: {', '.join(flushed)}") if flushed else good("kept")
 
 
-def not_a_number(backend: Backend, dtype: str) -> Finding:
+def not_a_number(backend: Backend, dtype: str) -> Answer:
     """max and min give NaN, argmax its place, sort puts it last: as NumPy does, for the standard does not say."""
     xp, host = backend.xp, np.array([3.0, NAN, 5.0, -INF])
     x = put(backend, host, dtype)
@@ -45,7 +45,7 @@ def not_a_number(backend: Backend, dtype: str) -> Finding:
     return gap(f"NaN is not seen by {', '.join(wrong)}") if wrong else good("seen by all")
 
 
-def infinities(backend: Backend, dtype: str) -> Finding:
+def infinities(backend: Backend, dtype: str) -> Answer:
     """exp(-inf) is 0 and log(0) is -inf, and what a mask leaves out does not matter."""
     xp = backend.xp
     x = put(backend, [-INF, 0.0, NAN], dtype)

@@ -14,7 +14,7 @@ import numpy as np
 
 from xplm.backend import Backend
 from xplm.numerics.doctor.numbers import put
-from xplm.numerics.doctor.probe import HALVES, Finding, Probe, for_each, gap, good
+from xplm.numerics.doctor.probe import HALVES, Answer, Probe, for_each, gap, good
 from xplm.precision import cast
 from xplm.typing import Array
 
@@ -35,7 +35,7 @@ Clock = Callable[[], float]
 
 def product_speed(
     backend: Backend, dtype: str, *, batched: bool, clock: Clock | None = None
-) -> Finding:
+) -> Answer:
     """A square product in `dtype` beside the same in float32, and beside xplm's way: cast, float32 product, cast."""
     is_cpu = backend.device_name == "cpu"
     clock = clock or (process_time if is_cpu else perf_counter)

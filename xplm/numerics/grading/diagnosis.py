@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from xplm.numerics.grading.distortions import distortions
-from xplm.numerics.grading.looks import describe, samples_of
+from xplm.numerics.grading.looks import describe, wrong_cases
 from xplm.numerics.grading.malformed import malformed
 from xplm.numerics.grading.ratios import find_ratio
 from xplm.numerics.grading.trial import Trial, is_same
@@ -58,7 +58,7 @@ def diagnose(
     while left:
         best = _best_mistake(chain, chain.mistakes, trials, left, wrong)
         if best is None:  # a gradient that is off by a factor is told so in fewer words
-            odd = [arg for arg in left if find_ratio(samples_of(arg, trials)) is None]
+            odd = [arg for arg in left if find_ratio(wrong_cases(arg, trials)) is None]
             best = _best_mistake(chain, unknown, trials, odd, wrong)
         if best is None:
             break
@@ -134,7 +134,7 @@ def _best_mistake(
 def _prefix(explained: Sequence[str], trials: Sequence[Trial], names: Mapping[str, str]) -> str:
     """Such as "dWq is 11.3 times too large = sqrt(128): ", where one of the gradients is off by a factor."""
     for arg in explained:
-        ratio = find_ratio(samples_of(arg, trials))
+        ratio = find_ratio(wrong_cases(arg, trials))
         if ratio is not None:
             return f"d{names[arg]} {ratio}: "
     return ""

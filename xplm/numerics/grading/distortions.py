@@ -17,9 +17,9 @@ import numpy as np
 from xplm.numerics.mistakes.chain import (
     WRONG_AXES,
     Chain,
+    Formula,
     Mistake,
     Reduction,
-    Step,
     Values,
 )
 
@@ -48,7 +48,7 @@ def distortions(chain: Chain, values: Values) -> Iterator[Mistake]:
             yield Mistake(f"{words} {says}", {name: partial(_times, chain.backward[name], factor)})
 
 
-def wrong_axes(steps: Mapping[str, Step]) -> Iterator[Mistake]:
+def wrong_axes(steps: Mapping[str, Formula]) -> Iterator[Mistake]:
     """Sums and means over rows that run over another axis: each alone, and those that go wrong together."""
     reductions = {name: step for name, step in steps.items() if isinstance(step, Reduction)}
     for n in range(1, len(reductions) + 1):
@@ -62,7 +62,7 @@ def wrong_axes(steps: Mapping[str, Step]) -> Iterator[Mistake]:
                 )
 
 
-def _times(step: Step, factor: Factor, e: Values) -> Any:
+def _times(step: Formula, factor: Factor, e: Values) -> Any:
     """The step off by the factor; as it is where it has no rows that the factor is of."""
     y, times = np.asarray(step(e)), np.asarray(factor(e))
     fits = times.ndim == 0 or times.shape[:-1] == y.shape[:-1]

@@ -15,7 +15,7 @@ import numpy as np
 
 from xplm.numerics.grading.accuracy import FORWARD_LIMIT, MATCH, relative_difference
 from xplm.numerics.grading.attempt import Attempt
-from xplm.numerics.grading.judging import Verdict
+from xplm.numerics.grading.judging import Judgement
 from xplm.numerics.grading.raised import SubmissionError
 from xplm.numerics.mistakes.chain import run_forward
 from xplm.numerics.op_cases import OpCase
@@ -27,12 +27,12 @@ SOFTMAX = "exp overflows; subtract each row's maximum before exp, which leaves s
 SIGMOID = "exp overflows; write sigmoid as 1 / (1 + exp(-x))"
 
 
-def find_overflow(attempt: Attempt, verdict: Verdict, *, runs_back: bool) -> str:
+def find_overflow(attempt: Attempt, judgement: Judgement, *, runs_back: bool) -> str:
     """Find NaN and infinity at large numbers, for a forward that is the op elsewhere.
 
     Args:
         attempt: the file and its op.
-        verdict: on its forward.
+        judgement: of its forward.
         runs_back: its backward runs elsewhere.
 
     Returns:
@@ -47,10 +47,10 @@ def find_overflow(attempt: Attempt, verdict: Verdict, *, runs_back: bool) -> str
     if enlarge is _shift_x and reason == SOFTMAX:
         ways["near 1000 in one row and near -1000 in the next"] = _part_rows
     for where, change in ways.items():
-        for case in verdict.cases:
+        for case in judgement.cases:
             large = _enlarged(attempt, case, change)
             try:
-                fault = _fault(attempt, verdict, large, runs_back=runs_back)
+                fault = _fault(attempt, judgement, large, runs_back=runs_back)
             except SubmissionError as error:
                 fault = str(error)
             if fault:
@@ -59,16 +59,16 @@ def find_overflow(attempt: Attempt, verdict: Verdict, *, runs_back: bool) -> str
     return ""
 
 
-def _fault(attempt: Attempt, verdict: Verdict, case: OpCase, *, runs_back: bool) -> str:
+def _fault(attempt: Attempt, judgement: Judgement, case: OpCase, *, runs_back: bool) -> str:
     """The fault in a case of large numbers, or ""."""
-    chain, setup = attempt.chain, verdict.setup
+    chain, setup = attempt.chain, judgement.setup
     y, _ = attempt.forward(case, setup)
     if not np.isfinite(y.astype(np.float64)).all():
         return "forward gives NaN or infinity"
     right = np.asarray(run_forward(chain, attempt.values(case, setup.form)).y)
     expected = setup.layout.their_y(chain, right, case)
     is_exact = (
-        not verdict.narrow and verdict.error <= FORWARD_LIMIT
+        not judgement.narrow and judgement.error <= FORWARD_LIMIT
     )  # else the rounding of 1000 shows
     if is_exact and relative_difference(y.astype(np.float64), expected) > MATCH:
         return "forward is wrong"

@@ -22,7 +22,7 @@ from xplm.numerics.op_cases import OpCase
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judgement:
     """The comparison of a forward with the op's definition."""
 
     says: str
@@ -46,7 +46,7 @@ class _Run:
     notes: list[str]
 
 
-def judge_forward(attempt: Attempt) -> Verdict:
+def judge_forward(attempt: Attempt) -> Judgement:
     """Compare their forward with the op.
 
     Raises:
@@ -69,7 +69,7 @@ def judge_forward(attempt: Attempt) -> Verdict:
             for form, known in _mistakes(attempt):
                 if _error(attempt, run, form, known) <= limit:
                     setup = Setup(form, run.layout)
-                    return Verdict(
+                    return Judgement(
                         known.says, False, setup, run.cases, 0.0, run.narrow, known.says, run.notes
                     )
     if reordered := _in_another_order(attempt):
@@ -80,7 +80,7 @@ def judge_forward(attempt: Attempt) -> Verdict:
 
     run = runs[0]
     says = _difference(attempt, run)
-    return Verdict(
+    return Judgement(
         says, False, Setup(OWN_FORM, run.layout), run.cases, 0.0, run.narrow, says, run.notes
     )
 
@@ -162,18 +162,20 @@ def _mistakes(attempt: Attempt) -> Iterator[tuple[Form, Mistake]]:
             yield form, known
 
 
-def _right(run: _Run, form: Form, error: float) -> Verdict:
+def _right(run: _Run, form: Form, error: float) -> Judgement:
     notes = [form.says, run.layout.says]
     if run.narrow:
         notes.insert(0, f"in {run.narrow}")
     elif error > FORWARD_LIMIT:
         notes.insert(0, f"to {error:.0e}: float32 arithmetic, or a rounded constant")
     says = ", ".join(["is right", *(note for note in notes if note)])
-    return Verdict(says, True, Setup(form, run.layout), run.cases, error, run.narrow, "", run.notes)
+    return Judgement(
+        says, True, Setup(form, run.layout), run.cases, error, run.narrow, "", run.notes
+    )
 
 
-def _right_on_fewest_axes(attempt: Attempt, runs: Sequence[_Run]) -> Verdict | None:
-    """The verdict on a forward that is the op where its arrays have the fewest axes, as in textbooks."""
+def _right_on_fewest_axes(attempt: Attempt, runs: Sequence[_Run]) -> Judgement | None:
+    """The judgement of a forward that is the op where its arrays have the fewest axes, as in textbooks."""
     for run in runs if attempt.chain.positions else ():
         few = fewest_axes(run.cases)
         kept = [
@@ -199,7 +201,7 @@ def _right_on_fewest_axes(attempt: Attempt, runs: Sequence[_Run]) -> Verdict | N
     return None
 
 
-def _in_another_order(attempt: Attempt) -> Verdict | None:
+def _in_another_order(attempt: Attempt) -> Judgement | None:
     """Their forward with its arrays in another order, if that makes it the op."""
     chain = attempt.chain
     sizes = {sum(array is not None for array in case.args) for case in attempt.cases}
@@ -225,7 +227,7 @@ def _in_another_order(attempt: Attempt) -> Verdict | None:
                     f"forward({', '.join(dict(theirs)[arg] for arg in chain.arguments[:n])})"
                 )
                 setup = Setup(form, layout, order)
-                return Verdict(
+                return Judgement(
                     says, True, setup, found.cases, error, found.narrow, says, found.notes
                 )
     return None

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 
 from xplm.numerics.grading.accuracy import MATCH
-from xplm.numerics.grading.ratios import Sample, find_ratio
+from xplm.numerics.grading.ratios import WrongCase, find_ratio
 from xplm.numerics.grading.trial import Trial
 from xplm.numerics.mistakes.chain import Chain, run_backward
 
@@ -24,10 +24,10 @@ ITEMS: tuple[tuple[Callable[[int], Place], str], ...] = (
 """Parts of a sum, by how many axes there are: those that a loop leaves which overwrites, or which ends too early."""
 
 
-def samples_of(arg: str, trials: Sequence[Trial]) -> list[Sample]:
+def wrong_cases(arg: str, trials: Sequence[Trial]) -> list[WrongCase]:
     """The cases in which a gradient is wrong."""
     return [
-        Sample(t.values, found, t.expected[arg], t.tolerance(arg))
+        WrongCase(t.values, found, t.expected[arg], t.tolerance(arg))
         for t in trials
         if arg in t.expected
         and (found := t.found.get(arg)) is not None
@@ -37,12 +37,12 @@ def samples_of(arg: str, trials: Sequence[Trial]) -> list[Sample]:
 
 def describe(chain: Chain, arg: str, trials: Sequence[Trial], names: Mapping[str, str]) -> str:
     """A wrong gradient that no known mistake explains, by its looks."""
-    samples = samples_of(arg, trials)
+    cases = wrong_cases(arg, trials)
     name = f"d{names[arg]}"
-    if all(not sample.found.any() for sample in samples):
+    if all(not case.found.any() for case in cases):
         return f"{name} is all zeros"
 
-    ratio = find_ratio(samples)
+    ratio = find_ratio(cases)
     if ratio is not None:
         factor = f"the factor {ratio.meaning}" if ratio.meaning else "a constant factor"
         if ratio.size_of and ratio.size_of[0] in names:

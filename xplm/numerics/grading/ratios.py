@@ -11,7 +11,7 @@ from xplm.numerics.mistakes.chain import Values
 TOLERANCE = 1e-6
 
 
-class Sample(NamedTuple):
+class WrongCase(NamedTuple):
     """A wrong gradient in one case."""
 
     values: Values  # arguments, options and steps of the op in that case
@@ -38,27 +38,27 @@ class Ratio(NamedTuple):
         return f"is {_size(self.value)}" + f" = {self.meaning}" * (self.meaning not in ("", scale))
 
 
-def find_ratio(samples: Sequence[Sample]) -> Ratio | None:
+def find_ratio(cases: Sequence[WrongCase]) -> Ratio | None:
     """The constant that the gradient is off by, the same for all its numbers.
 
     Args:
-        samples: the cases in which it is wrong.
+        cases: those in which it is wrong.
 
     Returns:
         The constant with its meaning, or None where there is no such constant.
     """
-    ratios = [_ratio(sample) for sample in samples]
+    ratios = [_ratio(case) for case in cases]
     known = [r for r in ratios if r is not None]
     if not known or len(known) < len(ratios):
         return None
-    if len(known) > 1 and max(known) - min(known) < samples[0].tolerance * abs(known[0]):
-        return Ratio(known[0], _plain_number(known[0], samples[0].tolerance))
+    if len(known) > 1 and max(known) - min(known) < cases[0].tolerance * abs(known[0]):
+        return Ratio(known[0], _plain_number(known[0], cases[0].tolerance))
     shared = [
         (key, meaning)
-        for key, meaning in _meanings(samples[0].values, known[0], samples[0].tolerance)
+        for key, meaning in _meanings(cases[0].values, known[0], cases[0].tolerance)
         if all(
-            key in dict(_meanings(sample.values, ratio, sample.tolerance))
-            for sample, ratio in zip(samples[1:], known[1:], strict=True)
+            key in dict(_meanings(case.values, ratio, case.tolerance))
+            for case, ratio in zip(cases[1:], known[1:], strict=True)
         )
     ]
     if shared:
@@ -67,14 +67,14 @@ def find_ratio(samples: Sequence[Sample]) -> Ratio | None:
     return Ratio(known[0], "") if len(known) == 1 else None
 
 
-def _ratio(sample: Sample) -> float | None:
-    found, expected = sample.found, sample.expected
+def _ratio(case: WrongCase) -> float | None:
+    found, expected = case.found, case.expected
     size = float(np.sum(expected * expected))
     if found.shape != expected.shape or size == 0.0:
         return None
     ratio = float(np.sum(found * expected)) / size
     difference = np.abs(found - ratio * expected).max()
-    if ratio == 0.0 or difference > sample.tolerance * np.abs(ratio * expected).max():
+    if ratio == 0.0 or difference > case.tolerance * np.abs(ratio * expected).max():
         return None
     return ratio
 

@@ -13,7 +13,7 @@ from xplm.numerics.gradient_check import (
 )
 from xplm.numerics.grading.accuracy import MATCH, NARROW, gradient_limit
 from xplm.numerics.grading.layouts import OWN, Layout
-from xplm.numerics.mistakes.chain import Chain, Step, Values, run_backward
+from xplm.numerics.mistakes.chain import Chain, Formula, Values, run_backward
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Trial:
     narrow: Mapping[str, str] = field(default_factory=dict)  # dtypes narrower than float64
     forward_error: float = 0.0  # the relative difference of y from the op's
 
-    def outcome(self, chain: Chain, steps: Mapping[str, Step] = {}) -> dict[str, np.ndarray]:
+    def outcome(self, chain: Chain, steps: Mapping[str, Formula] = {}) -> dict[str, np.ndarray]:
         """The op's gradients with some steps changed, as the file stores them."""
         return self.stored(chain, run_backward(chain, self.values, self.dy, steps))
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from xplm.numerics.grading.accuracy import FORWARD_LIMIT, narrow_dtype
 from xplm.numerics.grading.attempt import Attempt, Twist, turned
-from xplm.numerics.grading.judging import Verdict
+from xplm.numerics.grading.judging import Judgement
 from xplm.numerics.grading.raised import SubmissionError
 from xplm.numerics.grading.trial import Trial, wrong_gradients
 from xplm.numerics.mistakes.chain import run_backward, run_forward
@@ -23,15 +23,15 @@ class Tried(NamedTuple):
     crashes: list[tuple[OpCase, SubmissionError]]  # cases in which backward raised, and what
 
 
-def try_backward(attempt: Attempt, verdict: Verdict) -> Tried:
+def try_backward(attempt: Attempt, judgement: Judgement) -> Tried:
     """Their gradients and the right ones, case by case.
 
     Raises:
         SubmissionError: forward gives another y when it is called again.
     """
-    setup = verdict.setup
+    setup = judgement.setup
     trials, crashes = [], []
-    for number, case in enumerate(verdict.cases):
+    for number, case in enumerate(judgement.cases):
         y, _ = attempt.forward(case, setup)
         if not np.array_equal(y, attempt.forward(case, setup)[0], equal_nan=y.dtype.kind == "f"):
             raise SubmissionError(
@@ -45,26 +45,26 @@ def try_backward(attempt: Attempt, verdict: Verdict) -> Tried:
         except SubmissionError as error:
             crashes.append((case, error))
             continue
-        trials.append(_trial(attempt, verdict, case, dy, found))
+        trials.append(_trial(attempt, judgement, case, dy, found))
     return Tried(trials, crashes)
 
 
 def _trial(
     attempt: Attempt,
-    verdict: Verdict,
+    judgement: Judgement,
     case: OpCase,
     dy: np.ndarray,
     found: dict[str, np.ndarray | None],
 ) -> Trial:
-    chain, setup = attempt.chain, verdict.setup
+    chain, setup = attempt.chain, judgement.setup
     values = run_forward(chain, attempt.values(case, setup.form))
     right = np.asarray(values.y)
     own_dy = dy.reshape(right.shape) if dy.size == right.size else dy
-    is_exact = not verdict.narrow and verdict.error <= FORWARD_LIMIT
+    is_exact = not judgement.narrow and judgement.error <= FORWARD_LIMIT
     narrow = {
         arg: name
         for arg, gradient in found.items()
-        if (name := narrow_dtype(gradient) or verdict.narrow)
+        if (name := narrow_dtype(gradient) or judgement.narrow)
     }
     trial = Trial(
         case.label,
@@ -74,33 +74,35 @@ def _trial(
         {},
         setup.layout,
         narrow,
-        verdict.error,
+        judgement.error,
     )
     # Differences of a forward that rounds would show its rounding.
     trial.expected.update(
         attempt.numerical(case, setup, dy)
-        if is_exact or not verdict.is_the_op
+        if is_exact or not judgement.is_the_op
         else trial.stored(chain, run_backward(chain, values, own_dy))
     )
     return trial
 
 
-def called_otherwise(attempt: Attempt, verdict: Verdict, tried: Tried) -> str:
+def called_otherwise(attempt: Attempt, judgement: Judgement, tried: Tried) -> str:
     """How backward would have to be called for every gradient to be right, as a sentence; "" where there is no way."""
     expected = {trial.label: trial for trial in tried.trials}
-    for says, twist in _twists(attempt, verdict, tried):
-        if _is_right(attempt, verdict, twist, expected):
+    for says, twist in _twists(attempt, judgement, tried):
+        if _is_right(attempt, judgement, twist, expected):
             return says
     return ""
 
 
-def _is_right(attempt: Attempt, verdict: Verdict, twist: Twist, trials: dict[str, Trial]) -> bool:
-    for number, case in enumerate(verdict.cases):
-        y, _ = attempt.forward(case, verdict.setup)
+def _is_right(
+    attempt: Attempt, judgement: Judgement, twist: Twist, trials: dict[str, Trial]
+) -> bool:
+    for number, case in enumerate(judgement.cases):
+        y, _ = attempt.forward(case, judgement.setup)
         draw = np.random.default_rng(number).standard_normal(y.shape)
         dy = np.asarray(draw if y.ndim else 1.0)
         try:
-            found = attempt.backward(case, verdict.setup, dy, twist)
+            found = attempt.backward(case, judgement.setup, dy, twist)
         except SubmissionError:
             return False
         if case.label in trials:  # its differences are known
@@ -108,17 +110,17 @@ def _is_right(attempt: Attempt, verdict: Verdict, twist: Twist, trials: dict[str
             float64 = {a: None if g is None else g.astype(np.float64) for a, g in found.items()}
             trial = Trial(**{**vars(known), "found": float64})
         else:
-            trial = _trial(attempt, verdict, case, dy, found)
+            trial = _trial(attempt, judgement, case, dy, found)
         if wrong_gradients([trial]):
             return False
     return True
 
 
-def _twists(attempt: Attempt, verdict: Verdict, tried: Tried) -> Iterator[tuple[str, Twist]]:
+def _twists(attempt: Attempt, judgement: Judgement, tried: Tried) -> Iterator[tuple[str, Twist]]:
     """Other orders of backward's arguments, and matrices the other way round."""
-    case = verdict.cases[0]
-    y, saved = attempt.forward(case, verdict.setup)
-    names = attempt.names(verdict.setup.order)
+    case = judgement.cases[0]
+    y, saved = attempt.forward(case, judgement.setup)
+    names = attempt.names(judgement.setup.order)
     n_arrays = sum(array is not None for array in case.args)
     arrays = [array for array in case.args if array is not None]
     given = attempt.submission.backward_arguments(
@@ -145,7 +147,7 @@ def _twists(attempt: Attempt, verdict: Verdict, tried: Tried) -> Iterator[tuple[
             listed = " and ".join(names[attempt.chain.arguments[i]] for i in positions)
             stored = (
                 "y = x @ W, stored (inputs, outputs), has dx = dy @ W^T"
-                if verdict.setup.layout.transposed
+                if judgement.setup.layout.transposed
                 else "y = x @ W^T, stored (outputs, inputs), has dx = dy @ W"
             )
             says = f"backward takes {listed} the other way round than forward: {stored}"

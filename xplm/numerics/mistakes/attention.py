@@ -9,9 +9,9 @@ from xplm.numerics.mistakes.chain import (
     WRONG_AXES,
     Chain,
     Form,
+    Formula,
     Mistake,
     Reduction,
-    Step,
     Values,
     axes_of,
     flip,
@@ -114,7 +114,7 @@ def _groups(e: Values, x: np.ndarray) -> np.ndarray:
     return x.reshape(x.shape[0], K, -1, *x.shape[2:])
 
 
-SCORES: dict[str, Step] = {
+SCORES: dict[str, Formula] = {
     "visible": visible_keys,
     "keys": lambda e: _per_head(e, e.k),
     "values": lambda e: _per_head(e, e.v),
@@ -124,7 +124,7 @@ SCORES: dict[str, Step] = {
 }
 """Forward steps, from q, k and v in heads."""
 
-DSCORES: dict[str, Step] = {
+DSCORES: dict[str, Formula] = {
     "dvalues": lambda e: flip(e.probs) @ e.dy,
     "dprobs": lambda e: e.dy @ flip(e.values),
     "delta": Reduction("the sum of dP * P", np.sum, lambda e: e.dprobs * e.probs),

@@ -23,7 +23,8 @@ import numpy as np
 Values: TypeAlias = Any
 """Arguments, options and steps so far, as attributes."""
 
-Step: TypeAlias = Callable[[Values], Any]
+Formula: TypeAlias = Callable[[Values], Any]
+"""How a step is computed from values."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Mistake:
     """One way to get an op wrong."""
 
     says: str  # what is wrong and what would be right, as it is shown to whoever made it
-    steps: Mapping[str, Step]  # the steps that it changes
+    steps: Mapping[str, Formula]  # the steps that it changes
 
 
 WRONG_AXES: tuple[tuple[Any, str], ...] = (
@@ -59,13 +60,13 @@ class Reduction:
 
     says: str  # "the sum of dy * y"
     how: Callable[..., np.ndarray]  # np.sum or np.mean
-    of: Step
+    of: Formula
 
     def __call__(self, e: Values) -> np.ndarray:
         """The step as it belongs."""
         return self.over(-1)(e)
 
-    def over(self, axis: Any) -> Step:
+    def over(self, axis: Any) -> Formula:
         """The step over another axis, with the axis kept."""
 
         def run(e: Values) -> np.ndarray:
@@ -75,7 +76,7 @@ class Reduction:
         return run
 
 
-def mistake(says: str, **steps: Step) -> Mistake:
+def mistake(says: str, **steps: Formula) -> Mistake:
     """A mistake, with the steps that it changes as keywords."""
     return Mistake(says, steps)
 
@@ -97,8 +98,8 @@ class Chain:
 
     arguments: tuple[str, ...]  # the forward's arrays, in order
     gradients: tuple[str, ...]  # those of them that have a gradient
-    forward: Mapping[str, Step]  # ends with "y"
-    backward: Mapping[str, Step]  # has "d" + name for each of `gradients`
+    forward: Mapping[str, Formula]  # ends with "y"
+    backward: Mapping[str, Formula]  # has "d" + name for each of `gradients`
     mistakes: tuple[Mistake, ...]  # in the backward
     forward_mistakes: tuple[Mistake, ...] = ()
     forms: tuple[Form, ...] = ()
@@ -131,7 +132,7 @@ def part_mistakes(
         where: how that begins.
     """
 
-    def gradient(argument: str, changed: Mapping[str, Step], e: Values) -> np.ndarray:
+    def gradient(argument: str, changed: Mapping[str, Formula], e: Values) -> np.ndarray:
         return run_backward(part, SimpleNamespace(**seen(e)), dy(e), changed)[argument]
 
     def said(text: str) -> str:
@@ -147,7 +148,7 @@ def part_mistakes(
 
 
 def run_forward(
-    chain: Chain, values: Mapping[str, Any], changed: Mapping[str, Step] = {}
+    chain: Chain, values: Mapping[str, Any], changed: Mapping[str, Formula] = {}
 ) -> Values:
     """The arguments and options with every forward step added.
 
@@ -160,7 +161,7 @@ def run_forward(
 
 
 def run_backward(
-    chain: Chain, values: Values, dy: np.ndarray, changed: Mapping[str, Step] = {}
+    chain: Chain, values: Values, dy: np.ndarray, changed: Mapping[str, Formula] = {}
 ) -> dict[str, np.ndarray]:
     """Gradients by argument.
 
@@ -182,7 +183,7 @@ def run_backward(
     return {name: getattr(after, f"d{name}") for name in present}
 
 
-def _run(steps: Mapping[str, Step], values: Values, changed: Mapping[str, Step]) -> Values:
+def _run(steps: Mapping[str, Formula], values: Values, changed: Mapping[str, Formula]) -> Values:
     with np.errstate(all="ignore"):  # a mistake may well divide by zero
         for name, step in steps.items():
             setattr(values, name, changed.get(name, step)(values))

@@ -18,8 +18,8 @@ from xplm.numerics.mistakes.attention import (
 )
 from xplm.numerics.mistakes.chain import (
     Chain,
+    Formula,
     Reduction,
-    Step,
     Values,
     flip,
     mistake,
@@ -65,17 +65,17 @@ def _x_gradient(e: Values, parts: str = "qkv") -> np.ndarray:
     return sum((d @ weight for d, weight in map(reads.__getitem__, parts)), np.zeros_like(e.x))
 
 
-def _dx_of(parts: str) -> Step:
+def _dx_of(parts: str) -> Formula:
     return lambda e: _x_gradient(e, parts)
 
 
-def _renamed(steps: dict[str, Step]) -> dict[str, Step]:
+def _renamed(steps: dict[str, Formula]) -> dict[str, Formula]:
     """Attention's steps inside the layer, where its y and dy are not the layer's."""
     inner = {name: step for name, step in steps.items() if name != "y"}
     return inner | ({"context": lambda e: _joined(e.probs @ e.values)} if "y" in steps else {})
 
 
-def _inside(step: Step) -> Step:
+def _inside(step: Formula) -> Formula:
     """A step of attention's backward, with the gradient of the heads as its dy."""
     if isinstance(step, Reduction):
         return replace(step, of=_inside(step.of))

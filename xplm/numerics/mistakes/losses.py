@@ -8,8 +8,8 @@ import numpy as np
 from xplm.numerics.mistakes.chain import (
     Chain,
     Form,
+    Formula,
     Mistake,
-    Step,
     Values,
     bias_or_zero,
     flip,
@@ -40,7 +40,7 @@ def _row_losses(e: Values) -> np.ndarray:
     return (e.lse - smoothed + e.z * e.lse**2)[:, 0]
 
 
-LOGITS: dict[str, Step] = {
+LOGITS: dict[str, Formula] = {
     "a": lambda e: getattr(e, "label_smoothing", 0.0),
     "z": lambda e: getattr(e, "z_loss", 0.0),
     "counted": lambda e: e.targets != e.ignore_index,
@@ -49,7 +49,7 @@ LOGITS: dict[str, Step] = {
 }
 """Forward steps from logits on."""
 
-DLOGITS: dict[str, Step] = {
+DLOGITS: dict[str, Formula] = {
     "p": lambda e: np.exp(e.logits - e.lse),
     "pull": lambda e: e.p * (1 + 2 * e.z * e.lse),
     "push": lambda e: _push(e, e.targets),
@@ -170,7 +170,7 @@ def _scored(e: Values) -> np.ndarray:
     return np.where(e.counted, _row_losses(e), 0.0)
 
 
-def _mean_of(dlogits: Mapping[str, Step]) -> dict[str, Step]:
+def _mean_of(dlogits: Mapping[str, Formula]) -> dict[str, Formula]:
     """The same steps, from the one dy of a mean over scored rows."""
     return {**dlogits, "weights": lambda e: np.full(e.targets.shape, e.dy / e.divisor)}
 

@@ -5,8 +5,8 @@ import numpy as np
 from xplm.numerics.mistakes.chain import (
     Chain,
     Form,
+    Formula,
     Reduction,
-    Step,
     mean,
     mistake,
     rows,
@@ -24,7 +24,7 @@ EPS_FORMS = (
 SQUARES = Reduction("the mean of x^2", np.mean, lambda e: e.x**2)
 PROJECTION = Reduction("the mean of dn * n", np.mean, lambda e: e.dn * e.n)
 
-DX_OF_RMS: dict[str, Step] = {
+DX_OF_RMS: dict[str, Formula] = {
     "direct": lambda e: e.rstd * e.dn,
     "along_n": PROJECTION,
     "by_rstd": lambda e: e.rstd * e.n * e.along_n,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from xplm.numerics.parity.report import Drifts, Row, Setting, first_fault
+from xplm.numerics.parity.report import Drifts, ParityRow, Setting, first_fault
 from xplm.runtime import Runtime
 
 FORMAT = 2
@@ -20,7 +20,7 @@ FORMAT = 2
 
 
 def certificate(
-    setting: Setting, model: str, kernels: str, rows: Sequence[Row], seconds: float
+    setting: Setting, model: str, kernels: str, rows: Sequence[ParityRow], seconds: float
 ) -> dict[str, Any]:
     """The JSON object of a parity check.
 
@@ -113,7 +113,7 @@ def drift_points(drifts: Drifts) -> list[dict[str, Any]]:
     ]
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: ParityRow) -> dict[str, Any]:
     v = row.verdict
     return {
         "kind": row.kind,

@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from xplm.numerics.parity.picture import draw
-from xplm.numerics.parity.report import Drifts, Row
+from xplm.numerics.parity.report import Drifts, ParityRow
 
 TITLES = {
     "ops": "Ops, each alone",
@@ -50,7 +50,7 @@ dl { display: grid; grid-template-columns: max-content 1fr;
 
 
 def page(
-    certificate: Mapping[str, Any], rows: Sequence[Row], drifts: Sequence[Drifts], unit: float
+    certificate: Mapping[str, Any], rows: Sequence[ParityRow], drifts: Sequence[Drifts], unit: float
 ) -> str:
     """The whole file.
 
@@ -92,7 +92,7 @@ def page(
     return "\n".join(parts) + "\n"
 
 
-def _verdict(certificate: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def _verdict(certificate: Mapping[str, Any], rows: Sequence[ParityRow]) -> str:
     fault = certificate["first_fault"]
     if fault is None:
         n_exact = sum(row.verdict.kind == "exact" for row in rows)
@@ -108,7 +108,7 @@ def _verdict(certificate: Mapping[str, Any], rows: Sequence[Row]) -> str:
     )
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[ParityRow]) -> str:
     lines = [
         '<table><tr><th>what</th><th></th><th>verdict</th><th>share of its bound</th><th class="n"></th>'
         '<th class="n">relative error</th><th class="n">tensors</th></tr>'

@@ -19,7 +19,7 @@ from xplm.runtime import Runtime
 LAYER_DRAWS = 8
 
 
-class Row(NamedTuple):
+class ParityRow(NamedTuple):
     """A line of the table: one tensor, or the worst of several that go by one name."""
 
     kind: str  # "ops", "layers", "model" or "optimizers"
@@ -52,7 +52,7 @@ class Drifts(NamedTuple):
     points: list[Drift]
 
 
-def op_rows(setting: Setting, ops: Iterable[str] = tuple(OPS)) -> Iterator[Row]:
+def op_rows(setting: Setting, ops: Iterable[str] = tuple(OPS)) -> Iterator[ParityRow]:
     """Every op, a row each tensor that it returns."""
     for op in ops:
         found = check_op(setting.test, setting.reference, op, seed=setting.seed)
@@ -65,10 +65,10 @@ def op_rows(setting: Setting, ops: Iterable[str] = tuple(OPS)) -> Iterator[Row]:
                 for v in own
                 if v.verdict.kind == BUG
             ]
-            yield Row("ops", op, name, len(own), worst([v.verdict for v in own]), faults)
+            yield ParityRow("ops", op, name, len(own), worst([v.verdict for v in own]), faults)
 
 
-def layer_rows(setting: Setting) -> Iterator[Row]:
+def layer_rows(setting: Setting) -> Iterator[ParityRow]:
     """Every layer under every configuration, a row a layer."""
     for layer in LAYERS:
         comparisons = [
@@ -86,12 +86,14 @@ def layer_rows(setting: Setting) -> Iterator[Row]:
         yield _row("layers", layer, comparisons, faults)
 
 
-def model_rows(setting: Setting) -> tuple[list[Row], list[Drifts]]:
+def model_rows(setting: Setting) -> tuple[list[ParityRow], list[Drifts]]:
     """The model: RoPE tables, logits, training and cache; and how errors grow through each pass."""
     model = check_model(
         setting.test, setting.reference, setting.config, setting.params, seed=setting.seed
     )
-    rows = [Row("model", "rope tables", v.name, 1, v, table_faults([v])) for v in model.tables]
+    rows = [
+        ParityRow("model", "rope tables", v.name, 1, v, table_faults([v])) for v in model.tables
+    ]
     rows += [
         _row("model", name, [comparison], pass_faults(name, comparison))
         for name, comparison in model.passes.items()
@@ -99,23 +101,23 @@ def model_rows(setting: Setting) -> tuple[list[Row], list[Drifts]]:
     return rows, [Drifts(name, c.drifts) for name, c in model.passes.items()]
 
 
-def optimizer_rows(setting: Setting) -> Iterator[Row]:
+def optimizer_rows(setting: Setting) -> Iterator[ParityRow]:
     """One step of every optimizer, a row each."""
     for name in NAMES:
         found = check_optimizer(
             setting.test, setting.reference, name, setting.config, seed=setting.seed
         )
         faults = [Fault(f"{name} step", f"{v.name} {v.reason}") for v in found if v.kind == BUG]
-        yield Row("optimizers", name, "step", len(found), worst(found), faults)
+        yield ParityRow("optimizers", name, "step", len(found), worst(found), faults)
 
 
-def first_fault(rows: Sequence[Row]) -> Fault | None:
+def first_fault(rows: Sequence[ParityRow]) -> Fault | None:
     """The first thing wrong: an op alone before a layer, a layer before a model."""
     return next((fault for row in rows for fault in row.faults), None)
 
 
-def _row(kind: str, name: str, comparisons: list[Comparison], faults: list[Fault]) -> Row:
+def _row(kind: str, name: str, comparisons: list[Comparison], faults: list[Fault]) -> ParityRow:
     results = [v for c in comparisons for v in c.results]
     inner = [v for c in comparisons for call in c.calls for v in call.verdicts]
     worst_result = worst(results)
-    return Row(kind, name, worst_result.name, len(results) + len(inner), worst_result, faults)
+    return ParityRow(kind, name, worst_result.name, len(results) + len(inner), worst_result, faults)

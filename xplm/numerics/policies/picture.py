@@ -20,11 +20,11 @@ SMALLEST_KL = 1e-7
 MOST_SMOOTHED = 50
 """Steps that a loss curve is averaged over, at most."""
 
-Row = Mapping[str, Any]
+PolicyFigures = Mapping[str, Any]
 """A policy's figures, by name."""
 
 
-def draw_sweep(path: Path, rows: Sequence[Row], title: str) -> None:
+def draw_sweep(path: Path, rows: Sequence[PolicyFigures], title: str) -> None:
     """Four panels: KL, drift by layer, KL by position, memory and speed.
 
     Args:
@@ -62,7 +62,7 @@ def draw_sweep(path: Path, rows: Sequence[Row], title: str) -> None:
     _save(figure, path)
 
 
-def draw_training(path: Path, rows: Sequence[Row], title: str) -> None:
+def draw_training(path: Path, rows: Sequence[PolicyFigures], title: str) -> None:
     """Four panels: loss, loss on text held out, loss less the first policy's, loss scale with skipped steps.
 
     Args:
@@ -136,10 +136,10 @@ def _line(
 
 def _bars(
     axis: Any,
-    rows: Sequence[Row],
+    rows: Sequence[PolicyFigures],
     looks: Mapping[str, Any],
-    size_of: Callable[[Row], float],
-    label: Callable[[Row], str],
+    size_of: Callable[[PolicyFigures], float],
+    label: Callable[[PolicyFigures], str],
 ) -> None:
     """A horizontal bar a policy, the first on top, with its figures written beside it; infinity is as long as any."""
     sizes = [size_of(row) for row in rows]
@@ -156,24 +156,24 @@ def _bars(
     axis.margins(x=0.35)
 
 
-def _kl(row: Row) -> float:
+def _kl(row: PolicyFigures) -> float:
     return max(row["kl"], SMALLEST_KL)
 
 
-def _kl_label(row: Row) -> str:
+def _kl_label(row: PolicyFigures) -> str:
     kl = "0" if row["kl"] == 0.0 else f"{row['kl']:.2g}"
     return f"{kl}   perplexity {row['perplexity']:.4g}"
 
 
-def _megabytes(row: Row) -> float:
+def _megabytes(row: PolicyFigures) -> float:
     return float(row["peak_bytes"]) / 1e6
 
 
-def _memory_label(row: Row) -> str:
+def _memory_label(row: PolicyFigures) -> str:
     return f"{_megabytes(row):.0f} MB,  {row['tokens_per_s']:.0f} tokens/s"
 
 
-def _name_positions(axis: Any, rows: Sequence[Row]) -> None:
+def _name_positions(axis: Any, rows: Sequence[PolicyFigures]) -> None:
     """A tick a bin: where it begins."""
     firsts = sorted({p["from"] for row in rows for p in row["kl_by_position"]})
     axis.set_xscale("log", base=2)
@@ -181,7 +181,7 @@ def _name_positions(axis: Any, rows: Sequence[Row]) -> None:
     axis.minorticks_off()
 
 
-def _held_out(row: Row) -> list[tuple[int, float]]:
+def _held_out(row: PolicyFigures) -> list[tuple[int, float]]:
     return [(point["step"], point["loss"]) for point in row["val_losses"]]
 
 

@@ -28,7 +28,7 @@ Evaluate = Callable[[Policy], float]
 """The mean loss under a policy, in nats a token."""
 
 
-class Trial(NamedTuple):
+class PolicyTrial(NamedTuple):
     """A policy that was tried."""
 
     policy: Policy
@@ -46,7 +46,7 @@ def search(
     budget: float,
     formats: Sequence[str],
     parts: Sequence[str] = PARTS,
-) -> Iterator[Trial]:
+) -> Iterator[PolicyTrial]:
     """Try policies.
 
     Args:
@@ -73,7 +73,7 @@ def search(
 
     best = Policy()
     base = evaluate(best)
-    yield Trial(best, "", base, 0.0, total_bytes(best, numbers), True)
+    yield PolicyTrial(best, "", base, 0.0, total_bytes(best, numbers), True)
     for part in sorted(parts, key=lambda part: -numbers[part]):
         for name in narrowest_first:
             if bits(name) >= bits(getattr(best, part)):
@@ -81,7 +81,9 @@ def search(
             policy = replace(best, **{part: name})
             loss = evaluate(policy)
             is_kept = loss - base <= budget
-            yield Trial(policy, part, loss, loss - base, total_bytes(policy, numbers), is_kept)
+            yield PolicyTrial(
+                policy, part, loss, loss - base, total_bytes(policy, numbers), is_kept
+            )
             if is_kept:
                 best = policy
                 break

@@ -22,7 +22,7 @@ REFERENCE = Policy()
 """float32 throughout: what every policy is compared with."""
 
 
-class Progress(NamedTuple):
+class SweepProgress(NamedTuple):
     """How far a sweep is."""
 
     policy: str  # the last that read a chunk
@@ -33,7 +33,7 @@ class Progress(NamedTuple):
 
 def sweep(
     reference: Engine, policies: Sequence[str], ids: Sequence[int], *, window: int, kernels: str
-) -> Iterator[Progress]:
+) -> Iterator[SweepProgress]:
     """Read a text under each policy.
 
     Args:
@@ -70,7 +70,7 @@ def sweep(
         outputs = standard.read(chunk)
         right = make_reference(outputs)
         n_read += 1
-        yield Progress(str(REFERENCE), n_read, n_total, tallies)
+        yield SweepProgress(str(REFERENCE), n_read, n_total, tallies)
 
         found = {}
         for name in names:
@@ -79,9 +79,9 @@ def sweep(
                 found[name] = compare(right, own, chunk.targets, chunk.start)
             if name in readers:
                 n_read += 1
-                yield Progress(name, n_read, n_total, tallies)
+                yield SweepProgress(name, n_read, n_total, tallies)
         tallies = {name: tallies[name] + t if tallies else t for name, t in found.items()}
-        yield Progress(names[-1], n_read, n_total, tallies)
+        yield SweepProgress(names[-1], n_read, n_total, tallies)
 
 
 def row(engine: Engine, name: str, tally: Tally, window: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from xplm.train.data.dataset import Batch, DataReport, Dataset
 from xplm.train.data.digest import data_digest
 from xplm.train.data.examples import Example, Examples, make_examples
 from xplm.train.data.opening import open_dataset
-from xplm.train.data.sources import Progress, read_texts
+from xplm.train.data.sources import read_texts
 from xplm.train.data.windows import Windows
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "Dataset",
     "Example",
     "Examples",
-    "Progress",
     "Windows",
     "data_digest",
     "make_examples",

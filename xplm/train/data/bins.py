@@ -17,9 +17,10 @@ import numpy as np
 
 from xplm.checkpoint.files import replacing
 from xplm.errors import DataError
+from xplm.progress import OnProgress, unseen
 from xplm.text.documents import encode_documents
 from xplm.text.tokenizer import Tokenizer
-from xplm.train.data.sources import Progress, read_pieces, unseen
+from xplm.train.data.sources import read_pieces
 from xplm.train.data.token_file import TokenFile
 
 CHECKED_IDS = 2**18
@@ -31,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 def open_tokens(
-    path: Path, tokenizer: Tokenizer, cache: Path, digest: str, progress: Progress = unseen
+    path: Path, tokenizer: Tokenizer, cache: Path, digest: str, progress: OnProgress = unseen
 ) -> TokenFile:
     """The tokens of a corpus, from its bin, which is built if it is not there.
 
@@ -84,7 +85,7 @@ def _name(digest: str, tokenizer: Tokenizer) -> str:
 
 
 def _build(
-    bin_path: Path, path: Path, tokenizer: Tokenizer, dtype: np.dtype[Any], progress: Progress
+    bin_path: Path, path: Path, tokenizer: Tokenizer, dtype: np.dtype[Any], progress: OnProgress
 ) -> None:
     bin_path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(bin_path) as file:

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from xplm.errors import TemplateError
+from xplm.progress import OnProgress, unseen
 from xplm.text.chat_encoder import ChatEncoder
 from xplm.train.data.examples import Example
 from xplm.train.data.records import Conversation, record_conversation
-from xplm.train.data.sources import Progress, read_records, unseen
+from xplm.train.data.sources import read_records
 
 
-def read_chats(path: Path, progress: Progress = unseen) -> Iterator[Conversation]:
+def read_chats(path: Path, progress: OnProgress = unseen) -> Iterator[Conversation]:
     """The conversations at a path.
 
     Args:

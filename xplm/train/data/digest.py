@@ -5,12 +5,13 @@ from pathlib import Path
 
 from xplm.checkpoint.untrusted import open_regular
 from xplm.errors import DataError
-from xplm.train.data.sources import Progress, list_files, unseen
+from xplm.progress import OnProgress, unseen
+from xplm.train.data.sources import list_files
 
 BLOCK_BYTES = 2**20
 
 
-def data_digest(path: Path, progress: Progress = unseen) -> str:
+def data_digest(path: Path, progress: OnProgress = unseen) -> str:
     """64 hexadecimal digits that differ once a file at a path is changed, added or removed, or its form is another.
 
     Args:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from xplm.errors import DataError, RequestError, TemplateError
+from xplm.progress import OnProgress, unseen
 from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.documents import encode_texts
 from xplm.text.tokenizer import Tokenizer
@@ -16,7 +17,7 @@ from xplm.train.data.dataset import DataReport, Dataset
 from xplm.train.data.digest import data_digest
 from xplm.train.data.examples import Example, make_examples
 from xplm.train.data.records import record_text
-from xplm.train.data.sources import Progress, read_records, read_texts, unseen
+from xplm.train.data.sources import read_records, read_texts
 from xplm.train.data.windows import Windows, split
 
 KINDS = ("text", "lines", "chat")
@@ -35,7 +36,7 @@ def open_dataset(
     packed: bool,
     cache: Path,
     digest: str | None = None,
-    progress: Progress = unseen,
+    progress: OnProgress = unseen,
 ) -> Dataset:
     """Read, encode and cut training data.
 
@@ -96,13 +97,13 @@ def _report(path: Path, tokenizer: Tokenizer, ids: Iterable[np.ndarray], kind: s
     return DataReport(n_tokens=n_tokens, n_unknown=n_unknown, n_lost_chars=lost)
 
 
-def _encode_lines(path: Path, tokenizer: Tokenizer, progress: Progress) -> list[Example]:
+def _encode_lines(path: Path, tokenizer: Tokenizer, progress: OnProgress) -> list[Example]:
     texts = (record_text(record) for record in read_records(path, progress))
     encoded = encode_texts(tokenizer, filter(None, texts))
     return [Example.from_ids(ids) for ids in encoded]
 
 
-def _encode_chats(path: Path, tokenizer: Tokenizer, progress: Progress) -> list[Example]:
+def _encode_chats(path: Path, tokenizer: Tokenizer, progress: OnProgress) -> list[Example]:
     encoder = ChatEncoder(tokenizer)
     examples = []
     for number, chat in enumerate(read_chats(path, progress), 1):

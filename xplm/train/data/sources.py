@@ -9,7 +9,7 @@
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import StringIO, TextIOWrapper
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from xplm.checkpoint.untrusted import open_regular, parse_json
 from xplm.errors import DataError
+from xplm.progress import OnProgress, unseen
 from xplm.text.pieces import Piece, document_pieces, find_cut
 from xplm.train.data.records import Record, record_text
 
@@ -24,13 +25,6 @@ PIECE_CHARS = 2**16
 MAX_LINE_CHARS = 2**26
 MAX_JSON_BYTES = 2**28  # of a list, which is held in memory
 RECORDS_PER_REPORT = 256
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, the bytes that are done, and all bytes."""
-
-
-def unseen(what: str, n_bytes: int, total_bytes: int) -> None:
-    """A `Progress` that nobody watches."""
 
 
 def list_files(path: Path) -> list[Path]:
@@ -56,7 +50,7 @@ def list_files(path: Path) -> list[Path]:
 
 
 def read_pieces(
-    path: Path, progress: Progress = unseen, *, of_chats: bool = False
+    path: Path, progress: OnProgress = unseen, *, of_chats: bool = False
 ) -> Iterator[Piece]:
     """The documents at a path, long ones in pieces, so that no text file needs to fit in memory.
 
@@ -80,7 +74,7 @@ def read_pieces(
 
 
 def read_texts(
-    paths: Iterable[Path], progress: Progress = unseen, *, of_chats: bool = False
+    paths: Iterable[Path], progress: OnProgress = unseen, *, of_chats: bool = False
 ) -> Iterator[str]:
     """All text at some paths, in pieces: what a tokenizer is trained on; see `read_pieces`.
 
@@ -92,7 +86,7 @@ def read_texts(
             yield piece.text
 
 
-def read_records(path: Path, progress: Progress = unseen) -> Iterator[Record]:
+def read_records(path: Path, progress: OnProgress = unseen) -> Iterator[Record]:
     """The values of JSON files, and the lines of text files that are not blank.
 
     Args:

@@ -18,7 +18,7 @@ from xplm.train.task import first_state, make_task
 WARM_UP = 3
 """Steps before the clock counts: the first allocate, and compile where there is something to compile."""
 
-Step = Callable[[], StepReport]
+TakeStep = Callable[[], StepReport]
 """Takes a training step."""
 
 
@@ -40,7 +40,9 @@ def draw_batches(recipe: Recipe, vocab_size: int) -> list[Batch]:
     return [Batch(rows[:, :-1].copy(), rows[:, 1:].copy()) for rows in ids]
 
 
-def make_step(recipe: Recipe, rt: Runtime, config: DecoderConfig, batches: Sequence[Batch]) -> Step:
+def make_step(
+    recipe: Recipe, rt: Runtime, config: DecoderConfig, batches: Sequence[Batch]
+) -> TakeStep:
     """A new model's training step, each call of which goes on from the last.
 
     Args:
@@ -64,7 +66,7 @@ def make_step(recipe: Recipe, rt: Runtime, config: DecoderConfig, batches: Seque
     return step
 
 
-def time_steps(step: Step, synchronize: Callable[[], None], n_steps: int) -> list[float]:
+def time_steps(step: TakeStep, synchronize: Callable[[], None], n_steps: int) -> list[float]:
     """Seconds of each of several steps, after a warm-up. A step that overflowed changes no weight, and is not counted.
 
     Args:
