@@ -48,6 +48,10 @@ BASE: dict[str, Any] = {
     "eos_token_id": 2,
 }
 SHORT = {"max_position_embeddings": 16}  # trained on less than a test's prompt
+LONGER = {"max_position_embeddings": 128}
+FAR = {"max_position_embeddings": 1280}
+NEAR = {"max_position_embeddings": 32}  # dynamic RoPE is stretched from there
+NARROW = {"head_dim": 8}  # qwen3's own default is 128
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,13 @@ class Recipe:
     embedding_name: str | None = None  # what the one tied tensor is called in the file
 
 
-def yarn(**changes: Any) -> dict[str, Any]:
-    """A YaRN that was trained on 16 positions and stretched to 64."""
-    return {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16} | changes
+def yarn(trained: int = 16, **changes: Any) -> dict[str, Any]:
+    """A YaRN that was trained on so many positions and stretched fourfold."""
+    return {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": trained,
+    } | changes
 
 
 LLAMA3 = {
@@ -75,7 +83,9 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+FAR_LLAMA3 = LLAMA3 | {"factor": 40.0, "original_max_position_embeddings": 32, "rope_theta": 500.0}
 WINDOW = {"use_sliding_window": True, "sliding_window": 6}
+WIDE_WINDOW = {"use_sliding_window": True, "sliding_window": 16}
 
 RECIPES = {
     "llama-gqa": Recipe(),
@@ -116,24 +126,35 @@ RECIPES = {
         WINDOW | {"layer_types": ["sliding_attention", "full_attention"]}, model_type="qwen2"
     ),
     "qwen2-yarn-old": Recipe(rope=yarn(), model_type="qwen2", old_spelling=True),
-    "qwen3": Recipe({"head_dim": 12}, model_type="qwen3"),
+    "qwen3": Recipe(LONGER | {"head_dim": 12}, model_type="qwen3"),
     "qwen3-tied-bias": Recipe(
-        {"head_dim": 8, "attention_bias": True, "tie_word_embeddings": True}, model_type="qwen3"
-    ),
-    "qwen3-window": Recipe(
-        WINDOW | {"head_dim": 8, "layer_types": ["full_attention", "sliding_attention"]},
+        LONGER | NARROW | {"attention_bias": True, "tie_word_embeddings": True},
         model_type="qwen3",
     ),
-    "qwen3-yarn-old": Recipe({"head_dim": 8}, rope=yarn(), model_type="qwen3", old_spelling=True),
-    "phi": Recipe(model_type="phi"),
-    "phi-tied": Recipe({"tie_word_embeddings": True}, model_type="phi"),
+    "qwen3-window": Recipe(
+        LONGER | NARROW | WIDE_WINDOW | {"layer_types": ["full_attention", "sliding_attention"]},
+        model_type="qwen3",
+    ),
+    "qwen3-yarn-old": Recipe(LONGER | NARROW, rope=yarn(32), model_type="qwen3", old_spelling=True),
+    "qwen3-far": Recipe(FAR | NARROW, model_type="qwen3"),
+    "qwen3-far-linear": Recipe(FAR | NARROW, {"rope_type": "linear", "factor": 40.0}, "qwen3"),
+    "qwen3-far-dynamic": Recipe(NEAR | NARROW, {"rope_type": "dynamic", "factor": 40.0}, "qwen3"),
+    "qwen3-far-llama3": Recipe(FAR | NARROW, FAR_LLAMA3, "qwen3"),
+    "qwen3-far-yarn": Recipe(FAR | NARROW, yarn(32, factor=40.0), "qwen3"),
+    "phi": Recipe(LONGER, model_type="phi"),
+    "phi-tied": Recipe(LONGER | {"tie_word_embeddings": True}, model_type="phi"),
     "phi-qk-norm": Recipe(
-        {"qk_layernorm": True, "num_key_value_heads": 4, "partial_rotary_factor": 0.75},
+        LONGER | {"qk_layernorm": True, "num_key_value_heads": 4, "partial_rotary_factor": 0.75},
         model_type="phi",
     ),
     "phi-linear-old": Recipe(
-        rope={"rope_type": "linear", "factor": 4.0}, model_type="phi", old_spelling=True
+        LONGER, rope={"rope_type": "linear", "factor": 4.0}, model_type="phi", old_spelling=True
     ),
+    "phi-far": Recipe(FAR, model_type="phi"),
+    "phi-far-linear": Recipe(FAR, {"rope_type": "linear", "factor": 40.0}, "phi"),
+    "phi-far-dynamic": Recipe(NEAR, {"rope_type": "dynamic", "factor": 40.0}, "phi"),
+    "phi-far-llama3": Recipe(FAR, FAR_LLAMA3, "phi"),
+    "phi-far-yarn": Recipe(FAR, yarn(32, factor=40.0), "phi"),
     "gpt2": Recipe({"n_inner": 48}, model_type="gpt2"),
     "gpt2-wide": Recipe(model_type="gpt2"),  # n_inner left out: 4 times the width
     "gpt2-scaled-by-layer": Recipe({"scale_attn_by_inverse_layer_idx": True}, model_type="gpt2"),

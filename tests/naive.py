@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from xplm.config import DecoderConfig
+from xplm.specs import NormSpec, RMSNormSpec
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
@@ -52,11 +53,11 @@ def softmax(x: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def rope(x: np.ndarray, positions: np.ndarray, inv_freq: np.ndarray, scale: float) -> np.ndarray:
-    """x (B, H, T, D), positions (B, T)  ->  (B, H, T, D): each pair as a complex number, turned."""
-    half = x.shape[-1] // 2
-    pairs = x[..., :half] + 1j * x[..., half:]
+    """x (B, H, T, D), positions (B, T), inv_freq (R/2,)  ->  (B, H, T, D): pairs of the first R features turned."""
+    half = len(inv_freq)
+    pairs = x[..., :half] + 1j * x[..., half : 2 * half]
     turned = pairs * scale * np.exp(1j * positions[:, None, :, None] * inv_freq)
-    return np.concatenate([turned.real, turned.imag], axis=-1)
+    return np.concatenate([turned.real, turned.imag, x[..., 2 * half :]], axis=-1)
 
 
 def attention(
@@ -104,20 +105,28 @@ def decoder(
     def project(x: np.ndarray, name: str) -> np.ndarray:
         return linear(x, p[f"{name}.weight"], p.get(f"{name}.bias"))
 
+    def norm(x: np.ndarray, name: str, spec: NormSpec) -> np.ndarray:
+        if isinstance(spec, RMSNormSpec):
+            return rms_norm(x, p[f"{name}.weight"], spec.eps)
+        return layer_norm(x, p[f"{name}.weight"], p[f"{name}.bias"], spec.eps)
+
+    def mlp(x: np.ndarray, name: str) -> np.ndarray:
+        up = project(x, f"{name}.up_proj")
+        is_gated = f"{name}.gate_proj.weight" in p
+        hidden = swiglu(project(x, f"{name}.gate_proj"), up) if is_gated else gelu(up)
+        return project(hidden, f"{name}.down_proj")
+
     def heads(x: np.ndarray) -> np.ndarray:
         return x.reshape(B, T, -1, D).transpose(0, 2, 1, 3)
 
     x = p["model.embed_tokens.weight"][ids]
     for layer, block in enumerate(config.blocks):
         name = f"model.layers.{layer}"
-        n = rms_norm(x, p[f"{name}.input_layernorm.weight"], block.norm.eps)
+        n = norm(x, f"{name}.input_layernorm", block.norm)
         q, k, v = (heads(project(n, f"{name}.self_attn.{part}_proj")) for part in "qkv")
         if block.mixer.qk_norm is not None:
-            eps = block.mixer.qk_norm.eps
-            q, k = (
-                rms_norm(a, p[f"{name}.self_attn.{part}_norm.weight"], eps)
-                for part, a in (("q", q), ("k", k))
-            )
+            q = norm(q, f"{name}.self_attn.q_norm", block.mixer.qk_norm)
+            k = norm(k, f"{name}.self_attn.k_norm", block.mixer.qk_norm)
         y, _ = attention(
             rope(q, positions, inv_freq, scale),
             rope(k, positions, inv_freq, scale),
@@ -127,9 +136,9 @@ def decoder(
             window=block.mixer.window,
         )
         x = x + project(y.transpose(0, 2, 1, 3).reshape(B, T, -1), f"{name}.self_attn.o_proj")
-        n = rms_norm(x, p[f"{name}.post_attention_layernorm.weight"], block.norm.eps)
-        gate, up = project(n, f"{name}.mlp.gate_proj"), project(n, f"{name}.mlp.up_proj")
-        x = x + project(swiglu(gate, up), f"{name}.mlp.down_proj")
-    x = rms_norm(x, p["model.norm.weight"], config.norm.eps)
-    tied = config.tie_word_embeddings
-    return linear(x, p["model.embed_tokens.weight" if tied else "lm_head.weight"])
+        if block.mlp_norm is not None:
+            n = norm(x, f"{name}.post_attention_layernorm", block.mlp_norm)
+        x = x + mlp(n, f"{name}.mlp")
+    x = norm(x, "model.norm", config.norm)
+    head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
+    return linear(x, p[head], p.get("lm_head.bias"))

@@ -36,6 +36,9 @@ LLAMA3 = {
     "original_max_position_embeddings": 16,
 }
 
+PHI = {"model_type": "phi", "hidden_size": 32, "rms_norm_eps": None}
+WINDOW = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "gqa": {},
     "mha": {"num_key_value_heads": 4},
@@ -54,11 +57,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mistral": {"model_type": "mistral", "sliding_window": 5},
     "qwen2": {"model_type": "qwen2"},
     "qwen3": {"model_type": "qwen3", "head_dim": 6},
-    "qwen2_window": {
-        "model_type": "qwen2",
-        "use_sliding_window": True,
-        "sliding_window": 5,
-        "max_window_layers": 1,
+    "qwen2_window": WINDOW | {"model_type": "qwen2"},
+    "qwen3_window": WINDOW | {"model_type": "qwen3", "head_dim": 8, "attention_bias": True},
+    "phi": PHI,
+    "phi_qk_norm": PHI
+    | {
+        "qk_layernorm": True,
+        "partial_rotary_factor": 0.75,
+        "tie_word_embeddings": True,
     },
 }
 

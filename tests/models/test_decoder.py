@@ -89,7 +89,9 @@ def test_table_of_parameters_by_hand():
 
 
 @pytest.mark.parametrize("policy", ["fp64", "fp32"])
-@pytest.mark.parametrize("name", ["gqa", "mistral", "qwen2_window", "yarn"])
+@pytest.mark.parametrize(
+    "name", ["gqa", "mistral", "qwen2_window", "yarn", "qwen3_window", "phi", "phi_qk_norm"]
+)
 @pytest.mark.parametrize("chunk", [1, 7])
 def test_pieces_through_the_cache_equal_the_whole(numpy_backend, name, chunk, policy):
     model = Model(numpy_backend, policy, **VARIANTS[name])
@@ -291,7 +293,7 @@ def test_forward_writes_into_no_parameter_and_no_ids(numpy_backend):
     assert model(ids).shape == (2, 6, 50)
 
 
-@pytest.mark.parametrize("name", ["gqa", "mistral", "qwen2"])
+@pytest.mark.parametrize("name", ["gqa", "mistral", "qwen2", "qwen3", "phi"])
 def test_second_address_space_generates_what_numpy_does(device1, name):
     """A full forward pass and 16 greedy tokens where any silent copy through the host raises."""
     numpy_model = Model(load_backend("numpy"), "fp32", **VARIANTS[name])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.numerics.block_mutations import BLOCKS
 from tests.numerics.mutations import MUTATIONS, PUBLISHED
 from tests.numerics.planted import planted
 from xplm.backend import load_backend
@@ -16,6 +17,7 @@ from xplm.numerics.tiny_models import TINY_MODELS, tiny_config
 from xplm.params import global_norm
 from xplm.train.clip import clip_by_global_norm
 
+EVERY = MUTATIONS + BLOCKS
 ENTRIES = 3
 MARGIN = 1e3
 """A mistake is off by this many times the limit at least: it is not a matter of rounding."""
@@ -68,14 +70,14 @@ def _small_chunks(monkeypatch):
     monkeypatch.setitem(linear_cross_entropy_fwd.__globals__, "LOGITS_PER_CHUNK", 21)
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.says)
+@pytest.mark.parametrize("mutation", EVERY, ids=lambda m: m.says)
 def test_a_planted_mistake_is_caught(mutation):
     with planted(mutation.path, mutation.old, mutation.new), np.errstate(all="ignore"):
         errors, limit = run_check(mutation.check)
         assert any(not error <= MARGIN * limit for error in errors)
 
 
-CONTROLS = sorted({m.check for m in MUTATIONS if not m.check.startswith("op ")})
+CONTROLS = sorted({m.check for m in EVERY if not m.check.startswith("op ")})
 """Ops without a mistake are checked on the same cases in tests/numerics/test_gradients.py."""
 
 
@@ -87,4 +89,4 @@ def test_the_same_check_passes_without_a_mistake(check):
 
 def test_there_are_enough_of_them():
     assert len(PUBLISHED) == 4
-    assert len({m.says for m in MUTATIONS}) == len(MUTATIONS) >= 24
+    assert len({m.says for m in EVERY}) == len(EVERY) >= 24

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 import xplm
+from tests.on_backends import load_or_skip, on
 from tests.paths import ROOT
+from xplm.checkpoint.convert import convert
 
+OTHERS = ("torch", "jax", "strict")
 SCRIPT = ROOT / "scripts" / "make_tiny_models.py"
 
 
@@ -26,8 +29,21 @@ def recipe_names():
 
 
 NAMES = recipe_names()
-LENGTHS = (1, 2, 7, 23, 40)  # beyond the windows of 6 and the trained length of 16
+WHOLE = [n for n in NAMES if n.startswith(("qwen3", "phi")) and "far" not in n]  # proved end to end
 BOUND = 1e-4
+
+
+def lengths(name):
+    """Of the texts that a recipe's logits are compared on: beyond its window and its trained length."""
+    if "far" in name:
+        return (1100,)
+    return (1, 2, 17, 33, 90) if name in WHOLE else (1, 2, 7, 23, 40)
+
+
+def draw(name, length):
+    """Token ids, none of them special."""
+    seed = NAMES.index(name)
+    return np.random.default_rng([seed, length]).integers(3, 256, length).tolist()
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +69,7 @@ def test_logits_equal_transformers_without_a_warning(script, directory, load_ora
 
     oracle, lm = load_oracle(path), xplm.load(path)
     assert not [record for record in caplog.records if record.name == "xplm.models.families.keys"]
-    for length in LENGTHS:
+    for length in lengths(name):
         ids = np.random.default_rng(length).integers(0, 256, length).tolist()
         expected = oracle.logits(ids)
         logits = lm.logits(ids)
@@ -63,7 +79,7 @@ def test_logits_equal_transformers_without_a_warning(script, directory, load_ora
 
 
 @pytest.mark.parametrize(
-    "name", ["llama-gqa", "mistral-window", "qwen2-layer-types", "gpt2-scaled-by-layer"]
+    "name", ["llama-gqa", "mistral-window", "qwen2-layer-types", "gpt2-scaled-by-layer", *WHOLE]
 )
 def test_greedy_ids_equal_transformers(script, directory, load_oracle, name):
     path = script["make_model"](name, directory)
@@ -73,3 +89,59 @@ def test_greedy_ids_equal_transformers(script, directory, load_oracle, name):
     expected = oracle.greedy(ids, 24)
     assert [*result.token_ids] == expected[: len(result.token_ids)]
     assert len(result.token_ids) >= len(expected) - 1  # the end of sequence may be left out
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_token_by_token_is_the_whole(script, directory, name):
+    lm = xplm.load(script["make_model"](name, directory))
+    prompt = draw(name, 30)  # longer than the window
+    result = lm.generate(prompt, max_new_tokens=60, temperature=0.0)
+    logits = lm.logits([*prompt, *result.token_ids])[len(prompt) - 1 : -1].astype(np.float64)
+    highest = logits.max(-1)
+    expected = -np.log(np.exp(logits - highest[:, None]).sum(-1))  # of the most probable id
+    assert len(expected) == len(result.token_ids) > 10
+    np.testing.assert_array_equal(logits.argmax(-1), result.token_ids)
+    np.testing.assert_allclose(result.logprobs, expected, rtol=0, atol=BOUND)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_converted_it_gives_transformers_the_same(
+    script, directory, load_oracle, transformers, tmp_path, caplog, name
+):
+    path = script["make_model"](name, directory)
+    convert(path, tmp_path / "back", "fp32")
+    transformers.utils.logging.enable_propagation()
+    caplog.clear()
+    oracle = load_oracle(tmp_path / "back")
+    transformers.utils.logging.disable_propagation()
+    assert not caplog.records
+
+    ids = draw(name, 90)
+    np.testing.assert_array_equal(oracle.logits(ids), load_oracle(path).logits(ids))
+    np.testing.assert_array_equal(
+        xplm.load(tmp_path / "back").logits(ids), xplm.load(path).logits(ids)
+    )
+
+
+@pytest.mark.parametrize("policy", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", WHOLE)
+def test_narrow_policies_are_near_float32(script, directory, name, policy):
+    """Rounded by a share u each: two layers' 12 results and 6 matrices, and the head's. Together 40 u at most."""
+    path, ids = script["make_model"](name, directory), draw(name, 40)
+    logits, narrow = (xplm.load(path, policy=p).logits(ids) for p in ("fp32", policy))
+    u = {"bf16": 2.0**-8, "fp16": 2.0**-11}[policy]
+    assert 0.0 < np.abs(narrow - logits).max() <= 40 * u * np.abs(logits).max()
+
+
+@pytest.mark.nightly_on("jax")  # it compiles each op for each length
+@pytest.mark.parametrize("backend", [pytest.param(other, marks=on(other)) for other in OTHERS])
+@pytest.mark.parametrize("name", ["qwen3", "qwen3-window", "phi", "phi-qk-norm"])
+def test_16_greedy_tokens_are_those_of_every_backend(script, directory, name, backend):
+    load_or_skip(backend)
+    path, prompt = script["make_model"](name, directory), draw(name, 9)
+    ours, other = (
+        xplm.load(path, backend=b).generate(prompt, max_new_tokens=16, temperature=0.0).token_ids
+        for b in ("numpy", backend)
+    )
+    assert len(ours) == 16
+    assert other == ours

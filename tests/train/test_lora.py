@@ -24,9 +24,13 @@ from xplm.train.lora import adapter_specs
 
 GPT2 = {"model_type": "gpt2", "n_inner": 24}
 STARCODER = {"model_type": "starcoder2", "use_bias": True, "norm_epsilon": 1e-5}
+QWEN3 = {"model_type": "qwen3", "head_dim": 6, "attention_bias": True}
+PHI = {"model_type": "phi", "hidden_size": 32, "qk_layernorm": True}
 FAMILIES = {
     "llama": {},
     "gpt2": GPT2 | {"n_inner": 48, "max_position_embeddings": 64},
+    "qwen3": QWEN3,
+    "phi": PHI,
 }
 """Changes to a tiny model."""
 
@@ -58,7 +62,11 @@ def fine_tune(tmp_path, base, **settings):
     return start(tiny_recipe(tmp_path, **settings), tmp_path / "adapter")
 
 
-@pytest.mark.parametrize("changes", [{}, STARCODER, GPT2], ids=["llama", "starcoder2", "gpt2"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, STARCODER, GPT2, QWEN3, PHI],
+    ids=["llama", "starcoder2", "gpt2", "qwen3", "phi"],
+)
 def test_gradients_are_those_of_central_differences(changes):
     rt = make_runtime(load_backend("numpy"), "fp64")
     config = make_config(**({"num_hidden_layers": 1} | changes))
@@ -157,15 +165,23 @@ def test_loaded_with_its_model_and_merged_into_it(tmp_path):
     np.testing.assert_array_equal(xplm.load(tmp_path / "merged").logits(ids), lm.logits(ids))
 
 
-@pytest.mark.parametrize("changes", [{}, STARCODER], ids=["llama", "starcoder2"])
-def test_written_and_read_back(tmp_path, changes):
+@pytest.mark.parametrize(
+    ("changes", "module"),
+    [
+        ({}, "mlp.up_proj"),
+        (STARCODER, "mlp.c_fc"),
+        (QWEN3, "self_attn.o_proj"),
+        (PHI, "self_attn.dense"),
+        (PHI, "mlp.fc2"),
+    ],
+)
+def test_written_and_read_back(tmp_path, changes, module):
     config = make_config(**changes)
     adapter = random_adapter(config)
     write_adapter(tmp_path, config, adapter, base="somewhere")
     assert_bitwise_equal(read_adapter(tmp_path, config), adapter)
     stored = load_file(tmp_path / "adapter_model.safetensors")
-    up = "mlp.c_fc" if changes else "mlp.up_proj"
-    assert f"base_model.model.model.layers.0.{up}.lora_A.weight" in stored
+    assert f"base_model.model.model.layers.0.{module}.lora_A.weight" in stored
 
 
 @pytest.mark.parametrize(
@@ -250,7 +266,7 @@ def test_an_adapter_of_what_is_no_matrix_is_refused(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of PEFT's code
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_peft_reads_an_adapter(tmp_path, family):
     torch = pytest.importorskip("torch", reason="PEFT needs torch")
     peft = pytest.importorskip("peft", reason="the oracle for adapters is PEFT")
@@ -273,6 +289,8 @@ def test_peft_reads_an_adapter(tmp_path, family):
         ("llama", ["q_proj", "down_proj"], {}),
         ("llama", ["q_proj", "down_proj"], {"self_attn.q_proj": 2}),
         ("gpt2", ["c_attn", "c_proj"], {"h.1.attn.c_attn": 4}),
+        ("qwen3", ["k_proj", "o_proj", "gate_proj"], {}),
+        ("phi", ["q_proj", "dense", "fc1", "fc2"], {"layers.1.mlp.fc1": 2}),
     ],
 )
 def test_an_adapter_of_pefts_own_is_read(tmp_path, family, modules, pattern):

@@ -3,7 +3,8 @@
     adapter_config.json         which model they belong to, rank, alpha, and the modules that have one
     adapter_model.safetensors   "base_model.model." + module + ".lora_A.weight" and ".lora_B.weight"
                                 of an embedding ".lora_embedding_A" (R, V) and ".lora_embedding_B" (C, R), transposed
-                                of both tables also ".base_layer.weight" or ".weight", which takes the model's place
+                                of both tables also ".base_layer.weight" or ".weight", which takes the model's place; of
+                                the head its bias, likewise
 
 Inside, B holds the factor that PEFT keeps beside it, alpha / rank (alpha / sqrt(rank) with use_rslora): it is
 multiplied in on reading, and adapters are written with alpha = rank.
@@ -32,7 +33,7 @@ from xplm.checkpoint.save import write_tensors
 from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError
 from xplm.layers.linear import read_linear
-from xplm.models.decoder import EMBEDDING, LM_HEAD, embedding_weight, param_specs
+from xplm.models.decoder import EMBEDDING, HEAD_BIAS, LM_HEAD, embedding_weight, param_specs
 from xplm.models.families.table import FAMILIES
 from xplm.precision import cast
 from xplm.runtime import Runtime
@@ -170,7 +171,7 @@ def _adapts_tables(tensors: Mapping[str, np.ndarray]) -> bool:
 def _read_tables(
     file: SafetensorsFile, facts: AdapterConfig, config: DecoderConfig, unused: set[str]
 ) -> dict[str, np.ndarray]:
-    """Adapters of the embedding and the head, and what the file stores in these tables' place.
+    """Adapters of the embedding and the head, and what the file stores in place of these tables and of the head's bias.
 
     Raises:
         CheckpointError: one does not fit, or two that are tied differ.
@@ -180,11 +181,16 @@ def _read_tables(
     for table, first, second in ((EMBEDDING, EMBEDDING_A, EMBEDDING_B), (LM_HEAD, A, B)):
         module = stored_name(table, FAMILIES[config.model_type].modules).removesuffix(".weight")
         layer = table.removesuffix(".weight")
-        for name in (f"{PREFIX}{module}.base_layer.weight", f"{PREFIX}{module}.weight"):
-            if name in unused:
-                _check_shapes(file, (name,), (shape,))
-                unused.discard(name)
-                tensors[table] = file.read(name).astype(np.float32)
+        own: dict[str, tuple[int, ...]] = {table: shape}
+        if table == LM_HEAD and config.head_bias:
+            own[HEAD_BIAS] = shape[:1]
+        for ours, wanted in own.items():
+            part = ours.removeprefix(f"{layer}.")
+            for name in (f"{PREFIX}{module}.base_layer.{part}", f"{PREFIX}{module}.{part}"):
+                if name in unused:
+                    _check_shapes(file, (name,), (wanted,))
+                    unused.discard(name)
+                    tensors[ours] = file.read(name).astype(np.float32)
         names = PREFIX + module + first, PREFIX + module + second
         if unused.intersection(names):
             is_transposed = table == EMBEDDING
@@ -243,9 +249,9 @@ def merge_adapter(rt: Runtime, params: Params, tensors: Mapping[str, np.ndarray]
     layers = [name.removesuffix(A) for name in tensors if name.endswith(A)]
     if LM_HEAD not in params and _adapts_tables(tensors):
         merged[LM_HEAD] = embedding_weight(params)
-    for table in (EMBEDDING, LM_HEAD):
-        if table in tensors:
-            merged[table] = cast(rt.backend.from_host(tensors[table]), merged[table].dtype)
+    for name in (EMBEDDING, LM_HEAD, HEAD_BIAS):
+        if name in tensors:
+            merged[name] = cast(rt.backend.from_host(tensors[name]), merged[name].dtype)
     for layer in layers:
         weight = read_linear(merged, layer).weight
         delta = rt.backend.from_host(adapter_product(tensors, layer))
@@ -280,7 +286,7 @@ def _take_apart(halves: Halves, n_parts: int) -> list[Halves]:
 
 
 def _check_shapes(
-    file: SafetensorsFile, names: tuple[str, ...], wanted: tuple[tuple[int, int], ...]
+    file: SafetensorsFile, names: tuple[str, ...], wanted: tuple[tuple[int, ...], ...]
 ) -> None:
     """Refuse tensors that do not fit their matrix.
 

@@ -37,7 +37,13 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
     "qwen2": {"model_type": "qwen2"},
     "qwen3": {"model_type": "qwen3", "head_dim": 6},
     "phi": {"model_type": "phi", "hidden_size": 16},
-    "phi, norms of q and k": {"model_type": "phi", "hidden_size": 16, "qk_layernorm": True},
+    "phi, norms of q and k": {
+        "model_type": "phi",
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "qk_layernorm": True,
+    },
     "gpt2": {"model_type": "gpt2"},
     "gpt2, one head": {
         "model_type": "gpt2",

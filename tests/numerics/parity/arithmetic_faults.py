@@ -18,7 +18,7 @@ class PlantedFault(NamedTuple):
     shared: bool = True  # whether the reference has it too; False: it is the test's side alone
 
 
-def _op(mutation):
+def op_fault(mutation):
     """A wrong gradient, which the op alone shows."""
     name = mutation.check.split()[1]
     return PlantedFault(
@@ -26,7 +26,7 @@ def _op(mutation):
     )
 
 
-GRADIENTS = [_op(m) for m in PUBLISHED + KERNELS if m.check.startswith("op ")]
+GRADIENTS = [op_fault(m) for m in PUBLISHED + KERNELS if m.check.startswith("op ")]
 
 HALF = "__import__('ml_dtypes').bfloat16"
 

@@ -1,6 +1,7 @@
 """Every fault to plant for parity: those of arithmetic, of formulas, and of what lies between ops."""
 
 from tests.numerics.parity.arithmetic_faults import GRADIENTS, HALF, PRECISION, K, L, PlantedFault
+from tests.numerics.parity.block_faults import BLOCKS
 
 FORWARD = [
     PlantedFault(
@@ -305,4 +306,4 @@ OTHERS = [
     ),
 ]
 
-FAULTS = GRADIENTS + PRECISION + FORWARD + WIRING + OTHERS
+FAULTS = GRADIENTS + PRECISION + FORWARD + WIRING + OTHERS + BLOCKS

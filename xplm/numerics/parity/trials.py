@@ -6,6 +6,8 @@ import numpy as np
 from numpy.random import Generator
 
 from xplm.config import DecoderConfig
+from xplm.models.families.rope import share_of
+from xplm.models.families.table import FAMILIES
 from xplm.numerics.check_layers import LAYERS, VARIANTS
 from xplm.numerics.op_cases import IGNORE, OpCase
 from xplm.numerics.parity.check_layers import check_layer
@@ -131,14 +133,20 @@ def random_config(rng: Generator) -> DecoderConfig:
         "num_key_value_heads": K,
         "max_position_embeddings": 40,
     }
-    family = rng.choice(["llama", "mistral", "qwen2", "gpt2", "starcoder2"])
-    changes["model_type"] = str(family)
+    family = str(rng.choice(list(FAMILIES)))
+    changes["model_type"] = family
     if family == "mistral":
         changes["sliding_window"] = _size(rng, 8)
     if family == "llama":
         changes |= {"tie_word_embeddings": bool(rng.integers(2)), "mlp_bias": bool(rng.integers(2))}
     if family == "starcoder2":
         changes["use_bias"] = True
+    if family == "qwen3":
+        changes |= {"head_dim": 2 * _size(rng, 6), "attention_bias": bool(rng.integers(2))}
+    if family == "phi":
+        rotated = 2 * int(rng.integers(1, half + 1))
+        changes["partial_rotary_factor"] = share_of(rotated, 2 * half)
+        changes["qk_layernorm"] = bool(rng.integers(2))
     return tiny_config(changes)
 
 

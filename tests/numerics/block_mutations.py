@@ -1,0 +1,102 @@
+"""Mistakes to plant in norms of q and k, parallel blocks, partial RoPE and the bias of a head."""
+
+from tests.numerics.mutations import K, L, Mutation
+
+BLOCKS = [
+    Mutation(
+        "the norm of q passes its gradient on as it came",
+        f"{L}/attention.py",
+        "dq = norm_layer_bwd(",
+        "norm_layer_bwd(",
+        "layer attention_layer",
+    ),
+    Mutation(
+        "the norm of k passes its gradient on as it came",
+        f"{L}/attention.py",
+        "dk = norm_layer_bwd(",
+        "norm_layer_bwd(",
+        "layer attention_layer",
+    ),
+    Mutation(
+        "q and k normed after RoPE, on the way back alone",
+        f"{L}/attention.py",
+        """    if saved.rope_q is not None and saved.rope_k is not None:
+        dq, _, _ = rt.ops.rope_bwd(dq, saved.rope_q)
+        dk, _, _ = rt.ops.rope_bwd(dk, saved.rope_k)
+    if spec.qk_norm is not None:
+        dq = norm_layer_bwd(rt, spec.qk_norm, f"{name}.q_norm", dq, saved.q_norm, grads)
+        dk = norm_layer_bwd(rt, spec.qk_norm, f"{name}.k_norm", dk, saved.k_norm, grads)
+""",
+        """    if spec.qk_norm is not None:
+        dq = norm_layer_bwd(rt, spec.qk_norm, f"{name}.q_norm", dq, saved.q_norm, grads)
+        dk = norm_layer_bwd(rt, spec.qk_norm, f"{name}.k_norm", dk, saved.k_norm, grads)
+    if saved.rope_q is not None and saved.rope_k is not None:
+        dq, _, _ = rt.ops.rope_bwd(dq, saved.rope_q)
+        dk, _, _ = rt.ops.rope_bwd(dk, saved.rope_k)
+""",
+        "layer attention_layer",
+    ),
+    Mutation(
+        "a parallel MLP passes no gradient to the norm that it read",
+        f"{L}/block.py",
+        "dn = dn + dn_mlp",
+        "pass",
+        "layer block",
+    ),
+    Mutation(
+        "a parallel MLP's gradient passes the norm by",
+        f"{L}/block.py",
+        "dn = dn + dn_mlp",
+        "dx = dx + dn_mlp",
+        "layer block",
+    ),
+    Mutation(
+        "the MLP reads x, and passes its gradient to the norm of x",
+        f"{L}/block.py",
+        'mlp.fwd(rt, spec.mlp, params, f"{name}.{MLP}", n, context)',
+        'mlp.fwd(rt, spec.mlp, params, f"{name}.{MLP}", x, context)',
+        "layer block",
+    ),
+    Mutation(
+        "features that are not rotated lose their gradient",
+        f"{K}/rope.py",
+        "dy2 * cos - dy1 * sin, dy3]",
+        "dy2 * cos - dy1 * sin, 0.0 * dy3]",
+        "op rope",
+    ),
+    Mutation(
+        "pairs of the whole head are turned back, where a part was turned",
+        f"{K}/rope.py",
+        "dyw[..., :half], dyw[..., half : 2 * half], dyw[..., 2 * half :]",
+        "dyw[..., :half], dyw[..., -half:], dyw[..., half:-half]",
+        "op rope",
+    ),
+    Mutation(
+        "the head's bias forgotten where logits are made again",
+        f"{K}/linear_cross_entropy.py",
+        "logits, _ = linear_fwd(x_rows, weight, bias)",
+        "logits, _ = linear_fwd(x_rows, weight)",
+        "op linear_cross_entropy",
+    ),
+    Mutation(
+        "one chunk's gradient of the head's bias overwrites another's",
+        f"{K}/linear_cross_entropy.py",
+        "dbias = dbias_part if dbias is None else dbias + dbias_part",
+        "dbias = dbias_part",
+        "op linear_cross_entropy",
+    ),
+    Mutation(
+        "the head's bias gets the gradient of an average",
+        f"{K}/linear_cross_entropy.py",
+        "dweight, None, dbias",
+        "dweight, None, None if dbias is None else dbias / x.shape[0]",
+        "op linear_cross_entropy",
+    ),
+    Mutation(
+        "the head's bias forgotten by the forward pass of inference",
+        "xplm/models/decoder.py",
+        "head, params.get(HEAD_BIAS))",
+        "head)",
+        "model phi",
+    ),
+]
