@@ -1,5 +1,7 @@
 """Which keys of a config.json are read, refused, named or left alone."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.tiny import VARIANTS, YARN, facts, make_config
@@ -77,6 +79,23 @@ def test_a_key_at_its_neutral_value_is_taken(model_type):
     if SHARE in FAMILIES[model_type].keys:
         sizes[SHARE] = 1
     assert make_config(**sizes | neutral) == make_config(**sizes)
+
+
+@pytest.mark.parametrize("rope_type", ["linear", "dynamic", "yarn", "llama3"])
+def test_a_rope_stretched_by_one_comes_back(rope_type):
+    given = {"rope_type": rope_type, "factor": 1.0, "original_max_position_embeddings": 16}
+    if rope_type == "llama3":
+        given |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    config = make_config(rope_scaling=given)
+    assert read_config(write_config(config)) == config
+
+
+def test_blocks_that_config_json_cannot_describe_are_refused():
+    config = make_config()
+    first = config.blocks[0]
+    windowed = replace(first, mixer=replace(first.mixer, window=3))
+    with pytest.raises(ConfigError, match="blocks of a llama must be those"):
+        write_config(replace(config, blocks=(windowed, *config.blocks[1:])))
 
 
 def test_gpt2_says_what_its_scores_are_scaled_by():

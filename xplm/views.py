@@ -56,8 +56,7 @@ def gather(view: KeyView, T: int) -> Gathered:
     Rows that start in the same slot are slices of the cache; others are copied.
     """
     xp = array_namespace(view.keys)
-    B, _, capacity, _ = view.keys.shape
-    S = view.latest + T
+    B, S = view.keys.shape[0], view.latest + T
     if view.is_even:
         return Gathered(view.keys[:, :, :S, :], view.values[:, :, :S, :], None, view.latest)
 
@@ -65,12 +64,13 @@ def gather(view: KeyView, T: int) -> Gathered:
     shift = view.latest - view.starts  # (B,)
     slots = xp.arange(S, dtype=shift.dtype, device=where)[None, :] - shift[:, None]  # (B, S)
     slots = xp.where(slots < 0, xp.zeros_like(slots), slots)
-    rows = xp.arange(B, dtype=shift.dtype, device=where)[:, None] * capacity
+    rows = xp.arange(B, dtype=shift.dtype, device=where)[:, None] * S
     index = xp.reshape(rows + slots, (-1,))  # (B S,)
 
     def moved(array: Array) -> Array:
         _, K, _, D = array.shape
-        flat = xp.reshape(xp.permute_dims(array, (0, 2, 1, 3)), (-1, K * D))  # (B capacity, K D)
+        filled = xp.permute_dims(array[:, :, :S, :], (0, 2, 1, 3))
+        flat = xp.reshape(filled, (-1, K * D))  # (B S, K D)
         taken = xp.reshape(xp.take(flat, index, axis=0), (B, S, K, D))
         return xp.permute_dims(taken, (0, 2, 1, 3))
 

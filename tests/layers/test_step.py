@@ -144,6 +144,15 @@ def test_blocks_that_are_bound(numpy_backend, kernels, name):
     assert Steps(rt, config, params).take(context())
 
 
+def test_a_step_takes_the_eps_of_its_blocks(numpy_backend):
+    config = replace(make_config(), norm=RMSNormSpec(0.5))  # of the last norm, another
+    rt, config, params, x, context = start(numpy_backend, "fp32", config=config)
+    y = Steps(rt, config, params)(x, context())
+    np.testing.assert_array_equal(
+        to_numpy(rt.backend, y), block_by_block(rt, config, params, x, context())
+    )
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -139,7 +139,8 @@ class Engine:
         """Run the next tokens of every row, and keep their keys and values.
 
         Args:
-            cache: what the rows hold so far; each grows by its tokens.
+            cache: what the rows hold so far; each grows by its tokens. It needs room for the longest row and the most
+                tokens of any row together.
             rows: B of token ids, at least one each.
 
         Returns:

@@ -95,7 +95,7 @@ class Steps:
             attention_half=rt.ops.norm_attention_residual,
             mlp_half=rt.ops.norm_mlp_residual,
             scale=config.blocks[0].mixer.scale,
-            eps=config.norm.eps,
+            eps=config.blocks[0].norm.eps,
             island=rt.dtype.norm,
         )
 

@@ -60,7 +60,11 @@ def read_config(hf: Mapping[str, Any]) -> DecoderConfig:
 
 
 def write_config(config: DecoderConfig) -> dict[str, Any]:
-    """The config.json that transformers reads this model with."""
+    """The config.json that transformers reads this model with.
+
+    Raises:
+        ConfigError: the family's config.json has no keys for what the blocks are.
+    """
     family, block = FAMILIES[config.model_type], config.blocks[0]
     eos = list(config.eos_token_id)
     hf: dict[str, Any] = {
@@ -83,7 +87,13 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
         "pad_token_id": config.pad_token_id,
     }
     hf |= family.write_blocks(config)
-    return {family.spelling.get(key, key): value for key, value in hf.items()}
+    written = {family.spelling.get(key, key): value for key, value in hf.items()}
+    if read_config(written).blocks != config.blocks:
+        raise ConfigError(
+            f"the blocks of a {config.model_type} must be those that its config.json can describe; "
+            "these are others"
+        )
+    return written
 
 
 def _in_our_spelling(hf: Mapping[str, Any], family: Family) -> Fields:

@@ -92,6 +92,8 @@ def write_rope(rope: RopeSpec) -> dict[str, Any]:
     """Keys of config.json: the newer spelling, and the older for readers that know no other."""
     default = asdict(RopeSpec(dim=rope.dim, max_position_embeddings=rope.max_position_embeddings))
     always = {"rope_type", "rope_theta"}
+    if rope.rope_type != "default":
+        always |= {"factor"}
     if rope.rope_type == "llama3":
         always |= {"low_freq_factor", "high_freq_factor"}
     given = {
