@@ -43,8 +43,8 @@ GREEDY = "return int(np.argmax(logits))"
 SAMPLING = "xplm/generate/sampling.py"
 ON_DEVICE = (
     "xplm/generate/engine.py",
-    "last = self._to_host(logits)[:, -1]",
-    "self.rt.backend.xp.argsort(logits); last = self._to_host(logits)[:, -1]",
+    "last[is_last] = self._to_host(logits)[is_last, -1]",
+    "self.rt.backend.xp.argsort(logits); last[is_last] = self._to_host(logits)[is_last, -1]",
 )
 
 ROUTED = [
