@@ -38,7 +38,9 @@ def imported(*folders):
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 found.add((node.module or "").split(".")[0])
-    own = {"bench", "tests", "torch_twin"} | {path.stem for path in (ROOT / "scripts").glob("*.py")}
+    own = {"bench", "bits", "tests", "torch_twin"} | {
+        path.stem for path in (ROOT / "scripts").glob("*.py")
+    }
     others = found - set(sys.stdlib_module_names) - own
     return {name for name in others if not name.startswith("xplm")}
 

@@ -12,7 +12,13 @@ from xplm.train.recipe import to_toml
 SIZES = {"gpt2": {"n_inner": 48}, "qwen3": {"head_dim": 8}}
 """Keys of their own, of a tiny model."""
 
-every_family = pytest.mark.parametrize("model_type", FAMILIES)
+every_family = pytest.mark.parametrize(
+    "model_type",
+    [
+        name if name in ("qwen3", "phi") else pytest.param(name, marks=pytest.mark.nightly)
+        for name in FAMILIES
+    ],
+)
 
 
 @pytest.fixture

@@ -78,6 +78,7 @@ def test_a_step_is_its_blocks_on_every_backend_and_in_rows_of_different_lengths(
     np.testing.assert_array_equal(to_numpy(backend, y), expected)
 
 
+@pytest.mark.nightly_on("jax")
 def test_a_step_of_parallel_blocks_is_its_blocks_on_every_backend(backend):
     rt, config, params, x, context = start(backend, "fp32", counts=(1, 3), config=make_parallel())
     y = Steps(rt, config, params)(x, context())

@@ -11,6 +11,7 @@ from tests.reference.family_experts import EXPERT_FACTS, LATENT, has_experts
 from tests.reference.family_facts import ABSENT, BLOCKS, PROJECTIONS, SCALES
 from tests.reference.family_models import TinyFamily, default_config
 from tests.reference.family_positions import POSITIONS
+from xplm.models.families.table import FAMILIES
 
 TABLES = {
     "Blocks": BLOCKS,
@@ -112,13 +113,20 @@ def setting(transformers, model_type, column, key, layers):
     return {**NEEDED.get(key, {}), key: value}
 
 
+def of_family(model_type, *values, **options):
+    """A parameter of a test; nightly where it is of a family that xplm does not have."""
+    marks = () if model_type in FAMILIES else pytest.mark.nightly
+    return pytest.param(*values, marks=marks, **options)
+
+
 @pytest.mark.parametrize("heading", TABLES)
 def test_the_columns_are_those_that_are_derived(heading):
     assert table(heading).header == list(TABLES[heading])
 
 
 @pytest.mark.parametrize(
-    ("heading", "model_type"), [(heading, row) for heading in TABLES for row in table(heading).rows]
+    ("heading", "model_type"),
+    [of_family(row, heading, row) for heading in TABLES for row in table(heading).rows],
 )
 def test_the_cells_are_what_transformers_does(tiny, heading, model_type):
     shown, derived = {}, {}
@@ -130,7 +138,8 @@ def test_the_cells_are_what_transformers_does(tiny, heading, model_type):
 
 
 @pytest.mark.parametrize(
-    "model_type", [t for t in MODEL_TYPES if t not in table("Scales and caps").rows]
+    "model_type",
+    [of_family(t, t) for t in MODEL_TYPES if t not in table("Scales and caps").rows],
 )
 def test_a_family_that_is_not_in_the_table_has_no_scale_or_cap(tiny, model_type):
     assert {
@@ -138,13 +147,15 @@ def test_a_family_that_is_not_in_the_table_has_no_scale_or_cap(tiny, model_type)
     } == NEUTRAL
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("model_type", [of_family(t, t) for t in MODEL_TYPES])
 def test_the_families_with_experts_are_in_their_table(tiny, model_type):
     assert has_experts(tiny(model_type, 4)) == (model_type in WITH_EXPERTS)
 
 
 KEYS_NAMED = [
-    pytest.param(heading, model_type, column, key, words, id=f"{model_type}-{column}-{key}")
+    of_family(
+        model_type, heading, model_type, column, key, words, id=f"{model_type}-{column}-{key}"
+    )
     for heading in TABLES
     for model_type, cells in table(heading).rows.items()
     for column, text in zip(table(heading).header, cells, strict=True)

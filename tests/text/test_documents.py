@@ -35,7 +35,7 @@ def learned(tokenizer: Tokenizer, folder: Path, kind: str, text: str) -> list[in
         folder / "a.jsonl", tokenizer, kind=kind, context=len(text) + (kind == "lines"),
         batch_size=1, n_micro=1, seed=0, held_out=0.0, packed=False, cache=folder,
     )  # fmt: skip
-    ids, targets, _ = data.batch(0)
+    ids, targets = data.batch(0)
     return [*ids[0].tolist(), int(targets[0, -1])]
 
 
