@@ -38,8 +38,14 @@ def main() -> int:
     trees = {"before": plan.before.resolve(), "after": SCRIPTS.parent}
     workers = {}
     for name, tree in trees.items():
-        paths = os.pathsep.join(map(str, (SCRIPTS, tree, tree / "backends")))
-        command = ["-P", "-m", "bench.speed_worker", plan.model, str(seed), plan.device]
+        paths = os.pathsep.join(map(str, (tree / "scripts", tree, tree / "backends")))
+        command = [
+            "-P",
+            str(SCRIPTS / "bench" / "speed_worker.py"),
+            plan.model,
+            str(seed),
+            plan.device,
+        ]
         command += [plan.backend] if plan.backend else []
         workers[name] = Worker(command, plan.threads, PYTHONPATH=paths)
         print(f"{name}: {workers[name].description}", file=sys.stderr)

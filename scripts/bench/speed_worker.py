@@ -1,8 +1,8 @@
 """One checkout's speed, measured in a process of its own: decode, prefill and a training step, in seconds.
 
-    python -m bench.speed_worker MODEL SEED DEVICE [BACKEND]
+    python speed_worker.py MODEL SEED DEVICE [BACKEND]
 
-with the checkout in PYTHONPATH; answers a line of JSON for each turn.
+with the checkout, its backends and its scripts in PYTHONPATH; answers a line of JSON for each turn.
 """
 
 import sys
