@@ -1,4 +1,4 @@
-"""A peak of memory foretold: what lies in memory at several moments, and which of them has the most.
+"""A peak of memory predicted: what is in memory at several moments, and which of them has the most.
 
     peak = process + the most that lies there at a moment + holes
 
@@ -37,7 +37,7 @@ class MemoryPlan(NamedTuple):
 
     @property
     def n_bytes(self) -> int:
-        """The peak foretold; what the process took before, for good and for a while, is in it."""
+        """The peak predicted; what the process took before, for good and for a while, is in it."""
         return max(self.process.peak, sum(self.parts.values()))
 
     @property

@@ -1,7 +1,6 @@
 """The one table of a model's parameters.
 
-A model lists its parameters as ParamSpec rows; loading, counting, initialising and (later) weight decay and sharding
-all read the same row.
+A model lists its parameters as ParamSpec rows; loading, counting, initialising and weight decay all read the same row.
 """
 
 import math

@@ -127,8 +127,7 @@ def _or_portable(kernel: Callable[..., Any], portable: Callable[..., Any]) -> Ca
 def _fusions_beside(kernels: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
     """The portable fusions whose ops are all portable too, beside a backend's kernels.
 
-    Any other would pass the backend's op by. One with a way back would also misread what the backend's op saved, whose
-    form only its own way back knows.
+    Any other would bypass the backend's op; and a portable backward pass cannot read what a backend's forward saved.
     """
     own = {name for name, kernel in kernels.items() if kernel is not PORTABLE.get(name)}
     return {name: fusion for name, fusion in FUSIONS.items() if MADE_OF[name].isdisjoint(own)}

@@ -63,14 +63,24 @@ class AttentionSpec:
     qk_norm: NormSpec | None = None  # of each head of q and k, before they are rotated
 
 
+ACTIVATIONS = (("silu", True), ("gelu", False))
+"""(activation, whether it is gated) of an MLP: swiglu, and gelu in the tanh approximation."""
+
+
 @dataclass(frozen=True)
 class MLPSpec:
     """down(activation(up(x))), or gated: down(activation(gate(x)) * up(x))."""
 
     intermediate_size: int  # F
-    activation: str  # "silu" where it is gated, else "gelu", in the tanh approximation
+    activation: str  # of ACTIVATIONS
     is_gated: bool
     bias: bool  # of all matrices
+
+    def __post_init__(self) -> None:
+        """Refuse what no op computes."""
+        assert (self.activation, self.is_gated) in ACTIVATIONS, (
+            f"{self} is of no kind that there is"
+        )
 
 
 @dataclass(frozen=True)

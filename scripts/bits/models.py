@@ -1,4 +1,4 @@
-"""Tiny models of the five families, written as Hugging Face directories, and what they compute.
+"""Tiny models of five families, written as Hugging Face directories, and what they compute.
 
 Every number is random, biases and norms among them, so that none can be left out unnoticed.
 """

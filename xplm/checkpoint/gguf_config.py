@@ -130,7 +130,7 @@ def gguf_metadata(config: DecoderConfig, architecture: str | None = None) -> GGU
         "vocab_size": config.vocab_size,
         "attention.head_count_kv": mixer.num_key_value_heads,
         "attention.key_length": mixer.head_dim,
-        "attention.value_length": mixer.head_dim,
+        "attention.value_length": mixer.value_dim,
         layout.norm_eps_key: config.norm.eps,
         "rope.freq_base": rope.rope_theta,
         ROTATED: rope.dim,

@@ -1,4 +1,4 @@
-"""`xplm train --dry-run`: a run tried out in memory, and its peak foretold and measured."""
+"""`xplm train --dry-run`: a run tried out in memory, and its peak predicted and measured."""
 
 from xplm.cli.output import Output
 from xplm.cli.peak import peak_json

@@ -1,4 +1,4 @@
-"""A peak of memory, measured and foretold, as commands print it."""
+"""A peak of memory, measured and predicted, as commands print it."""
 
 from xplm.memory_plan import MemoryPlan
 

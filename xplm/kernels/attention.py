@@ -1,4 +1,4 @@
-"""Causal grouped-query attention over a cache of keys and values.
+"""Causal grouped-query attention.
 
     scores = (q @ k^T) * scale                     q head h reads key/value head h // G, G = H / K
     y      = softmax(scores over visible keys) @ v
@@ -7,8 +7,8 @@ The query in row t sits in slot start + t and sees the keys in slots
 
     max(first[t], start + t - window + 1)  ..  start + t
 
-`first` is what padding needs (sequences of unequal length begin in different slots), `window` is Mistral's sliding
-window. A query that sees nothing, as in padding, gives a row of zeros.
+`first` is the slot of a row's first key, where rows gathered from a cache begin in different slots; `window` is a
+sliding window. A query that sees nothing gives a row of zeros.
 
 Gradient. With P = softmax(S), S = scale q k^T, each row of P from its saved log-sum-exp, P = exp(S - lse):
 

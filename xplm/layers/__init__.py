@@ -1,1 +1,1 @@
-"""Layers: kernels put together, forward and (later) backward, pure functions of a runtime, parameters and arrays."""
+"""Layers: kernels put together, forward and backward, pure functions of a runtime, parameters and arrays."""

@@ -11,7 +11,7 @@ from xplm.typing import Array, Params
 
 
 class NormKind(NamedTuple):
-    """A kind of norm: what its parameters start as, and its way forward and back."""
+    """A kind of norm: what its parameters start as, its forward and its backward pass."""
 
     inits: dict[str, str]  # by the end of a parameter's name
     fwd: Callable[[Runtime, Any, Params, str, Array], tuple[Array, Any]]

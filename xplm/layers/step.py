@@ -37,9 +37,8 @@ class Steps:
     def take(self, context: Context) -> bool:
         """Whether a step gives what `block_fwd` gives.
 
-        It does for one token a row, blocks like Llama's, without adapters, on a runtime that has all three fusions. One
-        that judges single ops has none, and one whose backend replaced an op but not each fusion of it lacks some.
-        Islands that are given up are for the single ops too.
+        False for several tokens a row, an adapter, an island other than float32, a block that the fusions do not
+        compute, or where the runtime lacks one of the three decode fusions.
         """
         is_one_token = all(cos.shape[2] == 1 for cos, _ in context.ropes.values())
         return is_one_token and context.cache is not None and self._blocks() is not None

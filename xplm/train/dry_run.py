@@ -1,4 +1,4 @@
-"""A run tried out in memory: what it would train, the peak foretold, and two steps that show it.
+"""A run tried out in memory: what it would train, the peak predicted, and two steps that show it.
 
 Two, because the second is the first to have an optimizer's state behind it.
 """
@@ -68,7 +68,7 @@ def measure_process(recipe: Recipe, rt: Runtime, config: DecoderConfig) -> Devic
     """What the process holds without the model: a step of a miniature has brought in all the code of a step.
 
     Where that code had to be compiled first, the model takes up what compiling gave back, and the peak stays below the
-    one foretold.
+    one predicted.
     """
     sizes = replace(recipe.data, batch_size=1, context=POSITIONS, accumulation=1)
     once = replace(recipe.train, steps=1, lora=0)

@@ -1,4 +1,4 @@
-"""The declared parts of each fusion are the ops that its code calls."""
+"""The declared parts of each fusion are the ops and the fusions that its code calls."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from xplm.kernels.rope import rope_fwd
 
 
 def called(function):
-    """Names of the ops that a function's code refers to, in its inner functions and in fusions that it calls too."""
+    """Names of the ops and fusions that a function's code refers to, also in its inner functions and these fusions."""
     codes, names = [function.__code__], set()
     while codes:
         code = codes.pop()
@@ -17,7 +17,8 @@ def called(function):
         codes += [constant for constant in code.co_consts if hasattr(constant, "co_names")]
     found = [function.__globals__.get(name) for name in names]
     ops = {op.__name__ for op in found if op in PORTABLE.values()}
-    return ops.union(*[called(fusion) for fusion in found if fusion in FUSIONS.values()])
+    fusions = [fusion for fusion in found if fusion in FUSIONS.values()]
+    return ops.union({f.__name__ for f in fusions}, *[called(fusion) for fusion in fusions])
 
 
 @pytest.mark.parametrize("name", FUSIONS)
@@ -29,4 +30,5 @@ def test_a_fusion_is_made_of_what_it_calls(name):
 
 def test_a_call_in_an_inner_function_and_in_a_fusion_is_seen():
     assert called(lambda x: [lambda: rope_fwd(x)]) == {"rope_fwd"}
-    assert called(lambda x: cached_attention(x, None, scale=1.0)) == {"attention_fwd"}
+    within = called(lambda x: cached_attention(x, None, scale=1.0))
+    assert within == {"attention_fwd", "cached_attention"}

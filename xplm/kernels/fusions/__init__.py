@@ -44,7 +44,10 @@ _PARTS: dict[Callable[..., Any], tuple[Callable[..., Any], ...]] = {
     add_rms_norm_fwd: (rms_norm_fwd, rms_norm_bwd),  # saves what rms_norm_bwd reads
     add_rms_norm_bwd: (rms_norm_fwd, rms_norm_bwd),
     cached_attention: (attention_fwd,),
-    norm_attention_residual: (rms_norm_fwd, linear_fwd, rope_fwd, attention_fwd),
+    norm_attention_residual: (
+        *(rms_norm_fwd, linear_fwd, rope_fwd, attention_fwd),
+        cached_attention,
+    ),
     norm_mlp_residual: (rms_norm_fwd, linear_fwd, swiglu_fwd),
     bind_blocks: (),  # calls the halves that it is given
 }
@@ -52,4 +55,4 @@ _PARTS: dict[Callable[..., Any], tuple[Callable[..., Any], ...]] = {
 MADE_OF: dict[str, frozenset[str]] = {
     fusion.__name__: frozenset(op.__name__ for op in ops) for fusion, ops in _PARTS.items()
 }
-"""The ops that each fusion is made of."""
+"""The ops that each fusion is made of, and the fusions."""

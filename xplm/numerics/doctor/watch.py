@@ -97,4 +97,5 @@ def through(backend: Backend, xp: EmulatedNamespace) -> Backend:
         to_host=to_host,
         assign=assign,
         kernels={},
+        rules={},
     )

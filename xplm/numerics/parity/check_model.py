@@ -2,9 +2,9 @@
 
 Three passes, each judged call by call, between the calls, and end to end (`compare`):
 
-    logits    the forward pass that generation takes, with padding
+    logits    a forward pass without a cache
     training  loss and the gradient of every parameter
-    cached    the same tokens one by one, then a few at once, through the key/value cache
+    cached    a prompt a row, the second shorter, then one token of each at a time, through the key/value cache
 
 The reference of the third is the first's: a cache must change nothing. So it is a fault of the cache, or of what
 depends on the position, if every op of the cached pass is right and its logits are not.
