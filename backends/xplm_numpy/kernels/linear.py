@@ -110,7 +110,8 @@ def _blocks(weight, dtype):
     """The rows of a matrix (N, C) in a dtype: whole, where it has that, or as many at a time as a cache holds."""
     N, C = weight.shape
     if weight.dtype == dtype:
-        is_read_in_place = dtype == FLOAT32 and not _is_dense(weight)  # a transpose, a slice
+        # A transpose is read where it is; rows with gaps are copied, for MKL's bits depend on gaps.
+        is_read_in_place = dtype == FLOAT32 and weight.flags.f_contiguous
         yield slice(0, N), weight if is_read_in_place else dense(weight)
         return
 
