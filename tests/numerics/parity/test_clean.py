@@ -7,7 +7,9 @@ import pytest
 
 from tests.on_backends import load_or_skip, on
 from xplm.backend import load_backend
+from xplm.numerics.parity.check_model import check_model
 from xplm.numerics.parity.trials import clean_run
+from xplm.numerics.tiny_models import TINY_MODELS, tiny_config
 from xplm.runtime import make_runtime
 
 RUNS = [
@@ -42,3 +44,19 @@ SHORT = [
 def test_a_clean_run_raises_no_alarm(name, policy, seed):
     reference = make_runtime(load_backend("numpy"), "fp64")
     assert clean_run(make_runtime(load_or_skip(name), policy), reference, seed) == []
+
+
+DYNAMIC = {
+    "rope_scaling": {"rope_type": "dynamic", "factor": 4.0},
+    "max_position_embeddings": 4,
+    "head_dim": 6,
+}
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 9])
+def test_rows_of_every_length_raise_no_alarm(length):
+    """From a single token to twice the trained length, where RoPE's frequencies depend on the length."""
+    backend = load_backend("numpy")
+    test, reference = (make_runtime(backend, policy, "portable") for policy in ("fp32", "fp64"))
+    config = tiny_config(TINY_MODELS["llama"] | DYNAMIC)
+    assert check_model(test, reference, config, length=length, draws=2).faults == []

@@ -4,7 +4,8 @@ Three passes, each judged call by call, between the calls, and end to end (`comp
 
     logits    a forward pass without a cache
     training  loss and the gradient of every parameter
-    cached    a prompt a row, the second shorter, then one token of each at a time, through the key/value cache
+    cached    a prompt a row, the second shorter, then one token of each at a time, then a few at once, through the
+              key/value cache
 
 The reference of the third is the first's: a cache must change nothing. So it is a fault of the cache, or of what
 depends on the position, if every op of the cached pass is right and its logits are not.
@@ -85,7 +86,8 @@ def check_model(
     T = min(length, config.context_length)
     ids = rng.integers(0, config.vocab_size, (ROWS, T))
     targets = rng.integers(0, config.vocab_size, (ROWS, T))
-    shorter = T // 3 if T // 2 > T // 3 else 0
+    n_prompt = max(1, T // 2)
+    shorter = T // 3 if n_prompt > T // 3 else 0
     counts = np.array([T, T - shorter])
     targets[1, counts[1] :] = IGNORE_INDEX
     targets[0, T // 2] = IGNORE_INDEX
@@ -114,19 +116,20 @@ def check_model(
         return {"loss": loss} | {f"d{name}": array for name, array in gradients.items()}
 
     def cached(rt: Runtime, name_params: Any) -> dict[str, Array]:
-        """A prompt a row, the second one shorter, and then one token of each at a time."""
         given, xp = on_device(rt, name_params), rt.backend.xp
         cache = KVCache.allocate(rt, config, ROWS, T)
-        begins = [T // 2, T // 2 - shorter]
-        prompts = ids[:, : begins[0]].copy()
+        begins = [n_prompt, n_prompt - shorter]
+        prompts = ids[:, :n_prompt].copy()
         prompts[1, begins[1] :] = prompts[1, 0]
         parts = [(prompts, begins)]
-        for t in range(T - T // 2):
-            parts.append((ids[[0, 1], [n + t for n in begins]][:, None], [1, 1]))
+        single, rest = (T - n_prompt) // 2, T - n_prompt
+        for span in [*(range(t, t + 1) for t in range(single)), range(single, rest)]:
+            if span:
+                part = np.take_along_axis(ids, np.add.outer(begins, span), axis=1)
+                parts.append((part, [len(span)] * ROWS))
+        ends = (T,) * ROWS  # as in the pass without a cache, to which padding is a part of the row
         found = [
-            forward(
-                rt, config, given, rt.backend.from_host(part), cache, counts=n, ends=counts.tolist()
-            )
+            forward(rt, config, given, rt.backend.from_host(part), cache, counts=n, ends=ends)
             for part, n in parts
         ]
         rows = []
