@@ -45,7 +45,7 @@ class Family:
     norm_eps_key: str
     hidden_acts: tuple[str, ...]  # spellings of the activation, the one to write first
     read_blocks: ReadBlocks
-    write_blocks: WriteBlocks  # keys beside those that all families have
+    write_blocks: WriteBlocks  # keys that not all families have
     has_learned_positions: bool = False
     has_head_bias: bool = False
     inert: tuple[str, ...] = ()  # further keys of transformers' class, which change no logits

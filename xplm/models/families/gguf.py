@@ -106,3 +106,8 @@ class GGUFLayout:
     """Whether the rows of q and k lie pair by pair, not half after half."""
     has_own_head: bool = False
     """Whether tied embeddings are stored twice."""
+
+
+def write_window(config: DecoderConfig) -> dict[str, Any]:
+    """The key of a window that all layers have."""
+    return {WINDOW: config.blocks[0].mixer.window}

@@ -6,7 +6,7 @@ from xplm.config import DecoderConfig
 from xplm.models.families.blocks import in_all_layers, read_llama_block
 from xplm.models.families.family import COMMON, ROPE, SIZES, Family
 from xplm.models.families.fields import Fields
-from xplm.models.families.gguf import WINDOW, GGUFFile, GGUFLayout
+from xplm.models.families.gguf import WINDOW, GGUFFile, GGUFLayout, write_window
 from xplm.models.families.rope import write_rope
 from xplm.models.families.windows import read_window
 from xplm.specs import BlockSpec
@@ -33,11 +33,6 @@ def read_gguf(file: GGUFFile) -> dict[str, Any]:
     return {"sliding_window": file.integer(WINDOW, 0) or None}
 
 
-def write_gguf(config: DecoderConfig) -> dict[str, Any]:
-    """The same, as a key."""
-    return {WINDOW: config.blocks[0].mixer.window}
-
-
 MISTRAL = Family(
     "mistral",
     "MistralForCausalLM",
@@ -59,7 +54,7 @@ MISTRAL = Family(
             claims=claims_gguf,
             keys=(WINDOW,),
             read=read_gguf,
-            write=write_gguf,
+            write=write_window,
             has_interleaved_rows=True,
         ),
     ),

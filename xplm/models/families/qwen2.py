@@ -6,9 +6,14 @@ from xplm.config import DecoderConfig
 from xplm.models.families.blocks import read_llama_block, with_windows
 from xplm.models.families.family import COMMON, ROPE, SIZES, Family
 from xplm.models.families.fields import Fields
-from xplm.models.families.gguf import WINDOW, GGUFFile, GGUFLayout
+from xplm.models.families.gguf import WINDOW, GGUFFile, GGUFLayout, write_window
 from xplm.models.families.rope import write_rope
-from xplm.models.families.windows import read_switched_windows, write_switched_windows
+from xplm.models.families.windows import (
+    SWITCHED,
+    SWITCHED_DEFAULTS,
+    read_switched_windows,
+    write_switched_windows,
+)
 from xplm.specs import BlockSpec
 
 
@@ -35,17 +40,12 @@ def read_llama(file: GGUFFile) -> dict[str, Any]:
     return {"sliding_window": window, "use_sliding_window": is_on, "max_window_layers": 0}
 
 
-def write_llama(config: DecoderConfig) -> dict[str, Any]:
-    """The same, as a key."""
-    return {WINDOW: config.blocks[0].mixer.window}
-
-
 QWEN2 = Family(
     "qwen2",
     "Qwen2ForCausalLM",
     keys=(
         *(*COMMON, *SIZES, *ROPE, "rms_norm_eps"),
-        *("use_sliding_window", "sliding_window", "max_window_layers"),
+        *SWITCHED,
     ),
     norm_eps_key="rms_norm_eps",
     hidden_acts=("silu", "swish"),
@@ -54,8 +54,7 @@ QWEN2 = Family(
     defaults={
         "num_key_value_heads": 32,
         "max_position_embeddings": 32768,
-        "sliding_window": 4096,
-        "max_window_layers": 28,
+        **SWITCHED_DEFAULTS,
     },
     gguf=(
         GGUFLayout("qwen2"),
@@ -64,7 +63,7 @@ QWEN2 = Family(
             claims=claims_llama,
             keys=(WINDOW,),
             read=read_llama,
-            write=write_llama,
+            write=write_window,
             has_interleaved_rows=True,
         ),
     ),

@@ -11,7 +11,12 @@ from xplm.models.families.family import COMMON, ROPE, SIZES, Family
 from xplm.models.families.fields import Fields
 from xplm.models.families.gguf import GGUFLayout
 from xplm.models.families.rope import write_rope
-from xplm.models.families.windows import read_switched_windows, write_switched_windows
+from xplm.models.families.windows import (
+    SWITCHED,
+    SWITCHED_DEFAULTS,
+    read_switched_windows,
+    write_switched_windows,
+)
 from xplm.specs import BlockSpec, RMSNormSpec
 
 
@@ -34,7 +39,7 @@ QWEN3 = Family(
     "Qwen3ForCausalLM",
     keys=(
         *(*COMMON, *SIZES, *ROPE, "rms_norm_eps", "attention_bias"),
-        *("use_sliding_window", "sliding_window", "max_window_layers"),
+        *SWITCHED,
     ),
     norm_eps_key="rms_norm_eps",
     hidden_acts=("silu", "swish"),
@@ -44,8 +49,7 @@ QWEN3 = Family(
         "num_key_value_heads": 32,
         "head_dim": 128,
         "max_position_embeddings": 32768,
-        "sliding_window": 4096,
-        "max_window_layers": 28,
+        **SWITCHED_DEFAULTS,
     },
     gguf=(
         GGUFLayout(

@@ -10,6 +10,12 @@ from xplm.specs import BlockSpec
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
+SWITCHED = ("use_sliding_window", "sliding_window", "max_window_layers")
+"""Keys of a family whose windows are switched on, and then cover some of its layers."""
+
+SWITCHED_DEFAULTS = {"sliding_window": 4096, "max_window_layers": 28}
+"""What transformers takes where these keys are left out."""
+
 
 def read_window(hf: Fields) -> int | None:
     """`sliding_window`, the same in all layers; `layer_types` must agree."""
