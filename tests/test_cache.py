@@ -41,10 +41,14 @@ def test_slots_follow_each_other(backend):
 
     view = extend(rt, cache, 2, 10)
     assert_on(backend, view.keys, dtype="float32", shape=(2, 2, 5, 4))
-    assert (view.starts.shape, device(view.starts)) == ((2,), backend.device)
-    assert (view.latest, view.is_even) == (0, True)
+    assert (view.rows.starts.shape, device(view.rows.starts)) == ((2,), backend.device)
+    assert (view.rows.latest, view.rows.is_even) == (0, True)
     view = extend(rt, cache, 1, 20)
-    assert (view.latest, view.is_even, backend.to_host(view.starts).tolist()) == (2, True, [2, 2])
+    assert (view.rows.latest, view.rows.is_even, backend.to_host(view.rows.starts).tolist()) == (
+        2,
+        True,
+        [2, 2],
+    )
     assert (cache.lengths, cache.length) == ((3, 3), 3)
     keys, values = (to_numpy(backend, array)[:, 1, :3, 3].tolist() for array in view[:2])
     assert keys == [[10, 11, 20], [110, 111, 120]]
@@ -57,7 +61,7 @@ def test_each_row_goes_on_behind_its_own_last_slot(backend):
     extend(rt, cache, 3, 10, counts=(1, 3, 2))
     assert (cache.lengths, cache.length) == ((1, 3, 2), 3)
     view = extend(rt, cache, 2, 50)
-    assert (view.latest, view.is_even, backend.to_host(view.starts).tolist()) == (
+    assert (view.rows.latest, view.rows.is_even, backend.to_host(view.rows.starts).tolist()) == (
         3,
         False,
         [1, 3, 2],
@@ -86,7 +90,7 @@ def test_lengths_stay_until_they_are_advanced(backend):
     k, rows = numbered(rt, 2, 5.0), cache.rows()
     for layer in range(2):
         view = cache.extend(layer, k, -k, rows)
-        assert view.latest == 0
+        assert view.rows.latest == 0
     assert cache.lengths == (0, 0)
     cache.advance((2, 1))
     assert cache.lengths == (2, 1)

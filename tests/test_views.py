@@ -4,15 +4,14 @@ import numpy as np
 import pytest
 
 from tests.helpers import Place, pure, to_numpy
-from xplm.views import KeyView, gather
+from xplm.views import KeyView, Rows, gather
 
 
 def make_view(place, starts, *, K=2, capacity=9, D=3, Dv=3):
     rng = np.random.default_rng(60)
     B = len(starts)
     keys, values = (place.array(rng.standard_normal((B, K, capacity, n))) for n in (D, Dv))
-    is_even = len(set(starts)) == 1
-    return KeyView(keys, values, place.ids(starts), max(starts), is_even)
+    return KeyView(keys, values, Rows(place.ids(starts), tuple(starts)))
 
 
 def gather_slot_by_slot(array, starts, T, first):

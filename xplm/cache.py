@@ -98,17 +98,16 @@ class KVCache:
             all layers have been extended.
         """
         assign, dtype, T = self._rt.backend.assign, self._rt.dtype.cache, k.shape[2]
-        latest, is_even = max(rows.begins), len(set(rows.begins)) == 1
-        assert latest + T <= self.capacity, "a cache is as large as its capacity; grow it"
+        assert rows.latest + T <= self.capacity, "a cache is as large as its capacity; grow it"
         every = slice(None)
-        groups = [(every, latest)]
-        if not is_even:
+        groups = [(every, rows.latest)]
+        if not rows.is_even:
             groups = [(slice(row, row + 1), begin) for row, begin in enumerate(rows.begins)]
         for arrays, new in ((self._keys, cast(k, dtype)), (self._values, cast(v, dtype))):
             for some, begin in groups:
                 slots = (some, every, slice(begin, begin + T), every)
                 arrays[layer] = assign(arrays[layer], slots, new[some, ...])
-        return KeyView(self._keys[layer], self._values[layer], rows.starts, latest, is_even)
+        return KeyView(self._keys[layer], self._values[layer], rows)
 
     def advance(self, counts: Sequence[int]) -> None:
         """Count so many more slots of each row as filled. The model's forward pass is the one caller."""

@@ -19,15 +19,23 @@ class Rows(NamedTuple):
     starts: Array  # (B,) integer, slots, on the device
     begins: tuple[int, ...]  # the same on the host, for who owns the cache
 
+    @property
+    def latest(self) -> int:
+        """The slot that the last row begins in."""
+        return max(self.begins)
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all rows begin in the same slot."""
+        return len(set(self.begins)) == 1
+
 
 class KeyView(NamedTuple):
     """A layer's keys and values of all slots so far, those of this pass included."""
 
     keys: Array  # (B, K, capacity, D)
     values: Array  # (B, K, capacity, Dv)
-    starts: Array  # (B,) integer, the slot of each row's first query, on the device
-    latest: int  # the largest of them
-    is_even: bool  # all rows start in the same slot
+    rows: Rows  # where the first query of each is
 
 
 class LayerCache(NamedTuple):
@@ -56,12 +64,12 @@ def gather(view: KeyView, T: int) -> Gathered:
     Rows that start in the same slot are slices of the cache; others are copied.
     """
     xp = array_namespace(view.keys)
-    B, S = view.keys.shape[0], view.latest + T
-    if view.is_even:
-        return Gathered(view.keys[:, :, :S, :], view.values[:, :, :S, :], None, view.latest)
+    B, S = view.keys.shape[0], view.rows.latest + T
+    if view.rows.is_even:
+        return Gathered(view.keys[:, :, :S, :], view.values[:, :, :S, :], None, view.rows.latest)
 
     where = device(view.keys)
-    shift = view.latest - view.starts  # (B,)
+    shift = view.rows.latest - view.rows.starts  # (B,)
     slots = xp.arange(S, dtype=shift.dtype, device=where)[None, :] - shift[:, None]  # (B, S)
     slots = xp.where(slots < 0, xp.zeros_like(slots), slots)
     rows = xp.arange(B, dtype=shift.dtype, device=where)[:, None] * S
@@ -75,4 +83,4 @@ def gather(view: KeyView, T: int) -> Gathered:
         return xp.permute_dims(taken, (0, 2, 1, 3))
 
     first = xp.broadcast_to(shift[:, None], (B, T))
-    return Gathered(moved(view.keys), moved(view.values), first, view.latest)
+    return Gathered(moved(view.keys), moved(view.values), first, view.rows.latest)

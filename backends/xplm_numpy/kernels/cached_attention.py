@@ -13,25 +13,21 @@ from xplm_numpy.narrow import bits, in_float32, takes
 
 
 def cached_attention(q, view, *, scale, window=None, island=None):
-    keys, values, starts, latest, is_even = view
+    keys, values, rows = view
     options = {"scale": scale, "window": window, "island": island}
     if not takes(q, keys, values) or not in_float32(island):
         return portable(q, view, **options)
 
-    B, _, T, _ = q.shape
-    if latest > 0 and T <= FEW_QUERIES:
+    T = q.shape[2]
+    if rows.latest > 0 and T <= FEW_QUERIES:
         arrays = bits(q), bits(keys), bits(values), NO_PADDING
-        sums, _ = attend(*arrays, np.asarray(starts, np.int64), np.float32(scale), window or 0)
+        sums, _ = attend(*arrays, np.asarray(rows.starts, np.int64), np.float32(scale), window or 0)
         return sums.astype(q.dtype, copy=False)
 
-    groups = (
-        [(slice(None), latest)]
-        if is_even
-        else [(slice(b, b + 1), int(starts[b])) for b in range(B)]
-    )
-    found = []
-    for rows, start in groups:
-        end = start + T
-        seen = keys[rows, :, :end], values[rows, :, :end]
-        found.append(attention_fwd(q[rows], *seen, start=start, **options)[0])
-    return found[0] if is_even else np.concatenate(found)
+    def attend_to(some, start):
+        seen = keys[some, :, : start + T], values[some, :, : start + T]
+        return attention_fwd(q[some], *seen, start=start, **options)[0]
+
+    if rows.is_even:
+        return attend_to(slice(None), rows.latest)
+    return np.concatenate([attend_to(slice(b, b + 1), n) for b, n in enumerate(rows.begins)])

@@ -179,7 +179,6 @@ def cache_of(keys, values):
         for b, begin in enumerate(rows.begins):
             slots = slice(begin, begin + k.shape[2])
             keys[b, :, slots], values[b, :, slots] = k[b], v[b]
-        is_even = len(set(rows.begins)) == 1
-        return KeyView(keys, values, rows.starts, max(rows.begins), is_even)
+        return KeyView(keys, values, rows)
 
     return LayerCache(keys, values, extend)

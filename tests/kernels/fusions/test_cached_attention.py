@@ -12,7 +12,7 @@ from xplm.kernels.fusions import FUSIONS
 from xplm.kernels.fusions.cached_attention import cached_attention
 from xplm.numerics.parity.bounds import exact
 from xplm.precision import HOST_DTYPES
-from xplm.views import KeyView
+from xplm.views import KeyView, Rows
 
 SCALE = 0.4
 
@@ -34,8 +34,7 @@ def make_arrays(starts, T, *, H=4, K=2, D=6, Dv=6, dtypes=("float64", "float64")
 
 
 def make_view(keys, values, starts, on_device=np.asarray):
-    is_even = len(set(starts)) == 1
-    return KeyView(keys, values, on_device(np.array(starts)), max(starts), is_even)
+    return KeyView(keys, values, Rows(on_device(np.array(starts)), tuple(starts)))
 
 
 def naive_rows(q, keys, values, starts, window=None):
