@@ -1,6 +1,6 @@
 """Is a change as fast?   python scripts/compare_speed.py --before DIRECTORY [--cycles 8] [--out runs/compare-speed]
 
-Two checkouts, the one before and this tree, take turns, each in a process of its own: seconds of a decoded token and of
+Two checkouts, the one before and this tree, take turns, each in its own process: seconds of a decoded token and of
 a prompt of 256 tokens (SmolLM2, fp32), and of a training step (d384). What is reported is the median of the ratios,
 after over before, with quartiles; each must be at most 1.05. Exit codes: 0 all are, 1 some are not, 2 bad usage, 130
 interrupted.

@@ -1,4 +1,4 @@
-"""One checkout's speed, measured in a process of its own: decode, prefill and a training step, in seconds.
+"""One checkout's speed, measured in its own process: decode, prefill and a training step, in seconds.
 
     python speed_worker.py MODEL SEED DEVICE [BACKEND]
 

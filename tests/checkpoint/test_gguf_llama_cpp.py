@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 import xplm
-from tests.checkpoint.tiny import hf_config, random_tensors, write_directory, write_gguf
+from tests.checkpoint.tiny import (
+    LLAMA3,
+    YARN,
+    hf_config,
+    random_tensors,
+    write_directory,
+    write_gguf,
+)
 from xplm.backend import load_backend
 from xplm.checkpoint.gguf import open_gguf
 from xplm.checkpoint.layouts import pack
@@ -21,14 +28,6 @@ from xplm.runtime import make_runtime
 
 IDS = list(range(3, 43))
 SAME = 1e-5  # logits of size 5 in float32, through two layers
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
 GATED: dict[str, dict[str, Any]] = {
     "llama": {},
     "llama, linear": {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.checkpoint.tiny import hf_config
+from tests.checkpoint.tiny import LLAMA3, YARN, hf_config
 from xplm.checkpoint.gguf_config import GGUFModel, config_from_gguf, gguf_metadata
 from xplm.errors import ConfigError
 from xplm.models.decoder import param_specs
@@ -12,14 +12,6 @@ from xplm.models.families.config_json import read_config, write_config
 from xplm.models.families.table import FAMILIES
 
 WRITTEN = [family.model_type for family in FAMILIES.values() if family.gguf]
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
 VARIANTS = {
     "plain": {},
     "untied": {"tie_word_embeddings": False},

@@ -32,6 +32,15 @@ HF_CONFIG: dict[str, Any] = {
     "torch_dtype": "float32",
 }
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
 
 def hf_config(**changes: Any) -> dict[str, Any]:
     return HF_CONFIG | changes
