@@ -15,26 +15,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    LlamaConfig,
-    MistralConfig,
-    PhiConfig,
-    Qwen2Config,
-    Qwen3Config,
-    Starcoder2Config,
-)
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-FAMILIES = {
-    "llama": LlamaConfig,
-    "mistral": MistralConfig,
-    "qwen2": Qwen2Config,
-    "qwen3": Qwen3Config,
-    "phi": PhiConfig,
-    "gpt2": GPT2Config,
-    "starcoder2": Starcoder2Config,
-}
 BASE: dict[str, Any] = {
     "vocab_size": 256,  # one token a byte
     "hidden_size": 32,
@@ -180,7 +163,7 @@ def make_model(name: str, directory: Path) -> Path:
     """
     recipe, path = RECIPES[name], directory / name
     rope = {"rope_theta": 10000.0} | (recipe.rope or {"rope_type": "default"})
-    config_class = FAMILIES[recipe.model_type]
+    config_class = CONFIG_MAPPING[recipe.model_type]
     known = config_class().to_dict().keys() | config_class.attribute_map
     base = {key: value for key, value in (BASE | {"rope_parameters": rope}).items() if key in known}
     config = config_class(**(base | recipe.config))

@@ -5,7 +5,6 @@ import pytest
 from tests.tiny import BASE, LLAMA3, VARIANTS, YARN, facts, make_config
 from xplm.errors import ConfigError, RequestError
 from xplm.models.families.config_json import read_config, write_config
-from xplm.models.families.table import FAMILIES
 from xplm.specs import LayerNormSpec, RopeSpec
 
 
@@ -81,15 +80,6 @@ def test_config_is_frozen():
 
 
 def test_a_family_decides_its_biases():
-    assert list(FAMILIES) == [
-        "llama",
-        "mistral",
-        "qwen2",
-        "qwen3",
-        "gpt2",
-        "starcoder2",
-        "phi",
-    ]
     llama = make_config(attention_bias=True, mlp_bias=True)
     assert facts(llama).biases == (True, True, True)
     mistral = make_config(model_type="mistral", attention_bias=True)
@@ -210,8 +200,9 @@ def test_to_hf_round_trips(name):
     [
         (
             {"model_type": "bert"},
-            "model_type is one of llama, mistral, qwen2, qwen3, gpt2, starcoder2, phi; got 'bert'",
+            "model_type is one of llama, mistral, .*; got 'bert'$",
         ),
+        ({"model_type": "qwen33"}, "got 'qwen33'; did you mean qwen3?"),
         ({"model_type": None}, "got None"),
         ({"model_type": ["llama"]}, r"got \['llama'\]"),
         ({"hidden_act": "gelu"}, "hidden_act .* got 'gelu'"),

@@ -11,6 +11,7 @@ import numpy as np
 
 from xplm.config import DecoderConfig
 from xplm.models.families.config_json import read_config
+from xplm.models.families.table import FAMILIES
 from xplm.params import ParamSpec
 
 BASE: dict[str, Any] = {
@@ -56,21 +57,13 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
 
 
 def tiny_config(changes: Mapping[str, Any]) -> DecoderConfig:
-    """BASE with changes, in the family's own spelling."""
+    """BASE with changes, in the family's own spelling; keys that it does not have are left out."""
     hf = {**BASE, **changes}
-    if hf["model_type"] == "gpt2":
-        hf = {
-            "model_type": "gpt2",
-            "vocab_size": hf["vocab_size"],
-            "n_embd": hf["hidden_size"],
-            "n_inner": hf["intermediate_size"],
-            "n_layer": hf["num_hidden_layers"],
-            "n_head": hf["num_attention_heads"],
-            "n_positions": hf["max_position_embeddings"],
-            "scale_attn_weights": hf.get("scale_attn_weights"),
-            "scale_attn_by_inverse_layer_idx": hf.get("scale_attn_by_inverse_layer_idx"),
-        }
-    return read_config(hf)
+    family = FAMILIES[hf["model_type"]]
+    spelt: dict[str, Any] = {}
+    for key, value in hf.items():
+        spelt.setdefault(family.spelling.get(key, key), value)  # two of our keys may be one of its
+    return read_config({key: value for key, value in spelt.items() if key in family.keys})
 
 
 def draw_params(specs: Mapping[str, ParamSpec], seed: int) -> dict[str, np.ndarray]:

@@ -5,13 +5,14 @@ from reprlib import repr as shown  # a value of any length, cut short
 from typing import Any
 
 from xplm.config import DecoderConfig
-from xplm.errors import ConfigError
+from xplm.errors import ConfigError, did_you_mean
 from xplm.models.families.family import Family
 from xplm.models.families.fields import Fields
 from xplm.models.families.keys import check_keys
 from xplm.models.families.table import FAMILIES
 
 MAX_LAYERS = 10_000
+MAX_SHOWN = 40  # characters of a name that is looked up
 DEFAULT_POSITIONS = 2048
 
 
@@ -26,7 +27,10 @@ def read_config(hf: Mapping[str, Any]) -> DecoderConfig:
     """
     model_type = hf.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise ConfigError(f"model_type is one of {', '.join(FAMILIES)}; got {shown(model_type)}")
+        guess = did_you_mean(str(model_type)[:MAX_SHOWN], FAMILIES)
+        raise ConfigError(
+            f"model_type is one of {', '.join(FAMILIES)}; got {shown(model_type)}{guess}"
+        )
     family = FAMILIES[model_type]
     check_keys(hf, family)
     fields = _in_our_spelling(hf, family)

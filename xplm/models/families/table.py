@@ -9,6 +9,14 @@ from xplm.models.families.qwen2 import QWEN2
 from xplm.models.families.qwen3 import QWEN3
 from xplm.models.families.starcoder2 import STARCODER2
 
-FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2, STARCODER2, PHI)
-}
+_ALL = (
+    LLAMA,
+    MISTRAL,
+    QWEN2,
+    QWEN3,
+    GPT2,
+    STARCODER2,
+    PHI,
+)
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}

@@ -6,8 +6,6 @@ import numpy as np
 from numpy.random import Generator
 
 from xplm.config import DecoderConfig
-from xplm.models.families.rope import share_of
-from xplm.models.families.table import FAMILIES
 from xplm.numerics.check_layers import LAYERS, VARIANTS
 from xplm.numerics.op_cases import IGNORE, OpCase
 from xplm.numerics.parity.check_layers import check_layer
@@ -15,7 +13,7 @@ from xplm.numerics.parity.check_model import check_model
 from xplm.numerics.parity.check_ops import check_case
 from xplm.numerics.parity.check_optimizers import NAMES, check_optimizer
 from xplm.numerics.parity.judge import BUG
-from xplm.numerics.tiny_models import tiny_config
+from xplm.numerics.tiny_models import TINY_MODELS, tiny_config
 from xplm.runtime import Runtime
 
 DRAWS = 8
@@ -122,32 +120,21 @@ _ARGUMENTS: dict[str, Any] = {
 
 
 def random_config(rng: Generator) -> DecoderConfig:
-    """A model of one to three layers, of any family, at most 48 wide."""
+    """A model of one to three layers, at most 48 wide: a tiny model of any family, in sizes of its own."""
+    tiny = TINY_MODELS[str(rng.choice(list(TINY_MODELS)))]
+    names_layers = any(isinstance(value, list) for value in tiny.values())
     K, G, half = (_size(rng, n) for n in (3, 3, 4))
-    changes: dict[str, Any] = {
+    sizes = {
         "vocab_size": 5 + _size(rng, 60),
-        "hidden_size": K * G * 2 * half,
+        "hidden_size": K * G * 4 * half,
         "intermediate_size": 3 + _size(rng, 60),
-        "num_hidden_layers": int(rng.integers(1, 4)),
         "num_attention_heads": K * G,
         "num_key_value_heads": K,
         "max_position_embeddings": 40,
     }
-    family = str(rng.choice(list(FAMILIES)))
-    changes["model_type"] = family
-    if family == "mistral":
-        changes["sliding_window"] = _size(rng, 8)
-    if family == "llama":
-        changes |= {"tie_word_embeddings": bool(rng.integers(2)), "mlp_bias": bool(rng.integers(2))}
-    if family == "starcoder2":
-        changes["use_bias"] = True
-    if family == "qwen3":
-        changes |= {"head_dim": 2 * _size(rng, 6), "attention_bias": bool(rng.integers(2))}
-    if family == "phi":
-        rotated = 2 * int(rng.integers(1, half + 1))
-        changes["partial_rotary_factor"] = share_of(rotated, 2 * half)
-        changes["qk_layernorm"] = bool(rng.integers(2))
-    return tiny_config(changes)
+    if not names_layers:
+        sizes["num_hidden_layers"] = int(rng.integers(1, 4))
+    return tiny_config(tiny | sizes)
 
 
 def clean_run(test: Runtime, reference: Runtime, seed: int) -> list[str]:
