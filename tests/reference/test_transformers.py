@@ -29,8 +29,37 @@ def recipe_names():
 
 
 NAMES = recipe_names()
-WHOLE = [n for n in NAMES if n.startswith(("qwen3", "phi")) and "far" not in n]  # proved end to end
 BOUND = 1e-4
+FLAGS = ("llama", "mistral", "qwen2", "gpt2", "starcoder2", "qwen3", "phi")
+"""Families of which the short run takes every flag; of the others it takes the model without a suffix."""
+
+
+def family(name):
+    """The part of a name before its flags."""
+    return name.partition("-")[0]
+
+
+def is_whole(name):
+    """Whether a model is proved end to end, and not on logits alone."""
+    return (
+        family(name) not in ("llama", "mistral", "qwen2", "gpt2", "starcoder2")
+        and "far" not in name
+    )
+
+
+def every(names):
+    """Parameters, those that the short run leaves out marked."""
+    nightly = [family(name) not in FLAGS and name != family(name) for name in names]
+    return pytest.mark.parametrize(
+        "name",
+        [
+            pytest.param(name, marks=pytest.mark.nightly) if is_left_out else name
+            for name, is_left_out in zip(names, nightly, strict=True)
+        ],
+    )
+
+
+WHOLE = [name for name in NAMES if is_whole(name)]
 
 
 def lengths(name):
@@ -38,6 +67,11 @@ def lengths(name):
     if "far" in name:
         return (1100,)
     return (1, 2, 17, 33, 90) if name in WHOLE else (1, 2, 7, 23, 40)
+
+
+def has_rope(recipe):
+    """Whether a recipe's model has rotary positions."""
+    return recipe.model_type not in ("gpt2", "opt")
 
 
 def draw(name, length):
@@ -58,13 +92,12 @@ def directory(tmp_path_factory):
     return tmp_path_factory.mktemp("tiny")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every(NAMES)
 def test_logits_equal_transformers_without_a_warning(script, directory, load_oracle, name, caplog):
     path = script["make_model"](name, directory)
     recipe = script["RECIPES"][name]
-    has_rope_parameters = recipe.model_type != "gpt2" and not recipe.old_spelling
     config = json.loads((path / "config.json").read_text())
-    assert ("rope_parameters" in config) is has_rope_parameters
+    assert ("rope_parameters" in config) is (has_rope(recipe) and not recipe.old_spelling)
     assert len(list(path.glob("*.safetensors"))) == 1 or "shards" in name
 
     oracle, lm = load_oracle(path), xplm.load(path)
@@ -78,9 +111,7 @@ def test_logits_equal_transformers_without_a_warning(script, directory, load_ora
         assert np.abs(logits - expected).max() <= BOUND
 
 
-@pytest.mark.parametrize(
-    "name", ["llama-gqa", "mistral-window", "qwen2-layer-types", "gpt2-scaled-by-layer", *WHOLE]
-)
+@every(["llama-gqa", "mistral-window", "qwen2-layer-types", "gpt2-scaled-by-layer", *WHOLE])
 def test_greedy_ids_equal_transformers(script, directory, load_oracle, name):
     path = script["make_model"](name, directory)
     oracle, lm = load_oracle(path), xplm.load(path)
@@ -91,7 +122,7 @@ def test_greedy_ids_equal_transformers(script, directory, load_oracle, name):
     assert len(result.token_ids) >= len(expected) - 1  # the end of sequence may be left out
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@every(WHOLE)
 def test_token_by_token_is_the_whole(script, directory, name):
     lm = xplm.load(script["make_model"](name, directory))
     prompt = draw(name, 30)  # longer than the window
@@ -104,7 +135,7 @@ def test_token_by_token_is_the_whole(script, directory, name):
     np.testing.assert_allclose(result.logprobs, expected, rtol=0, atol=BOUND)
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@every(WHOLE)
 def test_converted_it_gives_transformers_the_same(
     script, directory, load_oracle, transformers, tmp_path, caplog, name
 ):
@@ -124,7 +155,7 @@ def test_converted_it_gives_transformers_the_same(
 
 
 @pytest.mark.parametrize("policy", ["bf16", "fp16"])
-@pytest.mark.parametrize("name", WHOLE)
+@every(WHOLE)
 def test_narrow_policies_are_near_float32(script, directory, name, policy):
     """Rounded by a share u each: two layers' 12 results and 6 matrices, and the head's. Together 40 u at most."""
     path, ids = script["make_model"](name, directory), draw(name, 40)
