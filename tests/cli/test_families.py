@@ -7,23 +7,25 @@ import xplm as library
 from tests.cli.conftest import write_tiny
 from tests.train.runs import tiny_recipe
 from xplm.models.families.table import FAMILIES
+from xplm.numerics.tiny_models import TINY_MODELS
 from xplm.train.recipe import to_toml
 
-SIZES = {"gpt2": {"n_inner": 48}, "qwen3": {"head_dim": 8}}
-"""Keys of their own, of a tiny model."""
+KINDS = ("qwen3", "phi")
+"""The families of the short run: one for each kind of block."""
 
 every_family = pytest.mark.parametrize(
     "model_type",
-    [
-        name if name in ("qwen3", "phi") else pytest.param(name, marks=pytest.mark.nightly)
-        for name in FAMILIES
-    ],
+    [name if name in KINDS else pytest.param(name, marks=pytest.mark.nightly) for name in FAMILIES],
 )
 
 
 @pytest.fixture
 def directory(tmp_path, model_type):
-    return write_tiny(tmp_path / "base", model_type=model_type, **SIZES.get(model_type, {}))
+    """A tiny model of a family, by the keys with which the gradient check knows it first."""
+    tiny = (keys | {"model_type": keys.get("model_type", "llama")} for keys in TINY_MODELS.values())
+    return write_tiny(
+        tmp_path / "base", **next(keys for keys in tiny if keys["model_type"] == model_type)
+    )
 
 
 @pytest.fixture
