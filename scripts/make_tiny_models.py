@@ -77,6 +77,7 @@ RECIPES = {
     "llama-head-dim": Recipe({"head_dim": 12}),
     "llama-attention-bias": Recipe({"attention_bias": True}),
     "llama-mlp-bias": Recipe({"mlp_bias": True}),
+    "llama-gelu": Recipe({"hidden_act": "gelu_pytorch_tanh"}),
     "llama-tied": Recipe({"tie_word_embeddings": True}),
     "llama-tied-as-head": Recipe({"tie_word_embeddings": True}, embedding_name="lm_head.weight"),
     "llama-theta": Recipe(rope={"rope_type": "default", "rope_theta": 500.0}),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from xplm.config import DecoderConfig
-from xplm.specs import NormSpec, RMSNormSpec
+from xplm.specs import MLPSpec, NormSpec, RMSNormSpec
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
@@ -34,9 +34,18 @@ def gelu(x: np.ndarray) -> np.ndarray:
     return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
+def silu(x: np.ndarray) -> np.ndarray:
+    """x sigmoid(x)"""
+    return x / (1 + np.exp(-x))
+
+
 def swiglu(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
     """silu(gate) * up"""
-    return gate / (1 + np.exp(-gate)) * up
+    return silu(gate) * up
+
+
+ACTIVATIONS = {"silu": silu, "gelu": gelu}
+"""By the name in an MLPSpec."""
 
 
 def softmax(x: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -110,10 +119,9 @@ def decoder(
             return rms_norm(x, p[f"{name}.weight"], spec.eps)
         return layer_norm(x, p[f"{name}.weight"], p[f"{name}.bias"], spec.eps)
 
-    def mlp(x: np.ndarray, name: str) -> np.ndarray:
-        up = project(x, f"{name}.up_proj")
-        is_gated = f"{name}.gate_proj.weight" in p
-        hidden = swiglu(project(x, f"{name}.gate_proj"), up) if is_gated else gelu(up)
+    def mlp(x: np.ndarray, name: str, spec: MLPSpec) -> np.ndarray:
+        up, act = project(x, f"{name}.up_proj"), ACTIVATIONS[spec.activation]
+        hidden = act(project(x, f"{name}.gate_proj")) * up if spec.is_gated else act(up)
         return project(hidden, f"{name}.down_proj")
 
     def heads(x: np.ndarray) -> np.ndarray:
@@ -138,7 +146,7 @@ def decoder(
         x = x + project(y.transpose(0, 2, 1, 3).reshape(B, T, -1), f"{name}.self_attn.o_proj")
         if block.mlp_norm is not None:
             n = norm(x, f"{name}.post_attention_layernorm", block.mlp_norm)
-        x = x + mlp(n, f"{name}.mlp")
+        x = x + mlp(n, f"{name}.mlp", block.mlp)
     x = norm(x, "model.norm", config.norm)
     head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     return linear(x, p[head], p.get("lm_head.bias"))

@@ -205,7 +205,11 @@ def test_to_hf_round_trips(name):
         ({"model_type": "qwen33"}, "got 'qwen33'; did you mean qwen3?"),
         ({"model_type": None}, "got None"),
         ({"model_type": ["llama"]}, r"got \['llama'\]"),
-        ({"hidden_act": "gelu"}, "hidden_act .* got 'gelu'"),
+        ({"hidden_act": "mish"}, "hidden_act of an MLP with a gate is one of silu, .* got 'mish'"),
+        (
+            {"model_type": "gpt2", "activation_function": "silu"},
+            "an MLP without a gate is one of gelu_pytorch_tanh, .* got 'silu'",
+        ),
         ({"vocab_size": "50"}, "vocab_size is a positive integer; got '50'"),
         ({"vocab_size": 0}, "vocab_size is a positive integer; got 0"),
         ({"vocab_size": True}, "got True"),

@@ -47,6 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tied": {"tie_word_embeddings": True},
     "attention_bias": {"attention_bias": True},
     "mlp_bias": {"mlp_bias": True},
+    "gelu": {"hidden_act": "gelu_pytorch_tanh"},
     "linear": {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
     "dynamic": {
         "rope_scaling": {"rope_type": "dynamic", "factor": 2.0},

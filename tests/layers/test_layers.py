@@ -53,12 +53,12 @@ def run_attention(rt, config, params, x, context):
     return attention_layer_fwd(rt, spec, params, f"{NAME}.self_attn", x, context)
 
 
-def naive_mlp(p, x):
+def naive_mlp(p, x, act=naive.silu):
     def project(rows, part):
         name = f"{NAME}.mlp.{part}_proj"
         return naive.linear(rows, p[f"{name}.weight"], p.get(f"{name}.bias"))
 
-    return project(naive.swiglu(project(x, "gate"), project(x, "up")), "down")
+    return project(act(project(x, "gate")) * project(x, "up"), "down")
 
 
 @pytest.mark.nightly_on("jax")
@@ -96,15 +96,17 @@ def test_attention_layer_in_two_steps_of_a_cache(backend):
 
 
 @pytest.mark.nightly_on("jax")
+@pytest.mark.parametrize("act", ["silu", "gelu_pytorch_tanh"])
 @pytest.mark.parametrize("mlp_bias", [False, True])
-def test_mlp(backend, mlp_bias):
-    rt, config, params, p, x = setup(backend, mlp_bias=mlp_bias)
+def test_mlp(backend, mlp_bias, act):
+    rt, config, params, p, x = setup(backend, mlp_bias=mlp_bias, hidden_act=act)
     on_device = Place(backend, "float64").array(x)
     spec, context = config.blocks[1].mlp, make_context(rt, config, 5)
     y, saved = pure(
         backend, lambda x: mlp_fwd(rt, spec, params, f"{NAME}.mlp", x, context), on_device
     )
-    assert_close(backend, y, naive_mlp(p, x), dtype="float64", bound=BOUND)
+    expected = naive_mlp(p, x, naive.ACTIVATIONS[spec.activation])
+    assert_close(backend, y, expected, dtype="float64", bound=BOUND)
     assert saved.gate.x is on_device
     assert_on(backend, saved.down.x, dtype="float64", shape=(2, 5, 24))
 

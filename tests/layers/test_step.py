@@ -133,10 +133,12 @@ def test_who_takes_steps(numpy_backend):
         assert not Steps(other, config, params).take(context())
     for kind in ("gpt2", "starcoder2", "phi"):
         assert not Steps(rt, other_family(kind), params).take(context())
+    gelu = make_config(hidden_act="gelu_pytorch_tanh")
+    assert not Steps(rt, gelu, params).take(context())
 
 
 @pytest.mark.parametrize(
-    "name", [*(name for name in VARIANTS if not name.startswith("phi")), "parallel"]
+    "name", [*(name for name in VARIANTS if not name.startswith(("phi", "gelu"))), "parallel"]
 )
 @pytest.mark.parametrize("kernels", ["fused", "portable"])
 def test_blocks_that_are_bound(numpy_backend, kernels, name):

@@ -37,6 +37,20 @@ BLOCKS = [
         "layer attention_layer",
     ),
     Mutation(
+        "a gate's gradient without the factor up",
+        f"{L}/mlp.py",
+        "dy * saved.up, saved.activation)",
+        "dy, saved.activation)",
+        "layer mlp",
+    ),
+    Mutation(
+        "up's gradient times the gate before its activation",
+        f"{L}/mlp.py",
+        "return dgate, dy * saved.a",
+        "return dgate, dy * saved.activation[0]",
+        "layer mlp",
+    ),
+    Mutation(
         "a parallel MLP passes no gradient to the norm that it read",
         f"{L}/block.py",
         "dn = dn + dn_mlp",

@@ -96,7 +96,7 @@ def config_from_gguf(
         **{field: file.integer(key) for key, field in SIZES.items()},
         "num_key_value_heads": file.integer("attention.head_count_kv", n_heads),
         "head_dim": head_dim,
-        "hidden_act": family.hidden_acts[0],
+        "hidden_act": family.hidden_act,
         family.norm_eps_key: eps,
         "rope_theta": theta,
         "rope_scaling": read_scaling(file, rope_factors, rotated),

@@ -1,14 +1,20 @@
 """The feed-forward half of a block, gated or not.
 
-swiglu    y = down(silu(gate(x)) * up(x))
-gelu      y = down(gelu(up(x)))
+gated     y = down(act(gate(x)) * up(x))
+without   y = down(act(up(x)))
+
+SiLU and its gate are one op, swiglu. Of the other activations a gate is a product of two arrays.
+
+Gradient. With a = act(gate) and h = a * up,
+
+    dup   = dh * a
+    dgate = (dh * up) act'(gate)
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from xplm.gradients import Gradients
-from xplm.kernels.gelu import GeluSaved
-from xplm.kernels.swiglu import SwigluSaved
 from xplm.layers.context import Context
 from xplm.layers.linear import LinearLayerSaved, linear_layer_bwd, linear_layer_fwd, linear_specs
 from xplm.params import Init, ParamSpec
@@ -17,11 +23,33 @@ from xplm.specs import MLPSpec
 from xplm.typing import Array, Params
 
 
+class Activation(NamedTuple):
+    """An activation, applied entry by entry."""
+
+    fwd: Callable[[Runtime, Array], tuple[Array, Any]]  # x -> y, saved
+    bwd: Callable[[Runtime, Array, Any], tuple[Array]]  # dy, saved -> dx
+
+
+class GatedSaved(NamedTuple):
+    a: Array  # (..., F), act(gate)
+    up: Array  # (..., F)
+    activation: Any  # the op's saved arrays
+
+
 class MLPSaved(NamedTuple):
     gate: Any  # LinearLayerSaved, or None without a gate
     up: LinearLayerSaved
-    activation: Any  # SwigluSaved or GeluSaved
+    activation: Any  # of the op without a gate; of `gated_fwd` with one
     down: LinearLayerSaved
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": Activation(
+        lambda rt, x: rt.ops.gelu_fwd(x),
+        lambda rt, dy, saved: rt.ops.gelu_bwd(dy, saved),
+    ),
+}
+"""Those of `xplm.specs.ACTIVATIONS` that are an op by themselves."""
 
 
 def mlp_specs(spec: MLPSpec, name: str, width: int, init: Init) -> list[ParamSpec]:
@@ -37,7 +65,7 @@ def mlp_specs(spec: MLPSpec, name: str, width: int, init: Init) -> list[ParamSpe
 def mlp_fwd(
     rt: Runtime, spec: MLPSpec, params: Params, name: str, x: Array, context: Context
 ) -> tuple[Array, MLPSaved]:
-    """y = down(activation(x)).   x (B, T, C)  ->  y (B, T, C)
+    """One MLP.   x (B, T, C)  ->  y (B, T, C)
 
     Args:
         rt: backend, kernels and dtypes.
@@ -47,14 +75,13 @@ def mlp_fwd(
         x: input (B, T, C), normalised.
         context: of this forward pass; not read.
     """
-    activation_saved: SwigluSaved | GeluSaved
     gate_saved = None
     up, up_saved = linear_layer_fwd(rt, params, f"{name}.up_proj", x)  # (B, T, F)
     if spec.is_gated:
         gate, gate_saved = linear_layer_fwd(rt, params, f"{name}.gate_proj", x)  # (B, T, F)
-        hidden, activation_saved = rt.ops.swiglu_fwd(gate, up)  # (B, T, F)
+        hidden, activation_saved = gated_fwd(rt, spec.activation, gate, up)  # (B, T, F)
     else:
-        hidden, activation_saved = rt.ops.gelu_fwd(up)  # (B, T, F)
+        hidden, activation_saved = ACTIVATIONS[spec.activation].fwd(rt, up)  # (B, T, F)
     y, down_saved = linear_layer_fwd(rt, params, f"{name}.down_proj", hidden)  # (B, T, C)
     return y, MLPSaved(gate_saved, up_saved, activation_saved, down_saved)
 
@@ -66,12 +93,30 @@ def mlp_bwd(
     # y = down(hidden)
     dhidden = linear_layer_bwd(rt, f"{name}.down_proj", dy, saved.down, grads)
 
-    # hidden = gelu(up(x))
+    # hidden = act(up(x))
     if not spec.is_gated:
-        (dup,) = rt.ops.gelu_bwd(dhidden, saved.activation)
+        (dup,) = ACTIVATIONS[spec.activation].bwd(rt, dhidden, saved.activation)
         return linear_layer_bwd(rt, f"{name}.up_proj", dup, saved.up, grads)
 
-    # hidden = swiglu(gate(x), up(x)): x is read twice
-    dgate, dup = rt.ops.swiglu_bwd(dhidden, saved.activation)
+    # hidden = act(gate(x)) * up(x): x is read twice
+    dgate, dup = gated_bwd(rt, spec.activation, dhidden, saved.activation)
     dx_up = linear_layer_bwd(rt, f"{name}.up_proj", dup, saved.up, grads)
     return dx_up + linear_layer_bwd(rt, f"{name}.gate_proj", dgate, saved.gate, grads)
+
+
+def gated_fwd(rt: Runtime, activation: str, gate: Array, up: Array) -> tuple[Array, Any]:
+    """y = act(gate) * up.   gate, up (..., F)  ->  y (..., F)"""
+    if activation == "silu":
+        return rt.ops.swiglu_fwd(gate, up)
+    a, saved = ACTIVATIONS[activation].fwd(rt, gate)
+    return a * up, GatedSaved(a, up, saved)
+
+
+def gated_bwd(rt: Runtime, activation: str, dy: Array, saved: Any) -> tuple[Array, Array]:
+    """dgate and dup (..., F), from dy (..., F)."""
+    if activation == "silu":
+        return rt.ops.swiglu_bwd(dy, saved)
+
+    # y = a * up,  a = act(gate)
+    (dgate,) = ACTIVATIONS[activation].bwd(rt, dy * saved.up, saved.activation)
+    return dgate, dy * saved.a

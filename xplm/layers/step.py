@@ -114,5 +114,5 @@ def _is_like_llamas(block: BlockSpec) -> bool:
         and mixer.rope is not None
         and mixer.qk_norm in (block.norm, None)
         and isinstance(mlp, MLPSpec)
-        and mlp.is_gated
+        and (mlp.is_gated, mlp.activation) == (True, "silu")
     )

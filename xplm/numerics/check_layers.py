@@ -121,6 +121,7 @@ LAYERS: dict[str, Callable[[Runtime, DecoderConfig, Context], Pair]] = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "llama, K < H": {},
     "llama, biases": {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 1},
+    "llama, gelu": {"hidden_act": "gelu_pytorch_tanh"},
     "mistral, window": {"model_type": "mistral", "sliding_window": 2},
     "qwen3": {"model_type": "qwen3", "head_dim": 6},
     "phi": {"model_type": "phi", "hidden_size": 16},

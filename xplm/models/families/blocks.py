@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from xplm.models.families.activations import read_mlp
 from xplm.models.families.fields import Fields
 from xplm.models.families.rope import read_rope
-from xplm.specs import AttentionSpec, BlockSpec, MLPSpec, RMSNormSpec
+from xplm.specs import AttentionSpec, BlockSpec, RMSNormSpec
 
 
 def head_width(hf: Fields) -> int:
@@ -41,7 +42,7 @@ def read_llama_block(hf: Fields, *, mlp_bias: bool = False, **facts: Any) -> Blo
     """
     norm = RMSNormSpec(hf.number("rms_norm_eps", 1e-6))
     attention = read_attention(hf, rope=read_rope(hf, head_width(hf)), **facts)
-    mlp = MLPSpec(hf.integer("intermediate_size"), "silu", is_gated=True, bias=mlp_bias)
+    mlp = read_mlp(hf, is_gated=True, bias=mlp_bias)
     return BlockSpec(attention, mlp, norm, norm)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from xplm.config import DecoderConfig
 from xplm.errors import ConfigError, did_you_mean
+from xplm.models.families.activations import write_activation
 from xplm.models.families.family import Family
 from xplm.models.families.fields import Fields
 from xplm.models.families.keys import check_keys
@@ -34,7 +35,6 @@ def read_config(hf: Mapping[str, Any]) -> DecoderConfig:
     family = FAMILIES[model_type]
     check_keys(hf, family)
     fields = _in_our_spelling(hf, family)
-    fields.choice("hidden_act", family.hidden_acts, model_type)
     hidden_size = fields.integer("hidden_size")
     fields.integer("num_attention_heads")
     fields.integer("num_hidden_layers", at_most=MAX_LAYERS)
@@ -82,7 +82,7 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
         "num_key_value_heads": block.mixer.num_key_value_heads,
         "head_dim": block.mixer.head_dim,
         "max_position_embeddings": config.max_position_embeddings,
-        "hidden_act": family.hidden_acts[0],
+        "hidden_act": write_activation(block.mlp.activation, family.hidden_act),
         family.norm_eps_key: block.norm.eps,
         "tie_word_embeddings": config.tie_word_embeddings,
         "initializer_range": config.initializer_range,
@@ -104,6 +104,8 @@ def _in_our_spelling(hf: Mapping[str, Any], family: Family) -> Fields:
     """The keys under our names, and the family's defaults where they are left out."""
     given = {**family.defaults, **_without_aliases(hf, family)}
     given |= {ours: given.get(theirs) for ours, theirs in family.spelling.items()}
+    if given.get("hidden_act") is None:
+        given["hidden_act"] = family.hidden_act
     if given.get("max_position_embeddings") is None:
         given["max_position_embeddings"] = DEFAULT_POSITIONS
     return Fields(given)

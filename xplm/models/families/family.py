@@ -43,7 +43,7 @@ class Family:
     architecture: str  # transformers' class
     keys: tuple[str, ...]  # of config.json, that are read
     norm_eps_key: str
-    hidden_acts: tuple[str, ...]  # spellings of the activation, the one to write first
+    hidden_act: str  # of its MLP, where config.json says nothing
     read_blocks: ReadBlocks
     write_blocks: WriteBlocks  # keys that not all families have
     has_learned_positions: bool = False

@@ -49,13 +49,6 @@ class Fields:
             raise ConfigError(f"{key} is true or false; got {shown(value)}")
         return value
 
-    def choice(self, key: str, choices: tuple[str, ...], what: str) -> str:
-        """One of several words, the first where the key is absent."""
-        value = self.get(key) or choices[0]
-        if value not in choices:
-            raise ConfigError(f"{key} of a {what} is {choices[0]}; got {shown(value)}")
-        return str(value)
-
     def token_id(self, key: str) -> int | None:
         """The first token id, None where there is none."""
         ids = self.token_ids(key)

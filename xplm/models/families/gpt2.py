@@ -8,11 +8,12 @@ from typing import Any
 
 from xplm.config import DecoderConfig
 from xplm.errors import ConfigError
+from xplm.models.families.activations import read_mlp
 from xplm.models.families.blocks import head_width, read_attention
 from xplm.models.families.family import COMMON, Family
 from xplm.models.families.fields import Fields
 from xplm.models.families.windows import FULL, require_layer_types
-from xplm.specs import BlockSpec, LayerNormSpec, MLPSpec
+from xplm.specs import BlockSpec, LayerNormSpec
 
 
 def read_blocks(hf: Fields) -> tuple[BlockSpec, ...]:
@@ -24,7 +25,7 @@ def read_blocks(hf: Fields) -> tuple[BlockSpec, ...]:
             f"the heads of a gpt2 share its width of {width}; got {heads} heads of {D}"
         )
     norm = LayerNormSpec(hf.number("layer_norm_epsilon", 1e-5))
-    mlp = MLPSpec(hf.integer("intermediate_size", 4 * width), "gelu", is_gated=False, bias=True)
+    mlp = read_mlp(hf, is_gated=False, bias=True, width=4 * width)
     scale = D**-0.5 if hf.flag("scale_attn_weights", True) else 1.0
     is_by_layer = hf.flag("scale_attn_by_inverse_layer_idx")
     return tuple(
@@ -62,7 +63,7 @@ GPT2 = Family(
         *("scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
     ),
     norm_eps_key="layer_norm_epsilon",
-    hidden_acts=("gelu_new", "gelu_pytorch_tanh"),
+    hidden_act="gelu_new",
     read_blocks=read_blocks,
     write_blocks=write_blocks,
     has_learned_positions=True,

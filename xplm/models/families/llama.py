@@ -37,7 +37,7 @@ LLAMA = Family(
     "LlamaForCausalLM",
     keys=(*COMMON, *SIZES, *ROPE, "rms_norm_eps", "attention_bias", "mlp_bias"),
     norm_eps_key="rms_norm_eps",
-    hidden_acts=("silu", "swish"),
+    hidden_act="silu",
     read_blocks=read_blocks,
     write_blocks=write_blocks,
     inert=("pretraining_tp",),

@@ -38,7 +38,7 @@ MISTRAL = Family(
     "MistralForCausalLM",
     keys=(*COMMON, *SIZES, *ROPE, "rms_norm_eps", "sliding_window"),
     norm_eps_key="rms_norm_eps",
-    hidden_acts=("silu", "swish"),
+    hidden_act="silu",
     read_blocks=read_blocks,
     write_blocks=write_blocks,
     defaults={

@@ -7,13 +7,14 @@ from typing import Any
 
 from xplm.config import DecoderConfig
 from xplm.errors import ConfigError
+from xplm.models.families.activations import read_mlp
 from xplm.models.families.blocks import head_width, in_all_layers, read_attention
 from xplm.models.families.family import COMMON, ROPE, SIZES, Family
 from xplm.models.families.fields import Fields
 from xplm.models.families.gguf import LAYER_NORM_EPS, ROTATED, GGUFFile, GGUFLayout
 from xplm.models.families.rope import read_rope, read_share, share_of, write_rope
 from xplm.models.families.windows import FULL, require_layer_types
-from xplm.specs import BlockSpec, LayerNormSpec, MLPSpec
+from xplm.specs import BlockSpec, LayerNormSpec
 
 
 def read_blocks(hf: Fields) -> tuple[BlockSpec, ...]:
@@ -30,7 +31,7 @@ def read_blocks(hf: Fields) -> tuple[BlockSpec, ...]:
         output_bias=True,
         qk_norm=norm if hf.flag("qk_layernorm") else None,
     )
-    mlp = MLPSpec(hf.integer("intermediate_size"), "gelu", is_gated=False, bias=True)
+    mlp = read_mlp(hf, is_gated=False, bias=True)
     return in_all_layers(hf, BlockSpec(attention, mlp, norm, mlp_norm=None))
 
 
@@ -63,7 +64,7 @@ PHI = Family(
         *("layer_norm_eps", "partial_rotary_factor", "qk_layernorm"),
     ),
     norm_eps_key="layer_norm_eps",
-    hidden_acts=("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),
+    hidden_act="gelu_new",
     read_blocks=read_blocks,
     write_blocks=write_blocks,
     has_head_bias=True,

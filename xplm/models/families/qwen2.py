@@ -48,7 +48,7 @@ QWEN2 = Family(
         *SWITCHED,
     ),
     norm_eps_key="rms_norm_eps",
-    hidden_acts=("silu", "swish"),
+    hidden_act="silu",
     read_blocks=read_blocks,
     write_blocks=write_blocks,
     defaults={

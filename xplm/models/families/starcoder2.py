@@ -3,12 +3,13 @@
 from typing import Any
 
 from xplm.config import DecoderConfig
+from xplm.models.families.activations import read_mlp
 from xplm.models.families.blocks import head_width, in_all_layers, read_attention
 from xplm.models.families.family import COMMON, ROPE, SIZES, Family
 from xplm.models.families.fields import Fields
 from xplm.models.families.rope import read_rope, write_rope
 from xplm.models.families.windows import read_window
-from xplm.specs import BlockSpec, LayerNormSpec, MLPSpec
+from xplm.specs import BlockSpec, LayerNormSpec
 
 
 def read_blocks(hf: Fields) -> tuple[BlockSpec, ...]:
@@ -21,7 +22,7 @@ def read_blocks(hf: Fields) -> tuple[BlockSpec, ...]:
         output_bias=bias,
         window=read_window(hf),
     )
-    mlp = MLPSpec(hf.integer("intermediate_size"), "gelu", is_gated=False, bias=bias)
+    mlp = read_mlp(hf, is_gated=False, bias=bias)
     norm = LayerNormSpec(hf.number("norm_epsilon", 1e-5))
     return in_all_layers(hf, BlockSpec(attention, mlp, norm, norm))
 
@@ -38,7 +39,7 @@ STARCODER2 = Family(
     "Starcoder2ForCausalLM",
     keys=(*COMMON, *SIZES, *ROPE, "norm_epsilon", "use_bias", "sliding_window"),
     norm_eps_key="norm_epsilon",
-    hidden_acts=("gelu_pytorch_tanh", "gelu_new"),
+    hidden_act="gelu_pytorch_tanh",
     read_blocks=read_blocks,
     write_blocks=write_blocks,
     inert=("residual_dropout", "embedding_dropout"),

@@ -5,10 +5,10 @@ cached. The replay runs the layers on NumPy, in the test's own formats, with a t
 returns what the traced run's kernel of that place returned. Whatever the layers hand to the next op must then be what
 the test handed to it. The first call that was handed something else follows the fault.
 
-What layers compute themselves is sums. One addition is rounded correctly by every library, so both sides agree to the
-last bit unless one keeps more digits or flushes small numbers; each array may therefore be one spacing further off than
-the last of its shape was, which a stream of residuals hands on. A reduction over n terms, as of the losses of a batch,
-may be off by gamma_n n max|term| for the order of its terms.
+What layers compute themselves is sums, and products of two arrays. One such step is rounded correctly by every
+library, so both sides agree to the last bit unless one keeps more digits or flushes small numbers; each array may
+therefore be one spacing further off than the last of its shape was, which a stream of residuals hands on. A reduction
+over n terms, as of the losses of a batch, may be off by gamma_n n max|term| for the order of its terms.
 
 Both sides run the same layer source, so a wrong formula in it is for `xplm gradcheck` and the comparisons with other
 implementations to find. What this finds is what one array library, device or format makes of it.
