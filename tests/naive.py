@@ -61,12 +61,21 @@ def softmax(x: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return y, lse
 
 
-def rope(x: np.ndarray, positions: np.ndarray, inv_freq: np.ndarray, scale: float) -> np.ndarray:
+def rope(
+    x: np.ndarray, positions: np.ndarray, inv_freq: np.ndarray, scale: float, pairs: str = "halves"
+) -> np.ndarray:
     """x (B, H, T, D), positions (B, T), inv_freq (R/2,)  ->  (B, H, T, D): pairs of the first R features turned."""
     half = len(inv_freq)
-    pairs = x[..., :half] + 1j * x[..., half : 2 * half]
-    turned = pairs * scale * np.exp(1j * positions[:, None, :, None] * inv_freq)
-    return np.concatenate([turned.real, turned.imag, x[..., 2 * half :]], axis=-1)
+    first, second = (
+        (slice(half), slice(half, 2 * half))
+        if pairs == "halves"
+        else (slice(0, 2 * half, 2), slice(1, 2 * half, 2))
+    )
+    numbers = x[..., first] + 1j * x[..., second]
+    turned = numbers * scale * np.exp(1j * positions[:, None, :, None] * inv_freq)
+    y = x.copy()
+    y[..., first], y[..., second] = turned.real, turned.imag
+    return y
 
 
 def attention(
@@ -105,7 +114,9 @@ def decoder(
     inv_freq: np.ndarray,
     scale: float,
 ) -> np.ndarray:
-    """Logits (B, T, V) of ids (B, T), parameters under Hugging Face names, in float64."""
+    """Logits (B, T, V) of ids (B, T), parameters under Hugging Face names, in float64. Layers share their RoPE, if they
+    have one.
+    """
     p = {name: np.asarray(value, np.float64) for name, value in params.items()}
     B, T = ids.shape
     positions = np.broadcast_to(np.arange(T), (B, T))
@@ -135,9 +146,12 @@ def decoder(
         if block.mixer.qk_norm is not None:
             q = norm(q, f"{name}.self_attn.q_norm", block.mixer.qk_norm)
             k = norm(k, f"{name}.self_attn.k_norm", block.mixer.qk_norm)
+        if block.mixer.rope is not None:
+            pairs = block.mixer.rope.pairs
+            q, k = (rope(a, positions, inv_freq, scale, pairs) for a in (q, k))
         y, _ = attention(
-            rope(q, positions, inv_freq, scale),
-            rope(k, positions, inv_freq, scale),
+            q,
+            k,
             v,
             start=0,
             scale=1 / math.sqrt(D),

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from tests.tiny import BASE, LLAMA3, VARIANTS, YARN, facts, make_config
+from tests.tiny import BASE, LLAMA3, LONGROPE, VARIANTS, YARN, facts, make_config
 from xplm.errors import ConfigError, RequestError
 from xplm.models.families.config_json import read_config, write_config
 from xplm.specs import LayerNormSpec, RopeSpec
@@ -143,6 +143,7 @@ ROPE = {
     "llama3": LLAMA3,
     "yarn": YARN | {"mscale": 0.7, "mscale_all_dim": 0.5, "truncate": False, "beta_fast": 16.0},
     "attention_factor": YARN | {"attention_factor": 1.2},
+    "longrope": LONGROPE | {"factor": 4.0, "attention_factor": 1.1},
 }
 
 
@@ -157,7 +158,7 @@ def test_both_spellings_of_rope_mean_the_same(name):
     assert facts(old).rope.rope_theta == 500.0
     assert facts(old).rope.rope_type == ROPE[name]["rope_type"]
     for key, value in ROPE[name].items():
-        assert getattr(facts(old).rope, key) == value
+        assert getattr(facts(old).rope, key) == (tuple(value) if type(value) is list else value)
 
 
 def test_rope_scaling_wins_over_rope_parameters():
@@ -227,7 +228,17 @@ def test_to_hf_round_trips(name):
         ({"rope_theta": -1.0}, "rope_theta"),
         ({"rope_theta": 1.0}, "rope_theta is above 1; got 1.0"),
         ({"rope_scaling": "yarn"}, "rope_parameters is an object; got 'yarn'"),
-        ({"rope_scaling": {"rope_type": "longrope"}}, "rope_type is one of .* got 'longrope'"),
+        ({"rope_scaling": {"rope_type": "su"}}, "rope_type is one of .* got 'su'"),
+        (
+            {"rope_scaling": {"rope_type": "longrope"}},
+            "short_factor of longrope is a list of 2 num",
+        ),
+        ({"rope_scaling": LONGROPE | {"long_factor": [1.0]}}, r"long_factor .*; got \[1.0\]"),
+        (
+            {"rope_scaling": LONGROPE | {"long_factor": [1.0, 0]}},
+            "long_factor is a positive number",
+        ),
+        ({"rope_scaling": LONGROPE | {"original_max_position_embeddings": 1}}, "is above 1; got 1"),
         ({"rope_scaling": {"rope_type": ["yarn"]}}, "rope_type"),
         ({"rope_scaling": {"rope_type": "linear"}}, "needs a factor"),
         ({"rope_scaling": {"rope_type": "linear", "factor": "2"}}, "factor is a positive number"),
@@ -292,6 +303,8 @@ def test_a_missing_field_is_named(key):
         (64, {"rope_type": "dynamic", "factor": 2.0}, 128),
         (64, YARN | {"factor": 8.0}, 128),
         (64, LLAMA3, 64),
+        (64, LONGROPE, 64),
+        (64, LONGROPE | {"factor": 16.0}, 128),
         (64, {"type": "linear", "factor": 4.0}, 256),
         (4096, {"type": "linear", "factor": 4.0}, 16384),  # of the trained length
         (16384, {"type": "linear", "factor": 4.0}, 16384),  # of the stretched one

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.tiny import VARIANTS, YARN, facts, make_config
+from tests.tiny import LONGROPE, VARIANTS, YARN, facts, make_config
 from xplm.errors import ConfigError
 from xplm.models.families.config_json import read_config, write_config
 from xplm.models.families.table import FAMILIES
@@ -87,11 +87,13 @@ def test_a_key_at_its_neutral_value_is_taken(model_type):
     assert make_config(**sizes | neutral) == make_config(**sizes)
 
 
-@pytest.mark.parametrize("rope_type", ["linear", "dynamic", "yarn", "llama3"])
+@pytest.mark.parametrize("rope_type", ["linear", "dynamic", "yarn", "llama3", "longrope"])
 def test_a_rope_stretched_by_one_comes_back(rope_type):
     given = {"rope_type": rope_type, "factor": 1.0, "original_max_position_embeddings": 16}
     if rope_type == "llama3":
         given |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    if rope_type == "longrope":
+        given |= LONGROPE | {"factor": 1.0}
     config = make_config(rope_scaling=given)
     assert read_config(write_config(config)) == config
 

@@ -104,9 +104,39 @@ def test_yarn_scale_of_cos_and_sin(fields, expected):
     assert scale == pytest.approx(expected, rel=1e-14)
 
 
+LONGROPE = {
+    "original_max_position_embeddings": 16,
+    "short_factor": (1.0, 1.0, 2.0, 4.0),
+    "long_factor": (1.0, 2.0, 4.0, 8.0),
+}
+
+
+def test_longrope_takes_the_long_factors_beyond_the_trained_length():
+    rope = make_rope("longrope", factor=4.0, **LONGROPE)
+    for length, expected in (
+        (1, [1, 0.1, 0.01 / 2, 0.001 / 4]),
+        (16, [1, 0.1, 0.01 / 2, 0.001 / 4]),
+        (17, [1, 0.1 / 2, 0.01 / 4, 0.001 / 8]),
+    ):
+        inv_freq, scale = frequencies(rope, length=length)
+        np.testing.assert_allclose(inv_freq, expected, rtol=1e-14)
+        assert scale == pytest.approx(math.sqrt(1.5), rel=1e-14)  # 1 + ln 4 / ln 16
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [({"factor": 1.0}, 1.0), ({"factor": 4.0, "attention_factor": 1.3}, 1.3)],
+)
+def test_longrope_scale_of_cos_and_sin(fields, expected):
+    assert frequencies(make_rope("longrope", **LONGROPE, **fields))[1] == expected
+
+
 def test_every_type_gives_one_positive_number_a_pair():
+    factors = {"short_factor": (1.0,) * 5, "long_factor": (1.0, 1.0, 2.0, 2.0, 3.0)}
     for rope_type in ROPE_TYPES:
-        rope = make_rope(rope_type, factor=2.0, original_max_position_embeddings=32, dim=10)
+        rope = make_rope(
+            rope_type, factor=2.0, original_max_position_embeddings=32, dim=10, **factors
+        )
         inv_freq, scale = frequencies(rope, length=100)
         assert inv_freq.shape == (5,)
         assert (inv_freq > 0).all()

@@ -36,6 +36,13 @@ LLAMA3 = {
     "original_max_position_embeddings": 16,
 }
 
+LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.5],
+    "long_factor": [2.0, 5.0],
+    "original_max_position_embeddings": 8,
+}
+
 PHI = {"model_type": "phi", "hidden_size": 32, "rms_norm_eps": None}
 WINDOW = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
 
@@ -54,6 +61,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 8,
     },
     "llama3": {"rope_scaling": LLAMA3},
+    "longrope": {"rope_scaling": LONGROPE},
     "yarn": {"rope_scaling": YARN},
     "mistral": {"model_type": "mistral", "sliding_window": 5},
     "qwen2": {"model_type": "qwen2"},
@@ -109,6 +117,22 @@ def make_parallel() -> DecoderConfig:
         config, rope=replace(mixer.rope, dim=4), qk_norm=config.norm, value_dim=5, window=3
     )
     blocks = [replace(block, mlp_norm=None) for block in config.blocks]
+    return replace(config, blocks=tuple(blocks))
+
+
+def make_ropes_by_layer() -> DecoderConfig:
+    """A decoder of no family whose layers have neighbours as pairs, no RoPE, halves, and neighbours at another
+    theta.
+    """
+    config = make_config(num_hidden_layers=4)
+    rope = config.blocks[0].mixer.rope
+    assert rope is not None
+    neighbours = replace(rope, pairs="neighbours")
+    ropes = (neighbours, None, rope, replace(neighbours, rope_theta=50.0))
+    blocks = [
+        replace(block, mixer=replace(block.mixer, rope=own))
+        for block, own in zip(config.blocks, ropes, strict=True)
+    ]
     return replace(config, blocks=tuple(blocks))
 
 

@@ -12,6 +12,15 @@ Plain RoPE turns pair i of a head of width D by p * inv_freq[i] at position p:
               section 3.
     llama3    the same idea with the ramp in wavelengths: Grattafiori et al., "The Llama 3 Herd of Models",
               arXiv:2407.21783, section 3.2, and the code released with Llama 3.1.
+    longrope  each pair is slowed by a factor of its own, found by search: one list of factors for sequences up to the
+              trained length, another beyond it: Ding et al., "LongRoPE", arXiv:2402.13753; scores get a temperature.
+
+The frequencies of "dynamic" and "longrope" depend on the sequence's length. A pass rotates what it reads by those of
+the length that it reaches (`ends` of `xplm.models.decoder.forward`: all chunks of a prompt by those of the whole
+prompt); keys that a cache holds stay as they were rotated. So a reply that grows past the trained length, token by
+token, has other logits than the same tokens in one pass: keys from before the boundary have the short factors, or the
+smaller theta. transformers does the same with a cache, except in its `generate` of phi3, which computes the cache again
+at the boundary.
 
 Numerics. Computed once a forward pass, on the host, in float64; `xplm.kernels.rope` rounds them to its island dtype.
 """
@@ -32,7 +41,7 @@ def inverse_frequencies(rope: RopeSpec, *, length: int) -> tuple[np.ndarray, flo
 
     Args:
         rope: type and parameters.
-        length: positions in use, the ones in this forward pass included; only "dynamic" reads it.
+        length: positions in use, the ones in this forward pass included; read by the LENGTH_DEPENDENT types alone.
 
     Returns:
         inv_freq (dim/2,) float64 in radians a position, and the scale of cos and sin.
@@ -40,6 +49,10 @@ def inverse_frequencies(rope: RopeSpec, *, length: int) -> tuple[np.ndarray, flo
     exponents = np.arange(0, rope.dim, 2, dtype=np.float64) / rope.dim
     if rope.rope_type == "dynamic":
         return _dynamic_theta(rope, length) ** -exponents, 1.0
+    if rope.rope_type == "longrope":
+        slowed = rope.long_factor if length > _trained_length(rope) else rope.short_factor
+        inv_freq = rope.rope_theta**-exponents / np.asarray(slowed, np.float64)
+        return inv_freq, _longrope_attention_factor(rope)
     return SCALINGS[rope.rope_type](rope, rope.rope_theta**-exponents)
 
 
@@ -51,7 +64,7 @@ def stretched_context(rope: RopeSpec) -> int:
     "linear" takes neither, so it is the stretched length if a factor of it is at least SHORTEST_TRAINED.
     """
     trained, configured = rope.original_max_position_embeddings, rope.max_position_embeddings
-    if rope.rope_type not in ("linear", "dynamic", "yarn"):
+    if rope.rope_type not in ("linear", "dynamic", "yarn", "longrope"):
         return configured
     if trained is not None:
         return max(configured, int(trained * rope.factor))
@@ -66,12 +79,20 @@ def unread_rope_keys(hf: Mapping[str, Any]) -> list[str]:
     given = hf.get(name)
     if not isinstance(given, Mapping):
         return []
+    nested = {key: value for key, value in given.items() if isinstance(value, Mapping)}
+    unread = [f"{name}.{kind}.{key}" for kind in nested for key in _unread(nested[kind])]
+    flat = {key: value for key, value in given.items() if key not in nested}
+    return unread + [f"{name}.{key}" for key in _unread(flat)]
+
+
+def _unread(given: Mapping[str, Any]) -> list[str]:
+    """Keys of one object of parameters that its type does not read."""
     rope_type = given.get("rope_type", given.get("type", "default"))
     read = READ_ALWAYS + READ_BY.get(rope_type if isinstance(rope_type, str) else "", ())
     unread = [key for key, value in given.items() if key not in read and value is not None]
     if given.get("type", rope_type) != rope_type:
         unread.append("type")
-    return [f"{name}.{key}" for key in unread]
+    return unread
 
 
 def _default(_: RopeSpec, inv_freq: np.ndarray) -> tuple[np.ndarray, float]:
@@ -127,6 +148,14 @@ def _yarn_attention_factor(rope: RopeSpec) -> float:
     return temperature(1.0)
 
 
+def _longrope_attention_factor(rope: RopeSpec) -> float:
+    if rope.attention_factor is not None:
+        return rope.attention_factor
+    if rope.factor <= 1.0:
+        return 1.0
+    return math.sqrt(1.0 + math.log(rope.factor) / math.log(_trained_length(rope)))
+
+
 def _trained_length(rope: RopeSpec) -> int:
     assert rope.original_max_position_embeddings is not None  # the configuration was validated
     return rope.original_max_position_embeddings
@@ -139,7 +168,10 @@ SCALINGS: dict[str, Callable[[RopeSpec, np.ndarray], tuple[np.ndarray, float]]] 
     "yarn": _yarn,
 }
 
-ROPE_TYPES = (*SCALINGS, "dynamic")
+LENGTH_DEPENDENT = ("dynamic", "longrope")
+"""Types whose frequencies are others in a longer sequence."""
+
+ROPE_TYPES = (*SCALINGS, *LENGTH_DEPENDENT)
 
 READ_ALWAYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 READ_BY = {
@@ -155,6 +187,13 @@ READ_BY = {
         "mscale",
         "mscale_all_dim",
         "truncate",
+    ),
+    "longrope": (
+        "factor",
+        "original_max_position_embeddings",
+        "attention_factor",
+        "short_factor",
+        "long_factor",
     ),
 }
 """Keys of rope_parameters that each type reads."""

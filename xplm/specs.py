@@ -33,17 +33,24 @@ class RopeSpec:
     rope_type: str = "default"
     rope_theta: float = 10000.0
     factor: float = 1.0  # stretched length / trained length
-    original_max_position_embeddings: int | None = None  # trained length, positions; yarn, llama3
+    original_max_position_embeddings: int | None = (
+        None  # trained length, positions; yarn, llama3, longrope
+    )
     low_freq_factor: float = 1.0  # llama3: wavelengths above trained length / this are interpolated
     high_freq_factor: float = 4.0  # llama3: wavelengths below trained length / this are kept
-    attention_factor: float | None = None  # yarn: scale of cos and sin; None: the paper's
+    attention_factor: float | None = None  # yarn, longrope: scale of cos and sin; None: the paper's
     beta_fast: float = 32.0  # yarn: pairs with more turns over the trained length are kept
     beta_slow: float = 1.0  # yarn: pairs with fewer are interpolated
     mscale: float | None = None  # yarn, DeepSeek's variant of attention_factor
     mscale_all_dim: float | None = None
     truncate: bool = True  # yarn: round the ramp's ends to whole pairs
+    short_factor: tuple[
+        float, ...
+    ] = ()  # longrope: divisor of each frequency up to the trained length
+    long_factor: tuple[float, ...] = ()  # longrope: the same beyond it
     _: KW_ONLY
     dim: int  # leading features of a head that are rotated, an even number
+    pairs: str = "halves"  # features rotated together: i and i + dim/2; "neighbours": 2i and 2i + 1
     max_position_embeddings: int  # the configured context, positions; "dynamic" alone reads it
 
 

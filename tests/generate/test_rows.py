@@ -47,7 +47,7 @@ def test_rows_of_1_7_64_and_300_tokens_are_each_as_alone(backend):
     assert_each_as_alone(make_engine(backend), draw_prompts())
 
 
-@pytest.mark.parametrize("name", ["mistral", "qwen2_window", "qwen3", "dynamic"])
+@pytest.mark.parametrize("name", ["mistral", "qwen2_window", "qwen3", "dynamic", "longrope"])
 @pytest.mark.parametrize("kernels", ["fused", "portable"])
 def test_rows_of_every_kind_of_block_are_each_as_alone(numpy_backend, kernels, name):
     assert_each_as_alone(make_engine(numpy_backend, kernels, **VARIANTS[name]), draw_prompts())

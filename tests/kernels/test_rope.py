@@ -30,20 +30,33 @@ def test_quarter_turn_by_hand(backend):
     assert saved.sin is sin
 
 
+def test_neighbours_by_hand(numpy_backend):
+    # D = 6, R = 4: features (0, 1) and (2, 3) are the pairs. The first turns by 90 degrees, the second by 180.
+    place = Place(numpy_backend, "float64")
+    cos, sin = tables(place, [[1]], [math.pi / 2, math.pi])
+    y, saved = pure(
+        numpy_backend, rope_fwd, place.array([[[[1, 2, 3, 4, 5, 6]]]]), cos, sin, pairs="neighbours"
+    )
+    np.testing.assert_allclose(y, [[[[-2, 1, -3, -4, 5, 6]]]], rtol=0, atol=8 * 2.0**-53 * 6)
+    assert saved.pairs == "neighbours"
+
+
+@pytest.mark.parametrize("pairs", ["halves", "neighbours"])
 @on_places("shape", [(1, 1, 1, 2), (2, 3, 5, 8), (1, 2, 4, 6)], elsewhere=(2, 3, 5, 8))
-def test_equals_complex_rotation(place, shape):
+def test_equals_complex_rotation(place, shape, pairs):
     rng = np.random.default_rng(8)
     B, _, T, D = shape
     x = place.array(rng.standard_normal(shape))
     positions = rng.integers(0, 50, (B, T))
     inv_freq = 10000.0 ** (-np.arange(0, D, 2) / D)
     cos, sin = tables(place, positions, inv_freq, scale=1.25)
-    y, _ = pure(place.backend, rope_fwd, x, cos, sin)
+    y, _ = pure(place.backend, rope_fwd, x, cos, sin, pairs=pairs)
 
     xh = to_numpy(place.backend, x)
-    expected = naive.rope(xh, positions, inv_freq, 1.25)
+    expected = naive.rope(xh, positions, inv_freq, 1.25, pairs)
     # Angles up to 50 carry a rounding error of 50 u each, for the position times the frequency and for the frequency.
-    magnitude = 1.25 * (abs(xh) + abs(np.roll(xh, D // 2, axis=-1)))
+    partner = np.roll(np.arange(D), D // 2) if pairs == "halves" else np.arange(D) ^ 1
+    magnitude = 1.25 * (abs(xh) + abs(xh[..., partner]))
     bound = rounding_bound(place.dtype, terms=60, magnitude=magnitude)
     assert_close(place.backend, y, expected, dtype=place.dtype, bound=bound)
 

@@ -13,6 +13,7 @@ from tests.tiny import (
     make_config,
     make_parallel,
     make_params,
+    make_ropes_by_layer,
 )
 from xplm.cache import KVCache
 from xplm.kernels import PORTABLE
@@ -55,10 +56,13 @@ def block_by_block(rt, config, params, x, context):
 @pytest.mark.parametrize("counts", [(3, 3), (1, 3)], ids=str)
 @pytest.mark.parametrize(
     "name",
-    ["gqa", "head_dim", "attention_bias", "mlp_bias", "mistral", "yarn", "qwen3", "parallel"],
+    [
+        *("gqa", "head_dim", "attention_bias", "mlp_bias", "mistral", "yarn", "qwen3", "parallel"),
+        "ropes_by_layer",
+    ],
 )
 def test_a_step_is_its_blocks_to_the_last_bit(numpy_backend, policy, name, counts):
-    config = make_parallel() if name == "parallel" else make_config(**VARIANTS[name])
+    config = find_config(name)
     rt, config, params, x, context = start(numpy_backend, policy, counts=counts, config=config)
     step, block = context(), context()
     y = Steps(rt, config, params)(x, step)
@@ -138,11 +142,15 @@ def test_who_takes_steps(numpy_backend):
 
 
 @pytest.mark.parametrize(
-    "name", [*(name for name in VARIANTS if not name.startswith(("phi", "gelu"))), "parallel"]
+    "name",
+    [
+        *(name for name in VARIANTS if not name.startswith(("phi", "gelu"))),
+        *("parallel", "ropes_by_layer"),
+    ],
 )
 @pytest.mark.parametrize("kernels", ["fused", "portable"])
 def test_blocks_that_are_bound(numpy_backend, kernels, name):
-    config = make_parallel() if name == "parallel" else make_config(**VARIANTS[name])
+    config = find_config(name)
     rt, config, params, _, context = start(numpy_backend, "fp32", kernels=kernels, config=config)
     assert Steps(rt, config, params).take(context())
 
@@ -162,7 +170,6 @@ def test_a_step_takes_the_eps_of_its_blocks(numpy_backend):
         {"qk_norm": RMSNormSpec(0.1)},
         {"qk_norm": LayerNormSpec(1e-5)},
         {"scale": 0.3},
-        {"rope": None},
     ],
     ids=str,
 )
@@ -173,6 +180,17 @@ def test_blocks_that_are_not_bound(numpy_backend, changes):
     config = replace(config, blocks=(first, *config.blocks[1:]))
     rt, config, params, _, context = start(numpy_backend, "fp32", config=config)
     assert not Steps(rt, config, params).take(context())
+
+
+def test_blocks_of_which_none_is_rotated_are_not_bound(numpy_backend):
+    config = change_mixers(make_config(), rope=None)
+    rt, config, params, _, context = start(numpy_backend, "fp32", config=config)
+    assert not Steps(rt, config, params).take(context())
+
+
+def find_config(name):
+    made = {"parallel": make_parallel, "ropes_by_layer": make_ropes_by_layer}
+    return made[name]() if name in made else make_config(**VARIANTS[name])
 
 
 def other_family(kind):

@@ -163,16 +163,18 @@ def test_the_last_logits_are_those_of_each_rows_last_token(numpy_backend):
 
 
 @pytest.mark.parametrize("chunk", [1, 7])
-def test_chunks_of_a_prompt_beyond_the_trained_length_equal_the_whole(numpy_backend, chunk):
-    model = Model(numpy_backend, **VARIANTS["dynamic"])  # trained for 8 positions
+@pytest.mark.parametrize("name", ["dynamic", "longrope"])
+def test_chunks_of_a_prompt_beyond_the_trained_length_equal_the_whole(numpy_backend, name, chunk):
+    model = Model(numpy_backend, **VARIANTS[name])  # trained for 8 positions
     ids = draw_ids(26, 2, 15)
     cache = model.cache(2, 15)
     pieces = [model(ids[:, i : i + chunk], cache, ends=(15, 15)) for i in range(0, 15, chunk)]
     assert np.abs(np.concatenate(pieces, axis=1) - model(ids)).max() < BOUND["fp64"]
 
 
-def test_a_batch_beyond_the_trained_length_equals_each_alone(numpy_backend):
-    model = Model(numpy_backend, **VARIANTS["dynamic"])
+@pytest.mark.parametrize("name", ["dynamic", "longrope"])
+def test_a_batch_beyond_the_trained_length_equals_each_alone(numpy_backend, name):
+    model = Model(numpy_backend, **VARIANTS[name])
     counts = (15, 11, 4)
     prompts = [draw_ids(27 + n, n) for n in counts]
     batch = model(fill_up(prompts), model.cache(3, 15), counts=counts, ends=counts)
@@ -181,8 +183,9 @@ def test_a_batch_beyond_the_trained_length_equals_each_alone(numpy_backend):
         assert np.abs(batch[row, : len(prompt)] - alone).max() < BOUND["fp64"]
 
 
-def test_chunks_of_a_batch_beyond_the_trained_length_equal_each_alone(numpy_backend):
-    model = Model(numpy_backend, **VARIANTS["dynamic"])
+@pytest.mark.parametrize("name", ["dynamic", "longrope"])
+def test_chunks_of_a_batch_beyond_the_trained_length_equal_each_alone(numpy_backend, name):
+    model = Model(numpy_backend, **VARIANTS[name])
     ends = (15, 11, 4)
     prompts = [draw_ids(27 + n, n) for n in ends]
     ids, cache = fill_up(prompts), model.cache(3, 15)

@@ -74,15 +74,29 @@ BLOCKS = [
     Mutation(
         "features that are not rotated lose their gradient",
         f"{K}/rope.py",
-        "dy2 * cos - dy1 * sin, dy3]",
-        "dy2 * cos - dy1 * sin, 0.0 * dy3]",
+        "dy2 * cos - dy1 * sin, dy3,",
+        "dy2 * cos - dy1 * sin, 0.0 * dy3,",
         "op rope",
     ),
     Mutation(
         "pairs of the whole head are turned back, where a part was turned",
         f"{K}/rope.py",
-        "dyw[..., :half], dyw[..., half : 2 * half], dyw[..., 2 * half :]",
-        "dyw[..., :half], dyw[..., -half:], dyw[..., half:-half]",
+        "dy1, dy2, dy3 = _split(dyw, cos.shape[-1], pairs)",
+        "n = cos.shape[-1]; dy1, dy2, dy3 = dyw[..., :n], dyw[..., -n:], dyw[..., n:-n]",
+        "op rope",
+    ),
+    Mutation(
+        "neighbours turned back as halves",
+        f"{K}/rope.py",
+        "_split(dyw, cos.shape[-1], pairs)",
+        "_split(dyw, cos.shape[-1], HALVES)",
+        "op rope",
+    ),
+    Mutation(
+        "the gradient of neighbours put together half after half",
+        f"{K}/rope.py",
+        "dy2 * cos - dy1 * sin, dy3, pairs)",
+        "dy2 * cos - dy1 * sin, dy3, HALVES)",
         "op rope",
     ),
     Mutation(

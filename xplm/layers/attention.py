@@ -81,8 +81,8 @@ def attention_layer_fwd(
         k, k_norm_saved = norm_layer_fwd(rt, spec.qk_norm, params, f"{name}.k_norm", k)
     if spec.rope is not None:
         cos, sin = context.ropes[spec.rope]
-        q, rope_q_saved = rt.ops.rope_fwd(q, cos, sin)
-        k, rope_k_saved = rt.ops.rope_fwd(k, cos, sin)
+        q, rope_q_saved = rt.ops.rope_fwd(q, cos, sin, pairs=spec.rope.pairs)
+        k, rope_k_saved = rt.ops.rope_fwd(k, cos, sin, pairs=spec.rope.pairs)
 
     attention_saved = None
     if context.cache is not None:

@@ -50,8 +50,8 @@ class Steps:
         assert context.rows is not None
         assert blocks is not None, "a step takes blocks like Llama's; ask `take`"
         caches = [cache.of_layer(layer) for layer in range(self._config.num_hidden_layers)]
-        cos, sin = context.ropes[self._config.ropes[0]]
-        return blocks(x, cos, sin, caches, context.rows)
+        tables = [context.ropes[rope] for rope in self._config.ropes]
+        return blocks(x, tables, caches, context.rows)
 
     def _blocks(self) -> BoundBlocks | None:
         """The blocks with the parameters as they are now."""
@@ -66,20 +66,16 @@ class Steps:
         islands = (rt.dtype.norm, rt.dtype.rope, rt.dtype.softmax)
         if (
             not rt.has("bind_blocks", "norm_attention_residual", "norm_mlp_residual")
+            or not config.ropes  # whose tables tell how many tokens a row has
             or not all(_is_like_llamas(block) for block in config.blocks)
-            or len(
-                {
-                    (b.mixer.rope, b.mixer.scale, b.norm, b.mlp_norm, b.mixer.qk_norm)
-                    for b in config.blocks
-                }
-            )
+            or len({(b.mixer.scale, b.norm, b.mlp_norm, b.mixer.qk_norm) for b in config.blocks})
             != 1
             or any(dtype != rt.backend.xp.float32 for dtype in islands)
             or any("lora_A" in name for name in self._params)
         ):
             return None
 
-        blocks = []
+        blocks, tables = [], {rope: number for number, rope in enumerate(config.ropes)}
         for layer, block in enumerate(config.blocks):
             name = block_name(layer)
             norms = [self._params.get(f"{name}.{MIXER}.{part}_norm.weight") for part in "qk"]
@@ -88,7 +84,12 @@ class Steps:
             linears = self._gather([f"{name}.{MLP}.{part}_proj" for part in ("gate", "up", "down")])
             mlp_norm = NORM if block.is_parallel else MLP_NORM
             mlp = (self._params[f"{name}.{mlp_norm}.weight"], *linears)
-            blocks.append(BlockWeights(attention, mlp, block.mixer.window, block.is_parallel))
+            rope = block.mixer.rope
+            facts = (block.mixer.window, block.is_parallel)
+            if rope is None:
+                blocks.append(BlockWeights(attention, mlp, *facts, table=None))
+            else:
+                blocks.append(BlockWeights(attention, mlp, *facts, tables[rope], rope.pairs))
         return rt.ops.bind_blocks(
             tuple(blocks),
             attention_half=rt.ops.norm_attention_residual,
@@ -111,7 +112,6 @@ def _is_like_llamas(block: BlockSpec) -> bool:
         isinstance(block.norm, RMSNormSpec)
         and block.mlp_norm in (block.norm, None)
         and isinstance(mixer, AttentionSpec)
-        and mixer.rope is not None
         and mixer.qk_norm in (block.norm, None)
         and isinstance(mlp, MLPSpec)
         and (mlp.is_gated, mlp.activation) == (True, "silu")

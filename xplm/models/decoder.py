@@ -24,7 +24,7 @@ from xplm.layers.norm import norm_layer_fwd, norm_specs
 from xplm.layers.step import Steps
 from xplm.params import Init, ParamSpec
 from xplm.precision import cast, wide_dtype
-from xplm.rope_scaling import inverse_frequencies
+from xplm.rope_scaling import LENGTH_DEPENDENT, inverse_frequencies
 from xplm.runtime import Runtime
 from xplm.specs import RopeSpec
 from xplm.typing import Array, Params
@@ -82,7 +82,7 @@ def forward(
         counts: ids of each row, at most T. The rest of a shorter row repeats one of its ids, so that its keys are as
             finite as the row's; no query sees them, and the logits there mean nothing. None: T.
         ends: of each row the slot after the last of its whole prompt, where this pass reads one chunk of it. Dynamic
-            RoPE rotates all of a prompt by the same frequencies. None: this pass reads the rest, T of each.
+            RoPE and longrope rotate all of a prompt by the same frequencies. None: this pass reads the rest, T of each.
         last_only: give the logits of each row's last id alone.
         steps: takes single tokens through all blocks in one call. None: they go from block to block.
 
@@ -188,7 +188,7 @@ def make_rope_tables(
     rope: RopeSpec, positions: np.ndarray, lengths: np.ndarray, dtype: np.dtype | Format
 ) -> list[np.ndarray]:
     """cos, sin (B, 1, T, dim/2) on the host, of positions (B, T) in sequences of `lengths` (B,)."""
-    if rope.rope_type != "dynamic":  # frequencies do not depend on the length
+    if rope.rope_type not in LENGTH_DEPENDENT:
         lengths = lengths[:1]
     rows = []
     for i, length in enumerate(lengths):

@@ -6,12 +6,13 @@ unnoticed. Arguments are host arrays in the forward kernel's order, floats in fl
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.random import Generator
 
-from xplm.kernels.rope import rope_tables
+from xplm.kernels.rope import NEIGHBOURS, rope_tables
 from xplm.rope_scaling import inverse_frequencies
 from xplm.specs import RopeSpec
 
@@ -115,13 +116,23 @@ def _attention(rng: Generator) -> list[OpCase]:
 
 def _rope(rng: Generator) -> list[OpCase]:
     def case(
-        label: str, positions: np.ndarray, D: int, *fields: Any, dim: int | None = None
+        label: str,
+        positions: np.ndarray,
+        D: int,
+        *fields: Any,
+        dim: int | None = None,
+        **options: Any,
     ) -> OpCase:
-        rope = RopeSpec(*fields, dim=dim or D, max_position_embeddings=8)
+        factors = tuple(1.0 + np.arange((dim or D) // 2))
+        rope = replace(
+            RopeSpec(*fields, dim=dim or D, max_position_embeddings=8),
+            short_factor=factors,
+            long_factor=factors,
+        )
         inv_freq, scale = inverse_frequencies(rope, length=int(positions.max()) + 1)
         cos, sin = rope_tables(positions, inv_freq, scale=scale, dtype=np.float64)
         x = rng.standard_normal((len(positions), 3, positions.shape[1], D))
-        return OpCase(label, (x, cos, sin))
+        return OpCase(label, (x, cos, sin), options)
 
     near = np.arange(5)[None, :]
     far = 3000 + np.array([[0, 1, 2, 3], [0, 0, 0, 1]])
@@ -130,10 +141,13 @@ def _rope(rng: Generator) -> list[OpCase]:
         case("one pair", near, 2),
         case("rows of their own", far, 4),
         case("part of a head", near, 8, dim=4),
+        case("neighbours", far, 6, pairs=NEIGHBOURS),
+        case("neighbours in part of a head", near, 8, dim=4, pairs=NEIGHBOURS),
         case("linear", near, 6, "linear", 1e4, 4.0),
         case("dynamic", 9 + near, 6, "dynamic", 1e4, 4.0),
         case("yarn", near, 8, "yarn", 1e4, 4.0, 8),
         case("llama3", near, 8, "llama3", 1e4, 8.0, 8),
+        case("longrope", near, 8, "longrope", 1e4, 8.0, 8),
     ]
 
 

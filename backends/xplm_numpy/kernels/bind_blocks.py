@@ -11,6 +11,7 @@ import numpy as np
 
 from xplm.errors import KernelError
 from xplm.kernels.fusions.bind_blocks import bind_blocks as portable
+from xplm.kernels.rope import NEIGHBOURS
 from xplm_numpy.arrays import moved
 from xplm_numpy.jit import serial
 from xplm_numpy.kernels.norm_attention_residual import compute as attention_kernel
@@ -34,21 +35,24 @@ def bind_blocks(blocks, *, attention_half, mlp_half, scale, eps, island=None):
     places = [_places(half) for half in zip(*layers, strict=True)]
     windows = np.array([block.window or 0 for block in blocks], np.int64)
     is_parallel = np.array([block.is_parallel for block in blocks])
+    tables_of = np.array([-1 if block.table is None else block.table for block in blocks])
+    are_neighbours = np.array([block.pairs == NEIGHBOURS for block in blocks])
     scale, eps = np.float32(scale), np.float32(eps)
 
-    def step(x, cos, sin, caches, rows):
+    def step(x, tables, caches, rows):
         stored = [(cache.keys, cache.values) for cache in caches]
         is_taken = (
             len(stored) == len(layers)  # which must live as long as their places are known
             and x.shape[1] == 1
-            and cos.dtype == sin.dtype == FLOAT32
+            and _are_alike(tables)
             and all(array.flags.carray for pair in stored for array in pair)
             and takes(x, *stored[0])
             and _differ_by_place(stored)
         )
         if not is_taken:
-            return by_halves(x, cos, sin, caches, rows)
+            return by_halves(x, tables, caches, rows)
 
+        cos, sin = map(np.stack, zip(*tables, strict=True))
         cache = tuple(map(bits, stored[0]))
         assert max(rows.begins) < cache[0].shape[2], "a cache is as large as its capacity; grow it"
         y, between = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
@@ -59,8 +63,10 @@ def bind_blocks(blocks, *, attention_half, mlp_half, scale, eps, island=None):
                 cache,
                 *places,
                 _places(stored),
-                bits(cos),
-                bits(sin),
+                cos,
+                sin,
+                tables_of,
+                are_neighbours,
                 np.asarray(rows.starts, np.int64),
                 scale,
                 windows,
@@ -70,7 +76,7 @@ def bind_blocks(blocks, *, attention_half, mlp_half, scale, eps, island=None):
                 bits(y),
             )
         except KernelError:
-            return by_halves(x, cos, sin, caches, rows)
+            return by_halves(x, tables, caches, rows)
         return y
 
     return step
@@ -92,6 +98,14 @@ def _laid_out(block):
     return found
 
 
+def _are_alike(tables):
+    """Whether the tables of all kinds of RoPE are float32, and of one shape."""
+    every = [array for pair in tables for array in pair]
+    return bool(every) and all(
+        array.dtype == FLOAT32 and array.shape == every[0].shape for array in every
+    )
+
+
 def _differ_by_place(layers):
     """Whether nothing but their addresses tells the arrays of one layer from those of another."""
     first, *others = ([(array.shape, array.dtype) for array in arrays] for arrays in layers)
@@ -107,15 +121,21 @@ def _places(layers):
 @serial(is_kernel=True)
 def _step(
     x, attention, mlp, cache, attention_places, mlp_places, cache_places,
-    cos, sin, starts, scale, windows, is_parallel, eps, between, y,
+    cos, sin, tables_of, are_neighbours, starts, scale, windows, is_parallel, eps, between, y,
 ):  # fmt: skip
-    """attention, mlp, cache: the first layer's arrays; places: where those of each layer lie."""
+    """attention, mlp, cache: the first layer's arrays; places: where those of each layer lie.
+
+    cos, sin (N, B or 1, 1, 1, R/2); tables_of (L,): which of the N a layer takes, -1 for none.
+    """
     rows = x
     for layer in range(len(windows)):
         keys, values = moved(cache, cache_places[layer])
+        table = max(tables_of[layer], 0)
+        half = cos.shape[4] if tables_of[layer] >= 0 else 0
         compute_attention_half(
-            rows, *moved(attention, attention_places[layer]), cos, sin, keys, values,
-            starts, scale, windows[layer], eps, between,
+            rows, *moved(attention, attention_places[layer]),
+            cos[table, :, :, :, :half], sin[table, :, :, :, :half], keys, values,
+            starts, scale, windows[layer], are_neighbours[layer], eps, between,
         )  # fmt: skip
         read = rows if is_parallel[layer] else between
         compute_mlp_half(read, between, *moved(mlp, mlp_places[layer]), eps, y)

@@ -9,6 +9,7 @@ import numpy as np
 from numba import prange
 
 from xplm.kernels.fusions.norm_attention_residual import norm_attention_residual as portable
+from xplm.kernels.rope import HALVES, NEIGHBOURS
 from xplm_numpy.arrays import empty
 from xplm_numpy.attention_decode import NO_PADDING, attend_block, cut, join, make_parts
 from xplm_numpy.gemv import count_blocks, multiply
@@ -16,18 +17,22 @@ from xplm_numpy.jit import parallel, serial
 from xplm_numpy.kernels.norm_mlp_residual import add_residual, normalise
 from xplm_numpy.narrow import FLOAT32, alike, bias_bits, bits, in_float32, narrow, takes, widen
 
+NOT_ROTATED = np.empty((1, 1, 1, 0), np.float32)
+"""Tables of no pair."""
+
 
 def norm_attention_residual(
     x, norm, q_weight, k_weight, v_weight, o_weight, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, cos, sin, cache,
-    rows, *, scale, window=None, eps, island=None,
+    rows, *, scale, window=None, pairs=HALVES, eps, island=None,
 ):  # fmt: skip
     weights, biases = (q_weight, k_weight, v_weight, o_weight), (q_bias, k_bias, v_bias, o_bias)
     norms, (keys, values, _) = (q_norm, k_norm), cache
-    is_float32 = cos.dtype == sin.dtype == FLOAT32 and in_float32(island)
+    cos_or_empty, sin_or_empty = (NOT_ROTATED, NOT_ROTATED) if cos is None else (cos, sin)
+    is_float32 = cos_or_empty.dtype == sin_or_empty.dtype == FLOAT32 and in_float32(island)
     is_taken = takes(x, norm, *weights, *biases, *norms, keys, values) and alike(weights[:3])
     is_writable = keys.flags.carray and values.flags.carray
     if x.shape[1] != 1 or not is_float32 or not is_taken or not is_writable:
-        options = {"scale": scale, "window": window, "eps": eps, "island": island}
+        options = {"scale": scale, "window": window, "pairs": pairs, "eps": eps, "island": island}
         return portable(x, norm, *weights, *biases, *norms, cos, sin, cache, rows, **options)
 
     assert max(rows.begins) < keys.shape[2], "a cache is as large as its capacity; grow it"
@@ -38,13 +43,14 @@ def norm_attention_residual(
         *map(bits, weights),
         *map(bias_bits, biases, weights),
         *(bias_bits(part, norm) for part in norms),
-        bits(cos),
-        bits(sin),
+        bits(cos_or_empty),
+        bits(sin_or_empty),
         bits(keys),
         bits(values),
         np.asarray(rows.starts, np.int64),
         np.float32(scale),
         window or 0,
+        pairs == NEIGHBOURS,
         np.float32(eps),
         bits(y),
     )
@@ -54,7 +60,7 @@ def norm_attention_residual(
 @parallel()
 def compute(
     x, norm, q_weight, k_weight, v_weight, o_weight, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, cos, sin,
-    keys, values, starts, scale, window, eps, y,
+    keys, values, starts, scale, window, are_neighbours, eps, y,
 ):  # fmt: skip
     B, _, C = x.shape
     D, Dv = keys.shape[3], values.shape[3]
@@ -84,11 +90,11 @@ def compute(
         for h in range(q.shape[1]):
             head = q_sums[b, h * D : (h + 1) * D]
             _normalise_head(head, q_norm, eps, x)
-            _rotate(head, b, cos, sin, x, q[b, h, 0])
+            _rotate(head, b, cos, sin, are_neighbours, x, q[b, h, 0])
         for h in range(keys.shape[1]):
             head = k_sums[b, h * D : (h + 1) * D]
             _normalise_head(head, k_norm, eps, x)
-            _rotate(head, b, cos, sin, x, k)
+            _rotate(head, b, cos, sin, are_neighbours, x, k)
             for d in range(D):
                 keys[b, h, starts[b], d] = narrow(k[d], keys)
             for d in range(Dv):
@@ -145,13 +151,14 @@ def _normalise_head(head, weight, eps, like):
 
 
 @serial()
-def _rotate(head, b, cos, sin, like, y):
+def _rotate(head, b, cos, sin, are_neighbours, like, y):
     """y (D,): a head (D,) of row b, turned, rounded as the array `like` stores it.   cos, sin (B or 1, 1, 1, R/2)"""
     half = cos.shape[3]
     row = b if len(cos) > 1 else 0
     for i in range(half):
-        x1, x2, c, s = head[i], head[half + i], cos[row, 0, 0, i], sin[row, 0, 0, i]
-        y[i] = widen(narrow(x1 * c - x2 * s, like))
-        y[half + i] = widen(narrow(x2 * c + x1 * s, like))
+        first, second = (2 * i, 2 * i + 1) if are_neighbours else (i, half + i)
+        x1, x2, c, s = head[first], head[second], cos[row, 0, 0, i], sin[row, 0, 0, i]
+        y[first] = widen(narrow(x1 * c - x2 * s, like))
+        y[second] = widen(narrow(x2 * c + x1 * s, like))
     for i in range(2 * half, len(head)):
         y[i] = head[i]

@@ -63,12 +63,16 @@ def _dropout(rng):
 
 
 def _rope(rng):
-    def case(label, B, H, T, D):
+    def case(label, B, H, T, D, **options):
         angles = rng.uniform(0, 100, (B, 1, T, D // 2))
         x = rng.standard_normal((B, H, T, D))
-        return OpCase(label, (x, np.cos(angles), np.sin(angles)))
+        return OpCase(label, (x, np.cos(angles), np.sin(angles)), options)
 
-    return [case("many rows", 3, 4, 90, 34), case("one token", 1, 2, 1, 4)]
+    return [
+        case("many rows", 3, 4, 90, 34),
+        case("one token", 1, 2, 1, 4),
+        case("many rows, neighbours", 3, 4, 90, 34, pairs="neighbours"),
+    ]
 
 
 def _embedding(rng):

@@ -45,15 +45,20 @@ def linear(x, weight, bias):
     return rounded(y, x.dtype)
 
 
-def rope(x, cos, sin):
+def rope(x, cos, sin, pairs="halves"):
     """The leading features of a head; the others are as they were."""
     half = cos.shape[-1]
-    x1, x2 = x.ball.map(lambda a: a[..., :half]), x.ball.map(lambda a: a[..., half : 2 * half])
-    rest = x.ball.map(lambda a: a[..., 2 * half :])
+    order = np.arange(x.ball.mid.shape[-1])
+    if pairs == "neighbours":
+        order[: 2 * half] = [*range(0, 2 * half, 2), *range(1, 2 * half, 2)]
+    heads = x.ball.map(lambda a: a[..., order])
+    x1, x2 = heads.map(lambda a: a[..., :half]), heads.map(lambda a: a[..., half : 2 * half])
+    rest = heads.map(lambda a: a[..., 2 * half :])
     c, s = exact(cos), exact(sin)
     y1 = WIDE.minus(WIDE.times(x1, c), WIDE.times(x2, s))
     y2 = WIDE.plus(WIDE.times(x2, c), WIDE.times(x1, s))
-    return rounded(_concat([y1, y2, rest], axis=-1), x.dtype)
+    y = _concat([y1, y2, rest], axis=-1).map(lambda a: a[..., np.argsort(order)])
+    return rounded(y, x.dtype)
 
 
 def _concat(balls, axis):
@@ -109,7 +114,7 @@ def joined(x):
 
 
 def attention_half(
-    x, norm, *linears, norms=(None, None), cos, sin, keys, values, starts, **options
+    x, norm, *linears, norms=(None, None), cos, sin, keys, values, starts, pairs="halves", **options
 ):
     """What `norm_attention_residual` gives, and pairs of what it writes, of keys and of values."""
     weights, biases = linears[:4], linears[4:]
@@ -122,7 +127,8 @@ def attention_half(
     q, k = (
         a if own is None else rms_norm(a, own, EPS) for a, own in zip((q, k), norms, strict=True)
     )
-    q, k = rope(q, cos, sin), rope(k, cos, sin)
+    if cos is not None:
+        q, k = rope(q, cos, sin, pairs), rope(k, cos, sin, pairs)
     y, written = attention(q, (keys, k), (values, v), starts, **options)
     return plus(x, linear(joined(y), weights[3], biases[3])), written
 

@@ -29,6 +29,8 @@ CASES = {
     "part of a head rotated": {"R": 4},
     "values of another width": {"Dv": 9, "bias": True},
     "parallel": {"is_parallel": True, "bias": True},
+    "neighbours": {"R": 4, "pairs": "neighbours", "B": 2},
+    "nothing rotated": {"tables": (None,), "norms": True},
     "all of it": {
         **{"starts": [3, 0, 70], "windows": (20,), "D": 10, "R": 6, "Dv": 7},
         **{"norms": True, "bias": True, "is_parallel": True},
@@ -43,7 +45,7 @@ class Case:
 
     def __init__(
         self, activation, weight, *, start=5, starts=None, L=1, B=1, C=33, H=4, K=2, D=6, R=None, Dv=None, F=20,
-        T=1, bias=False, norms=False, windows=None, is_parallel=False, cache=None,
+        T=1, bias=False, norms=False, windows=None, is_parallel=False, cache=None, pairs="halves", tables=None,
     ):  # fmt: skip
         """Random numbers, the same for the same arguments; a cache is stored like activations if not said otherwise."""
         rng = np.random.default_rng(52)
@@ -54,17 +56,21 @@ class Case:
             weights = [draw(rng, weight, *shape, scale=shape[1] ** -0.5) for shape in shapes]
             return *weights, *[draw(rng, weight, n) if bias else None for n, _ in shapes]
 
-        def block(window):
+        def block(window, table):
             heads = linears((H * D, C), (K * D, C), (K * Dv, C), (C, H * Dv))
             own = [draw(rng, weight, D) if norms else None for _ in "qk"]
             mlp = linears((F, C), (F, C), (C, F))
             attention = (draw(rng, weight, C), *heads, *own)
-            return BlockWeights(attention, (draw(rng, weight, C), *mlp), window, is_parallel)
+            halves = attention, (draw(rng, weight, C), *mlp)
+            return BlockWeights(*halves, window, is_parallel, table, pairs)
 
-        angles = rng.uniform(0, 6, (B, 1, T, (R or D) // 2))
-        self.blocks = [block(window) for window in windows or L * (None,)]
+        angles = rng.uniform(0, 6, (2, B, 1, T, (R or D) // 2))
+        windows = windows or L * (None,)
+        pairs_of_facts = zip(windows, tables or len(windows) * (0,), strict=True)
+        self.blocks = [block(*facts) for facts in pairs_of_facts]
         self.x = draw(rng, activation, B, T, C)
-        self.cos, self.sin = (f(angles).astype(np.float32) for f in (np.cos, np.sin))
+        cosines, sines = (f(angles).astype(np.float32) for f in (np.cos, np.sin))
+        self.tables = [list(pair) for pair in zip(cosines, sines, strict=True)]  # of two kinds
         self.scale, self.island = D**-0.5, np.dtype(np.float32)
         shape = (B, K, max(self.starts) + T + 30)
         self.before = [
@@ -92,9 +98,10 @@ class Case:
         """The same without `bind_blocks`."""
         norm = {"eps": EPS, "island": self.island}
 
-        def step(x, cos, sin, caches, rows):
+        def step(x, tables, caches, rows):
             for block, cache in zip(self.blocks, caches, strict=True):
-                seen = {"scale": self.scale, "window": block.window}
+                seen = {"scale": self.scale, "window": block.window, "pairs": block.pairs}
+                cos, sin = (None, None) if block.table is None else tables[block.table]
                 half = fusions["norm_attention_residual"]
                 y = half(x, *block.attention, cos, sin, cache, rows, **seen, **norm)
                 read = x if block.is_parallel else y
@@ -109,16 +116,17 @@ class Case:
 
     def run(self, step, caches):
         """y; caches are written to."""
-        return step(self.x, self.cos, self.sin, caches, make_rows(self.starts))
+        return step(self.x, self.tables, caches, make_rows(self.starts))
 
     def assert_right(self, step):
         """What a step gives and writes is within what the ops of its one block may be off by."""
         (block,), (before,), caches = self.blocks, self.before, self.make_caches()
         y = self.run(step, caches)
         x, (*weights, q_norm, k_norm) = stored(self.x), block.attention
+        cos, sin = (None, None) if block.table is None else self.tables[block.table]
         between, written = attention_half(
-            x, *weights, norms=(q_norm, k_norm), cos=self.cos, sin=self.sin, keys=before[0], values=before[1],
-            starts=self.starts, scale=self.scale, window=block.window,
+            x, *weights, norms=(q_norm, k_norm), cos=cos, sin=sin, keys=before[0], values=before[1],
+            starts=self.starts, scale=self.scale, window=block.window, pairs=block.pairs,
         )  # fmt: skip
         assert_written(caches[0][:2], before, written, self.starts)
         read = x if block.is_parallel else between
@@ -155,6 +163,7 @@ def test_a_cache_of_another_dtype(fusions):
         {},
         {"windows": (None, 70, 1), "start": 150, "bias": True},
         {"starts": [0, 4], "is_parallel": True, "norms": True, "R": 4, "Dv": 5},
+        {"tables": (1, None, 0), "windows": (None, 2, None), "pairs": "neighbours", "B": 2},
     ],
     ids=str,
 )
@@ -162,9 +171,9 @@ def test_blocks_follow_one_another(fusions, dtypes, changes):
     case = Case(*dtypes, **{"L": 3} | changes)
     alone = [case.bind(fusions, slice(i, i + 1)) for i in range(3)]
 
-    def one_by_one(x, cos, sin, caches, rows):
+    def one_by_one(x, tables, caches, rows):
         for step, cache in zip(alone, caches, strict=True):
-            x = step(x, cos, sin, [cache], rows)
+            x = step(x, tables, [cache], rows)
         return x
 
     case.assert_same(case.bind(fusions), one_by_one)
@@ -257,9 +266,13 @@ def test_caches_that_differ_go_by_halves(fusions, change):
 
 
 def test_float64_goes_by_halves(fusions):
-    for name in ("x", "sin", "cos"):
+    case = Case("float32", "float32", L=2)
+    case.x = case.x.astype(np.float64)
+    case.assert_same(case.bind(fusions), case.by_halves(fusions))
+    for i in (0, 1):
         case = Case("float32", "float32", L=2)
-        setattr(case, name, getattr(case, name).astype(np.float64))
+        for pair in case.tables:
+            pair[i] = pair[i].astype(np.float64)
         case.assert_same(case.bind(fusions), case.by_halves(fusions))
 
     case = Case("float32", "float32", L=2)
@@ -267,6 +280,12 @@ def test_float64_goes_by_halves(fusions):
     case.assert_same(case.bind(fusions), case.by_halves(fusions))
     case = Case("float32", "float32", L=2)
     case.island = np.dtype(np.float64)
+    case.assert_same(case.bind(fusions), case.by_halves(fusions))
+
+
+def test_tables_of_different_widths_go_by_halves(fusions):
+    case = Case("float32", "float32", tables=(0, 1), windows=(None, None))
+    case.tables[1] = [table[..., :2].copy() for table in case.tables[1]]
     case.assert_same(case.bind(fusions), case.by_halves(fusions))
 
 

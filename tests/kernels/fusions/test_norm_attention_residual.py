@@ -55,6 +55,8 @@ CASES = {
         **{"starts": [4, 0, 9], "T": 3, "D": 8, "R": 4, "Dv": 5},
         **{"norms": True, "window": 4},
     },
+    "neighbours": {"start": 9, "R": 4, "pairs": "neighbours", "B": 2},
+    "nothing rotated": {"start": 9, "rotates": False, "norms": True},
 }
 
 
@@ -66,7 +68,7 @@ def kind(request):
 
 def make_case(
     kind, *, start=0, B=1, starts=None, C=33, H=4, K=2, D=6, R=None, Dv=None, T=1, bias=False, norms=False,
-    window=None, tables=None,
+    window=None, tables=None, pairs="halves", rotates=True,
 ):  # fmt: skip
     """A fusion's arrays, keys and values among them in place of a cache, and its options, `starts` among them."""
     rng = np.random.default_rng(50)
@@ -82,18 +84,17 @@ def make_case(
         draw(rng, weight, C, H * Dv, scale=(H * Dv) ** -0.5),
         *[draw(rng, weight, n) if bias else None for n in (*outputs, C)],
         *[draw(rng, weight, D) if norms else None for _ in "qk"],
-        np.cos(angles).astype(np.float32),
-        np.sin(angles).astype(np.float32),
+        *[f(angles).astype(np.float32) if rotates else None for f in (np.cos, np.sin)],
         *[draw(rng, cache, B, K, max(starts) + T + 30, width) for width in (D, Dv)],
     ]
-    return arrays, {"starts": starts, "scale": D**-0.5, "window": window}
+    return arrays, {"starts": starts, "scale": D**-0.5, "window": window, "pairs": pairs}
 
 
 def run(fusion, arrays, options, *, cache=None, island=FLOAT32):
     """(y, LayerCache) of a case."""
     *before, keys, values = arrays
     cache = cache or make_cache(keys, values)
-    rows, seen = make_rows(options["starts"]), {k: options[k] for k in ("scale", "window")}
+    rows, seen = make_rows(options["starts"]), {k: options[k] for k in ("scale", "window", "pairs")}
     return fusion(*before, cache, rows, **seen, eps=EPS, island=island), cache
 
 

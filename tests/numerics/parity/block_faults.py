@@ -9,8 +9,8 @@ QK_NORM = """    if spec.qk_norm is not None:
 """
 ROPE = """    if spec.rope is not None:
         cos, sin = context.ropes[spec.rope]
-        q, rope_q_saved = rt.ops.rope_fwd(q, cos, sin)
-        k, rope_k_saved = rt.ops.rope_fwd(k, cos, sin)
+        q, rope_q_saved = rt.ops.rope_fwd(q, cos, sin, pairs=spec.rope.pairs)
+        k, rope_k_saved = rt.ops.rope_fwd(k, cos, sin, pairs=spec.rope.pairs)
 """
 
 BLOCKS = [
@@ -71,8 +71,8 @@ BLOCKS = [
     PlantedFault(
         "all of a head rotated where a part is",
         f"{K}/rope.py",
-        "x1, x2, x3 = xw[..., :half], xw[..., half : 2 * half], xw[..., 2 * half :]",
-        "x1, x2, x3 = xw[..., :half], xw[..., -half:], xw[..., half:-half]",
+        "x1, x2, x3 = _split(xw, cos.shape[-1], pairs)",
+        "n = cos.shape[-1]; x1, x2, x3 = xw[..., :n], xw[..., -n:], xw[..., n:-n]",
         "phi",
         "rope forward",
     ),

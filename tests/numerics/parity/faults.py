@@ -47,8 +47,8 @@ FORWARD = [
     PlantedFault(
         "pairs of RoPE interleaved",
         f"{K}/rope.py",
-        "x1, x2, x3 = xw[..., :half], xw[..., half : 2 * half],",
-        "x1, x2, x3 = xw[..., ::2], xw[..., 1::2],",
+        "_split(xw, cos.shape[-1], pairs)",
+        "_split(xw, cos.shape[-1], NEIGHBOURS)",
         "llama, K = 1, biases",
         "rope forward",
     ),

@@ -7,6 +7,7 @@ x = norm_mlp_residual(y, residual=y)        of x where attention and MLP are par
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from xplm.kernels.rope import HALVES
 from xplm.typing import Array, DType
 from xplm.views import LayerCache, Rows
 
@@ -18,10 +19,17 @@ class BlockWeights(NamedTuple):
     mlp: tuple[Array | None, ...]  # norm; weights of gate, up, down; their biases
     window: int | None
     is_parallel: bool = False
+    table: int | None = (
+        0  # number of its RoPE tables among the step's; None: q and k are not rotated
+    )
+    pairs: str = HALVES  # features that are rotated together
 
 
-BoundBlocks: TypeAlias = Callable[[Array, Array, Array, Sequence[LayerCache], Rows], Array]
-"""(x, cos, sin, caches, rows) -> y, as `norm_attention_residual` has them, with a cache for each block."""
+Tables: TypeAlias = Sequence[tuple[Array, Array]]
+"""cos and sin (B or 1, 1, T, R/2) of each kind of RoPE."""
+
+BoundBlocks: TypeAlias = Callable[[Array, Tables, Sequence[LayerCache], Rows], Array]
+"""(x, tables, caches, rows) -> y, as `norm_attention_residual` has them, with a cache for each block."""
 
 
 def bind_blocks(
@@ -41,13 +49,13 @@ def bind_blocks(
 
     def step(
         x: Array,
-        cos: Array,
-        sin: Array,
+        tables: Tables,
         caches: Sequence[LayerCache],
         rows: Rows,
     ) -> Array:
         for block, cache in zip(blocks, caches, strict=True):
-            seen = {"scale": scale, "window": block.window}
+            seen = {"scale": scale, "window": block.window, "pairs": block.pairs}
+            cos, sin = (None, None) if block.table is None else tables[block.table]
             y = attention_half(x, *block.attention, cos, sin, cache, rows, **seen, **norm)
             x = mlp_half(x if block.is_parallel else y, y, *block.mlp, **norm)
         return x

@@ -3,7 +3,7 @@
 n    = rms_norm(x)
 q, k = n Wq^T, n Wk^T
 q, k = rms_norm(q), rms_norm(k)             of each head, where they have a norm
-q, k = rope(q), rope(k)
+q, k = rope(q), rope(k)                     where they are rotated
 v    = n Wv^T
 y    = x + attention(q, cached k, cached v) Wo^T
 """
@@ -11,7 +11,7 @@ y    = x + attention(q, cached k, cached v) Wo^T
 from xplm.kernels.fusions.cached_attention import cached_attention
 from xplm.kernels.linear import linear_fwd
 from xplm.kernels.rms_norm import rms_norm_fwd
-from xplm.kernels.rope import rope_fwd
+from xplm.kernels.rope import HALVES, rope_fwd
 from xplm.namespace import array_namespace
 from xplm.typing import Array, DType
 from xplm.views import LayerCache, Rows
@@ -30,20 +30,22 @@ def norm_attention_residual(
     o_bias: Array | None,
     q_norm: Array | None,
     k_norm: Array | None,
-    cos: Array,
-    sin: Array,
+    cos: Array | None,
+    sin: Array | None,
     cache: LayerCache,
     rows: Rows,
     *,
     scale: float,
     window: int | None = None,
+    pairs: str = HALVES,
     eps: float,
     island: DType | None = None,
 ) -> Array:
     """y (B, T, C) x.dtype; the cache holds k and v in the slots from each row's start on.
 
     x (B, T, C); norm (C,); q_weight (H D, C); k_weight (K D, C); v_weight (K Dv, C); o_weight (C, H Dv); q_norm, k_norm
-    (D,); cos, sin (B or 1, 1, T, R/2). `eps` is that of all norms, and `island` the dtype of norms and softmax.
+    (D,); cos, sin (B or 1, 1, T, R/2), None where nothing is rotated. `eps` is that of all norms, and `island` the
+    dtype of norms and softmax.
     """
     xp = array_namespace(x)
     B, T, _ = x.shape
@@ -54,8 +56,11 @@ def norm_attention_residual(
         return cut if norm is None else rms_norm_fwd(cut, norm, eps=eps, island=island)[0]
 
     n, _ = rms_norm_fwd(x, norm, eps=eps, island=island)
-    q, _ = rope_fwd(heads(linear_fwd(n, q_weight, q_bias)[0], D, q_norm), cos, sin)
-    k, _ = rope_fwd(heads(linear_fwd(n, k_weight, k_bias)[0], D, k_norm), cos, sin)
+    q = heads(linear_fwd(n, q_weight, q_bias)[0], D, q_norm)
+    k = heads(linear_fwd(n, k_weight, k_bias)[0], D, k_norm)
+    if cos is not None and sin is not None:
+        q, _ = rope_fwd(q, cos, sin, pairs=pairs)
+        k, _ = rope_fwd(k, cos, sin, pairs=pairs)
     v = heads(linear_fwd(n, v_weight, v_bias)[0], Dv)
 
     view = cache.extend(k, v, rows)

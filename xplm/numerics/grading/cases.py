@@ -20,12 +20,14 @@ def grading_cases(op: str, seed: int = 0) -> list[OpCase]:
 
 
 def _is_gradable(op: str, case: OpCase) -> bool:
-    """True where a case is about the op: chunks are about a kernel, zeros for an empty row are a convention, and a
-    textbook's attention has keys and values of one width.
+    """True where a case is about the op: chunks are about a kernel, zeros for an empty row are a convention, a
+    textbook's attention has keys and values of one width, and neighbours as pairs are a form of all of RoPE's cases.
     """
     keys_and_values = case.args[1:3] if op == "attention" else ()
     widths = {array.shape[-1] for array in keys_and_values if array is not None}
-    return not case.tuning and len(widths) < 2 and not (op == "softmax" and len(case.args) > 1)
+    is_form = op == "rope" and bool(case.options)
+    is_masked = op == "softmax" and len(case.args) > 1
+    return not case.tuning and len(widths) < 2 and not is_form and not is_masked
 
 
 def assumed(args: Mapping[str, np.ndarray | None]) -> dict[str, Any]:

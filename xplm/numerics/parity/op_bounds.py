@@ -109,27 +109,32 @@ def _layer_norm_bwd(dy: np.ndarray, args: Args, options: Options) -> list[Expect
     return [Expected(dx, x.dtype), Expected(dweight, w.dtype), Expected(dbias, w.dtype)]
 
 
-def _rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, turn: float) -> Expected:
+def _rope(
+    x: np.ndarray, cos: np.ndarray, sin: np.ndarray, options: Options, turn: float
+) -> Expected:
     w = Arithmetic(cos.dtype)
     half = cos.shape[-1]
-    xw = w.stored(exact(x))
+    order = np.arange(x.shape[-1])  # features as halves
+    if options.get("pairs") == "neighbours":
+        order[: 2 * half] = order[: 2 * half].reshape(half, 2).T.reshape(-1)
+    xw = w.stored(exact(x)).map(lambda a: a[..., order])
     x1, x2 = xw.map(lambda a: a[..., :half]), xw.map(lambda a: a[..., half : 2 * half])
     x3 = xw.map(lambda a: a[..., 2 * half :])
     c, s = exact(cos), exact(turn * sin.astype(np.float64))
     y1 = w.minus(w.times(x1, c), w.times(x2, s))
     y2 = w.plus(w.times(x2, c), w.times(x1, s))
     parts = [np.concatenate(part, axis=-1) for part in zip(y1, y2, x3, strict=True)]
-    return Expected(Ball(*parts), x.dtype)
+    return Expected(Ball(*parts).map(lambda a: a[..., np.argsort(order)]), x.dtype)
 
 
 def _rope_fwd(args: Args, options: Options) -> Expected:
     x, cos, sin = args
-    return _rope(x, cos, sin, 1.0)
+    return _rope(x, cos, sin, options, 1.0)
 
 
 def _rope_bwd(dy: np.ndarray, args: Args, options: Options) -> list[Expected | None]:
     _, cos, sin = args
-    return [_rope(dy, cos, sin, -1.0), None, None]
+    return [_rope(dy, cos, sin, options, -1.0), None, None]
 
 
 def _softmax_fwd(args: Args, options: Options) -> Expected:

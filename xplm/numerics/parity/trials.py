@@ -6,6 +6,7 @@ import numpy as np
 from numpy.random import Generator
 
 from xplm.config import DecoderConfig
+from xplm.kernels.rope import HALVES, NEIGHBOURS
 from xplm.numerics.check_layers import LAYERS, VARIANTS
 from xplm.numerics.op_cases import IGNORE, OpCase
 from xplm.numerics.parity.check_layers import check_layer
@@ -69,7 +70,8 @@ def _attention(rng: Generator) -> tuple[Any, ...]:
 def _rope(rng: Generator) -> tuple[Any, ...]:
     B, H, T, half = (_size(rng, n) for n in (2, 4, 9, 32))
     angles = rng.uniform(0.0, 100.0, (B, 1, T, half))
-    return ((_normal(rng, B, H, T, 2 * half), np.cos(angles), np.sin(angles)),)
+    options = {"pairs": str(rng.choice([HALVES, NEIGHBOURS]))}
+    return (_normal(rng, B, H, T, 2 * half), np.cos(angles), np.sin(angles)), options
 
 
 def _pointwise(rng: Generator, n_arrays: int) -> tuple[Any, ...]:
