@@ -1,19 +1,24 @@
-"""GPT-2's and StarCoder2's files: what lies where in them, read and written."""
+"""Files of families that name and arrange tensors otherwise: where parameters are in them, read and written."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.checkpoint.tiny import random_tensors
+from tests.checkpoint.tiny import hf_config, random_tensors
 from xplm.backend import load_backend
+from xplm.checkpoint.adapter import adapter_product, read_adapter, write_adapter
 from xplm.checkpoint.files import write_json
 from xplm.checkpoint.huggingface import open_directory
-from xplm.checkpoint.layouts import stored_tensors
+from xplm.checkpoint.layouts import Stored, join, split, stored_tensors
 from xplm.checkpoint.load import load_params
 from xplm.checkpoint.save import save_directory
 from xplm.errors import CheckpointError
 from xplm.models.decoder import param_specs
 from xplm.models.families.config_json import read_config
+from xplm.models.families.stored import StoredAs
+from xplm.models.families.table import FAMILIES
 from xplm.runtime import make_runtime
 
 GPT2 = {
@@ -111,9 +116,16 @@ def test_files_of_the_bare_gpt2_have_no_prefix_but_its_masks(tmp_path):
     [
         (
             {"transformer.h.0.attn.c_attn.weight": np.zeros((8, 21), np.float32)},
-            r"\(7, 8\) where \(8, 8\)",
+            r"c_attn\.weight of shape \(8, 21\) where \(8, 24\)",
         ),
-        ({"transformer.h.0.attn.c_attn.weight": np.zeros((8, 20), np.float32)}, r"\(20, 8\) where"),
+        (
+            {"transformer.h.0.attn.c_attn.weight": np.zeros((8, 20), np.float32)},
+            r"\(8, 20\) where \(8, 24\)",
+        ),
+        (
+            {"model.layers.0.self_attn.k_proj.bias": np.zeros(8, np.float32)},
+            r"self_attn\.k_proj\.bias and transformer\.h\.0\.attn\.c_attn\.bias",
+        ),
         (
             {"transformer.h.0.extra": np.zeros(3, np.float32)},
             r"unexpected: transformer\.h\.0\.extra",
@@ -128,6 +140,133 @@ def test_what_does_not_fit_is_refused(tmp_path, change, message):
     save_file({name: x for name, x in tensors.items() if x is not None}, file)
     with pytest.raises(CheckpointError, match=message):
         load(tmp_path / "model")
+
+
+Q, K, V = (
+    np.arange(n)[:, None] + np.array([[base, base + 0.5]]) for n, base in ((8, 0), (4, 20), (4, 40))
+)
+
+
+@pytest.mark.parametrize(
+    ("groups", "order"),
+    [
+        (1, [*range(8), *range(20, 24), *range(40, 44)]),
+        (2, [0, 1, 2, 3, 20, 21, 40, 41, 4, 5, 6, 7, 22, 23, 42, 43]),
+        (4, [0, 1, 20, 40, 2, 3, 21, 41, 4, 5, 22, 42, 6, 7, 23, 43]),
+    ],
+)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_rows_of_several_heights_are_joined_group_by_group(groups, order, axis):
+    parts = [np.stack([x, x + 100]) if axis else x for x in (Q, K, V)]
+    whole = join(parts, groups, axis)
+    expected = np.array(order)[:, None] + np.array([0, 0.5])
+    np.testing.assert_array_equal(whole[1] - 100 if axis else whole, expected)
+    for back, part in zip(split(whole, (8, 4, 4), groups, axis), parts, strict=True):
+        np.testing.assert_array_equal(back, part)
+
+
+def test_columns_in_turn_of_transposed_experts():
+    E, F, C = 3, 4, 2
+    layout = StoredAs("gate_up_proj", groups=F, axis=1, is_transposed=True)
+    stored = Stored("gate_up_proj", ("gate", "up"), layout, is_transposed=True)
+    gate, up = np.random.default_rng(0).standard_normal((2, E, F, C))
+    whole = stored.join([gate, up])
+    assert whole.shape == stored.shape([gate.shape, up.shape]) == (E, C, 2 * F)
+    np.testing.assert_array_equal(whole[..., ::2], gate.swapaxes(1, 2))
+    np.testing.assert_array_equal(whole[..., 1::2], up.swapaxes(1, 2))
+    for back, part in zip(stored.split(whole, [gate.shape] * 2), (gate, up), strict=True):
+        np.testing.assert_array_equal(back, part)
+
+
+@pytest.fixture
+def like_llama(monkeypatch):
+    """like_llama(modules): a Llama whose file stores modules so."""
+
+    def make(modules):
+        monkeypatch.setitem(FAMILIES, "llama", replace(FAMILIES["llama"], modules=modules))
+        return hf_config(tie_word_embeddings=False)
+
+    return make
+
+
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_a_family_that_joins_and_renames_is_written_and_read_back(
+    tmp_path, like_llama, is_transposed
+):
+    """Names that are another's of ours are no obstacle."""
+    qkv = StoredAs("self_attn.qkv_proj", groups=2, is_transposed=is_transposed)
+    gate_up = StoredAs("mlp.gate_up_proj", is_transposed=is_transposed)
+    norm = "post_attention_layernorm"
+    hf = like_llama(
+        {f"self_attn.{part}_proj": qkv for part in "qkv"}
+        | {f"mlp.{part}_proj": gate_up for part in ("gate", "up")}
+        | {"input_layernorm": norm, norm: "input_layernorm"}
+    )
+    ours = write(tmp_path / "model", hf)
+    stored = load_file(tmp_path / "model" / "model.safetensors")
+    layer = "model.layers.1"
+    shape = stored[f"{layer}.self_attn.qkv_proj.weight"].shape
+    assert shape == ((32, 64) if is_transposed else (64, 32))
+    np.testing.assert_array_equal(
+        stored[f"{layer}.{norm}.weight"], ours[f"{layer}.input_layernorm.weight"]
+    )
+    params = load(tmp_path / "model")
+    assert params.keys() == ours.keys()
+    for name, tensor in ours.items():
+        np.testing.assert_array_equal(params[name], tensor)
+
+
+def test_entries_of_a_first_axis_by_their_numbers(tmp_path, like_llama):
+    """Of rows, for want of experts: entries of a matrix's first axis."""
+    hf = like_llama({"mlp.gate_proj": StoredAs("mlp.rows.{}.gate")})
+    ours = write(tmp_path / "model", hf)
+    file = tmp_path / "model" / "model.safetensors"
+    stored = load_file(file)
+    name = "model.layers.1.mlp.gate_proj.weight"
+    np.testing.assert_array_equal(stored["model.layers.1.mlp.rows.63.gate.weight"], ours[name][63])
+    np.testing.assert_array_equal(load(tmp_path / "model")[name], ours[name])
+
+    del stored["model.layers.1.mlp.rows.5.gate.weight"]
+    save_file(stored, file)
+    with pytest.raises(
+        CheckpointError, match=r"missing: model\.layers\.1\.mlp\.gate_proj\.weight;"
+    ):
+        load(tmp_path / "model")
+    stored["model.layers.1.mlp.rows.5.gate.weight"] = np.zeros(31, np.float32)
+    save_file(stored, file)
+    with pytest.raises(
+        CheckpointError, match=r"rows\.5\.gate\.weight of shape \(31,\) where \(32,\)"
+    ):
+        load(tmp_path / "model")
+
+
+def test_adapters_of_joined_matrices_have_their_rows(tmp_path, like_llama):
+    hf = like_llama(
+        {f"self_attn.{p}_proj": StoredAs("self_attn.qkv_proj", groups=2) for p in "qkv"}
+    )
+    config, rng = read_config(hf), np.random.default_rng(0)
+    layers = [f"model.layers.{n}.self_attn.{part}_proj" for n in range(2) for part in "qkv"]
+    shapes = {layer: param_specs(config)[f"{layer}.weight"].shape for layer in layers}
+    given = {
+        f"{layer}.lora_A.weight": rng.standard_normal((3, n)) for layer, (_, n) in shapes.items()
+    }
+    given |= {
+        f"{layer}.lora_B.weight": rng.standard_normal((n, 3)) for layer, (n, _) in shapes.items()
+    }
+    given = {name: array.astype(np.float32) for name, array in given.items()}
+    tmp_path.joinpath("adapter").mkdir()
+    write_adapter(tmp_path / "adapter", config, given, base="base")
+    stored = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    module = "base_model.model.model.layers.1.self_attn.qkv_proj"
+    a, b = (stored[f"{module}.lora_{part}.weight"] for part in "AB")
+    assert (a.shape, b.shape) == ((9, 32), (64, 9))
+    products = [adapter_product(given, layer) for layer in layers[3:]]
+    np.testing.assert_allclose(b @ a, join(products, 2), atol=1e-5)  # sums of 9 terms of order 10
+    back = read_adapter(tmp_path / "adapter", config)
+    for layer in layers:
+        np.testing.assert_allclose(
+            adapter_product(back, layer), adapter_product(given, layer), atol=1e-5
+        )
 
 
 def test_every_parameter_lies_in_one_stored_tensor():

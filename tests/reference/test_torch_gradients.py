@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from xplm.backend import load_backend
-from xplm.checkpoint.layouts import stored_tensors
+from xplm.checkpoint.layouts import pack
 from xplm.models.decoder import param_specs
 from xplm.models.families.config_json import read_config, write_config
 from xplm.models.head import IGNORE_INDEX
@@ -118,11 +118,9 @@ class Pair:
 
     def as_stored(self, arrays):
         """Arrays by our names under transformers' names, in its layout."""
-        stored = {}
-        for tensor in stored_tensors(self.config):
-            joined = np.concatenate([arrays[name] for name in tensor.parameters])
-            stored[tensor.name] = joined.T if tensor.is_transposed else joined
-        return stored
+        shapes = {name: array.shape for name, array in arrays.items()}
+        names, read = pack(self.config, shapes, lambda name, _: arrays[name])
+        return {name: read(name, np.dtype(np.float32)) for name in names}
 
     def ours(self):
         n_targets = int(np.sum(self.targets != IGNORE_INDEX))

@@ -14,6 +14,8 @@ Where a family stores several matrices as one, as GPT-2 does q, k and v, an adap
     joined        A = [Aq; Ak; Av] (3R, C),  B = diag(Bq, Bk, Bv) (N, 3R)      so that B A = [Bq Aq; Bk Ak; Bv Av]
     taken apart   Aq = Ak = Av = A,  [Bq; Bk; Bv] = B
 
+Rows of B are in the order of the matrix's.
+
 An adapter of one of two tied tables unties them: the other stays as it is.
 """
 
@@ -27,7 +29,7 @@ import numpy as np
 from xplm.checkpoint.adapter_config import AdapterConfig, read_adapter_config
 from xplm.checkpoint.files import write_json
 from xplm.checkpoint.huggingface import ADAPTER_CONFIG
-from xplm.checkpoint.layouts import stored_name, stored_tensors
+from xplm.checkpoint.layouts import Stored, join, split, stored_module, stored_tensors
 from xplm.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
 from xplm.checkpoint.save import write_tensors
 from xplm.config import DecoderConfig
@@ -67,12 +69,14 @@ def write_adapter(
     """
     written: dict[str, np.ndarray] = {}
     ranks: dict[str, int] = {}
+    is_transposed = False
     for stored in stored_tensors(config):
         layers = [name.removesuffix(".weight") for name in stored.parameters]
         if layers[0] + A not in tensors:
             continue
         module = PREFIX + stored.name.removesuffix(".weight")
-        a, b = _join([(tensors[layer + A], tensors[layer + B]) for layer in layers])
+        a, b = _join(stored, [(tensors[layer + A], tensors[layer + B]) for layer in layers])
+        is_transposed |= stored.is_transposed
         written[module + A], written[module + B] = a, b
         ranks[module.rpartition(".")[2]] = a.shape[0]
 
@@ -92,7 +96,7 @@ def write_adapter(
             "alpha_pattern": others,
             "lora_dropout": 0.0,
             "bias": "none",
-            "fan_in_fan_out": FAMILIES[config.model_type].is_transposed,
+            "fan_in_fan_out": is_transposed,
             "target_modules": sorted(ranks),
             "inference_mode": True,
         },
@@ -134,9 +138,8 @@ def read_adapter(path: Path, config: DecoderConfig) -> dict[str, np.ndarray]:
         wide = sum(shape[0] for shape in shapes), shapes[0][-1]
         halves = _read_halves(file, facts, module, names, wide)
         unused.difference_update(names)
-        for name, part in zip(
-            stored.parameters, _take_apart(halves, len(stored.parameters)), strict=True
-        ):
+        parts = _take_apart(stored, halves, [shape[0] for shape in shapes])
+        for name, part in zip(stored.parameters, parts, strict=True):
             layer = name.removesuffix(".weight")
             tensors[layer + A], tensors[layer + B] = part
     if biases := sorted(name for name in unused if name.endswith(".bias")):
@@ -179,7 +182,7 @@ def _read_tables(
     shape = config.vocab_size, config.hidden_size
     tensors: dict[str, np.ndarray] = {}
     for table, first, second in ((EMBEDDING, EMBEDDING_A, EMBEDDING_B), (LM_HEAD, A, B)):
-        module = stored_name(table, FAMILIES[config.model_type].modules).removesuffix(".weight")
+        module = stored_module(table, FAMILIES[config.model_type].modules)[0].name
         layer = table.removesuffix(".weight")
         own: dict[str, tuple[int, ...]] = {table: shape}
         if table == LM_HEAD and config.head_bias:
@@ -268,21 +271,21 @@ def _add(weight: Array, delta: Array) -> Array:
     return cast(cast(weight, delta.dtype) + delta, weight.dtype)
 
 
-def _join(parts: Sequence[Halves]) -> Halves:
-    """The adapter of matrices that are stored as one, along their outputs."""
-    first, *others = parts
-    a, b = first
-    for next_a, next_b in others:
-        a = np.concatenate([a, next_a])
-        above = np.pad(b, ((0, 0), (0, next_b.shape[1])))
-        b = np.concatenate([above, np.pad(next_b, ((0, 0), (b.shape[1], 0)))])
-    return a, b
+def _join(stored: Stored, parts: Sequence[Halves]) -> Halves:
+    """The adapter of matrices that are stored as one."""
+    a = np.concatenate([part for part, _ in parts])
+    before, wide = 0, []
+    for _, b in parts:
+        rank = b.shape[1]
+        wide.append(np.pad(b, ((0, 0), (before, a.shape[0] - before - rank))))
+        before += rank
+    return a, join(wide, stored.layout.groups)
 
 
-def _take_apart(halves: Halves, n_parts: int) -> list[Halves]:
+def _take_apart(stored: Stored, halves: Halves, heights: Sequence[int]) -> list[Halves]:
     """The adapters of the matrices that one stored matrix holds."""
     a, b = halves
-    return [(a, part) for part in np.split(b, n_parts)]
+    return [(a, part) for part in split(b, heights, stored.layout.groups)]
 
 
 def _check_shapes(

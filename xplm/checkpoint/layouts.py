@@ -1,58 +1,127 @@
 """Families whose files name or arrange parameters otherwise than Llama's do.
 
-A parameter is in one stored tensor; a stored tensor holds one parameter, or several joined along their outputs, or
-either transposed. The family's file says which (`Family.modules`), and reading and writing both follow it.
+A stored tensor holds one parameter, or several joined along an axis, or one entry of a parameter's first axis; each of
+these may be transposed. The family's file says which (`xplm.models.families.stored`), and reading and writing both
+follow it.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from xplm.checkpoint.checkpoint import Checkpoint, TensorInfo
 from xplm.config import DecoderConfig
+from xplm.errors import CheckpointError, visible
 from xplm.models.decoder import param_specs
+from xplm.models.families.family import Family, no_modules
+from xplm.models.families.stored import Modules, StoredAs
 from xplm.models.families.table import FAMILIES
 
 Read = Callable[[str, np.dtype[Any]], np.ndarray]
 """(name, dtype) -> the tensor."""
+Shape = tuple[int, ...]
+
+MAX_LISTED = 8  # tensors in a message
+LAYER = re.compile(r"(model\.layers)\.(\d+)\.(.+)\.(\w+)")
 
 
 class Stored(NamedTuple):
-    """A tensor of a file, and what is in it."""
+    """A tensor of a file, or one for each entry of a parameter's first axis, and what is in it."""
 
-    name: str
-    parameters: tuple[str, ...]  # ours, in their order along the outputs
+    name: str  # with "{}" where there are several
+    parameters: tuple[str, ...]  # ours, in their order along the axis
+    layout: StoredAs
     is_transposed: bool
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether there is one for each entry of the parameter's first axis."""
+        return "{}" in self.name
+
+    def shape(self, parts: Sequence[Shape]) -> Shape:
+        """The shape of a stored tensor, from those of its parameters."""
+        axis, first = self.layout.axis, parts[0]
+        shape = (*first[:axis], sum(part[axis] for part in parts), *first[axis + 1 :])
+        shape = shape[1:] if self.is_numbered else shape
+        return (*shape[:-2], *shape[:-3:-1]) if self.is_transposed else shape
+
+    def join(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """The stored tensor, from its parameters; of a numbered one, from an entry."""
+        whole = parts[0] if self.is_numbered else join(parts, self.layout.groups, self.layout.axis)
+        return np.matrix_transpose(whole) if self.is_transposed else whole
+
+    def split(self, whole: np.ndarray, parts: Sequence[Shape]) -> list[np.ndarray]:
+        """The opposite, into parts of these shapes."""
+        whole = np.matrix_transpose(whole) if self.is_transposed else whole
+        if self.is_numbered:
+            return [whole]
+        axis = self.layout.axis
+        return split(whole, [part[axis] for part in parts], self.layout.groups, axis)
+
+
+def join(parts: Sequence[np.ndarray], groups: int, axis: int = 0) -> np.ndarray:
+    """Arrays joined along an axis, group by group (`StoredAs`)."""
+    cut = [_in_groups(part, groups, axis) for part in parts]
+    shape = list(parts[0].shape)
+    shape[axis] = sum(part.shape[axis] for part in parts)
+    return np.concatenate(cut, axis=axis + 1).reshape(shape)
+
+
+def split(whole: np.ndarray, sizes: Sequence[int], groups: int, axis: int = 0) -> list[np.ndarray]:
+    """The opposite, into arrays of these sizes along the axis."""
+    ends = [*accumulate(size // groups for size in sizes)]
+    parts = np.split(_in_groups(whole, groups, axis), ends[:-1], axis=axis + 1)
+    before, after = whole.shape[:axis], whole.shape[axis + 1 :]
+    return [part.reshape(*before, size, *after) for part, size in zip(parts, sizes, strict=True)]
+
+
+def _in_groups(array: np.ndarray, groups: int, axis: int) -> np.ndarray:
+    before, size, after = array.shape[:axis], array.shape[axis], array.shape[axis + 1 :]
+    assert size % groups == 0, f"{size} rows are not in {groups} groups"
+    return array.reshape(*before, groups, size // groups, *after)
 
 
 def stored_tensors(config: DecoderConfig) -> list[Stored]:
-    """How a model's parameters lie in its file."""
+    """How a model's parameters are stored in its file."""
     family = FAMILIES[config.model_type]
-    specs = param_specs(config)
-    together: dict[str, list[str]] = {}
-    for name in specs:
-        together.setdefault(stored_name(name, family.modules), []).append(name)
+    modules = {b: {**family.modules, **family.block_modules(b)} for b in {*config.blocks}}
+    together: dict[str, tuple[StoredAs, str, list[str]]] = {}
+    for name in param_specs(config):
+        layer = LAYER.fullmatch(name)
+        own = modules[config.blocks[int(layer[2])]] if layer else family.modules
+        module, kind = stored_module(name, own)
+        stored = together.setdefault(module.tensor(kind), (module, kind, []))
+        stored[2].append(name)
     return [
-        Stored(
-            name,
-            tuple(parameters),
-            family.is_transposed and specs[parameters[0]].is_hidden_matrix,
-        )
-        for name, parameters in together.items()
+        Stored(name, tuple(parameters), module, module.is_transposed and kind == "weight")
+        for name, (module, kind, parameters) in together.items()
     ]
 
 
-def stored_name(name: str, modules: Mapping[str, str]) -> str:
-    """The family's name of the tensor that holds one of our parameters."""
-    layer = re.fullmatch(r"(model\.layers)(\.\d+\.)(.+)\.(\w+)", name)
+def stored_module(name: str, modules: Modules) -> tuple[StoredAs, str]:
+    """The family's module that holds one of our parameters, and the kind of tensor that it is there."""
+    layer = LAYER.fullmatch(name)
     if layer is None:
         module, _, kind = name.rpartition(".")
-        return f"{modules.get(module, module)}.{kind}"
+        return _stored_as(module, modules), kind
     layers, number, module, kind = layer.groups()
-    return f"{modules.get(layers, layers)}{number}{modules.get(module, module)}.{kind}"
+    stored = _stored_as(module, modules)
+    name = f"{_stored_as(layers, modules).name}.{number}.{stored.name}"
+    return replace(stored, name=name), kind
+
+
+def _stored_as(module: str, modules: Modules) -> StoredAs:
+    stored = modules.get(module, module)
+    return StoredAs(stored) if isinstance(stored, str) else stored
+
+
+def _is_as_ours(family: Family) -> bool:
+    return not family.modules and family.block_modules is no_modules
 
 
 def unpack(checkpoint: Checkpoint) -> Checkpoint:
@@ -60,63 +129,104 @@ def unpack(checkpoint: Checkpoint) -> Checkpoint:
 
     Args:
         checkpoint: a directory as it is. Tensors that the family does not have keep their names.
+
+    Raises:
+        CheckpointError: a tensor has not the shape of what is joined in it.
     """
     config = checkpoint.config
     family = FAMILIES[config.model_type]
-    if not family.modules:
+    if _is_as_ours(family):
         return checkpoint
-    tensors = dict(checkpoint.tensors)
+    tensors, specs = dict(checkpoint.tensors), param_specs(config)
     prefix = family.bare_prefix
     is_bare = not any(name.startswith(prefix) for name in tensors)
 
-    places: dict[str, tuple[str, int, Stored]] = {}
+    infos: dict[str, TensorInfo] = {}
+    found: dict[str, tuple[Stored, tuple[str, ...]]] = {}
+    wrong: list[str] = []
     for stored in stored_tensors(config):
-        name = stored.name.removeprefix(prefix) if is_bare else stored.name
-        if name not in tensors:
+        parts = [specs[name].shape for name in stored.parameters]
+        names = _names_in(checkpoint, stored, parts[0], prefix if is_bare else "")
+        if not names:
             continue
-        info = tensors.pop(name)
-        for place, parameter in enumerate(stored.parameters):
-            tensors[parameter] = TensorInfo(_part_shape(info.shape, stored), info.kind)
-            places[parameter] = (name, place, stored)
+        shape, shapes = stored.shape(parts), [checkpoint.tensors[name].shape for name in names]
+        wrong += [
+            f"{visible(name)} of shape {got} where {shape} belongs"
+            for name, got in zip(names, shapes, strict=True)
+            if got != shape
+        ]
+        kinds = [tensors.pop(name).kind for name in names]
+        odd = [kind for kind in kinds if kind not in checkpoint.kinds]
+        for name, part in zip(stored.parameters, parts, strict=True):
+            infos[name] = TensorInfo(part, (odd or kinds)[0])
+            found[name] = stored, names
+    if wrong:
+        more = f" and {len(wrong) - MAX_LISTED} more" if len(wrong) > MAX_LISTED else ""
+        raise CheckpointError(
+            f"{checkpoint.path} must hold tensors of the shapes that its configuration asks for; got "
+            f"{', '.join(wrong[:MAX_LISTED])}{more}; check that config and weights belong together"
+        )
+    for name in infos.keys() & tensors.keys():
+        raise CheckpointError(
+            f"a tensor must be stored once; {checkpoint.path} holds {visible(name)} and "
+            f"{visible(found[name][1][0])}"
+        )
 
     def read(name: str, dtype: np.dtype[Any]) -> np.ndarray:
-        if name not in places:
+        if name not in found:
             return checkpoint.read(name, dtype)
-        source, place, stored = places[name]
-        whole = checkpoint.read(source, dtype)
-        whole = whole.T if stored.is_transposed else whole
-        parts = np.split(whole, len(stored.parameters), axis=0)
-        return np.ascontiguousarray(parts[place])
+        stored, names = found[name]
+        parts = [specs[parameter].shape for parameter in stored.parameters]
+        place = stored.parameters.index(name)
+        if not stored.is_numbered:
+            part = stored.split(checkpoint.read(names[0], dtype), parts)[place]
+            return np.ascontiguousarray(part)
+        whole = np.empty(parts[place], dtype)
+        for number, source in enumerate(names):
+            whole[number] = stored.split(checkpoint.read(source, dtype), parts)[place]
+        return whole
 
-    return replace(checkpoint, tensors=tensors, read=read)
+    return replace(checkpoint, tensors=tensors | infos, read=read)
+
+
+def _names_in(checkpoint: Checkpoint, stored: Stored, shape: Shape, bare: str) -> tuple[str, ...]:
+    """The names of a stored tensor, or of all its numbered ones; none if the file lacks one."""
+    names: list[str] = []
+    for name in _names(stored, shape):
+        name = name.removeprefix(bare)
+        if name not in checkpoint.tensors:
+            return ()
+        names.append(name)
+    return tuple(names)
+
+
+def _names(stored: Stored, shape: Shape) -> Iterator[str]:
+    """The name of a stored tensor, or those of the numbered ones of a parameter of this shape."""
+    if not stored.is_numbered:
+        yield stored.name
+        return
+    for number in range(shape[0]):
+        yield stored.name.replace("{}", str(number))
 
 
 def pack(
-    config: DecoderConfig, shapes: Mapping[str, tuple[int, ...]], read: Read
-) -> tuple[dict[str, tuple[int, ...]], Read]:
+    config: DecoderConfig, shapes: Mapping[str, Shape], read: Read
+) -> tuple[dict[str, Shape], Read]:
     """The opposite: shapes and reader under the family's names, from those under ours."""
-    if not FAMILIES[config.model_type].modules:
+    if _is_as_ours(FAMILIES[config.model_type]):
         return dict(shapes), read
-    stored_by_name = {stored.name: stored for stored in stored_tensors(config)}
-
-    def packed_shape(stored: Stored) -> tuple[int, ...]:
+    read_latest = lru_cache(maxsize=1)(read)  # numbered tensors are entries of one parameter
+    packed: dict[str, Shape] = {}
+    places: dict[str, tuple[Stored, int]] = {}
+    for stored in stored_tensors(config):
         parts = [shapes[name] for name in stored.parameters]
-        shape = (sum(part[0] for part in parts), *parts[0][1:])
-        return shape[::-1] if stored.is_transposed else shape
+        for number, name in enumerate(_names(stored, parts[0])):
+            packed[name], places[name] = stored.shape(parts), (stored, number)
 
     def read_packed(name: str, dtype: np.dtype[Any]) -> np.ndarray:
-        stored = stored_by_name[name]
-        whole = np.concatenate([read(parameter, dtype) for parameter in stored.parameters], axis=0)
-        return whole.T if stored.is_transposed else whole
+        stored, number = places[name]
+        if stored.is_numbered:
+            return stored.join([read_latest(stored.parameters[0], dtype)[number]])
+        return stored.join([read(parameter, dtype) for parameter in stored.parameters])
 
-    return {name: packed_shape(s) for name, s in stored_by_name.items()}, read_packed
-
-
-def _part_shape(shape: tuple[int, ...], stored: Stored) -> tuple[int, ...]:
-    """The shape of each parameter in a stored tensor; the tensor's own if it cannot be cut so."""
-    if stored.is_transposed:
-        shape = shape[::-1]
-    n_parts = len(stored.parameters)
-    if not shape or shape[0] % n_parts:
-        return shape
-    return (shape[0] // n_parts, *shape[1:])
+    return packed, read_packed

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from xplm.config import DecoderConfig
 from xplm.models.families.fields import Fields
 from xplm.models.families.gguf import GGUFLayout
+from xplm.models.families.stored import Modules
 from xplm.specs import BlockSpec
 
 COMMON = (
@@ -35,6 +36,11 @@ ReadBlocks: TypeAlias = Callable[[Fields], tuple[BlockSpec, ...]]
 WriteBlocks: TypeAlias = Callable[[DecoderConfig], dict[str, Any]]
 
 
+def no_modules(_: BlockSpec) -> Modules:
+    """No modules that a block decides."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Family:
     """All that xplm knows of a model_type."""
@@ -52,7 +58,9 @@ class Family:
     spelling: Mapping[str, str] = field(default_factory=dict)  # our key -> the family's
     aliases: tuple[str, ...] = ()  # our keys that transformers' class takes for the family's
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of keys that config.json leaves out
-    modules: Mapping[str, str] = field(default_factory=dict)  # our name of a module -> the family's
-    is_transposed: bool = False  # whether matrices of a block are stored as (inputs, outputs)
+    modules: Modules = field(default_factory=dict)
+    block_modules: Callable[[BlockSpec], Modules] = (
+        no_modules  # further ones, which a block decides
+    )
     bare_prefix: str = ""  # of tensors' names, left out by files of the model without its head
     gguf: tuple[GGUFLayout, ...] = ()  # spellings that are read, the one to write first

@@ -4,6 +4,7 @@ Its file stores q, k and v in one tensor, one after the other, and every matrix 
 its code calls Conv1D.
 """
 
+from functools import partial
 from typing import Any
 
 from xplm.config import DecoderConfig
@@ -12,8 +13,11 @@ from xplm.models.families.activations import read_mlp
 from xplm.models.families.blocks import head_width, read_attention
 from xplm.models.families.family import COMMON, Family
 from xplm.models.families.fields import Fields
+from xplm.models.families.stored import StoredAs
 from xplm.models.families.windows import FULL, require_layer_types
 from xplm.specs import BlockSpec, LayerNormSpec
+
+Conv1D = partial(StoredAs, is_transposed=True)
 
 
 def read_blocks(hf: Fields) -> tuple[BlockSpec, ...]:
@@ -94,14 +98,13 @@ GPT2 = Family(
         "model.norm": "transformer.ln_f",
         "model.layers": "transformer.h",
         "input_layernorm": "ln_1",
-        "self_attn.q_proj": "attn.c_attn",
-        "self_attn.k_proj": "attn.c_attn",
-        "self_attn.v_proj": "attn.c_attn",
-        "self_attn.o_proj": "attn.c_proj",
+        "self_attn.q_proj": Conv1D("attn.c_attn"),
+        "self_attn.k_proj": Conv1D("attn.c_attn"),
+        "self_attn.v_proj": Conv1D("attn.c_attn"),
+        "self_attn.o_proj": Conv1D("attn.c_proj"),
         "post_attention_layernorm": "ln_2",
-        "mlp.up_proj": "mlp.c_fc",
-        "mlp.down_proj": "mlp.c_proj",
+        "mlp.up_proj": Conv1D("mlp.c_fc"),
+        "mlp.down_proj": Conv1D("mlp.c_proj"),
     },
-    is_transposed=True,
     bare_prefix="transformer.",
 )
