@@ -13,9 +13,11 @@ from xplm.checkpoint import gguf as gguf_module
 from xplm.checkpoint.gguf import QUANTISED_KINDS, open_gguf
 from xplm.checkpoint.gguf_config import get_layout
 from xplm.checkpoint.gguf_header import StoredTensor
-from xplm.checkpoint.gguf_names import gguf_name, hugging_face_name
+from xplm.checkpoint.gguf_names import gguf_name, hugging_face_name, join_names
 from xplm.errors import CheckpointError
+from xplm.models.decoder import param_specs
 from xplm.models.families.config_json import read_config
+from xplm.models.families.gguf import JOINED, GGUFLayout
 
 FLOAT32 = np.dtype(np.float32)
 MEMBERS = Kind.__members__
@@ -240,10 +242,31 @@ def test_joined_rows_of_another_model_are_refused(tmp_path):
 
 
 def test_joined_biases_whose_blocks_cannot_be_cut_are_refused():
-    mixer = read_config(hf_config(**PHI)).blocks[0].mixer
+    config = read_config(hf_config(**PHI))
     packed = {"blk.0.attn_qkv.bias": StoredTensor((64,), Kind.Q8_0, 0, row_bytes=68, n_bytes=68)}
     with pytest.raises(CheckpointError, match=r"one by one; it has the shape \(64,\) in Q8_0"):
-        dict(gguf_module._split_qkv(packed, mixer))
+        dict(gguf_module._split_joined(packed, config, get_layout("phi")))
+
+
+def test_modules_that_a_layout_joins():
+    """Gate above up, under the name of up."""
+    layout = GGUFLayout("x", joined=JOINED | {"ffn_up": ("ffn_gate", "ffn_up")})
+    config = read_config(hf_config())
+    names = join_names(param_specs(config), layout)
+    mlp = "model.layers.1.mlp"
+    assert names["blk.1.ffn_up.weight"] == (f"{mlp}.gate_proj.weight", f"{mlp}.up_proj.weight")
+    assert len(names["blk.1.attn_qkv.weight"]) == 3
+    assert not {"blk.1.ffn_gate.weight", "blk.1.attn_k.weight"} & names.keys()
+
+    whole = StoredTensor((128, 32), Kind.F16, offset=100, row_bytes=64, n_bytes=128 * 64)
+    stored = {"blk.1.ffn_up.weight": whole, "blk.0.ffn_down.weight": whole}
+    gate, up, down = gguf_module._split_joined(stored, config, layout)
+    assert gate == ("blk.1.ffn_gate.weight", whole._replace(shape=(64, 32), n_bytes=4096))
+    assert up == ("blk.1.ffn_up.weight", gate[1]._replace(offset=100 + 4096))
+    assert down == ("blk.0.ffn_down.weight", whole)
+
+    unknown = {"blk.9.ffn_up.weight": whole}  # of no layer
+    assert dict(gguf_module._split_joined(unknown, config, layout)) == unknown
 
 
 def test_a_tensor_that_is_stored_alone_and_joined_is_refused(tmp_path):

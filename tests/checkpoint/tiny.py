@@ -138,7 +138,9 @@ def write_gguf(
         add[type(value)](key, value)
 
     stored = {
-        name: gguf_tensor(ours, tensors[ours], config, model.layout)
+        name: np.concatenate(
+            [gguf_tensor(part, tensors[part], config, model.layout) for part in ours]
+        )
         for name, ours in model.tensors.items()
     }
     if is_joined:

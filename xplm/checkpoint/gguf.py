@@ -26,12 +26,14 @@ from gguf.quants import dequantize
 from xplm.checkpoint.checkpoint import Checkpoint, TensorInfo, to_dtype
 from xplm.checkpoint.gguf_config import config_from_gguf, get_layout
 from xplm.checkpoint.gguf_header import StoredTensor, read_gguf_header
-from xplm.checkpoint.gguf_names import hugging_face_name
+from xplm.checkpoint.gguf_names import hugging_face_name, parts_of
 from xplm.checkpoint.gguf_rope import ROPE_FACTORS
 from xplm.checkpoint.untrusted import Stamp, read_into, reopen
+from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError, visible
-from xplm.models.families.gguf import JOINED
-from xplm.specs import AttentionSpec
+from xplm.models.decoder import param_specs
+from xplm.models.families.gguf import JOINED, GGUFLayout
+from xplm.params import ParamSpec
 
 PLAIN_DTYPES: dict[GGMLQuantizationType, np.dtype[Any]] = {
     GGMLQuantizationType.F64: np.dtype(np.float64),
@@ -55,7 +57,6 @@ ELEMENTS_AT_ONCE = 2**18  # 1 MiB of float32: fits a cache, and makes a call wor
 READERS = 2
 """Tensors that are unpacked at a time, each a few rows after the other."""
 
-QKV = re.compile(r"blk\.\d+\.attn_qkv\.(weight|bias)")
 INTERLEAVED = re.compile(r"model\.layers\.\d+\.self_attn\.[qk]_proj\.(weight|bias)")
 
 
@@ -87,9 +88,8 @@ def open_gguf(path: Path) -> Checkpoint:
     )
 
     layout = get_layout(config.model_type, metadata["general.architecture"])
-    mixer = config.blocks[0].mixer
     named: dict[str, StoredTensor] = {}
-    for name, tensor in _split_qkv(stored, mixer):
+    for name, tensor in _split_joined(stored, config, layout):
         ours = hugging_face_name(name, layout)
         if ours in named:
             raise CheckpointError(
@@ -97,36 +97,43 @@ def open_gguf(path: Path) -> Checkpoint:
             )
         named[ours] = tensor
     tensors = {name: TensorInfo(tensor.shape, tensor.kind.name) for name, tensor in named.items()}
-    read = partial(
-        _read_tensor, unpack, named, mixer.head_dim if layout.has_interleaved_rows else None
-    )
+    D = config.blocks[0].mixer.head_dim
+    read = partial(_read_tensor, unpack, named, D if layout.has_interleaved_rows else None)
     return Checkpoint(path, config, tensors, STORED_KINDS, read, metadata, READERS)
 
 
-def _split_qkv(
-    stored: Mapping[str, StoredTensor], mixer: AttentionSpec
+def _split_joined(
+    stored: Mapping[str, StoredTensor], config: DecoderConfig, layout: GGUFLayout
 ) -> Iterator[tuple[str, StoredTensor]]:
-    """Each tensor with its name, q, k and v by themselves where they are joined.
+    """Each tensor with its name, those by themselves that are joined in one.
 
     Raises:
-        CheckpointError: a joined tensor has not the rows of the three, or cannot be cut between them.
+        CheckpointError: a joined tensor has not the rows of its parts, or cannot be cut between them.
     """
-    heads = (mixer.num_heads, mixer.num_key_value_heads, mixer.num_key_value_heads)
-    rows = [n * mixer.head_dim for n in heads]
+    joined = {**JOINED, **layout.joined}
+    specs: Mapping[str, ParamSpec] = {}
     for name, tensor in stored.items():
-        if not QKV.fullmatch(name):
+        parts = parts_of(name, joined)
+        if parts == (name,):
             yield name, tensor
             continue
+        specs = specs or param_specs(config)
+        ours = [hugging_face_name(part, layout) for part in parts]
+        if not specs.keys() >= {*ours}:
+            yield name, tensor  # of no layer, or of a module without a bias
+            continue
+        rows = [specs[part].shape[0] for part in ours]
         row_bytes, rest = divmod(tensor.n_bytes, max(tensor.shape[0], 1))
         if tensor.shape[0] != sum(rows) or rest:
+            words = ", ".join(part.rpartition(".")[0].rpartition(".")[2] for part in parts)
             raise CheckpointError(
-                f"{name} must have the rows of q, k and v, {' + '.join(map(str, rows))}, one by one; it has "
+                f"{name} must have the rows of {words}, {' + '.join(map(str, rows))}, one by one; it has "
                 f"the shape {tensor.shape} in {tensor.kind.name}; convert the model again"
             )
         start = tensor.offset
-        for part, n in zip(JOINED["attn_qkv"], rows, strict=True):
+        for part, n in zip(parts, rows, strict=True):
             yield (
-                name.replace("attn_qkv", part),
+                part,
                 StoredTensor(
                     shape=(n, *tensor.shape[1:]),
                     kind=tensor.kind,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xplm.checkpoint.gguf_keys import check_keys, is_equal, same_in_all_layers
-from xplm.checkpoint.gguf_names import gguf_name
+from xplm.checkpoint.gguf_names import gguf_name, join_names
 from xplm.checkpoint.gguf_rope import DEFAULT_THETA, read_scaling, write_factors, write_scaling
 from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError, ConfigError
@@ -54,7 +54,7 @@ class GGUFModel(NamedTuple):
 
     layout: GGUFLayout
     metadata: dict[str, Any]  # general.architecture, and the keys below its name
-    tensors: dict[str, str]  # GGUF name -> ours
+    tensors: dict[str, tuple[str, ...]]  # GGUF name -> ours, of what is joined in it row after row
     rope_factors: np.ndarray | None  # (dim/2,) float32, the tensor ROPE_FACTORS
 
 
@@ -124,9 +124,9 @@ def gguf_metadata(config: DecoderConfig, architecture: str | None = None) -> GGU
     """
     layout = get_layout(config.model_type, architecture)
     mixer, rope = config.blocks[0].mixer, config.ropes[0]
-    hf = write_config(config)
+    hf, spelling = write_config(config), FAMILIES[config.model_type].spelling
     keys = {
-        **{key: hf[field] for key, field in SIZES.items()},
+        **{key: hf[spelling.get(field, field)] for key, field in SIZES.items()},
         "vocab_size": config.vocab_size,
         "attention.head_count_kv": mixer.num_key_value_heads,
         "attention.key_length": mixer.head_dim,
@@ -141,12 +141,15 @@ def gguf_metadata(config: DecoderConfig, architecture: str | None = None) -> GGU
     metadata |= {f"{layout.architecture}.{k}": v for k, v in keys.items() if v is not None}
 
     specs = param_specs(config)
-    tensors = {gguf_name(name, layout): name for name in specs}
+    tensors = join_names(specs, layout)
     if layout.has_own_head and config.tie_word_embeddings:
-        tensors[gguf_name(LM_HEAD, layout)] = EMBEDDING
+        tensors[gguf_name(LM_HEAD, layout)] = (EMBEDDING,)
         config = replace(config, tie_word_embeddings=False)
     factors = write_factors(rope)
-    shapes = {stored: specs[name].shape for stored, name in tensors.items()}
+    shapes = {
+        stored: (sum(specs[name].shape[0] for name in names), *specs[names[0]].shape[1:])
+        for stored, names in tensors.items()
+    }
     _check_written(config, layout, config_from_gguf(metadata, shapes, factors))
     return GGUFModel(layout, metadata, tensors, factors)
 

@@ -7,6 +7,7 @@ Source: the name tables of the gguf package.
 """
 
 import re
+from collections.abc import Iterable, Mapping
 
 from xplm.models.families.gguf import GGUFLayout
 
@@ -28,6 +29,9 @@ LAYER_NAMES = {
 }
 """Our name of a module -> GGUF's, in all architectures."""
 
+IN_BLOCK = re.compile(r"(blk\.\d+)\.(\w+)\.(\w+)")
+"""A tensor of a block: block, module, weight or bias."""
+
 
 def hugging_face_name(name: str, layout: GGUFLayout) -> str:
     """Our name of a tensor.
@@ -48,6 +52,39 @@ def hugging_face_name(name: str, layout: GGUFLayout) -> str:
     if match and match[2] in in_layer:
         return f"model.layers.{match[1]}.{in_layer[match[2]]}.{suffix}"
     return name
+
+
+def parts_of(name: str, joined: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The GGUF names of the tensors that one holds: its own where it holds no others.
+
+    Args:
+        name: the GGUF name.
+        joined: modules that hold several.
+    """
+    match = IN_BLOCK.fullmatch(name)
+    if not match or match[2] not in joined:
+        return (name,)
+    return tuple(f"{match[1]}.{part}.{match[3]}" for part in joined[match[2]])
+
+
+def join_names(names: Iterable[str], layout: GGUFLayout) -> dict[str, tuple[str, ...]]:
+    """GGUF's names of the tensors of a file -> our names of what each holds.
+
+    Args:
+        names: ours.
+        layout: the family's.
+    """
+    wholes = {part: whole for whole, parts in layout.joined.items() for part in parts}
+    together: dict[str, dict[str, str]] = {}
+    for name in names:
+        own = whole = gguf_name(name, layout)
+        if match := IN_BLOCK.fullmatch(own):
+            whole = f"{match[1]}.{wholes.get(match[2], match[2])}.{match[3]}"
+        together.setdefault(whole, {})[own] = name
+    return {
+        whole: tuple(held[part] for part in parts_of(whole, layout.joined))
+        for whole, held in together.items()
+    }
 
 
 def gguf_name(name: str, layout: GGUFLayout) -> str:

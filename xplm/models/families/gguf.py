@@ -22,7 +22,7 @@ WINDOW = "attention.sliding_window"
 ROTATED = "rope.dimension_count"
 
 JOINED = {"attn_qkv": ("attn_q", "attn_k", "attn_v")}
-"""Modules of a block that a file may hold as one, their rows one after another."""
+"""Modules of a block that any file may hold as one, their rows one after another."""
 
 
 class GGUFFile:
@@ -102,6 +102,8 @@ class GGUFLayout:
     """The keys that they are read from; one whose value is None is left out."""
     modules: Mapping[str, str] = field(default_factory=dict)
     """Our name of a module in a block -> GGUF's, beside those that all architectures have."""
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """A module that holds several as one, as in JOINED, in every file of this layout."""
     has_interleaved_rows: bool = False
     """Whether the rows of q and k lie pair by pair, not half after half."""
     has_own_head: bool = False
