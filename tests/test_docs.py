@@ -13,6 +13,7 @@ import pytest
 import xplm
 from tests.cli.conftest import write_tiny
 from tests.cli.shown import flags_of
+from tests.generate.thinkers import FORMS, saying, thinking_model
 from tests.paths import ROOT
 from tests.test_layering import HEIGHT
 from xplm.backend import Backend
@@ -177,6 +178,14 @@ def test_the_file_to_grade_is_right(tmp_path):
     path = tmp_path / "my_softmax.py"
     path.write_text(block("commands.md", "python", "def backward"))
     assert grade(path).passed
+
+
+def test_the_example_of_thoughts_runs(capsys):
+    tokenizer = FORMS["tags, no tokens"]
+    with saying(tokenizer, "<think>\nIt is 4.\n</think>\n\nFour."):
+        exec(block("chat.md", "python", "parts()"), {"lm": thinking_model(tokenizer)})
+    *parts, last = capsys.readouterr().out.splitlines()
+    assert [parts[0], parts[-1], last] == ["reasoning 'I'", "content '.'", "It is 4. Four."]
 
 
 @pytest.mark.parametrize("line", re.findall(r"^xplm .*$", "\n".join(DOCS.values()), re.MULTILINE))

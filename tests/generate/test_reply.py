@@ -15,10 +15,14 @@ def make_reply(options=None, **changes):
     return Reply(tokenizer, [5], options or SamplingOptions(), **given), tokenizer
 
 
+def shown(reply, token, logprob=0.0):
+    return "".join(part.text for part in reply.push(token, logprob))
+
+
 def test_a_character_of_several_tokens_comes_out_whole():
     reply, tokenizer = make_reply()
     ids = tokenizer.encode("a🙂b")
-    assert [reply.push(token, 0.0) for token in ids] == ["a", "", "", "", "🙂", "b"]
+    assert [shown(reply, token) for token in ids] == ["a", "", "", "", "🙂", "b"]
 
 
 @pytest.mark.parametrize(
@@ -26,14 +30,14 @@ def test_a_character_of_several_tokens_comes_out_whole():
 )
 def test_held_text_comes_out_at_the_end(ending, reason):
     reply, tokenizer = make_reply(SamplingOptions(stop=("cde",)), **ending)
-    pieces = [reply.push(token, -1.0) for token in [*tokenizer.encode("abc"), 1]]
+    pieces = [shown(reply, token, -1.0) for token in [*tokenizer.encode("abc"), 1]]
     assert pieces == ["a", "b", "", "c"]
     assert (reply.text, reply.finish_reason, reply.logprobs) == ("abc", reason, [-1.0] * 4)
 
 
 def test_a_stop_text_completed_by_the_last_token_counts_as_stop():
     reply, tokenizer = make_reply(SamplingOptions(stop=("bc",)), max_tokens=3)
-    assert [reply.push(token, 0.0) for token in tokenizer.encode("abc")] == ["a", "", ""]
+    assert [shown(reply, token) for token in tokenizer.encode("abc")] == ["a", "", ""]
     assert (reply.text, reply.finish_reason) == ("a", "stop")
 
 

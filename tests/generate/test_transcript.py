@@ -17,7 +17,7 @@ MESSAGES = [
 def test_a_conversation_survives_the_file(tmp_path):
     path = tmp_path / "chat.json"
     write_transcript(path, MESSAGES)
-    assert read_transcript(path) == Transcript("Be brief.", [("Hi 🙂", "你好")])
+    assert read_transcript(path) == Transcript("Be brief.", [("Hi 🙂", "你好", "")])
     assert json.loads(path.read_text(encoding="utf-8")) == {"messages": MESSAGES}
     assert [file.name for file in tmp_path.iterdir()] == ["chat.json"]
 

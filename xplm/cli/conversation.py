@@ -10,6 +10,7 @@ from xplm.cli.sampling import SAMPLERS
 from xplm.errors import ContextError, RequestError
 from xplm.generate.result import Generation
 from xplm.generate.session import Chat
+from xplm.generate.transcript import REASONING
 
 HELP = """\
 /rollback [N]  take back the last N turns (1)
@@ -51,7 +52,7 @@ class Conversation:
         self._options = options
         self._out = out
         self._is_interactive = is_interactive
-        self._stopped: tuple[str, str] | None = None  # a message, and the answer as far as it came
+        self._stopped: tuple[str, str, str] | None = None  # message, answer and thoughts so far
         self._commands: dict[str, Callable[[str], None]] = {
             "/rollback": self._rollback,
             "/keep": self._keep,
@@ -76,7 +77,9 @@ class Conversation:
             "sampling": {name: self._options[name] for name in (*SAMPLERS, "seed")},
         }
         if self._stopped:
-            result["unfinished"] = dict(zip(("user", "assistant"), self._stopped, strict=True))
+            names = ("user", "assistant", REASONING)
+            unfinished = zip(names, self._stopped, strict=True)
+            result["unfinished"] = {n: t for n, t in unfinished if t or n != REASONING}
         return result
 
     def take(self, entry: Entry) -> bool:
@@ -116,19 +119,19 @@ class Conversation:
                 raise
             raise ContextError(f"{error}, or make room: {ROOM}") from error
         self._stopped = None
-        pieces: list[str] = []
+        answer = thoughts = ""
         with contextlib.closing(stream):
             try:
-                for piece in stream:
-                    pieces.append(piece)
-                    self._out.text(piece)
+                for part in self._out.parts(stream):
+                    answer += part.text if part.kind == "content" else ""
+                    thoughts += part.text if part.kind == "reasoning" else ""
             except KeyboardInterrupt:
                 self._out.line()
-                if pieces:
-                    self._stopped = (message, "".join(pieces))
+                if answer or thoughts:
+                    self._stopped = (message, answer, thoughts)
                 if not self._is_interactive:
                     raise
-                keep = " unless you enter /keep before the next message" if pieces else ""
+                keep = " unless you enter /keep before the next message" if self._stopped else ""
                 self._out.note(f"stopped; the turn is not kept{keep}")
                 return
         self._out.line()
@@ -141,10 +144,11 @@ class Conversation:
         n_tokens, context = len(answer.token_ids), self.chat.context
         if answer.finish_reason != "length":
             return
+        cut = "cut while thinking" if answer.reasoning and not answer.text else "cut"
         if answer.prompt_tokens + n_tokens >= context:
-            self._out.note(f"[cut: the context of {context} tokens is full; {ROOM}]")
+            self._out.note(f"[{cut}: the context of {context} tokens is full; {ROOM}]")
         else:
-            self._out.note(f"[cut after {n_tokens} tokens, the limit of --max-new-tokens]")
+            self._out.note(f"[{cut} after {n_tokens} tokens, the limit of --max-new-tokens]")
 
     def _rollback(self, turns: str) -> None:
         self.chat.rollback(_count(turns) if turns else 1)

@@ -96,13 +96,16 @@ def cut_pieces(
 ) -> list[Piece]:
     """A reply's text, a piece a token; joined they are the text, without what a stop text cut off.
 
-    A character that several tokens make up is in the last one's piece, and fragile if any of them is.
+    Where a reply has thoughts or calls, the text is that of all tokens. A character that several tokens make up is in
+    the last one's piece, and fragile if any of them is.
     """
     decoder = StreamDecoder(tokenizer)
     if before is not None:
         decoder.push(before)
     pieces = []
-    rest, is_held = generation.text, False
+    has_parts = generation.reasoning or generation.calls
+    rest = tokenizer.decode(generation.token_ids) if has_parts else generation.text
+    is_held = False
     for token_id, token in zip(generation.token_ids, tokens, strict=True):
         piece = decoder.push(token_id)[: len(rest)]
         rest = rest[len(piece) :]

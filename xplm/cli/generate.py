@@ -113,8 +113,8 @@ def _answer(
 def _show(stream: TextStream, out: Output) -> Generation:
     """Print a reply as it comes. Ctrl-C leaves what there is on the screen."""
     try:
-        for piece in stream:
-            out.text(piece)
+        for _ in out.parts(stream):
+            pass
     finally:
         stream.close()
         out.line()

@@ -16,9 +16,12 @@ from xplm.backend import PROGRESS
 from xplm.cli.waiting import Waiting
 from xplm.errors import one_line
 from xplm.generate.result import Timings
+from xplm.text.reply_parts import Part
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from xplm.generate.stream import TextStream
 
 BIDIRECTIONAL = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 
@@ -81,6 +84,30 @@ class Output:
             piece = piece.translate(CONTROLS)
         sys.stdout.write(piece)
         sys.stdout.flush()
+
+    def thought(self, piece: str) -> None:
+        """Show a piece of what a model thinks, dimmed and apart from its answer, with no line end of its own."""
+        if not (self.flags.as_json or self.flags.quiet):
+            from rich.text import Text
+
+            self.waiting.clear()
+            self.stderr.print(Text(piece.translate(ESCAPES), style="dim"), end="")
+
+    def parts(self, stream: "TextStream") -> Iterator[Part]:
+        """Show a reply as it comes, thoughts apart, and hand on its parts."""
+        is_thinking = False
+        for part in stream.parts():
+            if is_thinking and part.kind != "reasoning":
+                self.thought("\n\n")
+            is_thinking = part.kind == "reasoning"
+            match part.kind:
+                case "content":
+                    self.text(part.text)
+                case "reasoning" | "call":
+                    self.thought(part.text or f"{part.recipient} ")
+            yield part
+        if is_thinking:
+            self.thought("\n")
 
     def line(self, text: str = "") -> None:
         """Show a line."""

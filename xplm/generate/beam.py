@@ -20,6 +20,7 @@ from xplm.generate.decode import Step
 from xplm.generate.engine import Engine
 from xplm.generate.reply import Reply
 from xplm.generate.sampling import log_normaliser, make_transforms
+from xplm.text.reply_parts import merge_parts
 
 
 class Beam(NamedTuple):
@@ -40,7 +41,7 @@ def beam_steps(engine: Engine, cache: KVCache, reply: Reply) -> Iterator[Step]:
         reply: empty; ends up holding the best sequence found.
 
     Yields:
-        A step for every forward pass; the last carries the whole text.
+        A step for every forward pass; the last carries all parts.
     """
     num_beams, length_penalty = reply.options.num_beams, reply.options.length_penalty
     running = [Beam((), (), 0.0, 0)]
@@ -74,8 +75,8 @@ def beam_steps(engine: Engine, cache: KVCache, reply: Reply) -> Iterator[Step]:
 
     _, best = finished[0]
     pairs = zip(best.ids, best.logprobs, strict=True)
-    text = "".join([reply.push(token, logprob) for token, logprob in pairs])
-    yield Step([(0, text)], perf_counter() - started)
+    parts = merge_parts([part for token, logprob in pairs for part in reply.push(token, logprob)])
+    yield Step([(0, part) for part in parts], perf_counter() - started)
 
 
 def _extend(running: list[Beam], logits: np.ndarray, reply: Reply) -> list[Beam]:

@@ -8,12 +8,13 @@ from xplm.cache import KVCache
 from xplm.generate.engine import Engine
 from xplm.generate.reply import Reply
 from xplm.generate.result import Timings
+from xplm.text.reply_parts import Part
 
 
 class Step(NamedTuple):
     """One forward pass, and what came of it."""
 
-    pieces: list[tuple[int, str]]  # (row, text that can be shown now)
+    parts: list[tuple[int, Part]]  # (row, part that can be shown now)
     seconds: float
 
 
@@ -38,8 +39,10 @@ def generate_steps(engine: Engine, cache: KVCache, replies: Sequence[Reply]) -> 
     ids = [reply.prompt_ids[cache.length :] for reply in replies]
     while rows:
         logits = engine.feed(cache, ids)
-        pieces = [(row, replies[row].advance(logits[i])) for i, row in enumerate(rows)]
-        yield Step(pieces, perf_counter() - started)
+        parts = [
+            (row, part) for i, row in enumerate(rows) for part in replies[row].advance(logits[i])
+        ]
+        yield Step(parts, perf_counter() - started)
 
         started = perf_counter()
         running = [i for i, row in enumerate(rows) if replies[row].finish_reason is None]

@@ -12,6 +12,8 @@ from xplm.generate.result import FinishReason, Generation, Timings
 from xplm.generate.sampling import choose_token
 from xplm.generate.stop import StopFilter, hide_special
 from xplm.text.detokenize import StreamDecoder
+from xplm.text.reply_parts import Kind, Part, join_calls
+from xplm.text.thoughts import Plain, ReplyFormat
 from xplm.text.tokenizer import Tokenizer
 
 
@@ -27,6 +29,7 @@ class Reply:
         stop_ids: Collection[int],
         max_tokens: int,
         continues_prompt: bool,
+        reply_format: ReplyFormat = Plain(),  # noqa: B008, a value
     ) -> None:
         """Start an empty reply.
 
@@ -38,6 +41,7 @@ class Reply:
             max_tokens: new tokens at most, at least 1.
             continues_prompt: the text runs on from the prompt's, so that a space between the two is part of it; else
                 it stands alone, as a turn of a chat does.
+            reply_format: how thoughts are told from the answer.
 
         Raises:
             RequestError: a stop text holds a lone surrogate.
@@ -48,28 +52,37 @@ class Reply:
         self.max_tokens = max_tokens
         self.ids: list[int] = []
         self.logprobs: list[float] = []
-        self.text = ""
+        self.parts: list[Part] = []  # so far, as they came
         self.finish_reason: FinishReason | None = None
         self._tokenizer = tokenizer
         self._continues_prompt = continues_prompt
+        self._format = reply_format
         self._decoder = StreamDecoder(tokenizer)
-        stop, self._stand_ins = hide_special(
-            options.stop, tokenizer.special_token_ids if options.stop else {}
-        )
-        self._stop_filter = StopFilter(stop)
+        markers = reply_format.markers
+        special = tokenizer.special_token_ids if options.stop or markers else {}
+        stop, self._stand_ins = hide_special(options.stop, special, markers)
+        shown = {marker: self._stand_ins[special[marker]] for marker in markers}
+        self._shown = "".join(shown.values())
+        self._stop_filter = StopFilter(stop, self._shown)
+        self._splitter = reply_format.splitter(self.prompt_ids, shown)
         if continues_prompt:
             self._decoder.push(self.prompt_ids[-1])
 
-    def advance(self, logits: np.ndarray) -> str:
-        """Choose the next token.   logits (V,) float32, the model's  ->  text that can be shown now
+    @property
+    def text(self) -> str:
+        """The answer so far: without thoughts and calls."""
+        return _join(self.parts, "content")
+
+    def advance(self, logits: np.ndarray) -> list[Part]:
+        """Choose the next token.   logits (V,) float32, the model's  ->  parts that can be shown now
 
         Raises:
             RequestError: the logits are not finite.
         """
         return self.push(*choose_token(logits, self.prompt_ids + self.ids, self.options))
 
-    def push(self, token: int, logprob: float) -> str:
-        """Take in the next token; return text that can be shown now, which may be none."""
+    def push(self, token: int, logprob: float) -> list[Part]:
+        """Take in the next token; return the parts that can be shown now, which may be none."""
         self.ids.append(token)
         self.logprobs.append(logprob)
 
@@ -78,7 +91,7 @@ class Reply:
             self.finish_reason = "stop"
             piece = self._stop_filter.push(self._decoder.flush() + stand_in)
         else:
-            piece = self._stop_filter.push(self._decoder.push(token) + stand_in)
+            piece = self._stop_filter.push(self._decode(token) + stand_in)
             if len(self.ids) == self.max_tokens:
                 self.finish_reason = "length"
                 piece += self._stop_filter.push(self._decoder.flush())
@@ -87,8 +100,11 @@ class Reply:
         if self.finish_reason:
             piece += self._stop_filter.flush()
 
-        self.text += piece
-        return piece
+        parts = self._splitter.push(piece)
+        if self.finish_reason:
+            parts += self._splitter.flush()
+        self.parts += parts
+        return parts
 
     def would_end(self, ids: Sequence[int]) -> bool:
         """Whether a reply made of these ids, none of which but the last may end it, has ended."""
@@ -103,6 +119,7 @@ class Reply:
             stop_ids=self.stop_ids,
             max_tokens=self.max_tokens,
             continues_prompt=self._continues_prompt,
+            reply_format=self._format,
         )
         for token in ids:
             trial.push(token, 0.0)
@@ -118,7 +135,14 @@ class Reply:
             finish_reason=self.finish_reason,
             prompt_tokens=len(self.prompt_ids),
             timings=timings,
+            reasoning=_join(self.parts, "reasoning"),
+            calls=join_calls(self.parts),
         )
+
+    def _decode(self, token: int) -> str:
+        """The text that is certain with a token; all of it in front of one that marks a part."""
+        is_marker = token in self._stand_ins and self._stand_ins[token] in self._shown
+        return self._decoder.settle() if is_marker else self._decoder.push(token)
 
 
 def start_reply(
@@ -129,6 +153,7 @@ def start_reply(
     *,
     continues_prompt: bool,
     turn_end_ids: Collection[int] = (),
+    reply_format: ReplyFormat = Plain(),  # noqa: B008, a value
     cache: KVCache | None = None,
 ) -> Reply:
     """An empty reply to a prompt, after checking that there is room for one.
@@ -140,6 +165,7 @@ def start_reply(
         options: how to choose tokens, and when to stop.
         continues_prompt: as for Reply.
         turn_end_ids: ids that end a turn of a chat, besides the model's own end of sequence.
+        reply_format: as for Reply.
         cache: that is there for the reply; another is allocated where it is too small, or None.
 
     Raises:
@@ -169,4 +195,9 @@ def start_reply(
         stop_ids=(*eos, *options.stop_token_ids),
         max_tokens=max_tokens,
         continues_prompt=continues_prompt,
+        reply_format=reply_format,
     )
+
+
+def _join(parts: Sequence[Part], kind: Kind) -> str:
+    return "".join([part.text for part in parts if part.kind == kind])

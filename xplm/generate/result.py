@@ -1,8 +1,11 @@
 """What a generation hands back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from reprlib import Repr
 from typing import Literal
+
+from xplm.text.reply_parts import Call
 
 FinishReason = Literal["stop", "length"]
 """stop: a stop text or id, or the model's own end of sequence. length: max_new_tokens, or the context is full."""
@@ -50,7 +53,7 @@ class Generation:
     """One finished reply."""
 
     text: str
-    """Up to what stopped it; special tokens are left out."""
+    """Up to what stopped it; special tokens are left out, and in a chat thoughts and calls."""
     token_ids: list[int]
     """Every id generated, with the one that stopped it."""
     logprobs: list[float]
@@ -61,6 +64,10 @@ class Generation:
     """Tokens of the prompt."""
     timings: Timings
     """Where the time went."""
+    reasoning: str = ""
+    """What the model thought before its answer, in a chat whose template or tokens mark thoughts."""
+    calls: Sequence[Call] = ()
+    """What it sends to tools, in a chat whose tokens mark recipients."""
 
     def __repr__(self) -> str:
         """The text's beginning and end, and why it ends."""

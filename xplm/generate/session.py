@@ -19,10 +19,12 @@ from xplm.generate.options import SamplingKeywords, make_options
 from xplm.generate.reply import Reply, start_reply
 from xplm.generate.result import FinishReason, Generation
 from xplm.generate.stream import TextStream, stream_reply
-from xplm.generate.transcript import read_transcript, write_transcript
+from xplm.generate.transcript import REASONING, read_transcript, write_transcript
 from xplm.text.chat import Message
 from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.faults import require_text
+from xplm.text.reply_parts import Part
+from xplm.text.thoughts import find_format, reasoning_key
 from xplm.text.tokenizer import Tokenizer
 
 OWN_NAMES = ("messages", "add_generation_prompt", "now")
@@ -38,6 +40,7 @@ class Turn(NamedTuple):
     finish_reason: FinishReason | None = (
         None  # None: of an answer that was not generated here to its end
     )
+    reasoning: str = ""  # what the model thought before its answer
 
 
 class Chat:
@@ -65,6 +68,8 @@ class Chat:
         """The system message; None for what the template says by itself. It may be set at any time."""
         self._engine = engine
         self._encoder = encoder
+        self._format = find_format(encoder.tokenizer)
+        self._reasoning_key = reasoning_key(encoder.tokenizer)
         self._template_args = dict(template_args or {})
         for name, value in self._template_args.items():
             _require_read(name, value, encoder.tokenizer)
@@ -75,13 +80,14 @@ class Chat:
 
     @property
     def messages(self) -> list[Message]:
-        """The conversation so far, oldest first, as the chat template reads it."""
+        """The conversation so far, oldest first; "reasoning_content" is what the model thought before an answer."""
         messages: list[Message] = []
         if self.system:
             messages.append({"role": "system", "content": self.system})
         for turn in self._turns:
             messages.append({"role": "user", "content": turn.user})
-            messages.append({"role": "assistant", "content": turn.assistant})
+            said = {"role": "assistant", "content": turn.assistant}
+            messages.append(said | ({REASONING: turn.reasoning} if turn.reasoning else {}))
         return messages
 
     def __repr__(self) -> str:
@@ -116,7 +122,7 @@ class Chat:
         require_text("a message", text)
         if self.system is not None:
             require_text("a system message", self.system)
-        messages = [*self.messages, {"role": "user", "content": text}]
+        messages = [*map(self._for_template, self.messages), {"role": "user", "content": text}]
         return self._encoder.encode(messages, **self._template_args)
 
     def send(self, text: str, **options: Unpack[SamplingKeywords]) -> Generation:
@@ -134,31 +140,33 @@ class Chat:
             options: any of the fields of SamplingOptions.
 
         Returns:
-            Pieces of the reply's text.
+            Pieces of the reply's text; its `parts` are these and the model's thoughts.
 
         Raises:
             ContextError: the conversation fills the model's context.
             RequestError: an option is out of range, or an earlier reply has not been read to its end.
             TemplateError: the chat template refuses the conversation.
         """
-        pieces = self._reply_to(text, options)
-        next(pieces)  # a bad request is refused now, and not at the first piece
-        return TextStream(pieces)
+        parts = self._reply_to(text, options)
+        next(parts)  # a bad request is refused now, and not at the first part
+        return TextStream(parts)
 
-    def append(self, user: str, assistant: str) -> None:
+    def append(self, user: str, assistant: str, reasoning: str = "") -> None:
         """Add an exchange as it is, such as one whose answer was broken off.
 
         Args:
             user: the user's message.
             assistant: the answer to it.
+            reasoning: thoughts before the answer.
 
         Raises:
             RequestError: they are no texts, or an earlier reply has not been read to its end.
         """
         require_text("a message", user)
         require_text("an answer", assistant)
+        require_text("a thought", reasoning)
         self._require_idle()
-        self._turns += (Turn(user, assistant, len(self._held)),)
+        self._turns += (Turn(user, assistant, len(self._held), reasoning=reasoning),)
 
     def rollback(self, turns: int = 1) -> None:
         """Take back the last turns, as if they had never been sent.
@@ -204,9 +212,25 @@ class Chat:
         self._require_idle()
         transcript = read_transcript(path)
         self.system = transcript.system
-        self._turns = tuple(Turn(user, assistant, 0) for user, assistant in transcript.turns)
+        self._turns = tuple(
+            Turn(user, assistant, 0, reasoning=reasoning)
+            for user, assistant, reasoning in transcript.turns
+        )
 
-    def _reply_to(self, text: str, options: SamplingKeywords) -> Generator[str, None, Generation]:
+    def _for_template(self, message: Message) -> Message:
+        """A message with its thoughts where the template reads them; without, where it reads none."""
+        if REASONING not in message:
+            return message
+        kept = {name: value for name, value in message.items() if name != REASONING}
+        key = self._reasoning_key
+        return kept | ({key: message[REASONING]} if key else {})
+
+    def _turn_end_ids(self) -> list[int]:
+        tokens = self._encoder.tokenizer.special_token_ids.items()
+        ends = {token_id for token, token_id in tokens if self._format.ends_reply(token)}
+        return [token_id for token_id in self._encoder.turn_end_ids if token_id in ends]
+
+    def _reply_to(self, text: str, options: SamplingKeywords) -> Generator[Part, None, Generation]:
         self._require_idle()
         reply = start_reply(
             self._engine,
@@ -214,17 +238,19 @@ class Chat:
             self.prompt_ids(text),
             make_options(options),
             continues_prompt=False,
-            turn_end_ids=self._encoder.turn_end_ids,
+            turn_end_ids=self._turn_end_ids(),
+            reply_format=self._format,
             cache=self._cache,
         )
 
         self._is_replying = True
         try:
-            yield ""  # the request is good: what `stream` waits for
+            yield Part("content", "")  # the request is good: what `stream` waits for
             cache = self._make_room(reply)
             generation = yield from stream_reply(self._engine, reply, cache)
             self._held = (reply.prompt_ids + reply.ids)[: cache.length]
-            self._turns += (Turn(text, generation.text, cache.length, generation.finish_reason),)
+            turn = Turn(text, generation.text, cache.length, generation.finish_reason)
+            self._turns += (turn._replace(reasoning=generation.reasoning),)
             return generation
         finally:
             self._is_replying = False

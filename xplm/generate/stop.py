@@ -5,7 +5,7 @@ a part of one. Where several stop texts match, the match that ends first wins, w
 the text was cut into pieces.
 
 A reply's text lacks its special tokens. Where a stop text holds one, half a surrogate pair, which no text can hold,
-stands for it, both there and in the text that is searched; none comes out.
+stands for it, both there and in the text that is searched; it does not come out, unless it marks a part of the reply.
 """
 
 import re
@@ -18,17 +18,18 @@ _STAND_INS = re.compile("[\ud800-\udfff]")
 
 
 def hide_special(
-    stop: Sequence[str], special: Mapping[str, int]
+    stop: Sequence[str], special: Mapping[str, int], markers: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], dict[int, str]]:
     """Put stand-ins in the place of special tokens.
 
     Args:
         stop: stop texts.
         special: id of every special token, by its text.
+        markers: special tokens that have a stand-in in any case.
 
     Returns:
         The stop texts, for a reply may spell one out in plain tokens; those with special tokens once more with
-        stand-ins; and the stand-in of each special token in them, by its id.
+        stand-ins; and the stand-in of each special token in them and of each marker, by its id.
 
     Raises:
         RequestError: a stop text holds a lone surrogate, or all together too many special tokens.
@@ -38,7 +39,7 @@ def hide_special(
     held = [token for token in special if token and any(token in text for text in stop)]
     by_length = sorted(held, key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, by_length)) or r"(?!)")
-    found = dict.fromkeys(token for text in stop for token in pattern.findall(text))
+    found = dict.fromkeys([*markers, *(token for text in stop for token in pattern.findall(text))])
     if len(found) > _N_STAND_INS:
         raise RequestError(
             f"stop texts may hold {_N_STAND_INS} special tokens, got {len(found)}: give them as stop_token_ids"
@@ -53,12 +54,15 @@ def hide_special(
 class StopFilter:
     """Passes text through until a stop text appears; owns what is held back."""
 
-    def __init__(self, stop: Sequence[str]) -> None:
-        """Watch for `stop`, texts that are not empty; none at all lets everything through at once.
+    def __init__(self, stop: Sequence[str], shown: str = "") -> None:
+        """Watch for stop texts.
 
-        Stand-ins of special tokens, in the stop texts and in the text, are not let through.
+        Args:
+            stop: texts that are not empty; none at all lets everything through at once.
+            shown: stand-ins of special tokens that are let through; others, in stop texts and text, are not.
         """
         self._stop = tuple(stop)
+        self._shown = shown
         self._has_stand_ins = any(map(_STAND_INS.search, self._stop))
         self._held = ""
         self.is_stopped = False
@@ -86,7 +90,9 @@ class StopFilter:
         return self._visible(held)
 
     def _visible(self, text: str) -> str:
-        return _STAND_INS.sub("", text) if self._has_stand_ins else text
+        if not self._has_stand_ins:
+            return text
+        return _STAND_INS.sub(lambda match: match[0] if match[0] in self._shown else "", text)
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -9,11 +9,12 @@ from xplm.generate.decode import generate_steps, sum_timings
 from xplm.generate.engine import Engine
 from xplm.generate.reply import Reply
 from xplm.generate.result import Generation
+from xplm.text.reply_parts import Part
 
 
 def stream_reply(
     engine: Engine, reply: Reply, cache: KVCache | None = None
-) -> Generator[str, None, Generation]:
+) -> Generator[Part, None, Generation]:
     """Generate one reply.
 
     Args:
@@ -23,7 +24,7 @@ def stream_reply(
             one is allocated for the first piece.
 
     Yields:
-        Pieces of text, none empty. Beam search knows its text at the end only, so there it is one piece.
+        Its parts. Beam search knows them at the end only.
 
     Returns:
         The finished reply.
@@ -36,31 +37,39 @@ def stream_reply(
     steps = beam_steps(engine, cache, reply) if is_beam else generate_steps(engine, cache, [reply])
     for step in steps:
         seconds.append(step.seconds)
-        for _, piece in step.pieces:
-            if piece:
-                yield piece
+        for _, part in step.parts:
+            yield part
     return reply.result(sum_timings(engine, [reply], prefill_tokens, seconds, compiled_before))
 
 
 class TextStream(Iterator[str]):
-    """A reply's text, piece by piece; the pieces joined are the text. Close it, or drop it, to stop early."""
+    """A reply's text, piece by piece; the pieces joined are the text. Close it, or drop it, to stop early.
 
-    def __init__(self, pieces: Generator[str, None, Generation]) -> None:
-        """Read a generator of pieces that returns the whole."""
-        self._pieces = pieces
+    A thought is not text; `parts` has it too.
+    """
+
+    def __init__(self, parts: Generator[Part, None, Generation]) -> None:
+        """Read a generator of parts that returns the whole."""
+        self._parts = parts
         self.result: Generation | None = None  # once every piece has been read
 
     def __next__(self) -> str:
-        """The next piece, never empty, never a part of a character."""
-        try:
-            return next(self._pieces)
-        except StopIteration as end:
-            self.result = self.result or end.value
-            raise
+        """The next piece of the answer, never empty, never a part of a character."""
+        return next(part.text for part in self.parts() if part.kind == "content")
+
+    def parts(self) -> Iterator[Part]:
+        """The parts that are left: pieces of the answer, of thoughts, and of calls to tools, as they come."""
+        while True:
+            try:
+                part = next(self._parts)
+            except StopIteration as end:
+                self.result = self.result or end.value
+                return
+            yield part
 
     def close(self) -> None:
         """Stop generating, and leave everything as it was before."""
-        self._pieces.close()
+        self._parts.close()
 
     def finish(self) -> Generation:
         """Read the pieces that are left; return the whole.

@@ -1,4 +1,7 @@
-"""A conversation as a file: JSON, {"messages": [{"role": ..., "content": ...}, ...]}, as chat APIs spell it."""
+"""A conversation as a file: JSON, {"messages": [{"role": ..., "content": ...}, ...]}, as chat APIs spell it.
+
+An assistant's message may have "reasoning_content", the thoughts before it.
+"""
 
 import json
 from collections.abc import Sequence
@@ -14,11 +17,15 @@ if TYPE_CHECKING:
     from xplm.text.chat import Message
 
 
+REASONING = "reasoning_content"
+"""The key of an assistant's thoughts in a message."""
+
+
 class Transcript(NamedTuple):
     """A conversation read back."""
 
     system: str | None
-    turns: list[tuple[str, str]]  # (user, assistant)
+    turns: list[tuple[str, str, str]]  # (user, assistant, thoughts of the assistant)
 
 
 def write_transcript(path: str | PathLike[str], messages: "Sequence[Message]") -> None:
@@ -69,11 +76,13 @@ def read_transcript(path: str | PathLike[str]) -> Transcript:
             f'the messages of "{path}" must alternate between user and assistant and end with '
             f"assistant, after at most one of system; got {', '.join(roles)}"
         )
-    texts = [message["content"] for message in messages]
-    return Transcript(system, list(zip(texts[::2], texts[1::2], strict=True)))
+    pairs = zip(messages[::2], messages[1::2], strict=True)
+    turns = [(user["content"], said["content"], said.get(REASONING, "")) for user, said in pairs]
+    return Transcript(system, turns)
 
 
 def _is_message(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        isinstance(value.get(key), str) for key in ("role", "content")
+        isinstance(text, str)
+        for text in (value.get("role"), value.get("content"), value.get(REASONING, ""))
     )

@@ -63,6 +63,17 @@ class StreamDecoder:
             self._n_out = len(self._text())
         return piece
 
+    def settle(self) -> str:
+        """Let out what is held back, because something that is no text stands behind it; the stream goes on.
+
+        Returns:
+            The rest of the text so far; U+FFFD stands for what has not become a character.
+        """
+        text = self._text()
+        piece = text[self._n_out :]
+        self._n_context, self._n_out = len(self._window), len(text)
+        return piece
+
     def flush(self) -> str:
         """End the stream.
 
