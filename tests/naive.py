@@ -125,10 +125,13 @@ def decoder(
     def project(x: np.ndarray, name: str) -> np.ndarray:
         return linear(x, p[f"{name}.weight"], p.get(f"{name}.bias"))
 
-    def norm(x: np.ndarray, name: str, spec: NormSpec) -> np.ndarray:
+    def norm(x: np.ndarray, name: str, spec: NormSpec | None) -> np.ndarray:
+        if spec is None:
+            return x
+        weight = spec.offset + p.get(f"{name}.weight", np.ones(x.shape[-1]))
         if isinstance(spec, RMSNormSpec):
-            return rms_norm(x, p[f"{name}.weight"], spec.eps)
-        return layer_norm(x, p[f"{name}.weight"], p[f"{name}.bias"], spec.eps)
+            return rms_norm(x, weight, spec.eps)
+        return layer_norm(x, weight, p.get(f"{name}.bias", np.zeros(x.shape[-1])), spec.eps)
 
     def mlp(x: np.ndarray, name: str, spec: MLPSpec) -> np.ndarray:
         up, act = project(x, f"{name}.up_proj"), ACTIVATIONS[spec.activation]
@@ -138,7 +141,7 @@ def decoder(
     def heads(x: np.ndarray) -> np.ndarray:
         return x.reshape(B, T, -1, D).transpose(0, 2, 1, 3)
 
-    x = p["model.embed_tokens.weight"][ids]
+    x = config.embedding_scale * p["model.embed_tokens.weight"][ids]
     for layer, block in enumerate(config.blocks):
         name = f"model.layers.{layer}"
         n = norm(x, f"{name}.input_layernorm", block.norm)
@@ -157,10 +160,17 @@ def decoder(
             scale=1 / math.sqrt(D),
             window=block.mixer.window,
         )
-        x = x + project(y.transpose(0, 2, 1, 3).reshape(B, T, -1), f"{name}.self_attn.o_proj")
-        if block.mlp_norm is not None:
-            n = norm(x, f"{name}.post_attention_layernorm", block.mlp_norm)
-        x = x + mlp(n, f"{name}.mlp", block.mlp)
+        y = project(y.transpose(0, 2, 1, 3).reshape(B, T, -1), f"{name}.self_attn.o_proj")
+        y = norm(y, f"{name}.post_self_attn_layernorm", block.mixer_output_norm)
+        after = x + block.branch_scale * y
+        read = x if block.is_parallel else after
+        if block.mlp_norm is not None or not block.is_parallel:
+            n = norm(read, f"{name}.post_attention_layernorm", block.mlp_norm)
+        y = norm(
+            mlp(n, f"{name}.mlp", block.mlp), f"{name}.post_mlp_layernorm", block.mlp_output_norm
+        )
+        x = after + block.branch_scale * y
     x = norm(x, "model.norm", config.norm)
     head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
-    return linear(x, p[head], p.get("lm_head.bias"))
+    z = config.logit_scale * linear(x, p[head], p.get("lm_head.bias"))
+    return z if config.logit_cap is None else config.logit_cap * np.tanh(z / config.logit_cap)

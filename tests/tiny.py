@@ -86,8 +86,8 @@ def facts(config: DecoderConfig) -> SimpleNamespace:
         num_key_value_heads=block.mixer.num_key_value_heads,
         head_dim=block.mixer.head_dim,
         intermediate_size=block.mlp.intermediate_size,
-        norm=type(block.norm),
-        norm_eps=block.norm.eps,
+        norm=type(block.first_norm),
+        norm_eps=block.first_norm.eps,
         activation=block.mlp.activation,
         rope=block.mixer.rope,
         biases=(block.mixer.qkv_bias, block.mixer.output_bias, block.mlp.bias),
@@ -116,7 +116,7 @@ def make_parallel() -> DecoderConfig:
     config = change_mixers(
         config, rope=replace(mixer.rope, dim=4), qk_norm=config.norm, value_dim=5, window=3
     )
-    blocks = [replace(block, mlp_norm=None) for block in config.blocks]
+    blocks = [replace(block, mlp_norm=None, is_parallel=True) for block in config.blocks]
     return replace(config, blocks=tuple(blocks))
 
 

@@ -37,6 +37,12 @@ class DecoderConfig:
     """Whether the embedding is the head too."""
     head_bias: bool = False
     """Whether the head has a bias."""
+    embedding_scale: float = 1.0
+    """Factor of the tokens' embeddings, rounded to the compute dtype, as Gemma rounds it."""
+    logit_scale: float = 1.0
+    """Factor of the head's output."""
+    logit_cap: float | None = None
+    """c: logits z, scaled, become c tanh(z / c); None: they are not capped."""
     initializer_range: float = 0.02
     """Standard deviation of initial weights."""
     bos_token_id: int | None = None

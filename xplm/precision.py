@@ -197,6 +197,13 @@ def cast(x: Array, dtype: DType) -> Array:
     return x if x.dtype == dtype else array_namespace(x).astype(x, dtype)
 
 
+def scaled(x: Array, factor: float) -> Array:
+    """x * factor in x's dtype, neither of them rounded before; x itself for a factor of 1."""
+    if factor == 1.0:
+        return x
+    return cast(cast(x, wide_dtype(x, array_namespace(x))) * factor, x.dtype)
+
+
 def cast_host(x: np.ndarray, dtype: np.dtype | Format) -> np.ndarray:
     """x in a NumPy dtype, or float32 numbers rounded to a format."""
     if isinstance(dtype, Format):

@@ -11,16 +11,24 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class RMSNormSpec:
-    """x / rms(x) * weight."""
+    """x / rms(x) * (offset + weight)."""
 
     eps: float  # added to the mean square
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)
 class LayerNormSpec:
-    """(x - mean(x)) / std(x) * weight + bias."""
+    """(x - mean(x)) / std(x) * (offset + weight) + bias; without a weight, x / std(x) is not scaled."""
 
     eps: float  # added to the variance
+    offset: float = 0.0
+    has_weight: bool = True
+    has_bias: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse an offset of nothing."""
+        assert self.has_weight or not self.offset, "an offset is added to a weight"
 
 
 NormSpec: TypeAlias = RMSNormSpec | LayerNormSpec
@@ -93,16 +101,30 @@ class MLPSpec:
 class BlockSpec:
     """A mixer of positions and an MLP, each added to the residual stream.
 
-    sequential    x = x + mixer(norm(x));  x = x + mlp(mlp_norm(x))
-    parallel      x = x + mixer(n) + mlp(n),  n = norm(x)
+    sequential    x = x + c m(mixer(norm(x)));  x = x + c f(mlp(mlp_norm(x)))
+    parallel      x = x + c m(mixer(norm(x))) + c f(mlp(mlp_norm(x)))
+
+    c is `branch_scale`; m and f are `mixer_output_norm` and `mlp_output_norm`. A norm that is None is left out.
     """
 
     mixer: AttentionSpec
     mlp: MLPSpec
-    norm: NormSpec
-    mlp_norm: NormSpec | None  # None: the two are parallel, and read one norm
+    norm: NormSpec | None
+    mlp_norm: NormSpec | None  # in a parallel block None: the MLP reads norm(x) too
+    mixer_output_norm: NormSpec | None = None
+    mlp_output_norm: NormSpec | None = None
+    is_parallel: bool = False
+    branch_scale: float = 1.0  # of both branches' outputs
+
+    def __post_init__(self) -> None:
+        """Refuse a block without a norm."""
+        assert self.norm or self.mixer_output_norm, (
+            "a block has a norm before its mixer or after it"
+        )
 
     @property
-    def is_parallel(self) -> bool:
-        """Whether mixer and MLP read the same norm of x."""
-        return self.mlp_norm is None
+    def first_norm(self) -> NormSpec:
+        """The norm before the mixer, or else the one of its output."""
+        norm = self.norm or self.mixer_output_norm
+        assert norm is not None
+        return norm

@@ -23,6 +23,7 @@ from xplm.models.decoder import embed_fwd, forward, make_context
 from xplm.runtime import make_runtime
 from xplm.specs import LayerNormSpec, RMSNormSpec
 
+ADDED_TO_1 = RMSNormSpec(1e-5, offset=1.0)
 POLICIES = ["fp32", "bf16", "fp16", "bf16,cache=fp32", "fp32,param=bf16", "fp8", "bf16,matmul=fp8"]
 
 
@@ -38,7 +39,7 @@ def start(backend, policy, *, kernels="portable", counts=(3, 3), config=None, **
     def context():
         return make_context(rt, config, 1, cache.fork())
 
-    x, _ = embed_fwd(rt, params, backend_ids(rt, ids[:, 3:]), context())
+    x, _ = embed_fwd(rt, config, params, backend_ids(rt, ids[:, 3:]), context())
     return rt, config, params, x, context
 
 
@@ -184,6 +185,26 @@ def test_blocks_that_are_not_bound(numpy_backend, changes):
 
 def test_blocks_of_which_none_is_rotated_are_not_bound(numpy_backend):
     config = change_mixers(make_config(), rope=None)
+    rt, config, params, _, context = start(numpy_backend, "fp32", config=config)
+    assert not Steps(rt, config, params).take(context())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm": ADDED_TO_1, "mlp_norm": ADDED_TO_1},
+        {"norm": None, "mlp_norm": None, "mixer_output_norm": RMSNormSpec(1e-5)},
+        {"mixer_output_norm": RMSNormSpec(1e-5)},
+        {"mlp_output_norm": RMSNormSpec(1e-5)},
+        {"mlp_norm": None},
+        {"is_parallel": True},
+        {"branch_scale": 0.5},
+    ],
+    ids=str,
+)
+def test_blocks_with_other_norms_or_a_scale_are_not_bound(numpy_backend, changes):
+    config = make_config()
+    config = replace(config, blocks=tuple(replace(block, **changes) for block in config.blocks))
     rt, config, params, _, context = start(numpy_backend, "fp32", config=config)
     assert not Steps(rt, config, params).take(context())
 

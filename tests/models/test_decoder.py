@@ -53,6 +53,17 @@ def test_equals_the_naive_decoder(numpy_backend, name):
     assert np.abs(model(ids) - expected).max() < BOUND["fp64"]
 
 
+@pytest.mark.parametrize("name", ["norms around", "two norms of x"])
+def test_norms_scales_and_caps_equal_the_naive_decoders(numpy_backend, name):
+    rt = make_runtime(numpy_backend, "fp64")
+    config = tiny_config(TINY_MODELS[name])
+    params = make_params(rt, config)
+    ids = draw_ids(21, 2, 5) % config.vocab_size
+    inv_freq, scale = inverse_frequencies(*config.ropes, length=5)
+    expected = naive.decoder(config, params, ids, inv_freq, scale)
+    assert np.abs(forward(rt, config, params, ids) - expected).max() < BOUND["fp64"]
+
+
 @pytest.mark.parametrize("name", [n for n in VARIANTS if n != "gqa"])
 def test_every_flag_changes_the_outcome(numpy_backend, name):
     ids = draw_ids(21, 2, 12)

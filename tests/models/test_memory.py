@@ -25,8 +25,8 @@ def numpy_runtime(policy="fp32", kernels="fused"):
 
 
 def owned(value, seen):
-    """Bytes of the memory behind every array in a saved value, by its address."""
-    if isinstance(value, np.ndarray):
+    """Bytes of the memory behind every array in a saved value that grows with the positions, by its address."""
+    if isinstance(value, np.ndarray) and value.ndim > 1:  # not 1 + a norm's weight
         while isinstance(value.base, np.ndarray):
             value = value.base
         seen[value.__array_interface__["data"][0]] = value.nbytes
@@ -44,7 +44,7 @@ def saved_bytes(rt, config, rank=0, rate=0.0):
     params = {name: cast(array, rt.dtype.compute) for name, array in params.items()}
     ids = draw_ids(0, B, T) % config.vocab_size
     context = make_context(rt, config, T)
-    x, _ = embed_fwd(rt, params, ids, context)
+    x, _ = embed_fwd(rt, config, params, ids, context)
     drop = make_drop(rt, rate, seed=0, step=0, micro=0)
     x, _ = block_fwd(rt, config.blocks[0], params, 0, x, context, drop)
     _, saved = block_fwd(rt, config.blocks[1], params, 1, x, context, drop)
@@ -141,6 +141,8 @@ def test_logits_are_those_of_a_chunk_of_rows(n, chunk, tables):
     scratch = head_scratch(numpy_runtime(), config, n)
     assert scratch.chunk == scratch.logits == chunk * 50_000 * 4
     assert scratch.gradients == tables * 50_000 * config.hidden_size * 4
+    capped = head_scratch(numpy_runtime(), replace(config, logit_cap=30.0), n)
+    assert capped.logits == 2 * scratch.logits  # the slopes of tanh beside them
     # which are float32, whatever the policy computes in; x and dx are widened for them
     narrow = head_scratch(numpy_runtime("bf16"), config, n)
     assert narrow.chunk == scratch.chunk

@@ -1,4 +1,4 @@
-"""Mistakes to plant in norms of q and k, parallel blocks, partial RoPE and the bias of a head."""
+"""Mistakes to plant in norms, parallel blocks, partial RoPE, scales, caps and the bias of a head."""
 
 from tests.numerics.mutations import K, L, Mutation
 
@@ -126,5 +126,82 @@ BLOCKS = [
         "head, params.get(HEAD_BIAS))",
         "head)",
         "model phi",
+    ),
+    Mutation(
+        "the norm of the mixer's output passes its gradient on as it came",
+        f"{L}/block.py",
+        "dy = _norm_bwd(",
+        "_norm_bwd(",
+        "layer block",
+    ),
+    Mutation(
+        "the norm of the MLP's output passes its gradient on as it came",
+        f"{L}/block.py",
+        "dz = _norm_bwd(",
+        "_norm_bwd(",
+        "layer block",
+    ),
+    Mutation(
+        "the scale of the branches left out on the way back into the MLP",
+        f"{L}/block.py",
+        "dz = scaled(dz, spec.branch_scale)",
+        "pass",
+        "layer block",
+    ),
+    Mutation(
+        "a parallel MLP passes no gradient through the norm of its own",
+        f"{L}/block.py",
+        "elif spec.is_parallel:\n        dx = _past",
+        "elif spec.is_parallel:\n        _past",
+        "layer block",
+    ),
+    Mutation(
+        "the gradient of what is added to 1 loses the factor",
+        f"{L}/norm.py",
+        "rt.ops.rms_norm_bwd(dyw, saved)",
+        "rt.ops.rms_norm_bwd(dyw, saved._replace(weight=saved.weight - spec.offset))",
+        "layer norm_layer",
+    ),
+    Mutation(
+        "the cap's derivative forgotten",
+        f"{K}/linear_cross_entropy.py",
+        "cast(dz, wide) * (1.0 - t * t) * scale",
+        "cast(dz, wide) * scale",
+        "op linear_cross_entropy",
+    ),
+    Mutation(
+        "the cap's derivative lacks the square",
+        f"{K}/linear_cross_entropy.py",
+        "(1.0 - t * t)",
+        "(1.0 - t)",
+        "op linear_cross_entropy",
+    ),
+    Mutation(
+        "the scale of capped logits forgotten on the way back",
+        f"{K}/linear_cross_entropy.py",
+        "(1.0 - t * t) * scale",
+        "(1.0 - t * t)",
+        "op linear_cross_entropy",
+    ),
+    Mutation(
+        "the cap forgotten where logits are made again",
+        f"{K}/linear_cross_entropy.py",
+        "logits = scale_and_cap(logits, scale, cap)",
+        "logits = scale_and_cap(logits, scale, None)",
+        "op linear_cross_entropy",
+    ),
+    Mutation(
+        "the embedding's gradient lacks its factor",
+        "xplm/models/decoder.py",
+        "drows = scaled(dx, _embedding_scale(rt, config))",
+        "drows = dx",
+        "layer embed",
+    ),
+    Mutation(
+        "scale and cap forgotten by the forward pass of inference",
+        "xplm/models/decoder.py",
+        "return scale_and_cap(logits, config.logit_scale, config.logit_cap)",
+        "return logits",
+        "model norms around",
     ),
 ]

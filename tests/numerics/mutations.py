@@ -333,8 +333,8 @@ LAYERS = [
     Mutation(
         "gradients of norm weight and bias swapped",
         f"{L}/norm.py",
-        "zip(kind.inits, found, strict=True)",
-        "zip(kind.inits, found[::-1], strict=True)",
+        '"weight": dweight, "bias": dbias',
+        '"weight": dbias, "bias": dweight',
         "layer norm_layer",
     ),
     Mutation(

@@ -1,10 +1,23 @@
-"""A norm of the last axis, of the kind that its spec names; alone, and behind an addition."""
+"""A norm of the last axis, of the kind that its spec names; alone, and behind an addition.
+
+    rms     y = x / rms(x) * (offset + weight)
+    layer   y = (x - mean(x)) / std(x) * (offset + weight) + bias
+
+The ops know no offset. The sum is the weight that they take; its gradient is the weight's, for d(offset + w) / dw = 1.
+A weight that there is not is one, a bias zero, and nothing takes their gradients.
+
+Numerics. The sum is in the norm island's dtype: 1 + w in bfloat16 would leave w the eight bits of 1. RMS norms with an
+offset compute in the island up to y and round once, in Gemma's order; Llama's rounds the row before it is scaled.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from array_api_compat import device
+
 from xplm.gradients import Gradients
 from xplm.params import ParamSpec
+from xplm.precision import cast
 from xplm.runtime import Runtime
 from xplm.specs import LayerNormSpec, NormSpec, RMSNormSpec
 from xplm.typing import Array, Params
@@ -13,14 +26,15 @@ from xplm.typing import Array, Params
 class NormKind(NamedTuple):
     """A kind of norm: what its parameters start as, its forward and its backward pass."""
 
-    inits: dict[str, str]  # by the end of a parameter's name
+    inits: Callable[[Any], dict[str, str]]  # spec -> by the end of a parameter's name
     fwd: Callable[[Runtime, Any, Params, str, Array], tuple[Array, Any]]
-    bwd: Callable[[Runtime, Array, Any], tuple[Array, ...]]  # dx, and a gradient for each parameter
+    bwd: Callable[[Runtime, Any, Array, Any], dict[str, Array]]
+    """(rt, spec, dy, saved) -> the gradients of "x" and of each parameter, by the end of its name."""
 
 
 def norm_specs(spec: NormSpec, name: str, width: int) -> list[ParamSpec]:
     """The parameters of a norm of `width` features."""
-    inits = NORMS[type(spec)].inits
+    inits = NORMS[type(spec)].inits(spec)
     return [ParamSpec(f"{name}.{part}", (width,), init) for part, init in inits.items()]
 
 
@@ -44,10 +58,10 @@ def norm_layer_bwd(
 ) -> Array:
     """dx (..., C), from dy (..., C); this layer's gradients go to `grads`."""
     kind = NORMS[type(spec)]
-    dx, *found = kind.bwd(rt, dy, saved)
-    for part, gradient in zip(kind.inits, found, strict=True):
-        grads.add(f"{name}.{part}", gradient)
-    return dx
+    found = kind.bwd(rt, spec, dy, saved)
+    for part in kind.inits(spec):
+        grads.add(f"{name}.{part}", found[part])
+    return found["x"]
 
 
 def add_norm_layer_fwd(
@@ -81,31 +95,60 @@ def add_norm_layer_bwd(
 
 def _is_one_op(rt: Runtime, spec: NormSpec) -> bool:
     """Whether the table has addition and norm as one op, both ways: see `xplm.kernels.fusions`."""
-    return isinstance(spec, RMSNormSpec) and rt.has("add_rms_norm_fwd", "add_rms_norm_bwd")
+    is_plain = isinstance(spec, RMSNormSpec) and not spec.offset
+    return is_plain and rt.has("add_rms_norm_fwd", "add_rms_norm_bwd")
+
+
+def _start(spec: NormSpec) -> str:
+    """What a weight starts as, so that offset + weight is 1."""
+    return "zeros" if spec.offset else "ones"
+
+
+def _with_offset(rt: Runtime, spec: NormSpec, weight: Array) -> Array:
+    """offset + weight (C,), in the island where there is an offset."""
+    island = rt.dtype.norm
+    return cast(cast(weight, island) + spec.offset, island) if spec.offset else weight
 
 
 def _rms_norm_fwd(
     rt: Runtime, spec: RMSNormSpec, params: Params, name: str, x: Array
 ) -> tuple[Array, Any]:
-    return rt.ops.rms_norm_fwd(x, params[f"{name}.weight"], eps=spec.eps, island=rt.dtype.norm)
+    weight = _with_offset(rt, spec, params[f"{name}.weight"])
+    xw = cast(x, rt.dtype.norm) if spec.offset else x
+    y, saved = rt.ops.rms_norm_fwd(xw, weight, eps=spec.eps, island=rt.dtype.norm)
+    return cast(y, x.dtype), saved
+
+
+def _rms_norm_bwd(rt: Runtime, spec: RMSNormSpec, dy: Array, saved: Any) -> dict[str, Array]:
+    dyw = cast(dy, rt.dtype.norm) if spec.offset else dy
+    dx, dweight = rt.ops.rms_norm_bwd(dyw, saved)
+    return {"x": cast(dx, dy.dtype) if spec.offset else dx, "weight": dweight}
+
+
+def _layer_norm_inits(spec: LayerNormSpec) -> dict[str, str]:
+    weight = {"weight": _start(spec)} if spec.has_weight else {}
+    return weight | ({"bias": "zeros"} if spec.has_bias else {})
 
 
 def _layer_norm_fwd(
     rt: Runtime, spec: LayerNormSpec, params: Params, name: str, x: Array
 ) -> tuple[Array, Any]:
-    weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
+    def constant(make: Callable[..., Array]) -> Array:
+        return make((x.shape[-1],), dtype=x.dtype, device=device(x))
+
+    xp = rt.backend.xp
+    weight = params[f"{name}.weight"] if spec.has_weight else constant(xp.ones)
+    bias = params[f"{name}.bias"] if spec.has_bias else constant(xp.zeros)
+    weight = _with_offset(rt, spec, weight)
     return rt.ops.layer_norm_fwd(x, weight, bias, eps=spec.eps, island=rt.dtype.norm)
 
 
+def _layer_norm_bwd(rt: Runtime, spec: LayerNormSpec, dy: Array, saved: Any) -> dict[str, Array]:
+    dx, dweight, dbias = rt.ops.layer_norm_bwd(dy, saved)
+    return {"x": dx, "weight": dweight, "bias": dbias}
+
+
 NORMS: dict[type, NormKind] = {
-    RMSNormSpec: NormKind(
-        {"weight": "ones"},
-        _rms_norm_fwd,
-        lambda rt, dy, saved: rt.ops.rms_norm_bwd(dy, saved),
-    ),
-    LayerNormSpec: NormKind(
-        {"weight": "ones", "bias": "zeros"},
-        _layer_norm_fwd,
-        lambda rt, dy, saved: rt.ops.layer_norm_bwd(dy, saved),
-    ),
+    RMSNormSpec: NormKind(lambda spec: {"weight": _start(spec)}, _rms_norm_fwd, _rms_norm_bwd),
+    LayerNormSpec: NormKind(_layer_norm_inits, _layer_norm_fwd, _layer_norm_bwd),
 }

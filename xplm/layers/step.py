@@ -95,7 +95,7 @@ class Steps:
             attention_half=rt.ops.norm_attention_residual,
             mlp_half=rt.ops.norm_mlp_residual,
             scale=config.blocks[0].mixer.scale,
-            eps=config.blocks[0].norm.eps,
+            eps=config.blocks[0].first_norm.eps,
             island=rt.dtype.norm,
         )
 
@@ -107,12 +107,15 @@ class Steps:
 
 def _is_like_llamas(block: BlockSpec) -> bool:
     """Whether a block is what the two fusions compute."""
-    mixer, mlp = block.mixer, block.mlp
+    mixer, mlp, norm = block.mixer, block.mlp, block.norm
     return (
-        isinstance(block.norm, RMSNormSpec)
-        and block.mlp_norm in (block.norm, None)
+        isinstance(norm, RMSNormSpec)
+        and not norm.offset
+        and block.mlp_norm == (None if block.is_parallel else norm)
+        and block.mixer_output_norm is block.mlp_output_norm is None
+        and block.branch_scale == 1.0
         and isinstance(mixer, AttentionSpec)
-        and mixer.qk_norm in (block.norm, None)
+        and mixer.qk_norm in (norm, None)
         and isinstance(mlp, MLPSpec)
         and (mlp.is_gated, mlp.activation) == (True, "silu")
     )

@@ -1,8 +1,11 @@
 """The decoder: an embedding, blocks, a norm and a head.
 
-    x      = embedding(ids)           plus embedding(positions) where they are learned
+    x      = e embedding(ids)         plus embedding(positions) where they are learned
     x      = block(x)                 L times
     logits = norm(x) @ lm_head^T      plus a bias where there is one; lm_head is the embedding where they are tied
+    logits = c tanh(s logits / c)     s logits without a cap c
+
+e and s are 1 in most families. e is rounded to the compute dtype before it multiplies, as Gemma's code does.
 
 What a block is, its spec says (`xplm.specs`); families differ by nothing else.
 """
@@ -17,13 +20,14 @@ from xplm.config import DecoderConfig
 from xplm.formats import Format
 from xplm.gradients import Gradients
 from xplm.kernels.embedding import EmbeddingSaved
+from xplm.kernels.linear_cross_entropy import scale_and_cap
 from xplm.kernels.rope import rope_tables
 from xplm.layers.block import block_fwd, block_name, block_specs
 from xplm.layers.context import Context, RopeTables
 from xplm.layers.norm import norm_layer_fwd, norm_specs
 from xplm.layers.step import Steps
 from xplm.params import Init, ParamSpec
-from xplm.precision import cast, wide_dtype
+from xplm.precision import cast, cast_host, scaled, wide_dtype
 from xplm.rope_scaling import LENGTH_DEPENDENT, inverse_frequencies
 from xplm.runtime import Runtime
 from xplm.specs import RopeSpec
@@ -91,7 +95,7 @@ def forward(
     """
     B, T = ids.shape
     context = make_context(rt, config, T, cache, ends)
-    x, _ = embed_fwd(rt, params, ids, context)
+    x, _ = embed_fwd(rt, config, params, ids, context)
     if steps is not None and steps.take(context):
         x = steps(x, context)
     else:
@@ -105,7 +109,7 @@ def forward(
     x, _ = norm_layer_fwd(rt, config.norm, params, NORM, x)
     head = head_weight(config, params)
     logits, _ = rt.ops.linear_fwd(cast(x, rt.dtype.loss), head, params.get(HEAD_BIAS))
-    return logits
+    return scale_and_cap(logits, config.logit_scale, config.logit_cap)
 
 
 def _last_rows(rt: Runtime, x: Array, counts: Sequence[int] | None) -> Array:
@@ -121,26 +125,37 @@ def _last_rows(rt: Runtime, x: Array, counts: Sequence[int] | None) -> Array:
 
 
 def embed_fwd(
-    rt: Runtime, params: Params, ids: Array, context: Context
+    rt: Runtime, config: DecoderConfig, params: Params, ids: Array, context: Context
 ) -> tuple[Array, EmbedSaved]:
-    """x = embedding(ids), plus embedding(positions) where they are learned.   ids (B, T)  ->  x (B, T, C)"""
+    """x = e embedding(ids), plus embedding(positions) where they are learned.   ids (B, T)  ->  x (B, T, C)"""
     x, ids_saved = rt.ops.embedding_fwd(ids, embedding_weight(params))
+    if config.embedding_scale != 1.0:
+        x = scaled(cast(x, rt.dtype.compute), _embedding_scale(rt, config))
     positions_saved = None
     if context.positions is not None:
         p, positions_saved = rt.ops.embedding_fwd(context.positions, params[POSITIONS])
-        x = x + p
+        x = x + cast(p, x.dtype)
     return cast(x, rt.dtype.compute), EmbedSaved(ids_saved, positions_saved)
 
 
-def embed_bwd(rt: Runtime, dx: Array, saved: EmbedSaved, grads: Gradients) -> None:
+def embed_bwd(
+    rt: Runtime, config: DecoderConfig, dx: Array, saved: EmbedSaved, grads: Gradients
+) -> None:
     """Both tables' gradients, from dx (B, T, C), go to `grads`."""
+    # x = e embedding(ids) + embedding(positions)
     if grads.wants(EMBEDDING):
-        grads.add(EMBEDDING, rt.ops.embedding_bwd(dx, saved.ids)[1])
+        drows = scaled(dx, _embedding_scale(rt, config))
+        grads.add(EMBEDDING, rt.ops.embedding_bwd(drows, saved.ids)[1])
     if saved.positions is not None and grads.wants(POSITIONS):
         if saved.positions.ids.shape[0] == 1:  # one row of positions serves the whole batch
             wide = wide_dtype(dx, rt.backend.xp)
             dx = rt.backend.xp.sum(cast(dx, wide), axis=0, keepdims=True)
         grads.add(POSITIONS, rt.ops.embedding_bwd(dx, saved.positions)[1])
+
+
+def _embedding_scale(rt: Runtime, config: DecoderConfig) -> float:
+    """e, rounded to the compute dtype."""
+    return float(cast_host(np.asarray([config.embedding_scale]), rt.host_dtype.compute)[0])
 
 
 def head_name(config: DecoderConfig) -> str:

@@ -2,7 +2,8 @@
 
     losses = cross_entropy(norm(x) @ head^T + bias, targets)      the bias where the head has one
 
-Head and loss are one op, which makes some rows of logits at a time.
+Logits are scaled and capped as `xplm.models.decoder` has them. Head and loss are one op, which makes some rows of
+logits at a time.
 """
 
 from typing import Any, NamedTuple
@@ -56,6 +57,8 @@ def head_fwd(
         ignore_index=IGNORE_INDEX,
         label_smoothing=label_smoothing,
         z_loss=z_loss,
+        logit_scale=config.logit_scale,
+        logit_cap=config.logit_cap,
         island=rt.dtype.loss,
     )
     return losses, HeadSaved(norm, saved)

@@ -184,7 +184,8 @@ def head_scratch(
     tables = 0 if is_frozen else 1 + has_more
     if is_fused(rt, "linear_cross_entropy_bwd"):  # narrow, x and dx widened too
         whole = 2 * n * C * wide if is_narrow else 0
-        return HeadScratch(chunk, chunk + whole, tables * table)
+        slopes = 0 if config.logit_cap is None else chunk
+        return HeadScratch(chunk, chunk + slopes + whole, tables * table)
 
     # logits, p, dlogits and three steps between, and what is left of the chunk before; the table widened
     return HeadScratch(chunk, (6 + has_more) * chunk, (tables + is_narrow) * table)

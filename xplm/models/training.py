@@ -111,7 +111,7 @@ def _body_fwd(
     recompute: bool,
 ) -> tuple[Array, BodySaved]:
     """Embedding and all blocks.   ids (B, T)  ->  x (B, T, C)"""
-    x, embed_saved = embed_fwd(rt, params, ids, context)
+    x, embed_saved = embed_fwd(rt, config, params, ids, context)
     x, embed_drop = drop("model.embed_tokens", x)
     layers = range(len(config.blocks))
     x, kept = blocks_fwd(
@@ -139,7 +139,7 @@ def _body_bwd(
         rt, config, params, layers, dx, kept, context, grads, drop=drop, recompute=recompute
     )
     if lowest < 0:
-        embed_bwd(rt, undrop(rt, dx, saved.drop), saved.embed, grads)
+        embed_bwd(rt, config, undrop(rt, dx, saved.drop), saved.embed, grads)
 
 
 def _head(

@@ -16,7 +16,7 @@ from xplm.layers.mlp import mlp_bwd, mlp_fwd
 from xplm.layers.norm import norm_layer_bwd, norm_layer_fwd
 from xplm.models.decoder import embed_bwd, embed_fwd, make_context, param_specs
 from xplm.numerics.gradient_check import GradientError, check_gradients
-from xplm.numerics.tiny_models import draw_params, tiny_config
+from xplm.numerics.tiny_models import TINY_MODELS, draw_params, tiny_config
 from xplm.runtime import Runtime, make_runtime
 from xplm.typing import Array, Params
 
@@ -102,8 +102,8 @@ def _embed(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
     ids = rt.backend.from_host(np.random.default_rng(0).integers(0, config.vocab_size, (B, T)))
     return Pair(
         "model.embed_",
-        lambda params, x: embed_fwd(rt, params, ids, context),
-        lambda dy, saved, grads: embed_bwd(rt, dy, saved, grads),
+        lambda params, x: embed_fwd(rt, config, params, ids, context),
+        lambda dy, saved, grads: embed_bwd(rt, config, dy, saved, grads),
     )
 
 
@@ -127,6 +127,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "phi": {"model_type": "phi", "hidden_size": 16},
     "gpt2": {"model_type": "gpt2"},
     "starcoder2": {"model_type": "starcoder2", "use_bias": True},
+    **{name: TINY_MODELS[name] for name in ("norms around", "two norms of x")},
 }
 """Configurations that between them take every branch of every layer."""
 

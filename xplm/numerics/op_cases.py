@@ -196,6 +196,9 @@ LOSS_OPTIONS: list[tuple[str, dict[str, float]]] = [
 ]
 
 
+SCALE_AND_CAP = {"logit_scale": 0.6, "logit_cap": 2.0}
+
+
 def _cross_entropy(rng: Generator) -> list[OpCase]:
     n = rng.standard_normal
     targets = np.array([1, 4, IGNORE, 0, 6])
@@ -209,7 +212,7 @@ def _linear_cross_entropy(rng: Generator) -> list[OpCase]:
     all_scored, one_ignored = np.array([5, 0, 3, 3]), np.array([1, 4, IGNORE, 0, 6])
 
     def case(
-        label: str, targets: np.ndarray, V: int, options: dict[str, float], *, bias: bool = False
+        label: str, targets: np.ndarray, V: int, options: Mapping[str, float], *, bias: bool = False
     ) -> OpCase:
         n = rng.standard_normal
         arrays = (n((len(targets), 3)), n((V, 3)), targets)
@@ -223,6 +226,9 @@ def _linear_cross_entropy(rng: Generator) -> list[OpCase]:
         case("bias, all scored", all_scored, 6, {}, bias=True),
         case("bias, one ignored", one_ignored, 7, {}, bias=True),
         case("bias, one ignored, both", one_ignored, 7, both, bias=True),
+        case("scaled, bias", one_ignored, 7, {"logit_scale": 0.3}, bias=True),
+        case("capped", one_ignored, 7, {"logit_cap": 1.5}),
+        case("scaled and capped, bias", one_ignored, 7, both | SCALE_AND_CAP, bias=True),
     ]
 
 

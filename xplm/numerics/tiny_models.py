@@ -5,6 +5,8 @@ gradients are nearly zero, and a mistake in them would be as small.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from xplm.config import DecoderConfig
 from xplm.models.families.config_json import read_config
 from xplm.models.families.table import FAMILIES
 from xplm.params import ParamSpec
+from xplm.specs import LayerNormSpec, RMSNormSpec
 
 BASE: dict[str, Any] = {
     "model_type": "llama",
@@ -24,6 +27,37 @@ BASE: dict[str, Any] = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 12,
 }
+
+
+def _norms_around(config: DecoderConfig) -> DecoderConfig:
+    """Norms of both branches' outputs, in every other block of x too, by 1 + weight; every factor, and the cap."""
+    norm = RMSNormSpec(1e-3, offset=1.0)
+    around: dict[str, Any] = {
+        "mixer_output_norm": norm,
+        "mlp_output_norm": norm,
+        "branch_scale": 0.7,
+    }
+    blocks = [
+        replace(block, norm=before, mlp_norm=before, **around)
+        for block, before in zip(config.blocks, cycle([None, norm]), strict=False)
+    ]
+    return replace(
+        config,
+        blocks=tuple(blocks),
+        norm=norm,
+        embedding_scale=1.5,
+        logit_scale=0.6,
+        logit_cap=2.0,
+    )
+
+
+def _two_norms_of_x(config: DecoderConfig) -> DecoderConfig:
+    """Parallel branches with a norm each, one without a bias, one without anything to learn."""
+    norm = LayerNormSpec(1e-3, offset=1.0, has_bias=False)
+    bare = LayerNormSpec(1e-3, has_weight=False, has_bias=False)
+    blocks = [replace(b, norm=norm, mlp_norm=bare, is_parallel=True) for b in config.blocks]
+    return replace(config, blocks=tuple(blocks), norm=norm)
+
 
 TINY_MODELS: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": True},
@@ -52,18 +86,21 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
         "scale_attn_by_inverse_layer_idx": True,
     },
     "starcoder2": {"model_type": "starcoder2", "use_bias": True},
+    "norms around": {"tie_word_embeddings": True, "decoder": _norms_around},
+    "two norms of x": {"decoder": _two_norms_of_x},
 }
-"""Changes to BASE."""
+"""Changes to BASE; under "decoder" one to the configuration that was read, for what no family has so."""
 
 
 def tiny_config(changes: Mapping[str, Any]) -> DecoderConfig:
     """BASE with changes, in the family's own spelling; keys that it does not have are left out."""
     hf = {**BASE, **changes}
+    change = hf.pop("decoder", lambda config: config)
     family = FAMILIES[hf["model_type"]]
     spelt: dict[str, Any] = {}
     for key, value in hf.items():
         spelt.setdefault(family.spelling.get(key, key), value)  # two of our keys may be one of its
-    return read_config({key: value for key, value in spelt.items() if key in family.keys})
+    return change(read_config({k: v for k, v in spelt.items() if k in family.keys}))
 
 
 def draw_params(specs: Mapping[str, ParamSpec], seed: int) -> dict[str, np.ndarray]:

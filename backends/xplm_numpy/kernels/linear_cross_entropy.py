@@ -5,7 +5,8 @@ in them is not seen. The others are taken a chunk at a time, as there; the chunk
 chunks reuse, and their gradient overwrites them. Operands of 16 bits are multiplied as in `xplm_numpy.kernels.linear`;
 where they are as they are stored, the gradient of the logits is rounded to their dtype once, and lies beside them.
 FLOPs: 2 C V a row forward, 6 C V backward, all of them BLAS's; bytes beside its own: 4 V a row forward, 8 V backward,
-and with a bias 8 V more forward, 12 V backward.
+and with a bias 8 V more forward, 12 V backward. A scale is one pass over the chunk each way, a cap three; its slopes
+lie beside the chunk.
 """
 
 import numpy as np
@@ -20,9 +21,25 @@ from xplm_numpy.whole import narrowed
 
 
 def linear_cross_entropy_fwd(
-    x, weight, targets, bias=None, *, ignore_index, label_smoothing=0.0, z_loss=0.0, island=None
+    x,
+    weight,
+    targets,
+    bias=None,
+    *,
+    ignore_index,
+    label_smoothing=0.0,
+    z_loss=0.0,
+    logit_scale=1.0,
+    logit_cap=None,
+    island=None,
 ):
-    options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "z_loss": z_loss}
+    options = {
+        "ignore_index": ignore_index,
+        "label_smoothing": label_smoothing,
+        "z_loss": z_loss,
+        "logit_scale": logit_scale,
+        "logit_cap": logit_cap,
+    }
     if not takes(x, weight, bias) or not in_float32(island):
         return portable.linear_cross_entropy_fwd(x, weight, targets, bias, **options, island=island)
 
@@ -31,6 +48,7 @@ def linear_cross_entropy_fwd(
     shares = np.float32(label_smoothing), np.float32(z_loss)
     for rows, logits in _chunks(x_rows, weight):
         _project(x_rows[rows], weight, bias, logits)
+        _scale_and_cap(logits, logit_scale, logit_cap)
         forward_rows(logits, ids[rows], ignore_index, *shares, losses[rows], lses[rows])
     loss, lse = (_spread(part, scored, len(x)) for part in (losses, lses))
     saved = LinearCrossEntropySaved(
@@ -40,7 +58,7 @@ def linear_cross_entropy_fwd(
 
 
 def linear_cross_entropy_bwd(dloss, saved, *, is_frozen=False):
-    x, weight, targets, bias, lse, ignore_index, label_smoothing, z_loss, island = saved
+    x, weight, targets, bias, lse, ignore_index, label_smoothing, z_loss, scale, cap, island = saved
     if not takes(x, weight, bias) or not dloss.dtype == island == np.float32:
         return portable.linear_cross_entropy_bwd(dloss, saved, is_frozen=is_frozen)
 
@@ -52,12 +70,20 @@ def linear_cross_entropy_bwd(dloss, saved, *, is_frozen=False):
     dbias = None if bias is None or is_frozen else np.zeros(bias.shape, np.float32)
     for rows, logits in _chunks(x_rows, weight):
         _project(x_rows[rows], weight, bias, logits)
+        _scale_and_cap(logits, scale, cap)
+        slopes = None if cap is None else _slopes(logits, cap)
 
         # loss = cross_entropy(logits)
         dlogits = logits
         backward_rows(
             dloss_rows[rows], logits, ids[rows], lse_rows[rows], ignore_index, *shares, dlogits
         )
+
+        # logits = c tanh(s logits / c)
+        if slopes is not None:
+            dlogits *= slopes
+        if scale != 1.0:
+            dlogits *= np.float32(scale)
 
         # logits = x @ weight^T + bias
         if dbias is not None:
@@ -78,6 +104,23 @@ def _project(x, weight, bias, logits):
     project(x, weight, logits)
     if bias is not None:
         store(logits, bits(bias), logits)
+
+
+def _scale_and_cap(logits, scale, cap):
+    """logits = c tanh(s logits / c), in place; s logits without a cap."""
+    if scale != 1.0:
+        logits *= np.float32(scale)
+    if cap is not None:
+        logits /= np.float32(cap)
+        np.tanh(logits, out=logits)
+        logits *= np.float32(cap)
+
+
+def _slopes(capped, cap):
+    """1 - t^2 of capped logits c t."""
+    t = capped / np.float32(cap)
+    t *= t
+    return np.subtract(np.float32(1.0), t, out=t)
 
 
 def _scored(x, weight, targets, ignore_index):

@@ -1,4 +1,4 @@
-"""Faults to plant for parity in norms of q and k, parallel blocks, partial RoPE and the bias of a head."""
+"""Faults to plant for parity in norms, parallel blocks, partial RoPE, scales, caps and the bias of a head."""
 
 from tests.numerics.block_mutations import BLOCKS as MUTATIONS
 from tests.numerics.parity.arithmetic_faults import K, L, PlantedFault, op_fault
@@ -91,6 +91,69 @@ BLOCKS = [
         "head)",
         "phi",
         "and linear forward at lm_head",
+        shared=False,
+    ),
+    PlantedFault(
+        "the norm of the mixer's output left out",
+        f"{L}/block.py",
+        "y, mixer_output = _norm_fwd(",
+        "_, mixer_output = _norm_fwd(",
+        "norms around",
+        "and linear forward at model.layers.0.mlp.up_proj",
+        shared=False,
+    ),
+    PlantedFault(
+        "the norm of the MLP's output left out",
+        f"{L}/block.py",
+        "y, mlp_output = _norm_fwd(",
+        "_, mlp_output = _norm_fwd(",
+        "norms around",
+        "between rms_norm forward at model.layers.0.mlp.down_proj and rms_norm",
+        shared=False,
+    ),
+    PlantedFault(
+        "a norm scales by its weight, not by 1 + weight",
+        f"{L}/norm.py",
+        "cast(cast(weight, island) + spec.offset, island)",
+        "cast(cast(weight, island) + 0.0, island)",
+        "norms around",
+        "and rms_norm forward at model.layers.0.self_attn.o_proj",
+        shared=False,
+    ),
+    PlantedFault(
+        "a parallel MLP reads the mixer's norm, not its own",
+        f"{L}/block.py",
+        "n, mlp_norm_saved = norm_layer_fwd(",
+        "_, mlp_norm_saved = norm_layer_fwd(",
+        "two norms of x",
+        "and linear forward at model.layers.0.mlp.up_proj",
+        shared=False,
+    ),
+    PlantedFault(
+        "the scale of a branch left out",
+        f"{L}/block.py",
+        'drop(f"{name}.{MIXER}", scaled(y, spec.branch_scale))',
+        'drop(f"{name}.{MIXER}", y)',
+        "norms around",
+        "and linear forward at model.layers.0.mlp.up_proj",
+        shared=False,
+    ),
+    PlantedFault(
+        "the embedding's factor left out",
+        "xplm/models/decoder.py",
+        "x = scaled(cast(x, rt.dtype.compute), _embedding_scale(rt, config))",
+        "x = cast(x, rt.dtype.compute)",
+        "norms around",
+        "between embedding forward at model.embed_tokens and",
+        shared=False,
+    ),
+    PlantedFault(
+        "the cap of the logits left out",
+        "xplm/models/decoder.py",
+        "return scale_and_cap(logits, config.logit_scale, config.logit_cap)",
+        "return scale_and_cap(logits, config.logit_scale, None)",
+        "norms around",
+        "between linear forward at model.embed_tokens and the end",
         shared=False,
     ),
 ]

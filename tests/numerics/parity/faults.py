@@ -117,8 +117,8 @@ WIRING = [
     PlantedFault(
         "the MLP's residual dropped",
         f"{L}/block.py",
-        '    y, mlp_drop = drop(f"{name}.{MLP}", y)\n    x = x + y',
-        '    y, mlp_drop = drop(f"{name}.{MLP}", y)\n    x = y',
+        '    y, mlp_drop = drop(f"{name}.{MLP}", scaled(y, spec.branch_scale))\n    x = x + y',
+        '    y, mlp_drop = drop(f"{name}.{MLP}", scaled(y, spec.branch_scale))\n    x = y',
         "llama",
         "and rms_norm forward at model.layers.1.input_layernorm",
         shared=False,

@@ -44,7 +44,7 @@ def test_the_stream_is_what_blocks_hand_on(location, changes):
         lm.rt.backend.to_host(forward(lm.rt, lm.config, lm.params, ids)),
     )
     context = make_context(lm.rt, lm.config, 9)
-    x, _ = embed_fwd(lm.rt, lm.params, ids, context)
+    x, _ = embed_fwd(lm.rt, lm.config, lm.params, ids, context)
     for depth in range(lm.config.num_hidden_layers + 1):
         np.testing.assert_array_equal(
             lm.rt.backend.to_host(stream[depth]), lm.rt.backend.to_host(x)

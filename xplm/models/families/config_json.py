@@ -16,6 +16,9 @@ MAX_LAYERS = 10_000
 MAX_SHOWN = 40  # characters of a name that is looked up
 DEFAULT_POSITIONS = 2048
 
+DESCRIBED = ("blocks", "embedding_scale", "logit_scale", "logit_cap")
+"""Facts of a decoder that its family's config.json may have no keys for."""
+
 
 def read_config(hf: Mapping[str, Any]) -> DecoderConfig:
     """Read the contents of a config.json.
@@ -52,7 +55,7 @@ def read_config(hf: Mapping[str, Any]) -> DecoderConfig:
         hidden_size=hidden_size,
         max_position_embeddings=fields.integer("max_position_embeddings"),
         blocks=blocks,
-        norm=blocks[-1].norm,
+        norm=blocks[-1].first_norm,
         has_learned_positions=family.has_learned_positions,
         tie_word_embeddings=fields.flag("tie_word_embeddings"),
         head_bias=family.has_head_bias,
@@ -60,6 +63,7 @@ def read_config(hf: Mapping[str, Any]) -> DecoderConfig:
         bos_token_id=fields.token_id("bos_token_id"),
         eos_token_id=fields.token_ids("eos_token_id"),
         pad_token_id=fields.token_id("pad_token_id"),
+        **family.read_scales(fields),
     )
 
 
@@ -67,7 +71,7 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
     """The config.json that transformers reads this model with.
 
     Raises:
-        ConfigError: the family's config.json has no keys for what the blocks are.
+        ConfigError: the family's config.json has no keys for what the blocks or the scales are.
     """
     family, block = FAMILIES[config.model_type], config.blocks[0]
     eos = list(config.eos_token_id)
@@ -83,7 +87,7 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
         "head_dim": block.mixer.head_dim,
         "max_position_embeddings": config.max_position_embeddings,
         "hidden_act": write_activation(block.mlp.activation, family.hidden_act),
-        family.norm_eps_key: block.norm.eps,
+        family.norm_eps_key: block.first_norm.eps,
         "tie_word_embeddings": config.tie_word_embeddings,
         "initializer_range": config.initializer_range,
         "bos_token_id": config.bos_token_id,
@@ -92,9 +96,10 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
     }
     hf |= family.write_blocks(config)
     written = {family.spelling.get(key, key): value for key, value in hf.items()}
-    if read_config(written).blocks != config.blocks:
+    back = read_config(written)
+    if lost := [name for name in DESCRIBED if getattr(back, name) != getattr(config, name)]:
         raise ConfigError(
-            f"the blocks of a {config.model_type} must be those that its config.json can describe; "
+            f"the {' and '.join(lost)} of a {config.model_type} must be those that its config.json can describe; "
             "these are others"
         )
     return written

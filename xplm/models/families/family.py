@@ -33,11 +33,17 @@ SIZES = (
 ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "original_max_position_embeddings")
 
 ReadBlocks: TypeAlias = Callable[[Fields], tuple[BlockSpec, ...]]
+ReadScales: TypeAlias = Callable[[Fields], dict[str, Any]]
 WriteBlocks: TypeAlias = Callable[[DecoderConfig], dict[str, Any]]
 
 
 def no_modules(_: BlockSpec) -> Modules:
     """No modules that a block decides."""
+    return {}
+
+
+def no_scales(_: Fields) -> dict[str, Any]:
+    """Embeddings and logits as they are."""
     return {}
 
 
@@ -52,6 +58,8 @@ class Family:
     hidden_act: str  # of its MLP, where config.json says nothing
     read_blocks: ReadBlocks
     write_blocks: WriteBlocks  # keys that not all families have
+    read_scales: ReadScales = no_scales
+    """`embedding_scale`, `logit_scale` and `logit_cap` of the DecoderConfig, those that are not its defaults."""
     has_learned_positions: bool = False
     has_head_bias: bool = False
     inert: tuple[str, ...] = ()  # further keys of transformers' class, which change no logits

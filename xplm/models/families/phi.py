@@ -32,7 +32,7 @@ def read_blocks(hf: Fields) -> tuple[BlockSpec, ...]:
         qk_norm=norm if hf.flag("qk_layernorm") else None,
     )
     mlp = read_mlp(hf, is_gated=False, bias=True)
-    return in_all_layers(hf, BlockSpec(attention, mlp, norm, mlp_norm=None))
+    return in_all_layers(hf, BlockSpec(attention, mlp, norm, mlp_norm=None, is_parallel=True))
 
 
 def write_blocks(config: DecoderConfig) -> dict[str, Any]:

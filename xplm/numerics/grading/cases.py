@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.random import Generator
 
-from xplm.numerics.op_cases import IGNORE, OpCase, op_cases
+from xplm.numerics.op_cases import IGNORE, SCALE_AND_CAP, OpCase, op_cases
 
 
 def grading_cases(op: str, seed: int = 0) -> list[OpCase]:
@@ -21,13 +21,15 @@ def grading_cases(op: str, seed: int = 0) -> list[OpCase]:
 
 def _is_gradable(op: str, case: OpCase) -> bool:
     """True where a case is about the op: chunks are about a kernel, zeros for an empty row are a convention, a
-    textbook's attention has keys and values of one width, and neighbours as pairs are a form of all of RoPE's cases.
+    textbook's attention has keys and values of one width, its loss logits that are neither scaled nor capped, and
+    neighbours as pairs are a form of all of RoPE's cases.
     """
     keys_and_values = case.args[1:3] if op == "attention" else ()
     widths = {array.shape[-1] for array in keys_and_values if array is not None}
     is_form = op == "rope" and bool(case.options)
     is_masked = op == "softmax" and len(case.args) > 1
-    return not case.tuning and len(widths) < 2 and not is_form and not is_masked
+    is_plain = not case.options.keys() & SCALE_AND_CAP.keys()
+    return not case.tuning and len(widths) < 2 and is_plain and not is_form and not is_masked
 
 
 def assumed(args: Mapping[str, np.ndarray | None]) -> dict[str, Any]:

@@ -33,7 +33,8 @@ def linear_cross_entropy_fwd(args: Args, options: Options) -> Expected:
     """loss (N,)."""
     x, weight, targets, bias = (*args, None)[:4]
     w = Arithmetic(island(options, x))
-    return Expected(_loss(w, _logits(w, x, weight, bias), targets, options), w.dtype)
+    logits, _ = _logits(w, x, weight, bias, options)
+    return Expected(_loss(w, logits, targets, options), w.dtype)
 
 
 def linear_cross_entropy_bwd(
@@ -42,22 +43,43 @@ def linear_cross_entropy_bwd(
     """dx (N, C), dweight (V, C) and dbias (V,)."""
     x, weight, targets, bias = (*args, None)[:4]
     narrow = Arithmetic(island(options, x))
-    dlogits = _dlogits(narrow, _logits(narrow, x, weight, bias), dloss, targets, options)
-    dlogits = may_round(narrow.stored(dlogits), x.dtype)
     w = Arithmetic(wide_of(narrow.dtype))
+    logits, slope = _logits(narrow, x, weight, bias, options)
+    dlogits = narrow.stored(_dlogits(narrow, logits, dloss, targets, options))
+    if slope is not None:
+        dlogits = narrow.stored(w.times(dlogits, slope))
+    dlogits = may_round(dlogits, x.dtype)
     dx = narrow.stored(w.matmul(dlogits, w.stored(operand(weight))))
     dweight = w.matmul(dlogits.map(np.transpose), narrow.stored(operand(x)))
     dbias = None if bias is None else Expected(w.sum(dlogits, 0), w.dtype)
     return [Expected(dx, x.dtype), Expected(dweight, w.dtype), None, dbias]
 
 
-def _logits(narrow: Arithmetic, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> Ball:
+def _logits(
+    narrow: Arithmetic,
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    options: Options,
+) -> tuple[Ball, Ball | None]:
+    """Logits (N, V), scaled and capped, and their derivative by what they were before that; None for 1."""
     w = Arithmetic(wide_of(narrow.dtype))
     table = w.stored(operand(weight)).map(np.transpose)
     logits = w.matmul(narrow.stored(operand(x)), table)
     if bias is not None:
         logits = w.plus(logits, w.stored(exact(bias)))
-    return narrow.stored(logits)
+    logits = narrow.stored(logits)
+
+    scale, cap = options.get("logit_scale", 1.0), options.get("logit_cap")
+    if scale == 1.0 and cap is None:
+        return logits, None
+    factor = w.scalar(scale)
+    if cap is None:
+        return narrow.stored(w.times(logits, factor)), factor
+    c, one = w.scalar(cap), w.scalar(1.0)
+    capped = narrow.stored(w.times(w.tanh(w.over(w.times(logits, factor), c)), c))
+    t = w.over(capped, c)
+    return capped, w.times(w.minus(one, w.times(t, t)), factor)
 
 
 def _loss(w: Arithmetic, x: Ball, targets: np.ndarray, options: Options) -> Ball:

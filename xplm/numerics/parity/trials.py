@@ -93,13 +93,15 @@ def _embedding(rng: Generator) -> tuple[Any, ...]:
 def _loss(rng: Generator, *, has_head: bool) -> tuple[Any, ...]:
     N, V = _size(rng, 20), 1 + _size(rng, 400)
     targets = np.where(rng.random(N) < 0.2, IGNORE, rng.integers(0, V, N))
-    options = {
+    options: dict[str, Any] = {
         "ignore_index": IGNORE,
         "label_smoothing": float(rng.choice([0.0, 0.1])),
         "z_loss": float(rng.choice([0.0, 1e-2])),
     }
     if not has_head:
         return (_normal(rng, N, V), targets), options
+    options["logit_scale"] = float(rng.choice([1.0, 0.25]))
+    options["logit_cap"] = 3.0 if rng.random() < 0.5 else None
     C = _size(rng, 64)
     bias = _normal(rng, V) if rng.random() < 0.5 else None
     return (_normal(rng, N, C), _normal(rng, V, C) / C, targets, bias), options
