@@ -44,7 +44,23 @@ def swiglu(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
     return silu(gate) * up
 
 
-ACTIVATIONS = {"silu": silu, "gelu": gelu}
+def gelu_erf(x: np.ndarray) -> np.ndarray:
+    """The exact form."""
+    erf = np.vectorize(math.erf, otypes=[float])
+    return x / 2 * (1 + erf(x / math.sqrt(2)))
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    """x where it is above 0, else 0."""
+    return np.where(x > 0, x, 0.0)
+
+
+def relu2(x: np.ndarray) -> np.ndarray:
+    """The square of relu."""
+    return relu(x) ** 2
+
+
+ACTIVATIONS = {"silu": silu, "gelu": gelu, "gelu_erf": gelu_erf, "relu": relu, "relu2": relu2}
 """By the name in an MLPSpec."""
 
 

@@ -78,8 +78,8 @@ class AttentionSpec:
     qk_norm: NormSpec | None = None  # of each head of q and k, before they are rotated
 
 
-ACTIVATIONS = ("silu", "gelu")
-"""Of an MLP: silu, with a gate only, and gelu in the tanh approximation."""
+ACTIVATIONS = ("silu", "gelu", "gelu_erf", "relu", "relu2")
+"""Of an MLP: silu, with a gate only; gelu in the tanh approximation and exact; relu and its square."""
 
 
 @dataclass(frozen=True)

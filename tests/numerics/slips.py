@@ -113,6 +113,12 @@ MISTAKEN = [
     ("swiglu", "return da, db", "return db, da", r"wrong order"),
     ("gelu", "(1 + 3 * 0.044715 * x**2)", "(1 + 0.044715 * x**2)", r"lacks the 3 of the cubic"),
     ("gelu", "+ 0.5 * x * (1 - th**2) * inner", "", r"product rule's second term"),
+    ("gelu_erf", " + x * pdf", "", r"product rule's second term"),
+    ("gelu_erf", "np.exp(-x * x / 2)", "np.exp(-x * x)", r"density lacks its 1/2"),
+    ("relu", "np.where(x > 0, dy, 0)", "dy", r"not masked"),
+    ("relu", "np.where(x > 0, dy, 0)", "np.where(dy > 0, dy, 0)", r"mask is that of dy > 0"),
+    ("relu2", "dy * 2 * np", "dy * np", r"lacks the 2 of the square"),
+    ("relu2", "dy * 2 * np.maximum(x, 0)", "dy * 2 * x", r"not masked"),
     (
         "embedding",
         "np.add.at(grad, ids, dy)",
@@ -190,6 +196,8 @@ MISTAKEN_FORWARD = [
     ("softmax", "e.sum(axis=-1, keepdims=True)", "e.sum()", r"is .* where .* belongs|whole array"),
     ("dropout", "return x * keep / (1 - rate)", "return x * keep", r"1/\(1 - rate\) is missing"),
     ("gelu", "0.5 * x * (1 + np.tanh", "x * (1 + np.tanh", r"the 1/2 is missing"),
+    ("gelu_erf", "x * 0.5 * (1 + erf(x / math.sqrt(2)))", "x * 0.5 * (1 + erf(x))", r"x / sqrt"),
+    ("relu2", "np.maximum(x, 0) ** 2", "x ** 2", r"squares what is below 0"),
     (
         "rope",
         "x * c + rotate_half(x) * s",

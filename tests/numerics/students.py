@@ -190,6 +190,40 @@ def backward(dy, x):
     return dy * (0.5 * (1 + th) + 0.5 * x * (1 - th**2) * inner)
 """
 
+GELU_ERF = """
+import math
+import numpy as np
+
+erf = np.vectorize(math.erf, otypes=[float])
+
+def forward(x):
+    return x * 0.5 * (1 + erf(x / math.sqrt(2)))
+
+def backward(dy, x):
+    pdf = np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    return dy * (0.5 * (1 + erf(x / math.sqrt(2))) + x * pdf)
+"""
+
+RELU = """
+import numpy as np
+
+def forward(x):
+    return np.where(x > 0, x, 0)
+
+def backward(dy, x):
+    return np.where(x > 0, dy, 0)
+"""
+
+RELU2 = """
+import numpy as np
+
+def forward(x):
+    return np.maximum(x, 0) ** 2
+
+def backward(dy, x):
+    return dy * 2 * np.maximum(x, 0)
+"""
+
 EMBEDDING = """
 import numpy as np
 
@@ -302,6 +336,9 @@ RIGHT = {
     "rope": ROPE,
     "swiglu": SWIGLU,
     "gelu": GELU,
+    "gelu_erf": GELU_ERF,
+    "relu": RELU,
+    "relu2": RELU2,
     "embedding": EMBEDDING,
     "dropout": DROPOUT,
     "residual": RESIDUAL,

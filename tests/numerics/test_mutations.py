@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.numerics.activation_mutations import ACTIVATIONS
 from tests.numerics.block_mutations import BLOCKS
 from tests.numerics.mutations import MUTATIONS, PUBLISHED
 from tests.numerics.planted import planted
@@ -17,7 +18,7 @@ from xplm.numerics.tiny_models import TINY_MODELS, tiny_config
 from xplm.params import global_norm
 from xplm.train.clip import clip_by_global_norm
 
-EVERY = MUTATIONS + BLOCKS
+EVERY = MUTATIONS + ACTIVATIONS + BLOCKS
 ENTRIES = 3
 MARGIN = 1e3
 """A mistake is off by this many times the limit at least: it is not a matter of rounding."""

@@ -8,9 +8,12 @@ from xplm.kernels.cross_entropy import cross_entropy_bwd, cross_entropy_fwd
 from xplm.kernels.dropout import dropout_bwd, dropout_fwd
 from xplm.kernels.embedding import embedding_bwd, embedding_fwd
 from xplm.kernels.gelu import gelu_bwd, gelu_fwd
+from xplm.kernels.gelu_erf import gelu_erf_bwd, gelu_erf_fwd
 from xplm.kernels.layer_norm import layer_norm_bwd, layer_norm_fwd
 from xplm.kernels.linear import linear_bwd, linear_fwd
 from xplm.kernels.linear_cross_entropy import linear_cross_entropy_bwd, linear_cross_entropy_fwd
+from xplm.kernels.relu import relu_bwd, relu_fwd
+from xplm.kernels.relu2 import relu2_bwd, relu2_fwd
 from xplm.kernels.rms_norm import rms_norm_bwd, rms_norm_fwd
 from xplm.kernels.rope import rope_bwd, rope_fwd
 from xplm.kernels.softmax import softmax_bwd, softmax_fwd
@@ -30,12 +33,18 @@ class Ops:
     embedding_bwd = staticmethod(embedding_bwd)
     gelu_fwd = staticmethod(gelu_fwd)
     gelu_bwd = staticmethod(gelu_bwd)
+    gelu_erf_fwd = staticmethod(gelu_erf_fwd)
+    gelu_erf_bwd = staticmethod(gelu_erf_bwd)
     layer_norm_fwd = staticmethod(layer_norm_fwd)
     layer_norm_bwd = staticmethod(layer_norm_bwd)
     linear_fwd = staticmethod(linear_fwd)
     linear_bwd = staticmethod(linear_bwd)
     linear_cross_entropy_fwd = staticmethod(linear_cross_entropy_fwd)
     linear_cross_entropy_bwd = staticmethod(linear_cross_entropy_bwd)
+    relu_fwd = staticmethod(relu_fwd)
+    relu_bwd = staticmethod(relu_bwd)
+    relu2_fwd = staticmethod(relu2_fwd)
+    relu2_bwd = staticmethod(relu2_bwd)
     rms_norm_fwd = staticmethod(rms_norm_fwd)
     rms_norm_bwd = staticmethod(rms_norm_bwd)
     rope_fwd = staticmethod(rope_fwd)

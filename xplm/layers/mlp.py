@@ -48,6 +48,18 @@ ACTIVATIONS: dict[str, Activation] = {
         lambda rt, x: rt.ops.gelu_fwd(x),
         lambda rt, dy, saved: rt.ops.gelu_bwd(dy, saved),
     ),
+    "gelu_erf": Activation(
+        lambda rt, x: rt.ops.gelu_erf_fwd(x),
+        lambda rt, dy, saved: rt.ops.gelu_erf_bwd(dy, saved),
+    ),
+    "relu": Activation(
+        lambda rt, x: rt.ops.relu_fwd(x),
+        lambda rt, dy, saved: rt.ops.relu_bwd(dy, saved),
+    ),
+    "relu2": Activation(
+        lambda rt, x: rt.ops.relu2_fwd(x),
+        lambda rt, dy, saved: rt.ops.relu2_bwd(dy, saved),
+    ),
 }
 """Those of `xplm.specs.ACTIVATIONS` that are an op by themselves."""
 

@@ -160,6 +160,18 @@ def _gelu(rng: Generator) -> list[OpCase]:
     ]
 
 
+def _relu(rng: Generator) -> list[OpCase]:
+    def away(*shape: int) -> np.ndarray:  # from the kink at 0
+        x = rng.standard_normal(shape)
+        return x + np.copysign(0.1, x)
+
+    return [
+        OpCase("two axes", (away(4, 7),)),
+        OpCase("three axes", (2.0 * away(2, 3, 5),)),
+        OpCase("large and small", (np.array([[-300.0, -2.0, -0.01, 0.01, 2.0, 300.0]]),)),
+    ]
+
+
 def _swiglu(rng: Generator) -> list[OpCase]:
     n = rng.standard_normal
     return [
@@ -242,6 +254,9 @@ OPS: dict[str, OpRow] = {
     "attention": OpRow(("q", "k", "v", "first"), ("q", "k", "v"), _attention),
     "swiglu": OpRow(("gate", "up"), ("gate", "up"), _swiglu),
     "gelu": OpRow(("x",), ("x",), _gelu),
+    "gelu_erf": OpRow(("x",), ("x",), _gelu),
+    "relu": OpRow(("x",), ("x",), _relu),
+    "relu2": OpRow(("x",), ("x",), _relu),
     "dropout": OpRow(("x", "keep"), ("x",), _dropout),
     "cross_entropy": OpRow(("x", "targets"), ("x",), _cross_entropy),
     "linear_cross_entropy": OpRow(

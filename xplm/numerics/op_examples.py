@@ -90,6 +90,18 @@ EXAMPLES: dict[str, tuple[OpCase, np.ndarray]] = {
         OpCase("it bends between -1 and 1", (_floats([-1, 0, 1, 2]),)),
         _floats([1, 1, 1, 1]),
     ),
+    "gelu_erf": (
+        OpCase("the normal shares below -1, 0, 1 and 2", (_floats([-1, 0, 1, 2]),)),
+        _floats([1, 1, 1, 1]),
+    ),
+    "relu": (
+        OpCase("half are below zero", (_floats([-2, -1, 1, 2]),)),
+        _floats([1, 10, 100, 1000]),
+    ),
+    "relu2": (
+        OpCase("half are below zero", (_floats([-2, -1, 1, 2]),)),
+        _floats([1, 10, 100, 1000]),
+    ),
     "dropout": (
         OpCase(
             "half are left out, and the rest doubled",

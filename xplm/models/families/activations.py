@@ -10,6 +10,9 @@ from xplm.specs import MLPSpec
 SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "silu": ("silu", "swish"),
     "gelu": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate", "gelu_python_tanh"),
+    "gelu_erf": ("gelu", "gelu_python"),
+    "relu": ("relu",),
+    "relu2": ("relu2",),
 }
 """Of each activation that xplm has, the one to write first."""
 

@@ -7,6 +7,7 @@ from xplm.numerics.mistakes.composites import MLP, RESIDUAL, SELF_ATTENTION, TIE
 from xplm.numerics.mistakes.linear import EMBEDDING, LINEAR
 from xplm.numerics.mistakes.losses import CROSS_ENTROPY, LINEAR_CROSS_ENTROPY, MEAN_CROSS_ENTROPY
 from xplm.numerics.mistakes.norms import LAYER_NORM, RMS_NORM
+from xplm.numerics.mistakes.relu import GELU_ERF, RELU, RELU2
 from xplm.numerics.mistakes.rope import ROPE
 
 CHAINS: dict[str, Chain] = {
@@ -19,6 +20,9 @@ CHAINS: dict[str, Chain] = {
     "attention": ATTENTION,
     "swiglu": SWIGLU,
     "gelu": GELU,
+    "gelu_erf": GELU_ERF,
+    "relu": RELU,
+    "relu2": RELU2,
     "dropout": DROPOUT,
     "cross_entropy": CROSS_ENTROPY,
     "linear_cross_entropy": LINEAR_CROSS_ENTROPY,

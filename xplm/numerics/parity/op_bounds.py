@@ -15,7 +15,16 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from xplm.numerics.parity.attention_bounds import attention_bwd, attention_fwd
-from xplm.numerics.parity.bounds import Arithmetic, Ball, exact, may_round, operand, where, wide_of
+from xplm.numerics.parity.bounds import (
+    FUNCTION_ULPS,
+    Arithmetic,
+    Ball,
+    exact,
+    may_round,
+    operand,
+    where,
+    wide_of,
+)
 from xplm.numerics.parity.expected import Args, Expected, Options, island, rows
 from xplm.numerics.parity.loss_bounds import (
     cross_entropy_bwd,
@@ -200,6 +209,67 @@ def _gelu_bwd(dy: np.ndarray, args: Args, options: Options) -> list[Expected | N
     return [Expected(w.times(w.stored(exact(dy)), slope), x.dtype)]
 
 
+CHEBYSHEV_ULPS = 11.0
+"""Of the sum of c_k T_k(s) in `xplm.kernels.gelu_erf`, which is 1 to 1.29, and of the three steps that follow it. Of
+Clenshaw's recurrence 3 sum (k + 1) |b_k| = 13 u, three roundings a step, each multiplied by at most k + 1 on its way to
+the sum; for the roundings of s 3 u times sum k^2 |c_k| = 1.7; 4 u for the rest."""
+
+_erfc = np.vectorize(math.erfc, otypes=[float])
+
+
+def _normal_share(w: Arithmetic, x: Ball) -> tuple[Ball, Ball]:
+    """Phi(x) and exp(-x^2 / 2)."""
+    t = w.times(Ball(np.abs(x.mid), x.rad), w.scalar(math.sqrt(0.5)))
+    square = w.times(t, t)
+    e = w.exp(Ball(-square.mid, square.rad))
+    below = 0.5 * _erfc(t.mid)
+
+    # exp(-t^2) moves by its argument's error; what it is multiplied by has a slope of log of at most 2 / sqrt(pi).
+    share = np.expm1(square.rad) + 2.0 / math.sqrt(math.pi) * t.rad
+    tail = w.rounded(below, below * share, FUNCTION_ULPS + CHEBYSHEV_ULPS)
+    above = w.minus(w.scalar(1.0), tail)
+    return Ball(*(np.where(x.mid < 0.0, a, b) for a, b in zip(tail, above, strict=True))), e
+
+
+def _gelu_erf_fwd(args: Args, options: Options) -> Expected:
+    (x,) = args
+    w = Arithmetic(wide_of(x.dtype))
+    share, _ = _normal_share(w, exact(x))
+    return Expected(w.times(exact(x), share), x.dtype)
+
+
+def _gelu_erf_bwd(dy: np.ndarray, args: Args, options: Options) -> list[Expected | None]:
+    (x,) = args
+    w = Arithmetic(wide_of(x.dtype))
+    share, e = _normal_share(w, exact(x))
+    density = w.times(w.scalar(1.0 / math.sqrt(2.0 * math.pi)), e)
+    slope = w.plus(share, w.times(exact(x), density))
+    return [Expected(w.times(w.stored(exact(dy)), slope), x.dtype)]
+
+
+def _relu_fwd(args: Args, options: Options) -> Expected:
+    (x,) = args
+    return Expected(exact(np.maximum(x.astype(np.float64), 0.0)), x.dtype)
+
+
+def _relu_bwd(dy: np.ndarray, args: Args, options: Options) -> list[Expected | None]:
+    (x,) = args
+    return [Expected(where(x > 0, exact(dy), 0.0), x.dtype)]
+
+
+def _relu2_fwd(args: Args, options: Options) -> Expected:
+    (x,) = args
+    r = exact(np.maximum(x.astype(np.float64), 0.0))
+    return Expected(Arithmetic(wide_of(x.dtype)).times(r, r), x.dtype)
+
+
+def _relu2_bwd(dy: np.ndarray, args: Args, options: Options) -> list[Expected | None]:
+    (x,) = args
+    w = Arithmetic(wide_of(x.dtype))
+    slope = exact(2.0 * np.maximum(x.astype(np.float64), 0.0))
+    return [Expected(w.times(w.stored(exact(dy)), slope), x.dtype)]
+
+
 def _embedding_fwd(args: Args, options: Options) -> Expected:
     ids, weight = args
     return Expected(exact(weight[ids]), weight.dtype)
@@ -241,6 +311,9 @@ OP_BOUNDS: dict[str, OpBounds] = {
     "attention": OpBounds(attention_fwd, attention_bwd),
     "swiglu": OpBounds(_swiglu_fwd, _swiglu_bwd),
     "gelu": OpBounds(_gelu_fwd, _gelu_bwd),
+    "gelu_erf": OpBounds(_gelu_erf_fwd, _gelu_erf_bwd),
+    "relu": OpBounds(_relu_fwd, _relu_bwd),
+    "relu2": OpBounds(_relu2_fwd, _relu2_bwd),
     "dropout": OpBounds(_dropout_fwd, _dropout_bwd),
     "cross_entropy": OpBounds(cross_entropy_fwd, cross_entropy_bwd),
     "linear_cross_entropy": OpBounds(linear_cross_entropy_fwd, linear_cross_entropy_bwd),
