@@ -109,6 +109,20 @@ def test_space_prefix_is_a_setting() -> None:
     assert tokenizer.decode(tokenizer.encode(" ab a")) == " ab a"
 
 
+def test_runs_of_spaces_that_are_user_defined_join_first() -> None:
+    pieces_of_spaces = {SPACE: -9.0, "  ": -1000.0, "   ": -1000.0, "a": -1.0, SPACE + "a": -2.0}
+    metadata = sentencepiece_metadata(pieces_of_spaces, add_space_prefix=False)
+    types = metadata["tokenizer.ggml.token_type"]
+    for token in ("  ", "   "):
+        types[metadata["tokenizer.ggml.tokens"].index(token)] = 4
+    tokenizer = Tokenizer.from_gguf(metadata)
+    for text, expected in {
+        " a": [SPACE + "a"], "  a": [SPACE * 2, "a"], "   a": [SPACE * 3, "a"], f"a {SPACE}a": ["a", SPACE * 2, "a"],
+    }.items():  # fmt: skip
+        assert pieces(tokenizer, text, add_special_tokens=False) == expected
+        assert tokenizer.decode(tokenizer.encode(text)) == text.replace(SPACE, " ")
+
+
 def test_bos_and_eos_are_added_as_the_file_says() -> None:
     metadata = sentencepiece_metadata(PIECES, add_bos_token=False, add_eos_token=True)
     tokenizer = Tokenizer.from_gguf(metadata)

@@ -13,6 +13,8 @@ Source: the GGUF specification (ggml-org/ggml, docs/gguf.md), and llama.cpp wher
 
 SentencePiece joins the two neighbours whose union has the best score; BPE joins the pair with the best rank. So the
 merges of a "llama" vocabulary are all the ways to cut a piece into two pieces, ranked by the score of the whole.
+User-defined pieces are joined before all others. Those that are runs of spaces are stored as spaces; a text has its
+spaces replaced, so they are spelled as it is, and made by merges.
 """
 
 import logging
@@ -60,17 +62,20 @@ def read_metadata(metadata: Mapping[str, Any]) -> TokenizerParts:
     given = _get_list(metadata, "tokens", str)
     # Unused ones may be empty, and several then: they take the names that llama.cpp gives them.
     tokens = [token or f"[EMPTY_{token_id}]" for token_id, token in enumerate(given)]
-    vocab = {token: token_id for token_id, token in enumerate(tokens)}
-    if len(vocab) != len(tokens):
+    if n_repeated := len(tokens) - len(set(tokens)):
         raise TokenizerError(
-            f"tokenizer.ggml.tokens must differ, got {len(tokens) - len(vocab)} repeated: convert the model again"
+            f"tokenizer.ggml.tokens must differ, got {n_repeated} repeated: convert the model again"
         )
     ids = _special_token_ids(metadata, len(tokens), _SENTENCEPIECE_IDS if model == "llama" else {})
+    types = _token_types(metadata, len(tokens))
+    if model == "llama":
+        tokens = _spell_spaces(tokens, types)
+    vocab = {token: token_id for token_id, token in enumerate(tokens)}
     ends = find_ends(vocab)
     template, named_templates = _templates(metadata)
     types = correct_types(
         tokens,
-        _token_types(metadata, len(tokens)),
+        types,
         named={ids[name] for name in _CONTROL_NAMES if name in ids},
         ends=ends,
         template="".join([template or "", *named_templates.values()]),
@@ -115,8 +120,26 @@ def _add_tokens(
     kinds = list(zip(tokens, types, strict=True))
     pipeline.add_special_tokens([_added(t, special=True) for t, kind in kinds if kind in special])
     pipeline.add_tokens(
-        [_added(t, special=False) for t, kind in kinds if kind == TokenType.USER_DEFINED]
+        [
+            _added(t, special=False)
+            for t, kind in kinds
+            if kind == TokenType.USER_DEFINED and t.strip(_SPACE)
+        ]
     )
+
+
+def _spell_spaces(tokens: Sequence[str], types: Sequence[int]) -> list[str]:
+    """The tokens; user-defined runs of spaces in SentencePiece's spelling, unless that is a token, too."""
+    there = set(tokens)
+    return [
+        _SPACE * len(token)
+        if kind == TokenType.USER_DEFINED
+        and len(token) > 1
+        and not token.strip(" ")
+        and _SPACE * len(token) not in there
+        else token
+        for token, kind in zip(tokens, types, strict=True)
+    ]
 
 
 def _byte_level_pipeline(
@@ -157,7 +180,9 @@ def _sentencepiece_pipeline(
         for cut in range(1, len(piece)):
             left, right = vocab.get(piece[:cut]), vocab.get(piece[cut:])
             if left is not None and right is not None:
-                ranked.append((-scores[whole], left, right, (piece[:cut], piece[cut:])))
+                is_last = types[whole] != TokenType.USER_DEFINED
+                pair = (piece[:cut], piece[cut:])
+                ranked.append((is_last, -scores[whole], whole, left, right, pair))
     ranked.sort()
 
     pipeline = tokenizers.Tokenizer(
