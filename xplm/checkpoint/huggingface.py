@@ -8,6 +8,8 @@
 Where files contradict each other, the choice is that of transformers, and a warning says it: model.safetensors comes
 before an index, and of a tensor in several shards the last shard's is taken.
 
+Of a model of text and pictures the text model is read (`xplm.models.families.wrappers`).
+
 Weights in pickle files are never read: unpickling runs whatever the file says.
 """
 
@@ -15,6 +17,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from xplm.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
 from xplm.checkpoint.untrusted import read_json_object
 from xplm.errors import CheckpointError, ConfigError, visible
 from xplm.models.families.config_json import read_config
+from xplm.models.families.wrappers import LM_HEAD, is_wrapped, text_config, text_names
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"  # of a directory that holds an adapter, and no model
@@ -56,7 +60,7 @@ def open_directory(path: Path) -> Checkpoint:
             f"weights must have the usual names in {path}; transformers_weights in its {CONFIG} is {named!r:.80}; "
             f"name that file {WEIGHTS}, or {INDEX}, and remove the key"
         )
-    config = read_config(hf)
+    config = read_config(text_config(hf))
     tensors: dict[str, TensorInfo] = {}
     shard_of: dict[str, SafetensorsFile] = {}
     twice: dict[str, str] = {}
@@ -77,8 +81,12 @@ def open_directory(path: Path) -> Checkpoint:
         _log.warning(
             "%s: %s is used, as transformers does, and not the shards of %s", path, WEIGHTS, INDEX
         )
-    stored = Checkpoint(path, config, tensors, FLOAT_KINDS, partial(_read_tensor, shard_of))
-    return unpack(stored)
+    names = text_names(hf, tensors)
+    if is_wrapped(hf) and LM_HEAD not in names:  # whatever text_config says of it
+        config = replace(config, tie_word_embeddings=True)
+    tensors = {name: tensors[stored] for name, stored in names.items()}
+    read = partial(_read_tensor, shard_of, names)
+    return unpack(Checkpoint(path, config, tensors, FLOAT_KINDS, read))
 
 
 def _is_stale(index: Path) -> bool:
@@ -151,6 +159,10 @@ def indexed_shards(index: Path) -> list[str]:
 
 
 def _read_tensor(
-    shard_of: Mapping[str, SafetensorsFile], name: str, dtype: np.dtype[Any]
+    shard_of: Mapping[str, SafetensorsFile],
+    names: Mapping[str, str],
+    name: str,
+    dtype: np.dtype[Any],
 ) -> np.ndarray:
-    return to_dtype(shard_of[name].read(name), dtype, name)
+    stored = names[name]
+    return to_dtype(shard_of[stored].read(stored), dtype, stored)

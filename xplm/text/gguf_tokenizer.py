@@ -59,13 +59,7 @@ def read_metadata(metadata: Mapping[str, Any]) -> TokenizerParts:
         _log.warning("no tokenizer in this GGUF file: it takes and gives token ids alone")
         return TokenizerParts(no_pipeline(), {}, (), None)
     model = _get(metadata, "model", str)
-    given = _get_list(metadata, "tokens", str)
-    # Unused ones may be empty, and several then: they take the names that llama.cpp gives them.
-    tokens = [token or f"[EMPTY_{token_id}]" for token_id, token in enumerate(given)]
-    if n_repeated := len(tokens) - len(set(tokens)):
-        raise TokenizerError(
-            f"tokenizer.ggml.tokens must differ, got {n_repeated} repeated: convert the model again"
-        )
+    tokens = _tokens(metadata)
     ids = _special_token_ids(metadata, len(tokens), _SENTENCEPIECE_IDS if model == "llama" else {})
     types = _token_types(metadata, len(tokens))
     if model == "llama":
@@ -110,6 +104,17 @@ def read_metadata(metadata: Mapping[str, Any]) -> TokenizerParts:
         template,
         named_templates,
     )
+
+
+def _tokens(metadata: Mapping[str, Any]) -> list[str]:
+    given = _get_list(metadata, "tokens", str)
+    # Unused ones may be empty, and several then: they take the names that llama.cpp gives them.
+    tokens = [token or f"[EMPTY_{token_id}]" for token_id, token in enumerate(given)]
+    if n_repeated := len(tokens) - len(set(tokens)):
+        raise TokenizerError(
+            f"tokenizer.ggml.tokens must differ, got {n_repeated} repeated: convert the model again"
+        )
+    return tokens
 
 
 def _add_tokens(

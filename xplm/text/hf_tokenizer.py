@@ -21,6 +21,7 @@ import tokenizers
 from xplm.checkpoint.files import replacing
 from xplm.checkpoint.untrusted import MAX_LARGE_BYTES
 from xplm.errors import TokenizerError
+from xplm.models.families.wrappers import text_config
 from xplm.text.declared_tokens import add_declared, read_declared
 from xplm.text.faults import library_faults
 from xplm.text.json_files import read_object, read_optional_text
@@ -67,7 +68,7 @@ def read_directory(directory: Path) -> TokenizerParts:
         return TokenizerParts(no_pipeline(), {}, unique_ids(ends), None)
     pipeline = _read_pipeline(directory / "tokenizer.json")
     config = read_object(directory / "tokenizer_config.json")
-    model = read_object(directory / "config.json")
+    model = text_config(read_object(directory / "config.json"))
 
     pipeline = _set_prefix_space(pipeline, config, model)
     if config.get("split_special_tokens"):
