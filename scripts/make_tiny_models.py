@@ -67,6 +67,14 @@ LLAMA3 = {
     "original_max_position_embeddings": 16,
 }
 FAR_LLAMA3 = LLAMA3 | {"factor": 40.0, "original_max_position_embeddings": 32, "rope_theta": 500.0}
+LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.1, 1.5, 2.0],
+    "long_factor": [1.0, 2.0, 5.0, 20.0],
+    "original_max_position_embeddings": 32,
+}
+UNPADDED = {"pad_token_id": None}  # for families whose own is above the vocabulary
+NOT_ROTATED_FIRST = {"no_rope_layers": [0, 1]}
 WINDOW = {"use_sliding_window": True, "sliding_window": 6}
 WIDE_WINDOW = {"use_sliding_window": True, "sliding_window": 16}
 
@@ -99,6 +107,9 @@ RECIPES = {
     "llama-shards": Recipe(max_shard_size="20KB"),
     "llama-float16": Recipe(dtype="float16"),
     "llama-bfloat16-shards": Recipe(dtype="bfloat16", max_shard_size="20KB"),
+    "llama-longrope": Recipe(LONGER, LONGROPE),
+    "llama-longrope-old": Recipe(LONGER, LONGROPE | {"factor": 3.0}, old_spelling=True),
+    "llama-longrope-attention-factor": Recipe(LONGER, LONGROPE | {"attention_factor": 1.3}),
     "mistral": Recipe({"sliding_window": None}, model_type="mistral"),
     "mistral-window": Recipe({"sliding_window": 6}, model_type="mistral"),
     "mistral-head-dim": Recipe({"sliding_window": 6, "head_dim": 12}, model_type="mistral"),
@@ -125,6 +136,7 @@ RECIPES = {
     "qwen3-far-dynamic": Recipe(NEAR | NARROW, {"rope_type": "dynamic", "factor": 40.0}, "qwen3"),
     "qwen3-far-llama3": Recipe(FAR | NARROW, FAR_LLAMA3, "qwen3"),
     "qwen3-far-yarn": Recipe(FAR | NARROW, yarn(32, factor=40.0), "qwen3"),
+    "qwen3-far-longrope": Recipe(FAR | NARROW, LONGROPE, "qwen3"),
     "phi": Recipe(LONGER, model_type="phi"),
     "phi-tied": Recipe(LONGER | {"tie_word_embeddings": True}, model_type="phi"),
     "phi-qk-norm": Recipe(
@@ -139,6 +151,9 @@ RECIPES = {
     "phi-far-dynamic": Recipe(NEAR, {"rope_type": "dynamic", "factor": 40.0}, "phi"),
     "phi-far-llama3": Recipe(FAR, FAR_LLAMA3, "phi"),
     "phi-far-yarn": Recipe(FAR, yarn(32, factor=40.0), "phi"),
+    "phi-far-longrope": Recipe(
+        FAR, LONGROPE | {"short_factor": [1.0, 1.5], "long_factor": [1.0, 20.0]}, "phi"
+    ),
     "gpt2": Recipe({"n_inner": 48}, model_type="gpt2"),
     "gpt2-wide": Recipe(model_type="gpt2"),  # n_inner left out: 4 times the width
     "gpt2-scaled-by-layer": Recipe({"scale_attn_by_inverse_layer_idx": True}, model_type="gpt2"),
@@ -149,6 +164,42 @@ RECIPES = {
     "starcoder2": Recipe({"sliding_window": None}, model_type="starcoder2"),
     "starcoder2-window": Recipe({"sliding_window": 6}, model_type="starcoder2"),
     "starcoder2-no-bias": Recipe({"use_bias": False}, model_type="starcoder2"),
+    "smollm3": Recipe(LONGER | UNPADDED | {"num_hidden_layers": 4}, model_type="smollm3"),
+    "smollm3-window": Recipe(
+        LONGER | UNPADDED | WIDE_WINDOW | NOT_ROTATED_FIRST | {"tie_word_embeddings": False},
+        model_type="smollm3",
+    ),
+    "smollm3-bias-yarn-old": Recipe(
+        LONGER | UNPADDED | {"no_rope_layer_interval": 2, "attention_bias": True, "mlp_bias": True},
+        yarn(32),
+        "smollm3",
+        old_spelling=True,
+    ),
+    "smollm3-layer-types": Recipe(
+        LONGER
+        | UNPADDED
+        | {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]},
+        model_type="smollm3",
+    ),
+    "smollm3-far": Recipe(FAR | UNPADDED | NOT_ROTATED_FIRST, model_type="smollm3"),
+    "seed_oss": Recipe(LONGER | UNPADDED | {"head_dim": 12}, model_type="seed_oss"),
+    "seed_oss-biases": Recipe(
+        LONGER
+        | NARROW
+        | {"attention_bias": False, "attention_out_bias": True, "mlp_bias": True}
+        | {"tie_word_embeddings": True},
+        yarn(32),
+        "seed_oss",
+    ),
+    "ernie4_5": Recipe(LONGER | UNPADDED | {"head_dim": 12}, model_type="ernie4_5"),
+    "ernie4_5-bias-yarn-old": Recipe(
+        LONGER | NARROW | {"use_bias": True, "tie_word_embeddings": False},
+        yarn(32),
+        "ernie4_5",
+        old_spelling=True,
+    ),
+    "ernie4_5-far": Recipe(FAR | NARROW, model_type="ernie4_5"),
+    "ernie4_5-far-longrope": Recipe(FAR | NARROW, LONGROPE, "ernie4_5"),
 }
 
 

@@ -34,6 +34,9 @@ FAMILIES = {
     "mistral": {"model_type": "mistral", "sliding_window": 16},
     "qwen2": {"model_type": "qwen2"},
     "qwen3": {"model_type": "qwen3", "head_dim": 16},
+    "smollm3": {"model_type": "smollm3", "attention_bias": True},
+    "seed_oss": {"model_type": "seed_oss"},
+    "ernie4_5": {"model_type": "ernie4_5"},
     "phi": PHI,
     "phi, all of a head rotated": PHI | {"partial_rotary_factor": 1.0},
 }

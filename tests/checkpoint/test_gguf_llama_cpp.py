@@ -36,6 +36,9 @@ GATED: dict[str, dict[str, Any]] = {
     "llama3": {"rope_scaling": LLAMA3, "rope_theta": 500000.0},
     "qwen2": {"model_type": "qwen2"},
     "qwen3": {"model_type": "qwen3"},
+    "smollm3": {"model_type": "smollm3", "num_hidden_layers": 4},
+    "seed_oss": {"model_type": "seed_oss", "tie_word_embeddings": False},
+    "ernie4_5": {"model_type": "ernie4_5"},
     "qwen3, untied, wide heads": {
         "model_type": "qwen3",
         "head_dim": 16,

@@ -35,6 +35,14 @@ VARIANTS = {
 OWN = {
     "llama, biases": {"attention_bias": True, "mlp_bias": True},
     "llama, wide heads": {"head_dim": 16},
+    "smollm3, biases": {"model_type": "smollm3", "attention_bias": True, "mlp_bias": True},
+    "seed_oss, other biases": {
+        "model_type": "seed_oss",
+        "attention_bias": False,
+        "attention_out_bias": True,
+        "mlp_bias": True,
+    },
+    "ernie4_5, biases": {"model_type": "ernie4_5", "use_bias": True},
     "qwen3, wide heads": {"model_type": "qwen3", "head_dim": 16},
     "phi, all of a head": {"model_type": "phi", "partial_rotary_factor": 1.0},
     "phi, a quarter": {"model_type": "phi", "partial_rotary_factor": 0.25},

@@ -69,6 +69,15 @@ MODELS = {
         "rope_scaling": {"rope_type": "linear", "factor": 2.0},
     },
     "starcoder2": {"model_type": "starcoder2", "use_bias": True},
+    "smollm3": {
+        "model_type": "smollm3",
+        "no_rope_layers": [0, 1],
+        "use_sliding_window": True,
+        "sliding_window": 5,
+        "pad_token_id": None,
+    },
+    "seed_oss": {"model_type": "seed_oss", "head_dim": 10, "pad_token_id": None},
+    "ernie4_5": {"model_type": "ernie4_5", "head_dim": 10, "pad_token_id": None},
     "gpt2, scores scaled by layer": {
         "model_type": "gpt2",
         "n_inner": 72,

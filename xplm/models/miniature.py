@@ -6,6 +6,7 @@ Its own arrays are nothing beside the code: what the process holds after it is w
 from dataclasses import replace
 
 from xplm.config import DecoderConfig
+from xplm.specs import RopeSpec
 
 POSITIONS = 32
 """Tokens that it reads at most: enough for products that are not those of decoding."""
@@ -25,12 +26,7 @@ def miniature(config: DecoderConfig) -> DecoderConfig:
         num_key_value_heads=1 if is_grouped else 2,
         head_dim=HEAD_DIM,
         value_dim=HEAD_DIM,
-        rope=rope
-        and replace(
-            rope,
-            dim=HEAD_DIM if rope.dim == block.mixer.head_dim else HEAD_DIM // 2,
-            max_position_embeddings=POSITIONS,
-        ),
+        rope=rope and _miniature_rope(rope, rope.dim == block.mixer.head_dim),
     )
     return replace(
         config,
@@ -38,4 +34,16 @@ def miniature(config: DecoderConfig) -> DecoderConfig:
         hidden_size=2 * HEAD_DIM,
         max_position_embeddings=POSITIONS,
         blocks=(replace(block, mixer=mixer, mlp=replace(block.mlp, intermediate_size=16)),),
+    )
+
+
+def _miniature_rope(rope: RopeSpec, is_of_whole_heads: bool) -> RopeSpec:
+    dim = HEAD_DIM if is_of_whole_heads else HEAD_DIM // 2
+    factors = (1.0,) * (dim // 2) if rope.rope_type == "longrope" else ()
+    return replace(
+        rope,
+        dim=dim,
+        max_position_embeddings=POSITIONS,
+        short_factor=factors,
+        long_factor=factors,
     )

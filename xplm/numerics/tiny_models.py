@@ -88,6 +88,14 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
     "starcoder2": {"model_type": "starcoder2", "use_bias": True},
     "norms around": {"tie_word_embeddings": True, "decoder": _norms_around},
     "two norms of x": {"decoder": _two_norms_of_x},
+    "smollm3": {
+        "model_type": "smollm3",
+        "no_rope_layers": [0, 1],
+        "use_sliding_window": True,
+        "sliding_window": 3,
+    },
+    "seed_oss": {"model_type": "seed_oss", "head_dim": 6},
+    "ernie4_5": {"model_type": "ernie4_5", "head_dim": 6, "use_bias": True},
 }
 """Changes to BASE; under "decoder" one to the configuration that was read, for what no family has so."""
 

@@ -38,10 +38,12 @@ def read_llama_block(hf: Fields, *, mlp_bias: bool = False, **facts: Any) -> Blo
     Args:
         hf: the config.json.
         mlp_bias: whether the MLP's matrices have a bias.
-        facts: fields of the AttentionSpec: `qkv_bias`, `output_bias` and what else the family differs in.
+        facts: fields of the AttentionSpec: `qkv_bias`, `output_bias` and what else the family differs in; `rope` if it
+            is not that of whole heads, halves as pairs.
     """
     norm = RMSNormSpec(hf.number("rms_norm_eps", 1e-6))
-    attention = read_attention(hf, rope=read_rope(hf, head_width(hf)), **facts)
+    rope = facts.pop("rope") if "rope" in facts else read_rope(hf, head_width(hf))
+    attention = read_attention(hf, rope=rope, **facts)
     mlp = read_mlp(hf, is_gated=True, bias=mlp_bias)
     return BlockSpec(attention, mlp, norm, norm)
 

@@ -20,9 +20,7 @@ TRAINED_LENGTH = "original_max_position_embeddings"
 FACTORS = ("short_factor", "long_factor")  # of longrope, lists
 
 
-def read_rope(
-    hf: Fields, head_dim: int, share: float = 1.0, *, pairs: str = HALVES, theta: float = 10000.0
-) -> RopeSpec:
+def read_rope(hf: Fields, head_dim: int, share: float = 1.0, *, pairs: str = HALVES) -> RopeSpec:
     """Either `rope_parameters`, or `rope_theta` beside `rope_scaling` (its type was once "type"), which wins.
 
     Args:
@@ -30,7 +28,6 @@ def read_rope(
         head_dim: D.
         share: of a head that is rotated. A `partial_rotary_factor` among the parameters must agree.
         pairs: the features that are rotated together.
-        theta: where config.json gives none.
 
     Raises:
         ConfigError: a parameter is missing or out of range, or asks for what xplm does not have.
@@ -38,7 +35,7 @@ def read_rope(
     given = _mapping(hf.get("rope_scaling") or hf.get("rope_parameters") or {})
     if nested := [key for key, value in given.items() if isinstance(value, Mapping)]:
         raise ConfigError(f"all layers share their RoPE here; got one each for {shown(nested)}")
-    return _read(hf, given, head_dim, share, pairs, hf.number("rope_theta", theta))
+    return _read(hf, given, head_dim, share, pairs, hf.number("rope_theta", 10000.0))
 
 
 def read_ropes_by_type(
@@ -152,8 +149,10 @@ def share_of(dim: int, head_dim: int) -> float:
     return share if int(head_dim * share) == dim else math.nextafter(share, 1.0)
 
 
-def write_rope(rope: RopeSpec) -> dict[str, Any]:
-    """Keys of config.json: the newer spelling, and the older for readers that know no other."""
+def write_rope(rope: RopeSpec | None = None) -> dict[str, Any]:
+    """Keys of config.json: the newer spelling, and the older for readers that know no other. None: no keys."""
+    if rope is None:
+        return {}
     default = asdict(RopeSpec(dim=rope.dim, max_position_embeddings=rope.max_position_embeddings))
     always = {"rope_type", "rope_theta"}
     if rope.rope_type != "default":

@@ -1,5 +1,6 @@
 """The families that xplm has, by the model_type of their config.json."""
 
+from xplm.models.families.ernie4_5 import ERNIE4_5
 from xplm.models.families.family import Family
 from xplm.models.families.gpt2 import GPT2
 from xplm.models.families.llama import LLAMA
@@ -7,6 +8,8 @@ from xplm.models.families.mistral import MISTRAL
 from xplm.models.families.phi import PHI
 from xplm.models.families.qwen2 import QWEN2
 from xplm.models.families.qwen3 import QWEN3
+from xplm.models.families.seed_oss import SEED_OSS
+from xplm.models.families.smollm3 import SMOLLM3
 from xplm.models.families.starcoder2 import STARCODER2
 
 _ALL = (
@@ -17,6 +20,9 @@ _ALL = (
     GPT2,
     STARCODER2,
     PHI,
+    SMOLLM3,
+    SEED_OSS,
+    ERNIE4_5,
 )
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}

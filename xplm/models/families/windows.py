@@ -30,7 +30,7 @@ def read_switched_windows(hf: Fields) -> tuple[int | None, ...]:
     """
     layers = hf.integer("num_hidden_layers")
     is_on = hf.flag("use_sliding_window") and hf.get("sliding_window") is not None
-    kinds = _layer_types(hf)
+    kinds = read_layer_types(hf)
     if not is_on:
         return (None,) * layers
     window = hf.integer("sliding_window")
@@ -55,7 +55,7 @@ def write_switched_windows(blocks: Sequence[BlockSpec]) -> dict[str, Any]:
 
 def require_layer_types(hf: Fields, kind: str) -> None:
     """Refuse layers of more than one kind, where a family's class in transformers has one."""
-    odd = [other for other in _layer_types(hf) or [] if other != kind]
+    odd = [other for other in read_layer_types(hf) or [] if other != kind]
     if odd:
         raise ConfigError(
             f"layer_types of this {hf.get('model_type')} are {kind}, as its class in transformers has them; "
@@ -63,7 +63,8 @@ def require_layer_types(hf: Fields, kind: str) -> None:
         )
 
 
-def _layer_types(hf: Fields) -> list[str] | None:
+def read_layer_types(hf: Fields) -> list[str] | None:
+    """`layer_types`, full or sliding attention for each layer; None where it is left out."""
     kinds, layers = hf.get("layer_types"), hf.integer("num_hidden_layers")
     if kinds is None:
         return None
