@@ -198,6 +198,25 @@ RECIPES = {
         "ernie4_5",
         old_spelling=True,
     ),
+    "phi3": Recipe(LONGER | UNPADDED, model_type="phi3"),
+    "phi3-longrope": Recipe(
+        LONGER | UNPADDED | {"sliding_window": 16, "original_max_position_embeddings": 100},
+        LONGROPE,
+        "phi3",
+    ),
+    "phi3-partial-old": Recipe(
+        LONGER
+        | UNPADDED
+        | {"tie_word_embeddings": True, "original_max_position_embeddings": 100}
+        | {"partial_rotary_factor": 0.75},
+        LONGROPE | {"short_factor": [1.0, 1.5, 2.0], "long_factor": [2.0, 3.0, 4.0]},
+        "phi3",
+        old_spelling=True,
+    ),
+    "phi3-far": Recipe(FAR | UNPADDED, model_type="phi3"),
+    "phi3-far-longrope": Recipe(
+        FAR | UNPADDED | {"original_max_position_embeddings": 32}, LONGROPE, "phi3"
+    ),
     "ernie4_5-far": Recipe(FAR | NARROW, model_type="ernie4_5"),
     "ernie4_5-far-longrope": Recipe(FAR | NARROW, LONGROPE, "ernie4_5"),
 }

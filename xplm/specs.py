@@ -52,10 +52,8 @@ class RopeSpec:
     mscale: float | None = None  # yarn, DeepSeek's variant of attention_factor
     mscale_all_dim: float | None = None
     truncate: bool = True  # yarn: round the ramp's ends to whole pairs
-    short_factor: tuple[
-        float, ...
-    ] = ()  # longrope: divisor of each frequency up to the trained length
-    long_factor: tuple[float, ...] = ()  # longrope: the same beyond it
+    short_factor: tuple[float, ...] = ()  # longrope: divisors of the frequencies, within
+    long_factor: tuple[float, ...] = ()  # and beyond the trained length
     _: KW_ONLY
     dim: int  # leading features of a head that are rotated, an even number
     pairs: str = "halves"  # features rotated together: i and i + dim/2; "neighbours": 2i and 2i + 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
 
-from tests.checkpoint.tiny import hf_config, random_tensors, write_gguf
+from tests.checkpoint.tiny import LONGROPE, hf_config, random_tensors, write_gguf
 from tests.paths import smollm2_gguf
 from tests.tiny import facts
 from xplm.checkpoint import gguf as gguf_module
@@ -27,6 +27,11 @@ IN_BLOCKS = [Kind.Q2_K, Kind.Q3_K, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K]
 IN_BLOCKS += [kind for name, kind in MEMBERS.items() if name.startswith(("IQ", "TQ", "NVFP4"))]
 
 PHI = {"model_type": "phi", "tie_word_embeddings": False}  # half of a head is rotated
+PHI3_LONG = {
+    "model_type": "phi3",
+    "rope_scaling": LONGROPE,
+    "original_max_position_embeddings": 32,
+}
 FAMILIES = {
     "llama": {},
     "llama, untied": {"tie_word_embeddings": False},
@@ -37,6 +42,8 @@ FAMILIES = {
     "smollm3": {"model_type": "smollm3", "attention_bias": True},
     "seed_oss": {"model_type": "seed_oss"},
     "ernie4_5": {"model_type": "ernie4_5"},
+    "phi3": {"model_type": "phi3"},
+    "phi3, longrope, a window": PHI3_LONG | {"sliding_window": 16},
     "phi": PHI,
     "phi, all of a head rotated": PHI | {"partial_rotary_factor": 1.0},
 }

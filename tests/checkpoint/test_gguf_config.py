@@ -11,6 +11,7 @@ from tests.checkpoint.tiny import hf_config, random_tensors, write_gguf
 from tests.tiny import facts
 from xplm.checkpoint.gguf import open_gguf
 from xplm.checkpoint.gguf_config import config_from_gguf
+from xplm.checkpoint.gguf_rope import ROPE_FACTORS
 from xplm.errors import CheckpointError, ConfigError
 from xplm.models.families.config_json import read_config, write_config
 
@@ -62,17 +63,17 @@ def test_the_fields_of_a_llama():
             tie_word_embeddings=False,
         )
     )
-    assert config_from_gguf(METADATA, SHAPES, None) == expected
+    assert config_from_gguf(METADATA, SHAPES, {}) == expected
 
 
 def test_a_turn_may_end_with_an_id_of_its_own():
     metadata = METADATA | {"tokenizer.ggml.eot_token_id": 5}
-    assert config_from_gguf(metadata, SHAPES, None).eos_token_id == (2, 5)
+    assert config_from_gguf(metadata, SHAPES, {}).eos_token_id == (2, 5)
 
 
 def test_linear_scaling():
     metadata = METADATA | {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
-    rope = facts(config_from_gguf(metadata, SHAPES, None)).rope
+    rope = facts(config_from_gguf(metadata, SHAPES, {})).rope
     assert (rope.rope_type, rope.factor) == ("linear", 4.0)
 
 
@@ -82,13 +83,13 @@ def test_yarn_scaling():
         "llama.rope.scaling.factor": 4.0,
         "llama.rope.scaling.original_context_length": 2048,
     }
-    rope = facts(config_from_gguf(metadata, SHAPES, None)).rope
+    rope = facts(config_from_gguf(metadata, SHAPES, {})).rope
     assert (rope.rope_type, rope.factor) == ("yarn", 4.0)
     assert rope.original_max_position_embeddings == 2048
     assert rope.attention_factor is None
 
     rope = facts(
-        config_from_gguf(metadata | {"llama.rope.scaling.attn_factor": 2.0}, SHAPES, None)
+        config_from_gguf(metadata | {"llama.rope.scaling.attn_factor": 2.0}, SHAPES, {})
     ).rope
     assert rope.attention_factor == pytest.approx(2.0 * (0.1 * math.log(4.0) + 1.0))
 
@@ -102,13 +103,13 @@ def test_the_ends_of_yarns_ramp():
         "llama.rope.scaling.yarn_beta_slow": 2.0,
         "llama.rope.scaling.yarn_ext_factor": 1.0,
     }
-    rope = facts(config_from_gguf(metadata, SHAPES, None)).rope
+    rope = facts(config_from_gguf(metadata, SHAPES, {})).rope
     assert (rope.beta_fast, rope.beta_slow) == (16.0, 2.0)
 
 
 def test_linear_without_a_factor_scales_nothing():
     metadata = METADATA | {"llama.rope.scaling.type": "linear"}
-    assert facts(config_from_gguf(metadata, SHAPES, None)).rope.rope_type == "default"
+    assert facts(config_from_gguf(metadata, SHAPES, {})).rope.rope_type == "default"
 
 
 def test_the_length_that_a_linear_scaling_stretched_is_read():
@@ -117,14 +118,14 @@ def test_the_length_that_a_linear_scaling_stretched_is_read():
         "llama.rope.scaling.type": "linear",
         "llama.rope.scaling.factor": 4.0,
     }
-    assert config_from_gguf(metadata, SHAPES, None).context_length == 16384
+    assert config_from_gguf(metadata, SHAPES, {}).context_length == 16384
     metadata["llama.rope.scaling.original_context_length"] = 1024
-    assert config_from_gguf(metadata, SHAPES, None).context_length == 4096
+    assert config_from_gguf(metadata, SHAPES, {}).context_length == 4096
 
 
 @pytest.mark.parametrize("key", ["scaling.factor", "scale_linear"])
 def test_a_factor_without_a_type_is_linear(key):
-    rope = facts(config_from_gguf(METADATA | {f"llama.rope.{key}": 4.0}, SHAPES, None)).rope
+    rope = facts(config_from_gguf(METADATA | {f"llama.rope.{key}": 4.0}, SHAPES, {})).rope
     assert (rope.rope_type, rope.factor) == ("linear", 4.0)
 
 
@@ -134,13 +135,13 @@ def test_a_factor_without_a_type_is_linear(key):
 def test_a_scaling_that_would_be_ignored_is_refused(key):
     metadata = METADATA | {f"llama.rope.scaling.{key}": 0.5, "llama.rope.scaling.factor": 4.0}
     with pytest.raises(ConfigError, match=rf"rope\.scaling\.{key} must be \d .* linear; got 0\.5"):
-        config_from_gguf(metadata, SHAPES, None)
+        config_from_gguf(metadata, SHAPES, {})
 
 
 def test_divisors_beside_another_scaling_are_refused():
     metadata = METADATA | {"llama.rope.scaling.factor": 4.0}
     with pytest.raises(ConfigError, match="RoPE must be scaled once"):
-        config_from_gguf(metadata, SHAPES, llama3_divisors(8.0, 500000.0, 16))
+        config_from_gguf(metadata, SHAPES, {ROPE_FACTORS: llama3_divisors(8.0, 500000.0, 16)})
 
 
 @pytest.mark.parametrize("factor", [8.0, 32.0])
@@ -172,7 +173,7 @@ def test_llama3_scaling_is_rebuilt_from_its_divisors(tmp_path, factor):
 )
 def test_divisors_of_another_rule_are_refused(divisors):
     with pytest.raises(ConfigError, match=r"rope_freqs\.weight must follow Llama 3's rule"):
-        config_from_gguf(METADATA, SHAPES, divisors)
+        config_from_gguf(METADATA, SHAPES, {ROPE_FACTORS: divisors})
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ def test_divisors_of_another_rule_are_refused(divisors):
 )
 def test_odd_metadata_is_refused(change, complaint):
     with pytest.raises(ConfigError, match=complaint):
-        config_from_gguf(METADATA | change, SHAPES, None)
+        config_from_gguf(METADATA | change, SHAPES, {})
 
 
 def test_one_value_for_all_layers_may_be_written_for_each():
@@ -215,12 +216,12 @@ def test_one_value_for_all_layers_may_be_written_for_each():
         "llama.feed_forward_length": [96, 96],
         "llama.rope.freq_base": [500000.0, 500000.0],
     }
-    assert config_from_gguf(metadata, SHAPES, None) == config_from_gguf(METADATA, SHAPES, None)
+    assert config_from_gguf(metadata, SHAPES, {}) == config_from_gguf(METADATA, SHAPES, {})
 
 
 def test_yarn_without_an_original_length_was_trained_on_the_context():
     metadata = METADATA | {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}
-    rope = facts(config_from_gguf(metadata, SHAPES, None)).rope
+    rope = facts(config_from_gguf(metadata, SHAPES, {})).rope
     assert (rope.rope_type, rope.original_max_position_embeddings) == ("yarn", 8192)
 
 
@@ -237,7 +238,7 @@ def test_yarn_without_an_original_length_was_trained_on_the_context():
 def test_biases_and_windows_of_a_llama_decide_its_family(biases, window, expected):
     names = {"q": "blk.0.attn_q.bias", "o": "blk.0.attn_output.bias"}
     shapes = SHAPES | {names[bias]: (64,) for bias in biases}
-    config = config_from_gguf(METADATA | {"llama.attention.sliding_window": window}, shapes, None)
+    config = config_from_gguf(METADATA | {"llama.attention.sliding_window": window}, shapes, {})
     assert (config.model_type, *facts(config).biases[:2]) == expected
     assert facts(config).windows == (window or None,) * 2
     assert read_config(write_config(config)) == config  # which `convert` writes
@@ -247,7 +248,7 @@ def test_biases_beside_a_window_are_no_familys():
     shapes = SHAPES | {"blk.0.attn_q.bias": (64,), "blk.0.attn_output.bias": (64,)}
     window = {"llama.attention.sliding_window": 16}
     with pytest.raises(ConfigError, match="a llama must see its whole context of 8192 tokens"):
-        config_from_gguf(METADATA | window, shapes, None)
+        config_from_gguf(METADATA | window, shapes, {})
 
 
 def phi(**changes):
@@ -259,8 +260,8 @@ def phi(**changes):
 
 
 def test_a_phi_rotates_the_whole_head_where_its_file_does_not_say_how_much():
-    assert facts(config_from_gguf(phi(), SHAPES, None)).rope.dim == 16
-    config = config_from_gguf(phi(phi2__rope__dimension_count=6), SHAPES, None)
+    assert facts(config_from_gguf(phi(), SHAPES, {})).rope.dim == 16
+    config = config_from_gguf(phi(phi2__rope__dimension_count=6), SHAPES, {})
     assert facts(config).rope.dim == 6
     assert read_config(write_config(config)) == config
 
@@ -280,15 +281,15 @@ def test_a_phi_rotates_the_whole_head_where_its_file_does_not_say_how_much():
 )
 def test_what_no_phi_has_is_refused(changes, complaint):
     with pytest.raises(ConfigError, match=complaint):
-        config_from_gguf(phi(**changes), SHAPES, None)
+        config_from_gguf(phi(**changes), SHAPES, {})
 
 
 def test_a_window_whose_layers_are_not_known_is_refused():
     metadata = {key.replace("llama.", "qwen2."): value for key, value in METADATA.items()}
     metadata |= {"general.architecture": "qwen2", "qwen2.attention.sliding_window": 8192}
-    assert facts(config_from_gguf(metadata, SHAPES, None)).windows == (None, None)
+    assert facts(config_from_gguf(metadata, SHAPES, {})).windows == (None, None)
     with pytest.raises(ConfigError, match="sliding_window is 4096"):
-        config_from_gguf(metadata | {"qwen2.attention.sliding_window": 4096}, SHAPES, None)
+        config_from_gguf(metadata | {"qwen2.attention.sliding_window": 4096}, SHAPES, {})
 
 
 @pytest.mark.parametrize(
@@ -309,13 +310,13 @@ def test_a_window_whose_layers_are_not_known_is_refused():
 )
 def test_a_key_that_would_change_an_answer_is_refused_by_name(key, value):
     with pytest.raises(ConfigError, match=rf"must be neutral; got llama\.{re.escape(key)} = "):
-        config_from_gguf(METADATA | {f"llama.{key}": value}, SHAPES, None)
+        config_from_gguf(METADATA | {f"llama.{key}": value}, SHAPES, {})
 
 
 def test_every_key_that_is_refused_is_named_at_once():
     metadata = METADATA | {"llama.expert_count": 8, "llama.attention.causal": False}
     with pytest.raises(ConfigError, match=r"expert_count = 8 .*causal = False \(neutral: True\)"):
-        config_from_gguf(metadata, SHAPES, None)
+        config_from_gguf(metadata, SHAPES, {})
 
 
 def test_neutral_keys_change_nothing(caplog):
@@ -335,33 +336,33 @@ def test_neutral_keys_change_nothing(caplog):
         "general.quantization_version": 2,
         "quantize.imatrix.chunks_count": 9,
     }
-    assert config_from_gguf(metadata, SHAPES, None) == config_from_gguf(METADATA, SHAPES, None)
+    assert config_from_gguf(metadata, SHAPES, {}) == config_from_gguf(METADATA, SHAPES, {})
     assert not caplog.messages
 
 
 def test_keys_that_are_not_known_are_named_in_one_warning(caplog):
     metadata = METADATA | {"llama.new": 1, "llama.attention.newer\x1b": 2}
-    assert config_from_gguf(metadata, SHAPES, None) == config_from_gguf(METADATA, SHAPES, None)
+    assert config_from_gguf(metadata, SHAPES, {}) == config_from_gguf(METADATA, SHAPES, {})
     (line,) = caplog.messages
     assert line.endswith("not honoured: llama.new, llama.attention.newer\\x1b")
 
 
 def test_a_file_of_adapters_is_refused():
     with pytest.raises(CheckpointError, match=r"must hold a model; .* type 'adapter'"):
-        config_from_gguf(METADATA | {"general.type": "adapter"}, SHAPES, None)
+        config_from_gguf(METADATA | {"general.type": "adapter"}, SHAPES, {})
 
 
 def test_a_missing_key_is_named():
     metadata = {k: v for k, v in METADATA.items() if k != "llama.embedding_length"}
     with pytest.raises(ConfigError, match=r"llama\.embedding_length .* got nothing"):
-        config_from_gguf(metadata, SHAPES, None)
+        config_from_gguf(metadata, SHAPES, {})
 
 
 def test_a_part_of_a_split_file_is_refused():
     with pytest.raises(CheckpointError, match="llama-gguf-split --merge"):
-        config_from_gguf(METADATA | {"split.count": 3}, SHAPES, None)
+        config_from_gguf(METADATA | {"split.count": 3}, SHAPES, {})
 
 
 def test_a_file_without_an_embedding_is_refused():
     with pytest.raises(CheckpointError, match=r"token_embd\.weight"):
-        config_from_gguf(METADATA, {}, None)
+        config_from_gguf(METADATA, {}, {})

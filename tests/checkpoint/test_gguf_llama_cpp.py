@@ -11,6 +11,7 @@ import pytest
 import xplm
 from tests.checkpoint.tiny import (
     LLAMA3,
+    LONGROPE,
     YARN,
     hf_config,
     random_tensors,
@@ -28,6 +29,7 @@ from xplm.runtime import make_runtime
 
 IDS = list(range(3, 43))
 SAME = 1e-5  # logits of size 5 in float32, through two layers
+LONG = {"model_type": "phi3", "rope_scaling": LONGROPE, "max_position_embeddings": 512}
 GATED: dict[str, dict[str, Any]] = {
     "llama": {},
     "llama, linear": {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
@@ -39,6 +41,9 @@ GATED: dict[str, dict[str, Any]] = {
     "smollm3": {"model_type": "smollm3", "num_hidden_layers": 4},
     "seed_oss": {"model_type": "seed_oss", "tie_word_embeddings": False},
     "ernie4_5": {"model_type": "ernie4_5"},
+    "phi3": {"model_type": "phi3", "tie_word_embeddings": False},
+    "phi3, longrope, short": LONG | {"original_max_position_embeddings": 256},
+    "phi3, longrope, long": LONG | {"original_max_position_embeddings": 16},
     "qwen3, untied, wide heads": {
         "model_type": "qwen3",
         "head_dim": 16,

@@ -9,7 +9,6 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from xplm.checkpoint.gguf_config import gguf_metadata
-from xplm.checkpoint.gguf_rope import ROPE_FACTORS
 from xplm.models.decoder import param_specs
 from xplm.models.families.config_json import read_config
 from xplm.models.families.gguf import GGUFLayout
@@ -33,6 +32,11 @@ HF_CONFIG: dict[str, Any] = {
 }
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.125, 1.5, 2.0],
+    "long_factor": [1.0, 2.0, 5.0, 20.0],
+}
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -151,9 +155,7 @@ def write_gguf(
         else:
             packed = gguf.quants.quantize(array, kind)
             writer.add_tensor(name, packed, raw_dtype=kind)
-    if model.rope_factors is not None:
-        writer.add_tensor(ROPE_FACTORS, model.rope_factors)
-    for name, array in (extra or {}).items():
+    for name, array in (model.rope_factors | dict(extra or {})).items():
         writer.add_tensor(name, array)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -76,6 +76,17 @@ MODELS = {
         "sliding_window": 5,
         "pad_token_id": None,
     },
+    "phi3": {
+        "model_type": "phi3",
+        "rope_scaling": {
+            "rope_type": "longrope",
+            "short_factor": [1.0, 1.0, 2.0],
+            "long_factor": [1.0, 2.0, 9.0],
+        },
+        "partial_rotary_factor": 0.75,
+        "original_max_position_embeddings": 16,
+        "pad_token_id": None,
+    },
     "seed_oss": {"model_type": "seed_oss", "head_dim": 10, "pad_token_id": None},
     "ernie4_5": {"model_type": "ernie4_5", "head_dim": 10, "pad_token_id": None},
     "gpt2, scores scaled by layer": {

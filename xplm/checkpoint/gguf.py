@@ -27,7 +27,7 @@ from xplm.checkpoint.checkpoint import Checkpoint, TensorInfo, to_dtype
 from xplm.checkpoint.gguf_config import config_from_gguf, get_layout
 from xplm.checkpoint.gguf_header import StoredTensor, read_gguf_header
 from xplm.checkpoint.gguf_names import hugging_face_name, parts_of
-from xplm.checkpoint.gguf_rope import ROPE_FACTORS
+from xplm.checkpoint.gguf_rope import FACTOR_TENSORS
 from xplm.checkpoint.untrusted import Stamp, read_into, reopen
 from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError, visible
@@ -75,14 +75,17 @@ def open_gguf(path: Path) -> Checkpoint:
     """
     metadata, stored, stamp = read_gguf_header(path)
     unpack = partial(_unpack, path, stamp)
-    rope_factors = None
-    if (factors := stored.pop(ROPE_FACTORS, None)) is not None:
+    rope_factors = {}
+    for name in FACTOR_TENSORS:
+        factors = stored.pop(name, None)
+        if factors is None:
+            continue
         if factors.kind != GGMLQuantizationType.F32 or len(factors.shape) != 1:
             raise CheckpointError(
-                f"{ROPE_FACTORS} must be a vector in F32; {path} stores {factors.kind.name} of "
+                f"{name} must be a vector in F32; {path} stores {factors.kind.name} of "
                 f"shape {factors.shape}; convert the model again"
             )
-        rope_factors = unpack(factors, np.dtype(np.float32), ROPE_FACTORS)
+        rope_factors[name] = unpack(factors, np.dtype(np.float32), name)
     config = config_from_gguf(
         metadata, {name: tensor.shape for name, tensor in stored.items()}, rope_factors
     )

@@ -55,18 +55,18 @@ class GGUFModel(NamedTuple):
     layout: GGUFLayout
     metadata: dict[str, Any]  # general.architecture, and the keys below its name
     tensors: dict[str, tuple[str, ...]]  # GGUF name -> ours, of what is joined in it row after row
-    rope_factors: np.ndarray | None  # (dim/2,) float32, the tensor ROPE_FACTORS
+    rope_factors: dict[str, np.ndarray]  # (dim/2,) float32 each, the tensors of FACTOR_TENSORS
 
 
 def config_from_gguf(
-    metadata: Mapping[str, Any], shapes: Shapes, rope_factors: np.ndarray | None
+    metadata: Mapping[str, Any], shapes: Shapes, rope_factors: Mapping[str, np.ndarray]
 ) -> DecoderConfig:
     """Build the configuration.
 
     Args:
         metadata: the file's key-value pairs.
         shapes: the shape of each tensor, by GGUF name.
-        rope_factors: (dim/2,) what each RoPE frequency is divided by, or None where the file does not say.
+        rope_factors: (dim/2,) what each RoPE frequency is divided by, of those of FACTOR_TENSORS that the file has.
 
     Returns:
         The configuration.

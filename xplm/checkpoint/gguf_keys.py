@@ -134,7 +134,9 @@ def _is_neutral(value: Any, neutral: tuple[Any, ...]) -> bool:
 
 
 def is_equal(value: Any, other: Any) -> bool:
-    """Whether two values are the same, up to float32's rounding."""
+    """Whether two values are the same, or two lists item by item, up to float32's rounding."""
+    if isinstance(value, list | tuple) and isinstance(other, list | tuple):
+        return len(value) == len(other) and all(map(is_equal, value, other))
     if isinstance(value, float) and isinstance(other, float):
         return math.isclose(value, other, rel_tol=FLOAT32_ROUNDING)
     return bool(value == other)

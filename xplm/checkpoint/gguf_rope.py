@@ -2,6 +2,7 @@
 
     ARCH.rope.scaling.*    linear, yarn
     rope_freqs.weight      what each frequency is divided by
+    rope_factors_*.weight  the same for longrope: one tensor for short sequences, one for long ones
 
 Llama 3 scales its frequencies by a rule of four numbers. A GGUF file holds not the numbers but the resulting divisor of
 each frequency, so the rule is rebuilt and must give those divisors.
@@ -10,17 +11,21 @@ Source: the writer of the llama.cpp project (convert_hf_to_gguf.py) and the key 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from xplm.checkpoint.gguf_keys import FLOAT32_ROUNDING
 from xplm.errors import ConfigError
 from xplm.models.families.gguf import REQUIRED, GGUFFile, read_value
 from xplm.rope_scaling import inverse_frequencies
 from xplm.specs import RopeSpec
 
 ROPE_FACTORS = "rope_freqs.weight"
+SHORT_FACTORS, LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"
+FACTOR_TENSORS = (ROPE_FACTORS, SHORT_FACTORS, LONG_FACTORS)
 DEFAULT_THETA = 10000.0
 
 # meta-llama/Llama-3.1: the same in every model that uses the rule, whose factor is 8 or 32.
@@ -31,7 +36,7 @@ LLAMA3_TOLERANCE = (
 
 # Keys below ARCH.rope.scaling that change the arithmetic, and the value that leaves it as it is.
 NOT_SCALED_BY = {
-    "attn_factor": 1.0,  # read for yarn
+    "attn_factor": 1.0,  # read for yarn and longrope
     "yarn_attn_factor": 1.0,
     "yarn_ext_factor": 1.0,
     "yarn_log_multiplier": 0.0,
@@ -40,39 +45,54 @@ NOT_SCALED_BY = {
 
 
 def read_scaling(
-    file: GGUFFile, rope_factors: np.ndarray | None, dim: int
+    file: GGUFFile, rope_factors: Mapping[str, np.ndarray], dim: int
 ) -> dict[str, Any] | None:
     """The `rope_scaling` of a config.json.
 
     Args:
         file: the file.
-        rope_factors: (dim/2,) what each frequency is divided by, or None where the file does not say.
+        rope_factors: (dim/2,) what each frequency is divided by, of those of FACTOR_TENSORS that the file has.
         dim: features of a head that are rotated.
 
     Raises:
         ConfigError: the file asks for a scaling that xplm does not have.
     """
-    scaling = _named_scaling(file)
+    if SHORT_FACTORS in rope_factors or LONG_FACTORS in rope_factors:
+        scaling: dict[str, Any] | None = _longrope_scaling(file, rope_factors)
+    else:
+        scaling = _named_scaling(file)
     kind = scaling["rope_type"] if scaling else "none"
     for name, neutral in NOT_SCALED_BY.items():
         key = f"{file.architecture}.rope.scaling.{name}"
-        honoured = kind == "yarn" and name == "attn_factor"
+        honoured = kind in ("yarn", "longrope") and name == "attn_factor"
         if not honoured and read_value(file.metadata, key, (int, float), neutral) != neutral:
             raise ConfigError(
                 f"GGUF key {key} must be {neutral:g} where RoPE scaling is {kind}; got {file.metadata[key]}; "
                 f"xplm has no such scaling"
             )
-    if rope_factors is None:
+    if ROPE_FACTORS not in rope_factors:
         return scaling
     if scaling:
         raise ConfigError(
             f"RoPE must be scaled once; this file has {ROPE_FACTORS} and {kind} scaling; convert the model again"
         )
-    return _llama3_scaling(rope_factors, file.number("rope.freq_base", DEFAULT_THETA), dim)
+    return _llama3_scaling(
+        rope_factors[ROPE_FACTORS], file.number("rope.freq_base", DEFAULT_THETA), dim
+    )
 
 
 def write_scaling(rope: RopeSpec) -> dict[str, Any]:
-    """The keys of a linear or yarn scaling; none of another, which has no keys."""
+    """The keys of a linear, yarn or longrope scaling; none of another, which has no keys.
+
+    llama.cpp divides all frequencies by a factor, which longrope has in its tensors.
+    """
+    if rope.rope_type == "longrope":
+        _, scale = inverse_frequencies(rope, length=1)
+        trained = rope.original_max_position_embeddings
+        return {
+            "rope.scaling.original_context_length": trained,
+            "rope.scaling.attn_factor": scale,
+        }
     if rope.rope_type not in ("linear", "yarn"):
         return {}
     keys: dict[str, Any] = {"type": rope.rope_type, "factor": rope.factor}
@@ -85,14 +105,17 @@ def write_scaling(rope: RopeSpec) -> dict[str, Any]:
     return {f"rope.scaling.{key}": value for key, value in keys.items()}
 
 
-def write_factors(rope: RopeSpec) -> np.ndarray | None:
-    """(dim/2,) float32, the divisors of a llama3 scaling; None for another."""
+def write_factors(rope: RopeSpec) -> dict[str, np.ndarray]:
+    """(dim/2,) float32, the divisors of a llama3 or longrope scaling; none for another."""
+    if rope.rope_type == "longrope":
+        short, long = (np.array(f, np.float32) for f in (rope.short_factor, rope.long_factor))
+        return {SHORT_FACTORS: short, LONG_FACTORS: long}
     if rope.rope_type != "llama3":
-        return None
+        return {}
     plain, scaled = (
         inverse_frequencies(r, length=1)[0] for r in (replace(rope, rope_type="default"), rope)
     )
-    return (plain / scaled).astype(np.float32)
+    return {ROPE_FACTORS: (plain / scaled).astype(np.float32)}
 
 
 def _named_scaling(file: GGUFFile) -> dict[str, Any] | None:
@@ -126,6 +149,35 @@ def _named_scaling(file: GGUFFile) -> dict[str, Any] | None:
     if f"{prefix}.attn_factor" in metadata:  # multiplies yarn's own, in llama.cpp
         attention_factor = file.number("rope.scaling.attn_factor")
         scaling["attention_factor"] = _yarn_attention_factor(factor) * attention_factor
+    return scaling
+
+
+def _longrope_scaling(file: GGUFFile, factors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Longrope, its temperature given as a number where it is not the paper's."""
+    prefix = f"{file.architecture}.rope.scaling"
+    kind = file.metadata.get(f"{prefix}.type", "longrope")
+    factor = file.number("rope.scaling.factor", file.number("rope.scale_linear", 1.0))
+    is_whole = {SHORT_FACTORS, LONG_FACTORS} <= factors.keys()
+    if not is_whole or kind not in ("longrope", "none") or factor != 1.0:
+        raise ConfigError(
+            f"longrope must have {SHORT_FACTORS} and {LONG_FACTORS}, and no other scaling; got "
+            f"{', '.join(factors)}, {prefix}.type {kind!r:.80} and a factor of {factor:g}; "
+            f"convert the model again"
+        )
+    context = file.integer("context_length")
+    trained = file.integer("rope.scaling.original_context_length", context)
+    scaling: dict[str, Any] = {
+        "rope_type": "longrope",
+        "short_factor": factors[SHORT_FACTORS].tolist(),
+        "long_factor": factors[LONG_FACTORS].tolist(),
+        "original_max_position_embeddings": trained,
+    }
+    usual = 1.0
+    if context > trained > 1:
+        usual = math.sqrt(1.0 + math.log(context / trained) / math.log(trained))
+    given = file.number("rope.scaling.attn_factor", 1.0)
+    if not math.isclose(given, usual, rel_tol=FLOAT32_ROUNDING):
+        scaling["attention_factor"] = given
     return scaling
 
 

@@ -96,6 +96,16 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
     },
     "seed_oss": {"model_type": "seed_oss", "head_dim": 6},
     "ernie4_5": {"model_type": "ernie4_5", "head_dim": 6, "use_bias": True},
+    "phi3": {
+        "model_type": "phi3",
+        "hidden_size": 16,
+        "rope_scaling": {
+            "rope_type": "longrope",
+            "short_factor": [1.0, 2.0],
+            "long_factor": [1.5, 3.0],
+        },
+        "original_max_position_embeddings": 4,
+    },
 }
 """Changes to BASE; under "decoder" one to the configuration that was read, for what no family has so."""
 

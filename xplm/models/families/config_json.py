@@ -36,6 +36,7 @@ def read_config(hf: Mapping[str, Any]) -> DecoderConfig:
             f"model_type is one of {', '.join(FAMILIES)}; got {shown(model_type)}{guess}"
         )
     family = FAMILIES[model_type]
+    hf = family.respell(hf)
     check_keys(hf, family)
     fields = _in_our_spelling(hf, family)
     hidden_size = fields.integer("hidden_size")

@@ -35,6 +35,12 @@ ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "original_max_position_
 ReadBlocks: TypeAlias = Callable[[Fields], tuple[BlockSpec, ...]]
 ReadScales: TypeAlias = Callable[[Fields], dict[str, Any]]
 WriteBlocks: TypeAlias = Callable[[DecoderConfig], dict[str, Any]]
+Respell: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+def as_it_is(hf: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config.json without words of a family's own."""
+    return hf
 
 
 def no_modules(_: BlockSpec) -> Modules:
@@ -64,6 +70,7 @@ class Family:
     has_head_bias: bool = False
     inert: tuple[str, ...] = ()  # further keys of transformers' class, which change no logits
     spelling: Mapping[str, str] = field(default_factory=dict)  # our key -> the family's
+    respell: Respell = as_it_is  # values that the family calls otherwise, in the usual words
     aliases: tuple[str, ...] = ()  # our keys that transformers' class takes for the family's
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of keys that config.json leaves out
     modules: Modules = field(default_factory=dict)

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from xplm.config import DecoderConfig
 from xplm.errors import ConfigError
+from xplm.models.families.rope import share_of
 
 REQUIRED: Any = object()  # the default of a key that has none
 
@@ -113,3 +114,15 @@ class GGUFLayout:
 def write_window(config: DecoderConfig) -> dict[str, Any]:
     """The key of a window that all layers have."""
     return {WINDOW: config.blocks[0].mixer.window}
+
+
+def read_rotated_share(file: GGUFFile) -> dict[str, Any]:
+    """The share of a head that is rotated: all of it where the file does not say."""
+    D = file.head_dim
+    rotated = file.integer(ROTATED, D)
+    if not 0 < rotated <= D or rotated % 2:
+        raise ConfigError(
+            f"GGUF key {file.architecture}.{ROTATED} is an even number, at most the {D} of a head; "
+            f"got {rotated}"
+        )
+    return {"partial_rotary_factor": share_of(rotated, D)}

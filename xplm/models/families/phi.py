@@ -11,7 +11,7 @@ from xplm.models.families.activations import read_mlp
 from xplm.models.families.blocks import head_width, in_all_layers, read_attention
 from xplm.models.families.family import COMMON, ROPE, SIZES, Family
 from xplm.models.families.fields import Fields
-from xplm.models.families.gguf import LAYER_NORM_EPS, ROTATED, GGUFFile, GGUFLayout
+from xplm.models.families.gguf import LAYER_NORM_EPS, ROTATED, GGUFLayout, read_rotated_share
 from xplm.models.families.rope import read_rope, read_share, share_of, write_rope
 from xplm.models.families.windows import FULL, require_layer_types
 from xplm.specs import BlockSpec, LayerNormSpec
@@ -44,18 +44,6 @@ def write_blocks(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
-def read_gguf(file: GGUFFile) -> dict[str, Any]:
-    """The share of a head that is rotated: all of it where the file does not say."""
-    D = file.head_dim
-    rotated = file.integer(ROTATED, D)
-    if not 0 < rotated <= D or rotated % 2:
-        raise ConfigError(
-            f"GGUF key {file.architecture}.{ROTATED} is an even number, at most the {D} of a head; "
-            f"got {rotated}"
-        )
-    return {"partial_rotary_factor": share_of(rotated, D)}
-
-
 PHI = Family(
     "phi",
     "PhiForCausalLM",
@@ -83,7 +71,7 @@ PHI = Family(
             "phi2",
             norm_eps_key=LAYER_NORM_EPS,
             keys=(ROTATED,),
-            read=read_gguf,
+            read=read_rotated_share,
             has_own_head=True,
         ),
     ),

@@ -160,7 +160,7 @@ def write_rope(rope: RopeSpec | None = None) -> dict[str, Any]:
     if rope.rope_type == "llama3":
         always |= {"low_freq_factor", "high_freq_factor"}
     given = {
-        key: value
+        key: list(value) if isinstance(value, tuple) else value
         for key, value in asdict(rope).items()
         if key not in NOT_IN_JSON and (key in always or value != default[key])
     }

@@ -6,6 +6,7 @@ from xplm.models.families.gpt2 import GPT2
 from xplm.models.families.llama import LLAMA
 from xplm.models.families.mistral import MISTRAL
 from xplm.models.families.phi import PHI
+from xplm.models.families.phi3 import PHI3
 from xplm.models.families.qwen2 import QWEN2
 from xplm.models.families.qwen3 import QWEN3
 from xplm.models.families.seed_oss import SEED_OSS
@@ -23,6 +24,7 @@ _ALL = (
     SMOLLM3,
     SEED_OSS,
     ERNIE4_5,
+    PHI3,
 )
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}
