@@ -99,13 +99,15 @@ def attention(
     k: np.ndarray,
     v: np.ndarray,
     first: np.ndarray | None = None,
+    sinks: np.ndarray | None = None,
     *,
     start: int,
     scale: float,
     window: int | None = None,
+    cap: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """q (B, H, T, D), k (B, K, S, D), v (B, K, S, Dv), first (B, T)  ->  y (B, H, T, Dv), lse (B, H, T): one query at
-    a time.
+    """q (B, H, T, D), k (B, K, S, D), v (B, K, S, Dv), first (B, T), sinks (H,)  ->  y (B, H, T, Dv), lse (B, H, T):
+    one query at a time.
     """
     B, H, T, _ = q.shape
     group = H // k.shape[1]
@@ -115,8 +117,15 @@ def attention(
         if window is not None:
             low = max(low, start + t - window + 1)
         keys, values = k[b, h // group, low : start + t + 1], v[b, h // group, low : start + t + 1]
-        if len(keys):
-            scores = keys @ q[b, h, t] * scale
+        scores = keys @ q[b, h, t] * scale
+        if cap is not None:
+            scores = cap * np.tanh(scores / cap)
+        if sinks is not None:
+            scores, values = (
+                np.append(scores, sinks[h]),
+                np.vstack([values, np.zeros_like(v[:1, 0, 0])]),
+            )
+        if len(scores):
             e = np.exp(scores - scores.max())
             y[b, h, t] = e @ values / e.sum()
             lse[b, h, t] = scores.max() + np.log(e.sum())

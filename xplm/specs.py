@@ -60,6 +60,12 @@ class RopeSpec:
     max_position_embeddings: int  # the configured context, positions; "dynamic" alone reads it
 
 
+QK_NORMS = ("head", "each head", "all heads")
+"""What a norm of q or k goes over: a head, with one weight (D,) for all or a row of (H, D) for each; or all heads
+together, before they are split, with a weight (H D,).
+"""
+
+
 @dataclass(frozen=True)
 class AttentionSpec:
     """Causal grouped-query attention."""
@@ -73,7 +79,15 @@ class AttentionSpec:
     qkv_bias: bool
     output_bias: bool
     window: int | None = None  # keys that a query sees, its own included; None: all before it
-    qk_norm: NormSpec | None = None  # of each head of q and k, before they are rotated
+    qk_norm: NormSpec | None = None  # of q and k, before they are rotated
+    qk_norm_over: str = "head"  # of QK_NORMS
+    clip: float | None = None  # bound of the entries of q, k and v, after the norm
+    cap: float | None = None  # c: scaled scores become c tanh(score / c)
+    has_sinks: bool = False  # whether each head has a logit that joins the softmax's denominator
+
+    def __post_init__(self) -> None:
+        """Refuse what no layer computes."""
+        assert self.qk_norm_over in QK_NORMS, f"{self} has a norm of no kind that there is"
 
 
 ACTIVATIONS = ("silu", "gelu", "gelu_erf", "relu", "relu2")

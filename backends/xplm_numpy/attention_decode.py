@@ -6,6 +6,7 @@ the blocks of a query, in order,
 
     M = max m,   y = sum(exp(m - M) a) / sum(exp(m - M) l),   lse = M + log(sum(exp(m - M) l))
 
+A sink is one more block, whose m is the sink, its l 1 and its a 0.
 Where blocks begin depends on the slots alone, so a result does not depend on the number of threads.
 
 Bytes: 2 B K S D numbers of the cache, of those slots that a window shows. FLOPs: 4 B H T S D.
@@ -20,6 +21,7 @@ from xplm_numpy.exp import exp
 from xplm_numpy.gemv import STREAMS, count_blocks, multiply
 from xplm_numpy.jit import parallel, serial
 from xplm_numpy.narrow import bits, widen
+from xplm_numpy.tanh import tanh
 
 MOST_KEYS = 256
 """Slots of a block in a long cache."""
@@ -29,6 +31,9 @@ SHORT_BLOCKS = 4
 
 NO_PADDING = np.empty((0, 0), np.int64)
 """What `attend` is given as `first` where every query sees from slot 0 on."""
+
+NO_SINKS = np.empty(0, np.float32)
+"""What it is given as `sinks` where heads have none."""
 
 HIDDEN = np.float32(-np.inf)
 
@@ -53,18 +58,24 @@ def first_slots(first):
     return NO_PADDING if first is None else np.array(first, np.int64, order="C")
 
 
+def sink_bits(sinks):
+    """`sinks` (H,) for a kernel: float32, or NO_SINKS."""
+    return NO_SINKS if sinks is None else bits(np.asarray(sinks, np.float32))
+
+
 @parallel()
-def attend(q, k, v, first, starts, scale, window):
+def attend(q, k, v, first, sinks, starts, scale, window, cap):
     """y (B, H, T, Dv) and lse (B, H, T), float32, not rounded.
 
-    q (B, H, T, D), k and v (B, K, slots, D or Dv) as stored; first (B, T) int64, or NO_PADDING; starts (B,) int64,
-    slots of the first queries; window: 0 for none. Slots from a row's start + T on are not read.
+    q (B, H, T, D), k and v (B, K, slots, D or Dv) as stored; first (B, T) int64, or NO_PADDING; sinks (H,), or
+    NO_SINKS; starts (B,) int64, slots of the first queries; window, cap: 0 for none. Slots from a row's start + T on
+    are not read.
     """
     low, length, blocks = cut(starts, q.shape[2], window)
     parts = make_parts(q, v, blocks)
     for unit in prange(q.shape[0] * k.shape[1] * blocks):
-        attend_block(np.int64(unit), q, k, v, first, starts, scale, window, low, length, parts)
-    return join(parts, q)
+        attend_block(np.int64(unit), q, k, v, first, starts, scale, window, cap, low, length, parts)
+    return join(parts, sinks, q)
 
 
 @serial()
@@ -93,7 +104,7 @@ def make_parts(q, v, blocks):
 
 
 @serial()
-def attend_block(unit, q, k, v, first, starts, scale, window, low, length, parts):
+def attend_block(unit, q, k, v, first, starts, scale, window, cap, low, length, parts):
     """The part of one of the B K blocks, of q (B, H, T, D) and k, v (B, K, slots, D); the others as `cut` gives them.
 
     The heads of one query see the same slots.
@@ -122,6 +133,9 @@ def attend_block(unit, q, k, v, first, starts, scale, window, low, length, parts
         scores = empty((G, n))
         for four in range(count_blocks(keys)):
             multiply(rows, keys, four, scores)
+        if cap > np.float32(0.0):
+            for g in range(G):
+                cap_row(scores, g, n, cap)
         for g in range(G):
             r = g * T + t
             m[r] = _highest(scores, g)
@@ -130,6 +144,19 @@ def attend_block(unit, q, k, v, first, starts, scale, window, low, length, parts
         for g in range(G):
             for d in range(sums.shape[1]):
                 a[g * T + t, d] = sums[g, d]
+
+
+@serial()
+def cap_row(scores, r, n, cap):
+    """cap tanh(score / cap) in the place of a row's scores."""
+    for s in range(n):
+        scores[r, s] = cap * tanh(scores[r, s] / cap)
+
+
+@serial()
+def sink_of(sinks, h):
+    """The sink of head h; -inf where there are none."""
+    return sinks[h] if len(sinks) > 0 else HIDDEN
 
 
 @serial()
@@ -196,7 +223,7 @@ def _add_2_by_4(probs, g, values, sums):
 
 
 @serial()
-def join(parts, q):
+def join(parts, sinks, q):
     """y (B, H, T, Dv) and lse (B, H, T) from the parts of all blocks."""
     B, H, T, _ = q.shape
     m, total, a = parts
@@ -207,23 +234,25 @@ def join(parts, q):
         for head in range(m.shape[1]):
             for r in range(R):
                 h, t = head * (R // T) + r // T, r % T
-                lse[b, h, t] = _join_row(m[b, head], total[b, head], a[b, head], r, y[b, h, t])
+                lse[b, h, t] = _join_row(
+                    m[b, head], total[b, head], a[b, head], sink_of(sinks, h), r, y[b, h, t]
+                )
     return y, lse
 
 
 @serial()
-def _join_row(m, total, a, r, y):
-    """One row's blocks put together in y (D,); returns its log-sum-exp. A row that sees nothing is zeros, -inf."""
-    highest, seen = HIDDEN, np.float32(0.0)
+def _join_row(m, total, a, sink, r, y):
+    """One row's blocks put together in y (D,); returns its log-sum-exp. A row that sees nothing is zeros; its sink."""
+    highest, seen = sink, np.float32(0.0)
     for block in range(len(m)):
         highest = max(highest, m[block, r])
         seen += total[block, r]  # 1 and more of each block that it sees, or NaN
     for d in range(len(y)):
         y[d] = np.float32(0.0)
     if seen == np.float32(0.0):
-        return HIDDEN
+        return sink
 
-    whole = np.float32(0.0)
+    whole = exp(sink - highest)
     for block in range(len(m)):
         share = exp(m[block, r] - highest)
         whole += share * total[block, r]

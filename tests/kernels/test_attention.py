@@ -27,18 +27,21 @@ def draw(place, seed, *, B=2, H=4, K=2, T=5, S=5, D=6, Dv=None):
     return tuple(place.array(rng.standard_normal(shape)) for shape in shapes)
 
 
-def check(place, q, k, v, first=None, **options):
+def check(place, q, k, v, first=None, sinks=None, **options):
     """Against one query at a time, with a bound from the lengths of both products."""
     on_device = None if first is None else place.ids(first)
-    y, saved = pure(place.backend, attention_fwd, q, k, v, on_device, scale=0.4, **options)
+    y, saved = pure(place.backend, attention_fwd, q, k, v, on_device, sinks, scale=0.4, **options)
     qh, kh, vh = (to_numpy(place.backend, a) for a in (q, k, v))
+    logits = None if sinks is None else to_numpy(place.backend, sinks)
     options.pop("query_rows", None)
-    expected, lse = naive.attention(qh, kh, vh, first, scale=0.4, **options)
+    expected, lse = naive.attention(qh, kh, vh, first, logits, scale=0.4, **options)
 
     # A score is off by D u |q||k|, and that, with its maximum's, is a relative error of exp; then S terms are summed.
     D, S = q.shape[-1], k.shape[2]
     score = 0.4 * np.linalg.norm(qh, axis=-1).max() * np.linalg.norm(kh, axis=-1).max()
     terms = S + (D + 4) * 2 * score + 8
+    if options.get("cap") is not None:  # a quotient, a tanh of 4 units and a product, of a score
+        terms += 12 * score
     bound = rounding_bound(place.dtype, terms=terms, magnitude=abs(vh).max())
     assert_close(place.backend, y, expected, dtype=place.dtype, bound=bound)
     lse_bound = rounding_bound(place.wide, terms=terms, magnitude=1.0)
@@ -122,6 +125,45 @@ def test_chunks_equal_the_whole(place, query_rows, padded, window):
     check(place, q, k, v, first, start=2, window=window, query_rows=query_rows)
 
 
+def test_a_cap_and_a_sink_by_hand(backend):
+    # Scores 0 and 2 atanh(1/2) become 0 and 1 under a cap of 2. A sink of 1 makes the weights 1, e, e over 1 + 2e.
+    place = Place(backend, "float64")
+    q, k = place.array([[[[0.0], [2.0]]]]), place.array([[[[0.0], [math.atanh(0.5)]]]])
+    v, sinks = place.array([[[[8.0], [16.0]]]]), place.array([1.0])
+    y, saved = pure(backend, attention_fwd, q, k, v, None, sinks, start=0, scale=1.0, cap=2.0)
+    e = math.e
+    expected = np.array([[[[8 / (1 + e)], [(8 + 16 * e) / (1 + 2 * e)]]]])
+    assert_close(backend, y, expected, dtype="float64", bound=64 * 2.0**-53 * 16)
+    lse = np.log(np.array([[[1 + e, 1 + 2 * e]]]))
+    assert_close(backend, saved.lse, lse, dtype="float64", bound=32 * 2.0**-53)
+
+
+def test_a_sink_is_all_that_a_query_without_keys_sees(backend):
+    place = Place(backend, "float64")
+    q, k, v = draw(place, 18, B=1, H=2, K=1, T=2, S=2)
+    sinks, first = place.array([0.5, -3.0]), place.ids([[2, 2]])
+    y, saved = attention_fwd(q, k, v, first, sinks, start=0, scale=1.0)
+    assert_close(backend, y, np.zeros((1, 2, 2, 6)), dtype="float64", bound=0)
+    lse = np.array([[[0.5, 0.5], [-3.0, -3.0]]])
+    assert_close(backend, saved.lse, lse, dtype="float64", bound=1e-15)
+    dy = place.array(np.ones((1, 2, 2, 6)))
+    *gradients, _, dsinks = attention_bwd(dy, saved)
+    for gradient in (*gradients, dsinks):
+        assert not np.any(to_numpy(backend, gradient))
+
+
+@on_places(
+    ("padded", "window", "cap", "has_sinks"),
+    product((False, True), (None, 3), (None, 0.7), (False, True)),
+    elsewhere=(True, 3, 0.7, True),
+)
+def test_caps_and_sinks_with_padding_and_windows(place, padded, window, cap, has_sinks):
+    q, k, v = draw(place, 19, T=7, S=9)
+    first = np.array([[4], [0]]) + np.zeros((2, 7), np.int64) if padded else None
+    sinks = place.array([0.5, -1.0, 2.0, 0.0]) if has_sinks else None
+    check(place, q, k, v, first, sinks, start=2, window=window, cap=cap, query_rows=3)
+
+
 @pytest.mark.parametrize("island", ["float64", "float32", "float16", "bfloat16"])
 def test_dtypes_under_every_island(numpy_backend, island):
     for dtype in ("float64", "float32", "float16", "bfloat16"):
@@ -175,7 +217,7 @@ def test_the_backward_pass_has_the_forwards_probabilities_in_every_island(numpy_
     place = Place(backend, "float32")
     q, k, v = (place.array(np.full((1, 1, T, 4), x)) for T, x in ((1, 2.0), (3, 1.5), (3, 1.0)))
     y, saved = attention_fwd(q, k, v, start=2, scale=1.0, island=backend.dtypes[island])
-    _, _, dv, _ = attention_bwd(place.array(np.ones((1, 1, 1, 4))), saved)
+    _, _, dv, *_ = attention_bwd(place.array(np.ones((1, 1, 1, 4))), saved)
 
     u = UNIT_ROUNDOFF["float32"]
     lse = 12.0 + math.log(

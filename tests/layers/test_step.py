@@ -43,6 +43,10 @@ def start(backend, policy, *, kernels="portable", counts=(3, 3), config=None, **
     return rt, config, params, x, context
 
 
+def make_capped():
+    return change_mixers(make_config(), cap=0.7, has_sinks=True)
+
+
 def backend_ids(rt, ids):
     return rt.backend.from_host(np.ascontiguousarray(ids))
 
@@ -59,7 +63,7 @@ def block_by_block(rt, config, params, x, context):
     "name",
     [
         *("gqa", "head_dim", "attention_bias", "mlp_bias", "mistral", "yarn", "qwen3", "parallel"),
-        "ropes_by_layer",
+        *("ropes_by_layer", "cap and sinks"),
     ],
 )
 def test_a_step_is_its_blocks_to_the_last_bit(numpy_backend, policy, name, counts):
@@ -171,6 +175,11 @@ def test_a_step_takes_the_eps_of_its_blocks(numpy_backend):
         {"qk_norm": RMSNormSpec(0.1)},
         {"qk_norm": LayerNormSpec(1e-5)},
         {"scale": 0.3},
+        {"cap": 0.7},
+        {"has_sinks": True},
+        {"clip": 1.0},
+        {"qk_norm": RMSNormSpec(1e-5), "qk_norm_over": "all heads"},
+        {"qk_norm": RMSNormSpec(1e-5), "qk_norm_over": "each head"},
     ],
     ids=str,
 )
@@ -210,7 +219,11 @@ def test_blocks_with_other_norms_or_a_scale_are_not_bound(numpy_backend, changes
 
 
 def find_config(name):
-    made = {"parallel": make_parallel, "ropes_by_layer": make_ropes_by_layer}
+    made = {
+        "parallel": make_parallel,
+        "ropes_by_layer": make_ropes_by_layer,
+        "cap and sinks": make_capped,
+    }
     return made[name]() if name in made else make_config(**VARIANTS[name])
 
 

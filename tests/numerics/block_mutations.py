@@ -2,7 +2,81 @@
 
 from tests.numerics.mutations import K, L, Mutation
 
+ATTENTION = [
+    Mutation(
+        "the cap's slope missing from dq and dk",
+        f"{K}/attention.py",
+        "dS = dS * (1.0 - ratio * ratio)",
+        "pass",
+        "op attention",
+    ),
+    Mutation(
+        "tanh' = 1 - tanh in the cap",
+        f"{K}/attention.py",
+        "(1.0 - ratio * ratio)",
+        "(1.0 - ratio)",
+        "op attention",
+    ),
+    Mutation(
+        "scores made again without their cap",
+        f"{K}/attention.py",
+        "scores = cap * ratio",
+        "pass",
+        "op attention",
+    ),
+    Mutation(
+        "the sinks get no gradient",
+        f"{K}/attention.py",
+        "return -xp.sum(p * delta, axis=(0, 2))",
+        "return 0.0 * xp.sum(p * delta, axis=(0, 2))",
+        "op attention",
+    ),
+    Mutation(
+        "the sinks' gradient has the sign of a key's",
+        f"{K}/attention.py",
+        "return -xp.sum(p * delta, axis=(0, 2))",
+        "return xp.sum(p * delta, axis=(0, 2))",
+        "op attention",
+    ),
+    Mutation(
+        "one chunk's gradient of the sinks overwrites another's",
+        f"{K}/attention.py",
+        "dsinks = dsinks_part if dsinks is None else dsinks + dsinks_part",
+        "dsinks = dsinks_part",
+        "op attention",
+    ),
+    Mutation(
+        "the log-sum-exp that is kept lacks the sink",
+        f"{K}/attention.py",
+        "return y, xp.reshape(saved.lse, (B, H, t))",
+        "return y, xp.reshape(softmax_fwd(qw @ xp.matrix_transpose(kw), None)[1].lse, (B, H, t))",
+        "op attention",
+    ),
+    Mutation(
+        "one weight's gradient for the norms of all heads",
+        f"{K}/rms_norm.py",
+        "axis=0)\n    dn",
+        "axis=(0, *range(1, weight.ndim))) + xp.zeros_like(weight)\n    dn",
+        "op rms_norm",
+    ),
+    Mutation(
+        "clipped entries pass their gradient on",
+        f"{L}/attention.py",
+        "xp.where(kept, d, xp.zeros_like(d))",
+        "d",
+        "clipped attention_layer",
+    ),
+    Mutation(
+        "the layer forgets the gradient of its sinks",
+        f"{L}/attention.py",
+        'grads.add(f"{name}.sinks", dsinks)',
+        'grads.add(f"{name}.sinks", 0.0 * dsinks)',
+        "layer attention_layer",
+    ),
+]
+
 BLOCKS = [
+    *ATTENTION,
     Mutation(
         "the norm of q passes its gradient on as it came",
         f"{L}/attention.py",
@@ -21,18 +95,14 @@ BLOCKS = [
         "q and k normed after RoPE, on the way back alone",
         f"{L}/attention.py",
         """    if saved.rope_q is not None and saved.rope_k is not None:
-        dq, _, _ = rt.ops.rope_bwd(dq, saved.rope_q)
-        dk, _, _ = rt.ops.rope_bwd(dk, saved.rope_k)
-    if spec.qk_norm is not None:
-        dq = norm_layer_bwd(rt, spec.qk_norm, f"{name}.q_norm", dq, saved.q_norm, grads)
-        dk = norm_layer_bwd(rt, spec.qk_norm, f"{name}.k_norm", dk, saved.k_norm, grads)
 """,
         """    if spec.qk_norm is not None:
+        dq, dk = (xp.permute_dims(d, (0, 2, 1, 3)) for d in (dq, dk))
         dq = norm_layer_bwd(rt, spec.qk_norm, f"{name}.q_norm", dq, saved.q_norm, grads)
         dk = norm_layer_bwd(rt, spec.qk_norm, f"{name}.k_norm", dk, saved.k_norm, grads)
+        dq, dk = (xp.permute_dims(d, (0, 2, 1, 3)) for d in (dq, dk))
+        spec = replace(spec, qk_norm=None)
     if saved.rope_q is not None and saved.rope_k is not None:
-        dq, _, _ = rt.ops.rope_bwd(dq, saved.rope_q)
-        dk, _, _ = rt.ops.rope_bwd(dk, saved.rope_k)
 """,
         "layer attention_layer",
     ),

@@ -5,6 +5,7 @@ import pytest
 
 from tests.numerics.activation_mutations import ACTIVATIONS
 from tests.numerics.block_mutations import BLOCKS
+from tests.numerics.clipped import check_clipped
 from tests.numerics.mutations import MUTATIONS, PUBLISHED
 from tests.numerics.planted import planted
 from xplm.backend import load_backend
@@ -50,7 +51,13 @@ def clip_errors(_):
     yield abs(float(global_norm(clipped)) - 1.0)
 
 
+def clipped_errors(_):
+    """Attention whose q, k and v are clipped."""
+    yield from (e.error for e in check_clipped())
+
+
 CHECKS = {
+    "clipped": (clipped_errors, OP_LIMIT),
     "op": (op_errors, OP_LIMIT),
     "layer": (layer_errors, OP_LIMIT),
     "model": (model_errors, MODEL_LIMIT),

@@ -28,8 +28,8 @@ from xplm.typing import Array, DType
 
 class LayerNormSaved(NamedTuple):
     x: Array  # (..., C), the caller's array
-    weight: Array  # (C,)
-    bias: Array  # (C,)
+    weight: Array  # (C,), or x's trailing axes
+    bias: Array  # likewise
     mean: Array  # (..., 1), island
     rstd: Array  # (..., 1), island
 
@@ -37,7 +37,7 @@ class LayerNormSaved(NamedTuple):
 def layer_norm_fwd(
     x: Array, weight: Array, bias: Array, *, eps: float, island: DType | None = None
 ) -> tuple[Array, LayerNormSaved]:
-    """y = (x - mean) * rstd * weight + bias.   x (..., C); weight, bias (C,)  ->  y (..., C) x.dtype"""
+    """y = (x - mean) * rstd * weight + bias.   x (..., C); weight, bias (C,) or (H, C)  ->  y (..., C) x.dtype"""
     xp = array_namespace(x)
     island = island or wide_dtype(x, xp)
 
@@ -53,8 +53,8 @@ def layer_norm_fwd(
 
 
 def layer_norm_bwd(dy: Array, saved: LayerNormSaved) -> tuple[Array, Array, Array]:
-    """dx (..., C) in x's dtype; dweight and dbias (C,) wide, from dy (..., C)."""
-    x, weight, _, mean, rstd = saved
+    """dx (..., C) in x's dtype; dweight and dbias wide, from dy (..., C)."""
+    x, weight, bias, mean, rstd = saved
     xp = array_namespace(dy)
     wide = wide_dtype(rstd, xp)
     s = cast(rstd, wide)
@@ -62,8 +62,8 @@ def layer_norm_bwd(dy: Array, saved: LayerNormSaved) -> tuple[Array, Array, Arra
     dyw = cast(dy, wide)
 
     # y = n * weight + bias
-    dweight = xp.sum(xp.reshape(dyw * n, (-1, x.shape[-1])), axis=0)
-    dbias = xp.sum(xp.reshape(dyw, (-1, x.shape[-1])), axis=0)
+    dweight = xp.sum(xp.reshape(dyw * n, (-1, *weight.shape)), axis=0)
+    dbias = xp.sum(xp.reshape(dyw, (-1, *bias.shape)), axis=0)
     dn = dyw * cast(weight, wide)
 
     # n = (x - mean(x)) * rstd(x)

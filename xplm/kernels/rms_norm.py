@@ -14,7 +14,8 @@ Gradient. With n = x * rstd, dn = dy * weight and C the length of a row,
 so a row of dx is dn with its component along n taken out, and rescaled. dweight sums dy * n over the rows.
 
 Numerics. Statistics and the normalised row are computed in the dtype `island`; the row is rounded to x's dtype
-before it is scaled, in the order of the Llama reference. n is not saved: it costs one product to rebuild, and a whole
+before it is scaled, in the order of the Llama reference. A weight may also have the trailing axes of x, (..., H, C):
+rows of its own for each head. n is not saved: it costs one product to rebuild, and a whole
 activation to keep.
 """
 
@@ -27,14 +28,14 @@ from xplm.typing import Array, DType
 
 class RMSNormSaved(NamedTuple):
     x: Array  # (..., C), the caller's array
-    weight: Array  # (C,)
+    weight: Array  # (C,), or x's trailing axes
     rstd: Array  # (..., 1), island
 
 
 def rms_norm_fwd(
     x: Array, weight: Array, *, eps: float, island: DType | None = None
 ) -> tuple[Array, RMSNormSaved]:
-    """y = x / rms(x) * weight.   x (..., C) any float; weight (C,)  ->  y (..., C) x.dtype"""
+    """y = x / rms(x) * weight.   x (..., C) any float; weight (C,) or (H, C)  ->  y (..., C) x.dtype"""
     xp = array_namespace(x)
     island = island or wide_dtype(x, xp)
 
@@ -48,7 +49,7 @@ def rms_norm_fwd(
 
 
 def rms_norm_bwd(dy: Array, saved: RMSNormSaved) -> tuple[Array, Array]:
-    """dx (..., C) in x's dtype; dweight (C,) wide, from dy (..., C)."""
+    """dx (..., C) in x's dtype; dweight wide, weight's shape, from dy (..., C)."""
     x, weight, rstd = saved
     xp = array_namespace(dy)
     wide = wide_dtype(rstd, xp)
@@ -57,7 +58,7 @@ def rms_norm_bwd(dy: Array, saved: RMSNormSaved) -> tuple[Array, Array]:
     dyw = cast(dy, wide)
 
     # y = n * weight
-    dweight = xp.sum(xp.reshape(dyw * n, (-1, x.shape[-1])), axis=0)
+    dweight = xp.sum(xp.reshape(dyw * n, (-1, *weight.shape)), axis=0)
     dn = dyw * cast(weight, wide)
 
     # n = x * rstd(x)

@@ -5,7 +5,7 @@ x = x + mlp(norm(x))
 """
 
 from operator import is_not
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from xplm.config import DecoderConfig
 from xplm.kernels.fusions.bind_blocks import BlockWeights, BoundBlocks
@@ -68,8 +68,7 @@ class Steps:
             not rt.has("bind_blocks", "norm_attention_residual", "norm_mlp_residual")
             or not config.ropes  # whose tables tell how many tokens a row has
             or not all(_is_like_llamas(block) for block in config.blocks)
-            or len({(b.mixer.scale, b.norm, b.mlp_norm, b.mixer.qk_norm) for b in config.blocks})
-            != 1
+            or len({_shared(block) for block in config.blocks}) != 1
             or any(dtype != rt.backend.xp.float32 for dtype in islands)
             or any("lora_A" in name for name in self._params)
         ):
@@ -80,7 +79,8 @@ class Steps:
             name = block_name(layer)
             norms = [self._params.get(f"{name}.{MIXER}.{part}_norm.weight") for part in "qk"]
             heads = self._gather([f"{name}.{MIXER}.{part}_proj" for part in "qkvo"])
-            attention = (self._params[f"{name}.{NORM}.weight"], *heads, *norms)
+            sinks = self._params.get(f"{name}.{MIXER}.sinks")
+            attention = (self._params[f"{name}.{NORM}.weight"], *heads, *norms, sinks)
             linears = self._gather([f"{name}.{MLP}.{part}_proj" for part in ("gate", "up", "down")])
             mlp_norm = NORM if block.is_parallel else MLP_NORM
             mlp = (self._params[f"{name}.{mlp_norm}.weight"], *linears)
@@ -95,6 +95,7 @@ class Steps:
             attention_half=rt.ops.norm_attention_residual,
             mlp_half=rt.ops.norm_mlp_residual,
             scale=config.blocks[0].mixer.scale,
+            cap=config.blocks[0].mixer.cap,
             eps=config.blocks[0].first_norm.eps,
             island=rt.dtype.norm,
         )
@@ -103,6 +104,13 @@ class Steps:
         """The weights of linear layers, then their biases, None where there is none."""
         weights, biases = zip(*(read_linear(self._params, name) for name in names), strict=True)
         return (*weights, *biases)
+
+
+def _shared(block: BlockSpec) -> tuple[Any, ...]:
+    """The facts that all blocks of a step have in common."""
+    mixer = block.mixer
+    norms = block.norm, block.mlp_norm, mixer.qk_norm
+    return mixer.scale, mixer.cap, mixer.has_sinks, *norms
 
 
 def _is_like_llamas(block: BlockSpec) -> bool:
@@ -116,6 +124,8 @@ def _is_like_llamas(block: BlockSpec) -> bool:
         and block.branch_scale == 1.0
         and isinstance(mixer, AttentionSpec)
         and mixer.qk_norm in (norm, None)
+        and mixer.qk_norm_over == "head"
+        and mixer.clip is None
         and isinstance(mlp, MLPSpec)
         and (mlp.is_gated, mlp.activation) == (True, "silu")
     )

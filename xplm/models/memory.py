@@ -235,18 +235,18 @@ def _ops(
             meter.note(more + 3 * min(QUERY_ROWS, tokens) * keys * q.shape[1] * wide)
         return y, saved
 
-    def cached_attention(q: Any, view: Any, **options: Any) -> Any:
+    def cached_attention(q: Any, view: Any, sinks: Any, **options: Any) -> Any:
         k, v, first, start = gather(view, q.shape[2])
-        return attention_fwd(q, k, v, first, start=start, **options)[0]
+        return attention_fwd(q, k, v, first, sinks, start=start, **options)[0]
 
     def attention_bwd(dy: Any, saved: Any) -> tuple[Any, ...]:
-        dq, dk, dv, _ = op("attention_bwd")(dy, saved)
+        dq, dk, dv, *_ = op("attention_bwd")(dy, saved)
         if is_fused(rt, "attention_bwd"):
             meter.note(widened(dy, *saved[:3], saved.y, dq, dk, dv))
         else:  # scores, P, dP and a step between; dq, dk and dv before they are cast
             scores = 4 * min(QUERY_ROWS, tokens) * n * dq.shape[1]
             meter.note((scores + n * (dq.size + dk.size + dv.size) // ROWS) * wide)
-        return dq, dk, dv, None
+        return dq, dk, dv, None, None
 
     def op(name: str) -> Callable[..., Any]:
         kernel, is_own = (PORTABLE | FUSIONS)[name], is_fused(rt, name)

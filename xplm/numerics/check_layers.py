@@ -127,7 +127,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "phi": {"model_type": "phi", "hidden_size": 16},
     "gpt2": {"model_type": "gpt2"},
     "starcoder2": {"model_type": "starcoder2", "use_bias": True},
-    **{name: TINY_MODELS[name] for name in ("norms around", "two norms of x")},
+    **{
+        name: TINY_MODELS[name]
+        for name in (
+            *("norms around", "two norms of x"),
+            *("norms of all heads, cap", "norms of each head, sinks"),
+        )
+    },
 }
 """Configurations that between them take every branch of every layer."""
 

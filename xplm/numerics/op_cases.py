@@ -53,6 +53,7 @@ def _rms_norm(rng: Generator) -> list[OpCase]:
         OpCase("three axes", (n((2, 3, 7)), n(7)), {"eps": 1e-5}),
         OpCase("large eps", (n((3, 4)), n(4)), {"eps": 0.25}),
         OpCase("one feature", (n((3, 1)), n(1)), {"eps": 0.25}),
+        OpCase("a weight for each head", (n((2, 3, 4, 5)), n((4, 5))), {"eps": 1e-5}),
     ]
 
 
@@ -63,6 +64,7 @@ def _layer_norm(rng: Generator) -> list[OpCase]:
         OpCase("three axes", (n((2, 3, 7)), n(7), n(7)), {"eps": 1e-5}),
         OpCase("large mean", (10.0 + n((3, 6)), n(6), n(6)), {"eps": 1e-5}),
         OpCase("large eps", (n((3, 4)), n(4), n(4)), {"eps": 0.25}),
+        OpCase("a weight for each head", (n((2, 3, 4, 5)), n((4, 5)), n((4, 5))), {"eps": 1e-5}),
     ]
 
 
@@ -87,8 +89,9 @@ def _with_values(rng: Generator, qkv: tuple[np.ndarray, ...], width: int) -> tup
 
 
 def _attention(rng: Generator) -> list[OpCase]:
+    n = rng.standard_normal
+
     def qkv(B: int, H: int, K: int, T: int, S: int, D: int) -> tuple[np.ndarray, ...]:
-        n = rng.standard_normal
         return n((B, H, T, D)), n((B, K, S, D)), n((B, K, S, D))
 
     def options(D: int, start: int = 0, window: int | None = None) -> dict[str, Any]:
@@ -111,6 +114,16 @@ def _attention(rng: Generator) -> list[OpCase]:
         OpCase("another scale", qkv(1, 2, 1, 4, 4, 3), options(3) | {"scale": 0.3}),
         OpCase("chunks of 2", qkv(1, 4, 2, 5, 5, 3), options(3), {"query_rows": 2}),
         OpCase("chunks, window", qkv(1, 4, 2, 7, 9, 3), options(3, 2, 3), {"query_rows": 2}),
+        OpCase("cap", qkv(2, 4, 2, 5, 5, 3), options(3) | {"cap": 0.5}),
+        OpCase("cap, window", qkv(1, 4, 2, 6, 7, 3), options(3, 1, 3) | {"cap": 2.0}),
+        OpCase("sinks", (*qkv(2, 4, 2, 5, 5, 3), None, n(4)), options(3)),
+        OpCase("sinks, padding", (*qkv(2, 4, 2, 6, 6, 3), first, n(4)), options(3, window=4)),
+        OpCase(
+            "sinks, cap, chunks",
+            (*qkv(1, 4, 2, 7, 9, 3), None, n(4)),
+            options(3, 2, 5) | {"cap": 1.0},
+            {"query_rows": 3},
+        ),
     ]
 
 
@@ -251,7 +264,7 @@ OPS: dict[str, OpRow] = {
     "layer_norm": OpRow(("x", "weight", "bias"), ("x", "weight", "bias"), _layer_norm),
     "rope": OpRow(("x", "cos", "sin"), ("x",), _rope),
     "softmax": OpRow(("x", "visible"), ("x",), _softmax),
-    "attention": OpRow(("q", "k", "v", "first"), ("q", "k", "v"), _attention),
+    "attention": OpRow(("q", "k", "v", "first", "sinks"), ("q", "k", "v", "sinks"), _attention),
     "swiglu": OpRow(("gate", "up"), ("gate", "up"), _swiglu),
     "gelu": OpRow(("x",), ("x",), _gelu),
     "gelu_erf": OpRow(("x",), ("x",), _gelu),

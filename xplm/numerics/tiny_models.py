@@ -59,6 +59,23 @@ def _two_norms_of_x(config: DecoderConfig) -> DecoderConfig:
     return replace(config, blocks=tuple(blocks), norm=norm)
 
 
+def _mixers(config: DecoderConfig, **changes: Any) -> DecoderConfig:
+    """The configuration with changes in the attention of every block."""
+    blocks = [replace(block, mixer=replace(block.mixer, **changes)) for block in config.blocks]
+    return replace(config, blocks=tuple(blocks))
+
+
+def _all_heads(config: DecoderConfig) -> DecoderConfig:
+    """Norms of q and k over all heads, and a cap that scores come near to."""
+    return _mixers(config, qk_norm=RMSNormSpec(0.1), qk_norm_over="all heads", cap=1.0)
+
+
+def _each_head(config: DecoderConfig) -> DecoderConfig:
+    """A norm of its own for each head, sinks and a window."""
+    norm = RMSNormSpec(0.1)
+    return _mixers(config, qk_norm=norm, qk_norm_over="each head", has_sinks=True, window=3)
+
+
 TINY_MODELS: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": True},
     "llama, K = 1, biases": {
@@ -106,6 +123,8 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
         },
         "original_max_position_embeddings": 4,
     },
+    "norms of all heads, cap": {"decoder": _all_heads},
+    "norms of each head, sinks": {"decoder": _each_head, "attention_bias": True},
 }
 """Changes to BASE; under "decoder" one to the configuration that was read, for what no family has so."""
 

@@ -13,6 +13,7 @@ from xplm.errors import KernelError
 from xplm.kernels.fusions.bind_blocks import bind_blocks as portable
 from xplm.kernels.rope import NEIGHBOURS
 from xplm_numpy.arrays import moved
+from xplm_numpy.attention_decode import sink_bits
 from xplm_numpy.jit import serial
 from xplm_numpy.kernels.norm_attention_residual import compute as attention_kernel
 from xplm_numpy.kernels.norm_mlp_residual import compute as mlp_kernel
@@ -23,9 +24,9 @@ compute_attention_half = attention_kernel.__wrapped__  # as compiled code calls 
 compute_mlp_half = mlp_kernel.__wrapped__
 
 
-def bind_blocks(blocks, *, attention_half, mlp_half, scale, eps, island=None):
+def bind_blocks(blocks, *, attention_half, mlp_half, scale, cap=None, eps, island=None):
     halves = {"attention_half": attention_half, "mlp_half": mlp_half}
-    by_halves = portable(blocks, scale=scale, eps=eps, island=island, **halves)
+    by_halves = portable(blocks, scale=scale, cap=cap, eps=eps, island=island, **halves)
     layers = [_laid_out(block) for block in blocks]
     if not layers or None in layers or not in_float32(island):
         return by_halves
@@ -37,7 +38,7 @@ def bind_blocks(blocks, *, attention_half, mlp_half, scale, eps, island=None):
     is_parallel = np.array([block.is_parallel for block in blocks])
     tables_of = np.array([-1 if block.table is None else block.table for block in blocks])
     are_neighbours = np.array([block.pairs == NEIGHBOURS for block in blocks])
-    scale, eps = np.float32(scale), np.float32(eps)
+    scale, cap, eps = np.float32(scale), np.float32(cap or 0.0), np.float32(eps)
 
     def step(x, tables, caches, rows):
         stored = [(cache.keys, cache.values) for cache in caches]
@@ -70,6 +71,7 @@ def bind_blocks(blocks, *, attention_half, mlp_half, scale, eps, island=None):
                 np.asarray(rows.starts, np.int64),
                 scale,
                 windows,
+                cap,
                 is_parallel,
                 eps,
                 bits(between),
@@ -87,14 +89,16 @@ def _laid_out(block):
     halves = [(block.attention, 4), (block.mlp, 3)]
     found = []
     for (norm, *linears), n in halves:
-        weights, biases, norms = linears[:n], linears[n : 2 * n], linears[2 * n :]
+        weights, biases = linears[:n], linears[n : 2 * n]
+        norms, sinks = linears[2 * n : 2 * n + 2], linears[2 * n + 2 :]
         there = [array for array in (norm, *linears) if array is not None]
         if not takes(*there) or not alike(weights):
             return None
         if not all(array.flags.c_contiguous and array.flags.aligned for array in there):
             return None
         bound = (*map(bits, weights), *map(bias_bits, biases, weights))
-        found.append((bits(norm), *bound, *(bias_bits(part, norm) for part in norms)))
+        small = *(bias_bits(part, norm) for part in norms), *map(sink_bits, sinks)
+        found.append((bits(norm), *bound, *small))
     return found
 
 
@@ -121,7 +125,7 @@ def _places(layers):
 @serial(is_kernel=True)
 def _step(
     x, attention, mlp, cache, attention_places, mlp_places, cache_places,
-    cos, sin, tables_of, are_neighbours, starts, scale, windows, is_parallel, eps, between, y,
+    cos, sin, tables_of, are_neighbours, starts, scale, windows, cap, is_parallel, eps, between, y,
 ):  # fmt: skip
     """attention, mlp, cache: the first layer's arrays; places: where those of each layer lie.
 
@@ -135,7 +139,7 @@ def _step(
         compute_attention_half(
             rows, *moved(attention, attention_places[layer]),
             cos[table, :, :, :, :half], sin[table, :, :, :, :half], keys, values,
-            starts, scale, windows[layer], are_neighbours[layer], eps, between,
+            starts, scale, windows[layer], cap, are_neighbours[layer], eps, between,
         )  # fmt: skip
         read = rows if is_parallel[layer] else between
         compute_mlp_half(read, between, *moved(mlp, mlp_places[layer]), eps, y)

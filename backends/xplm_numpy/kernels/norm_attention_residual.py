@@ -11,7 +11,14 @@ from numba import prange
 from xplm.kernels.fusions.norm_attention_residual import norm_attention_residual as portable
 from xplm.kernels.rope import HALVES, NEIGHBOURS
 from xplm_numpy.arrays import empty
-from xplm_numpy.attention_decode import NO_PADDING, attend_block, cut, join, make_parts
+from xplm_numpy.attention_decode import (
+    NO_PADDING,
+    attend_block,
+    cut,
+    join,
+    make_parts,
+    sink_bits,
+)
 from xplm_numpy.gemv import count_blocks, multiply
 from xplm_numpy.jit import parallel, serial
 from xplm_numpy.kernels.norm_mlp_residual import add_residual, normalise
@@ -22,18 +29,19 @@ NOT_ROTATED = np.empty((1, 1, 1, 0), np.float32)
 
 
 def norm_attention_residual(
-    x, norm, q_weight, k_weight, v_weight, o_weight, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, cos, sin, cache,
-    rows, *, scale, window=None, pairs=HALVES, eps, island=None,
+    x, norm, q_weight, k_weight, v_weight, o_weight, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, sinks, cos,
+    sin, cache, rows, *, scale, window=None, cap=None, pairs=HALVES, eps, island=None,
 ):  # fmt: skip
     weights, biases = (q_weight, k_weight, v_weight, o_weight), (q_bias, k_bias, v_bias, o_bias)
     norms, (keys, values, _) = (q_norm, k_norm), cache
     cos_or_empty, sin_or_empty = (NOT_ROTATED, NOT_ROTATED) if cos is None else (cos, sin)
     is_float32 = cos_or_empty.dtype == sin_or_empty.dtype == FLOAT32 and in_float32(island)
-    is_taken = takes(x, norm, *weights, *biases, *norms, keys, values) and alike(weights[:3])
+    is_taken = takes(x, norm, *weights, *biases, *norms, sinks, keys, values) and alike(weights[:3])
     is_writable = keys.flags.carray and values.flags.carray
     if x.shape[1] != 1 or not is_float32 or not is_taken or not is_writable:
-        options = {"scale": scale, "window": window, "pairs": pairs, "eps": eps, "island": island}
-        return portable(x, norm, *weights, *biases, *norms, cos, sin, cache, rows, **options)
+        seen = {"scale": scale, "window": window, "cap": cap, "pairs": pairs}
+        arrays = *weights, *biases, *norms, sinks, cos, sin
+        return portable(x, norm, *arrays, cache, rows, **seen, eps=eps, island=island)
 
     assert max(rows.begins) < keys.shape[2], "a cache is as large as its capacity; grow it"
     y = np.empty(x.shape, x.dtype)
@@ -43,6 +51,7 @@ def norm_attention_residual(
         *map(bits, weights),
         *map(bias_bits, biases, weights),
         *(bias_bits(part, norm) for part in norms),
+        sink_bits(sinks),
         bits(cos_or_empty),
         bits(sin_or_empty),
         bits(keys),
@@ -50,6 +59,7 @@ def norm_attention_residual(
         np.asarray(rows.starts, np.int64),
         np.float32(scale),
         window or 0,
+        np.float32(cap or 0.0),
         pairs == NEIGHBOURS,
         np.float32(eps),
         bits(y),
@@ -59,8 +69,8 @@ def norm_attention_residual(
 
 @parallel()
 def compute(
-    x, norm, q_weight, k_weight, v_weight, o_weight, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, cos, sin,
-    keys, values, starts, scale, window, are_neighbours, eps, y,
+    x, norm, q_weight, k_weight, v_weight, o_weight, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, sinks, cos,
+    sin, keys, values, starts, scale, window, cap, are_neighbours, eps, y,
 ):  # fmt: skip
     B, _, C = x.shape
     D, Dv = keys.shape[3], values.shape[3]
@@ -105,12 +115,10 @@ def compute(
     parts = make_parts(q, values, blocks)
     for unit in prange(B * keys.shape[1] * blocks):
         attend_block(
-            np.int64(unit), q, keys, values, NO_PADDING, starts, scale, window, low, length, parts
-        )
-    joined = join(parts, q)[0].reshape(B, o_weight.shape[1])
-    for b in range(B):
-        for i in range(o_weight.shape[1]):
-            joined[b, i] = widen(narrow(joined[b, i], x))
+            np.int64(unit), q, keys, values, NO_PADDING, starts, scale, window, cap, low, length, parts
+        )  # fmt: skip
+    joined = join(parts, sinks, q)[0].reshape(B, o_weight.shape[1])
+    _finish_rows(joined, o_bias[:0], x)
 
     sums = empty((B, C))
     for unsigned in prange(count_blocks(o_weight)):

@@ -13,10 +13,10 @@ def fused_cases(op):
 
 
 def _attention(rng):
-    def case(label, B, H, K, T, S, D, *, start=0, window=None, first=None):
+    def case(label, B, H, K, T, S, D, *, start=0, window=None, first=None, cap=None, sinks=False):
         q, k, v = (rng.standard_normal(s) for s in ((B, H, T, D), (B, K, S, D), (B, K, S, D)))
-        options = {"start": start, "scale": D**-0.5, "window": window}
-        return OpCase(label, (q, k, v, first), options)
+        options = {"start": start, "scale": D**-0.5, "window": window, "cap": cap}
+        return OpCase(label, (q, k, v, first, rng.standard_normal(H) if sinks else None), options)
 
     padded_blocks = np.array([[3], [270]])
     padded = np.broadcast_to(np.array([[0], [67]]), (2, 70)).copy()
@@ -30,6 +30,9 @@ def _attention(rng):
         case("one query, padding of a block", 2, 2, 1, 1, 300, 8, start=299, first=padded_blocks),
         case("padding longer than a block", 2, 2, 1, 70, 70, 8, first=padded),
         case("slots after the last query", 1, 2, 1, 5, 9, 4, start=2),
+        case("cap and sinks", 1, 4, 2, 70, 70, 8, window=66, cap=1.5, sinks=True),
+        case("cap and sinks, padding", 2, 2, 1, 70, 70, 8, first=padded, cap=1.5, sinks=True),
+        case("one query, cap and sinks", 1, 4, 2, 1, 300, 8, start=299, cap=1.5, sinks=True),
     ]
 
 

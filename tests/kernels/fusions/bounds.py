@@ -65,13 +65,13 @@ def _concat(balls, axis):
     return Ball(*[np.concatenate(parts, axis=axis) for parts in zip(*balls, strict=True)])
 
 
-def attend_rows(q, keys, values, starts, *, island=WIDE.dtype, **options):
+def attend_rows(q, keys, values, starts, *, island=WIDE.dtype, sinks=None, **options):
     """Heads (B, H, T, Dv) of q (B, H, T, D); keys and values are a list of balls, one for each row, of all it sees."""
     found = []
     for row, (k, v, start) in enumerate(zip(keys, values, starts, strict=True)):
         own = q.ball.map(lambda a, row=row: a[row : row + 1])
         given = {"start": int(start), "island": island, **options}
-        found.append(attend_balls(own, k, v, None, given))
+        found.append(attend_balls(own, k, v, None, sinks, given))
     return rounded(_concat(found, axis=0), q.dtype)
 
 

@@ -26,6 +26,7 @@ CASES = {
     "window": {"start": 150, "windows": (70,), "bias": True},
     "rows of different lengths": {"starts": [40, 1]},
     "norms of heads": {"norms": True, "B": 2},
+    "sinks and a cap": {"has_sinks": True, "cap": 0.7, "B": 2},
     "part of a head rotated": {"R": 4},
     "values of another width": {"Dv": 9, "bias": True},
     "parallel": {"is_parallel": True, "bias": True},
@@ -33,7 +34,7 @@ CASES = {
     "nothing rotated": {"tables": (None,), "norms": True},
     "all of it": {
         **{"starts": [3, 0, 70], "windows": (20,), "D": 10, "R": 6, "Dv": 7},
-        **{"norms": True, "bias": True, "is_parallel": True},
+        **{"norms": True, "bias": True, "is_parallel": True, "has_sinks": True, "cap": 1.5},
     },
     "several queries": {"T": 3},
     "several queries, different rows": {"T": 3, "starts": [4, 0], "is_parallel": True},
@@ -46,6 +47,7 @@ class Case:
     def __init__(
         self, activation, weight, *, start=5, starts=None, L=1, B=1, C=33, H=4, K=2, D=6, R=None, Dv=None, F=20,
         T=1, bias=False, norms=False, windows=None, is_parallel=False, cache=None, pairs="halves", tables=None,
+        has_sinks=False, cap=None,
     ):  # fmt: skip
         """Random numbers, the same for the same arguments; a cache is stored like activations if not said otherwise."""
         rng = np.random.default_rng(52)
@@ -60,7 +62,8 @@ class Case:
             heads = linears((H * D, C), (K * D, C), (K * Dv, C), (C, H * Dv))
             own = [draw(rng, weight, D) if norms else None for _ in "qk"]
             mlp = linears((F, C), (F, C), (C, F))
-            attention = (draw(rng, weight, C), *heads, *own)
+            sinks = draw(rng, weight, H) if has_sinks else None
+            attention = (draw(rng, weight, C), *heads, *own, sinks)
             halves = attention, (draw(rng, weight, C), *mlp)
             return BlockWeights(*halves, window, is_parallel, table, pairs)
 
@@ -71,7 +74,7 @@ class Case:
         self.x = draw(rng, activation, B, T, C)
         cosines, sines = (f(angles).astype(np.float32) for f in (np.cos, np.sin))
         self.tables = [list(pair) for pair in zip(cosines, sines, strict=True)]  # of two kinds
-        self.scale, self.island = D**-0.5, np.dtype(np.float32)
+        self.scale, self.cap, self.island = D**-0.5, cap, np.dtype(np.float32)
         shape = (B, K, max(self.starts) + T + 30)
         self.before = [
             [draw(rng, cache or activation, *shape, width) for width in (D, Dv)]
@@ -80,7 +83,7 @@ class Case:
 
     def bind(self, fusions, blocks=slice(None)):
         """The blocks, or some of them, bound."""
-        options = {"scale": self.scale, "eps": EPS, "island": self.island}
+        options = {"scale": self.scale, "cap": self.cap, "eps": EPS, "island": self.island}
         halves = {
             "attention_half": fusions["norm_attention_residual"],
             "mlp_half": fusions["norm_mlp_residual"],
@@ -100,8 +103,9 @@ class Case:
 
         def step(x, tables, caches, rows):
             for block, cache in zip(self.blocks, caches, strict=True):
-                seen = {"scale": self.scale, "window": block.window, "pairs": block.pairs}
+                seen = {"window": block.window, "pairs": block.pairs, "cap": self.cap}
                 cos, sin = (None, None) if block.table is None else tables[block.table]
+                seen["scale"] = self.scale
                 half = fusions["norm_attention_residual"]
                 y = half(x, *block.attention, cos, sin, cache, rows, **seen, **norm)
                 read = x if block.is_parallel else y
@@ -122,11 +126,11 @@ class Case:
         """What a step gives and writes is within what the ops of its one block may be off by."""
         (block,), (before,), caches = self.blocks, self.before, self.make_caches()
         y = self.run(step, caches)
-        x, (*weights, q_norm, k_norm) = stored(self.x), block.attention
+        x, (*weights, q_norm, k_norm, sinks) = stored(self.x), block.attention
         cos, sin = (None, None) if block.table is None else self.tables[block.table]
         between, written = attention_half(
-            x, *weights, norms=(q_norm, k_norm), cos=cos, sin=sin, keys=before[0], values=before[1],
-            starts=self.starts, scale=self.scale, window=block.window, pairs=block.pairs,
+            x, *weights, norms=(q_norm, k_norm), cos=cos, sin=sin, keys=before[0], values=before[1], sinks=sinks,
+            starts=self.starts, scale=self.scale, window=block.window, pairs=block.pairs, cap=self.cap,
         )  # fmt: skip
         assert_written(caches[0][:2], before, written, self.starts)
         read = x if block.is_parallel else between

@@ -37,13 +37,13 @@ def make_view(keys, values, starts, on_device=np.asarray):
     return KeyView(keys, values, Rows(on_device(np.array(starts)), tuple(starts)))
 
 
-def naive_rows(q, keys, values, starts, window=None):
+def naive_rows(q, keys, values, starts, sinks=None, **options):
     """One row and one query at a time."""
     found = []
     for b, start in enumerate(starts):
         row, end = slice(b, b + 1), start + q.shape[2]
         seen = keys[row, :, :end], values[row, :, :end]
-        y, _ = naive.attention(q[row], *seen, start=start, scale=SCALE, window=window)
+        y, _ = naive.attention(q[row], *seen, None, sinks, start=start, scale=SCALE, **options)
         found.append(y)
     return np.concatenate(found)
 
@@ -68,7 +68,7 @@ def test_equals_one_query_at_a_time(place, starts, T, window, Dv):
     y = pure(place.backend, attend, q, keys, values)
     assert_on(place.backend, y, dtype=place.dtype, shape=(*q.shape[:3], Dv))
     qh, kh, vh = (to_numpy(place.backend, a) for a in (q, keys, values))
-    expected = naive_rows(qh, kh, vh, starts, window)
+    expected = naive_rows(qh, kh, vh, starts, window=window)
 
     # As in tests/kernels/test_attention.py.
     D, S = q.shape[-1], max(starts) + T
@@ -91,6 +91,23 @@ def test_is_within_what_its_ops_may_be_off_by(fusions, dtypes, starts, T):
             for array in (keys, values)
         ]
         assert_within(y, attend_rows(stored(q), *seen, starts, scale=SCALE, window=window))
+
+
+@pytest.mark.parametrize("T", [1, 3, 6])
+@pytest.mark.parametrize("starts", STARTS)
+def test_caps_and_sinks_are_within_what_their_ops_may_be_off_by(fusions, dtypes, starts, T):
+    starts = STARTS[starts]
+    q, keys, values = make_arrays(starts, T, dtypes=dtypes)
+    sinks = draw(np.random.default_rng(62), dtypes[0], 4)
+    seen = [
+        [exact(array[b : b + 1, :, : start + T]) for b, start in enumerate(starts)]
+        for array in (keys, values)
+    ]
+    view = make_view(keys, values, starts)
+    for window, cap, own in ((None, 1.5, None), (4, None, sinks), (100, 0.7, sinks)):
+        options = {"scale": SCALE, "window": window, "cap": cap}
+        y = fusions["cached_attention"](q, view, own, **options)
+        assert_within(y, attend_rows(stored(q), *seen, starts, sinks=own, **options))
 
 
 @pytest.mark.parametrize("T", [1, 5])

@@ -41,19 +41,22 @@ CASES = {
     "rows and window": {"starts": [20, 297, 140], "window": 150},
     "an empty row": {"starts": [5, 0], "bias": True},
     "norms of heads": {"start": 9, "B": 2, "norms": True},
+    "sinks": {"start": 9, "B": 2, "has_sinks": True},
+    "sinks of an empty cache, window": {"start": 0, "has_sinks": True, "window": 2},
+    "a cap": {"start": 140, "cap": 0.7},
     "part of a head rotated": {"start": 7, "D": 10, "R": 4},
     "narrower values": {"start": 40, "D": 8, "Dv": 5, "bias": True},
     "wider values": {"start": 12, "D": 4, "Dv": 9},
     "all of it": {
         **{"starts": [3, 70, 0], "D": 10, "R": 6, "Dv": 7},
-        **{"norms": True, "bias": True, "window": 20},
+        **{"norms": True, "bias": True, "window": 20, "cap": 1.5, "has_sinks": True},
     },
     "tables of one row": {"start": 4, "B": 4, "C": 17, "K": 4, "tables": 1},
     "wide heads": {"start": 20, "D": 80, "H": 1, "K": 1},
     "several queries": {"start": 4, "T": 3},
     "several queries, different rows": {
         **{"starts": [4, 0, 9], "T": 3, "D": 8, "R": 4, "Dv": 5},
-        **{"norms": True, "window": 4},
+        **{"norms": True, "window": 4, "cap": 0.5, "has_sinks": True},
     },
     "neighbours": {"start": 9, "R": 4, "pairs": "neighbours", "B": 2},
     "nothing rotated": {"start": 9, "rotates": False, "norms": True},
@@ -68,7 +71,7 @@ def kind(request):
 
 def make_case(
     kind, *, start=0, B=1, starts=None, C=33, H=4, K=2, D=6, R=None, Dv=None, T=1, bias=False, norms=False,
-    window=None, tables=None, pairs="halves", rotates=True,
+    window=None, tables=None, pairs="halves", rotates=True, cap=None, has_sinks=False,
 ):  # fmt: skip
     """A fusion's arrays, keys and values among them in place of a cache, and its options, `starts` among them."""
     rng = np.random.default_rng(50)
@@ -84,25 +87,28 @@ def make_case(
         draw(rng, weight, C, H * Dv, scale=(H * Dv) ** -0.5),
         *[draw(rng, weight, n) if bias else None for n in (*outputs, C)],
         *[draw(rng, weight, D) if norms else None for _ in "qk"],
+        draw(rng, weight, H) if has_sinks else None,
         *[f(angles).astype(np.float32) if rotates else None for f in (np.cos, np.sin)],
         *[draw(rng, cache, B, K, max(starts) + T + 30, width) for width in (D, Dv)],
     ]
-    return arrays, {"starts": starts, "scale": D**-0.5, "window": window, "pairs": pairs}
+    seen = {"scale": D**-0.5, "window": window, "pairs": pairs, "cap": cap}
+    return arrays, {"starts": starts, **seen}
 
 
 def run(fusion, arrays, options, *, cache=None, island=FLOAT32):
     """(y, LayerCache) of a case."""
     *before, keys, values = arrays
     cache = cache or make_cache(keys, values)
-    rows, seen = make_rows(options["starts"]), {k: options[k] for k in ("scale", "window", "pairs")}
+    rows, seen = make_rows(options["starts"]), {k: options[k] for k in options if k != "starts"}
     return fusion(*before, cache, rows, **seen, eps=EPS, island=island), cache
 
 
 def assert_is_composition(found, arrays, options):
     """y, what is in the slots that were written, and that no other slot has changed."""
     x, *weights = arrays[:10]
-    named = dict(zip(("cos", "sin", "keys", "values"), arrays[12:], strict=True))
-    expected, written = attention_half(stored(x), *weights, norms=arrays[10:12], **named, **options)
+    named = dict(zip(("cos", "sin", "keys", "values"), arrays[13:], strict=True))
+    own = {"norms": arrays[10:12], "sinks": arrays[12]}
+    expected, written = attention_half(stored(x), *weights, **own, **named, **options)
     y, cache = found
     assert_within(y, expected)
     assert_written(cache[:2], (named["keys"], named["values"]), written, options["starts"])
@@ -138,7 +144,7 @@ def test_threads_and_runs_change_no_bit(fusions, kind, on_threads, case):
 
 
 @pytest.mark.parametrize(
-    "odd", [{3: "bfloat16", 15: "float16"}, {14: "float64", 15: "float64"}, {15: "float64"}]
+    "odd", [{3: "bfloat16", 16: "float16"}, {15: "float64", 16: "float64"}, {16: "float64"}]
 )
 def test_weights_and_caches_of_several_dtypes(fusions, odd):
     arrays, options = make_case(KINDS[0], start=9, B=2)
@@ -173,18 +179,18 @@ def test_strided_and_misaligned_input(fusions):
 
 def test_a_cache_that_is_part_of_an_array(fusions):
     arrays, options = make_case(KINDS[0], start=9, B=2)
-    whole = [np.concatenate([a, a], axis=1) for a in arrays[14:]]
+    whole = [np.concatenate([a, a], axis=1) for a in arrays[15:]]
     part = cache_of(*[a[:, :2] for a in whole])
     found = run(fusions["norm_attention_residual"], arrays, options, cache=part)
     assert_is_composition(found, arrays, options)
-    for array, before in zip(whole, arrays[14:], strict=True):
+    for array, before in zip(whole, arrays[15:], strict=True):
         np.testing.assert_array_equal(array[:, 2:], before)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_slots_after_a_rows_last_are_not_read(fusions, dtype):
     arrays, options = make_case((dtype, dtype, dtype), starts=[9, 2])
-    for i in (14, 15):
+    for i in (15, 16):
         arrays[i] = arrays[i].copy()
         arrays[i][0, :, 10:] = arrays[i][1, :, 3:] = np.array(np.nan, HOST_DTYPES[dtype])
     y, _ = run(fusions["norm_attention_residual"], arrays, options)

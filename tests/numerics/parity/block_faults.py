@@ -3,14 +3,9 @@
 from tests.numerics.block_mutations import BLOCKS as MUTATIONS
 from tests.numerics.parity.arithmetic_faults import K, L, PlantedFault, op_fault
 
-QK_NORM = """    if spec.qk_norm is not None:
-        q, q_norm_saved = norm_layer_fwd(rt, spec.qk_norm, params, f"{name}.q_norm", q)
-        k, k_norm_saved = norm_layer_fwd(rt, spec.qk_norm, params, f"{name}.k_norm", k)
-"""
-ROPE = """    if spec.rope is not None:
-        cos, sin = context.ropes[spec.rope]
-        q, rope_q_saved = rt.ops.rope_fwd(q, cos, sin, pairs=spec.rope.pairs)
-        k, rope_k_saved = rt.ops.rope_fwd(k, cos, sin, pairs=spec.rope.pairs)
+Q_NORM = 'q, q_norm_saved = norm_layer_fwd(rt, spec.qk_norm, params, f"{name}.q_norm", q)'
+NORMS = """    if spec.qk_norm is not None:
+        q, k = _normed_rows(rt, spec, q), _normed_rows(rt, spec, k)
 """
 
 BLOCKS = [
@@ -18,8 +13,16 @@ BLOCKS = [
     PlantedFault(
         "q and k normed after RoPE",
         f"{L}/attention.py",
-        QK_NORM + ROPE,
-        ROPE + QK_NORM,
+        NORMS,
+        """    if spec.rope is not None:
+        cos, sin = context.ropes[spec.rope]
+        q, k = heads(q, spec.head_dim), heads(k, spec.head_dim)
+        q, rope_q_saved = rt.ops.rope_fwd(q, cos, sin, pairs=spec.rope.pairs)
+        k, rope_k_saved = rt.ops.rope_fwd(k, cos, sin, pairs=spec.rope.pairs)
+        q, k = (xp.reshape(xp.permute_dims(a, (0, 2, 1, 3)), (B, T, -1)) for a in (q, k))
+        spec = replace(spec, rope=None)
+"""
+        + NORMS,
         "qwen3",
         "and rope forward at model.layers.0.self_attn",
         shared=False,
@@ -27,8 +30,8 @@ BLOCKS = [
     PlantedFault(
         "q normed by the weight of k",
         f"{L}/attention.py",
-        'q, q_norm_saved = norm_layer_fwd(rt, spec.qk_norm, params, f"{name}.q_norm", q)',
-        'q, q_norm_saved = norm_layer_fwd(rt, spec.qk_norm, params, f"{name}.k_norm", q)',
+        Q_NORM,
+        Q_NORM.replace('q_norm"', 'k_norm"'),
         "phi, norms of q and k",
         "and layer_norm forward at model.layers.0.self_attn.k_norm",
         shared=False,
@@ -41,6 +44,64 @@ BLOCKS = [
         "qwen3",
         "and linear backward at model.layers.1.self_attn.q_proj",
         shared=False,
+    ),
+    PlantedFault(
+        "a norm of each head in place of all heads",
+        f"{L}/attention.py",
+        Q_NORM,
+        Q_NORM
+        + """
+        rows = xp.reshape(q, (B, T, -1, spec.head_dim))
+        rows = rows / xp.sqrt(xp.mean(rows * rows, axis=-1, keepdims=True) + 1e-3)
+        q = cast(xp.reshape(rows, (B, T, -1)), q.dtype)""",
+        "norms of all heads, cap",
+        "and rope forward at model.layers.0.self_attn",
+        shared=False,
+    ),
+    PlantedFault(
+        "the cap after the mask",
+        f"{K}/attention.py",
+        "        scores = cap * xp.tanh(scores / cap)\n",
+        """        if visible is not None:
+            scores = xp.where(visible, scores, xp.full_like(scores, -float("inf")))
+        scores, visible = cap * xp.tanh(scores / cap), None
+""",
+        "norms of all heads, cap",
+        "attention forward",
+    ),
+    PlantedFault(
+        "the cap before the scale",
+        f"{K}/attention.py",
+        "scores = cap * xp.tanh(scores / cap)",
+        "scores = scale * cap * xp.tanh(scores / scale / cap)",
+        "norms of all heads, cap",
+        "attention forward",
+    ),
+    PlantedFault(
+        "the sink left out of the denominator",
+        f"{K}/attention.py",
+        "probs, saved = softmax_fwd(scores, visible, island=island)",
+        """probs, saved = softmax_fwd(scores, visible, island=island)
+    if sinks is not None:
+        probs = probs / xp.sum(probs[..., :-1], axis=-1, keepdims=True)""",
+        "norms of each head, sinks",
+        "attention forward",
+    ),
+    PlantedFault(
+        "one head's sink in the place of another's",
+        f"{K}/attention.py",
+        "xp.reshape(cast(sinks, sums), (K, G, 1, 1))",
+        "xp.reshape(cast(xp.flip(sinks), sums), (K, G, 1, 1))",
+        "norms of each head, sinks",
+        "attention forward",
+    ),
+    PlantedFault(
+        "sinks left out over a cache",
+        f"{L}/attention.py",
+        "attention_fwd(q, k, v, first, sinks, start=start, **options)",
+        "attention_fwd(q, k, v, first, start=start, **options)",
+        "norms of each head, sinks",
+        "cache",
     ),
     PlantedFault(
         "a parallel MLP reads x",

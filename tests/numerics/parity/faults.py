@@ -144,8 +144,8 @@ WIRING = [
     PlantedFault(
         "scale of the scores squared by the layer",
         f"{L}/attention.py",
-        "scale=spec.scale,",
-        "scale=spec.scale**2,",
+        '"scale": spec.scale,',
+        '"scale": spec.scale**2,',
         "llama",
         "and attention forward at model.layers.0",
         shared=False,
@@ -298,8 +298,8 @@ OTHERS = [
     PlantedFault(
         "window ignored by the layer",
         f"{L}/attention.py",
-        "window=spec.window,",
-        "window=None,",
+        '"window": spec.window,',
+        '"window": None,',
         "mistral, window",
         "and attention forward at model.layers.0",
         shared=False,

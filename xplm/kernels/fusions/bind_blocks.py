@@ -15,7 +15,9 @@ from xplm.views import LayerCache, Rows
 class BlockWeights(NamedTuple):
     """A block's weights and biases as the two fusions take them, and how far back its attention sees."""
 
-    attention: tuple[Array | None, ...]  # norm; weights of q, k, v, o; their biases; norms of q, k
+    attention: tuple[
+        Array | None, ...
+    ]  # norm; weights of q, k, v, o; their biases; norms of q, k; sinks
     mlp: tuple[Array | None, ...]  # norm; weights of gate, up, down; their biases
     window: int | None
     is_parallel: bool = False
@@ -38,6 +40,7 @@ def bind_blocks(
     attention_half: Callable[..., Array],
     mlp_half: Callable[..., Array],
     scale: float,
+    cap: float | None = None,
     eps: float,
     island: DType | None = None,
 ) -> BoundBlocks:
@@ -54,7 +57,7 @@ def bind_blocks(
         rows: Rows,
     ) -> Array:
         for block, cache in zip(blocks, caches, strict=True):
-            seen = {"scale": scale, "window": block.window, "pairs": block.pairs}
+            seen = {"scale": scale, "window": block.window, "cap": cap, "pairs": block.pairs}
             cos, sin = (None, None) if block.table is None else tables[block.table]
             y = attention_half(x, *block.attention, cos, sin, cache, rows, **seen, **norm)
             x = mlp_half(x if block.is_parallel else y, y, *block.mlp, **norm)

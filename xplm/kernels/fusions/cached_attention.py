@@ -4,6 +4,8 @@ k, v = the slots so far of each row, moved so that all rows end in the same slot
 y    = attention(q, k, v)
 """
 
+from typing import Any
+
 from xplm.kernels.attention import attention_fwd
 from xplm.typing import Array, DType
 from xplm.views import KeyView, gather
@@ -12,12 +14,17 @@ from xplm.views import KeyView, gather
 def cached_attention(
     q: Array,
     view: KeyView,
+    sinks: Array | None = None,
     *,
     scale: float,
     window: int | None = None,
+    cap: float | None = None,
     island: DType | None = None,
 ) -> Array:
-    """y = softmax(scale q k^T) v over the keys that each query sees.   q (B, H, T, D)  ->  y (B, H, T, Dv) q.dtype"""
+    """y = softmax(scale q k^T) v over the keys that each query sees.   q (B, H, T, D); sinks (H,)  ->  y (B, H, T, Dv)
+    q.dtype
+    """
     k, v, first, start = gather(view, q.shape[2])
-    y, _ = attention_fwd(q, k, v, first, start=start, scale=scale, window=window, island=island)
+    options: dict[str, Any] = {"scale": scale, "window": window, "cap": cap, "island": island}
+    y, _ = attention_fwd(q, k, v, first, sinks, start=start, **options)
     return y

@@ -30,6 +30,7 @@ def norm_attention_residual(
     o_bias: Array | None,
     q_norm: Array | None,
     k_norm: Array | None,
+    sinks: Array | None,
     cos: Array | None,
     sin: Array | None,
     cache: LayerCache,
@@ -37,6 +38,7 @@ def norm_attention_residual(
     *,
     scale: float,
     window: int | None = None,
+    cap: float | None = None,
     pairs: str = HALVES,
     eps: float,
     island: DType | None = None,
@@ -44,8 +46,8 @@ def norm_attention_residual(
     """y (B, T, C) x.dtype; the cache holds k and v in the slots from each row's start on.
 
     x (B, T, C); norm (C,); q_weight (H D, C); k_weight (K D, C); v_weight (K Dv, C); o_weight (C, H Dv); q_norm, k_norm
-    (D,); cos, sin (B or 1, 1, T, R/2), None where nothing is rotated. `eps` is that of all norms, and `island` the
-    dtype of norms and softmax.
+    (D,); sinks (H,); cos, sin (B or 1, 1, T, R/2), None where nothing is rotated. `eps` is that of all norms, and
+    `island` the dtype of norms and softmax.
     """
     xp = array_namespace(x)
     B, T, _ = x.shape
@@ -64,6 +66,8 @@ def norm_attention_residual(
     v = heads(linear_fwd(n, v_weight, v_bias)[0], Dv)
 
     view = cache.extend(k, v, rows)
-    y = cached_attention(q, view, scale=scale, window=window, island=island)  # (B, H, T, Dv)
+    y = cached_attention(
+        q, view, sinks, scale=scale, window=window, cap=cap, island=island
+    )  # (B, H, T, Dv)
     joined = xp.reshape(xp.permute_dims(y, (0, 2, 1, 3)), (B, T, -1))  # (B, T, H Dv)
     return x + linear_fwd(joined, o_weight, o_bias)[0]

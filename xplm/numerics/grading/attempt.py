@@ -23,8 +23,10 @@ Twist = Callable[[tuple[Any, ...], Sequence[np.ndarray]], tuple[Any, ...]]
 """Other arguments for backward, from those that it is given and the arrays that forward was given."""
 
 
-LAST_ARRAY = {"attention": ("first",), "softmax": ("visible", "mask", "keep", "valid")}
-"""Ops whose last array may be missing, and the words in its name: a parameter without them is another array."""
+LAST_ARRAY = {"attention": (3, ("first",)), "softmax": (1, ("visible", "mask", "keep", "valid"))}
+"""Ops whose last array may be missing: how many come before it, and the words in its name: a parameter without them is
+another array.
+"""
 
 
 class Setup(NamedTuple):
@@ -82,7 +84,7 @@ class Attempt:
         """Their arrays without one that is not the op's, such as attention's own mask, and the name of that."""
         if self.op not in LAST_ARRAY:
             return theirs, ""
-        n_others, words = len(self.chain.arguments) - 1, LAST_ARRAY[self.op]
+        n_others, words = LAST_ARRAY[self.op]
         own = next(
             (n for n in theirs[n_others:] if not any(word in n.lower() for word in words)), ""
         )

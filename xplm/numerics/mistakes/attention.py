@@ -305,11 +305,43 @@ _MASK_AND_GROUP_FORWARD_MISTAKES: tuple[Mistake, ...] = (
 
 NOT_CAUSAL = Form("without the causal mask", {"causal": False})
 
+
+def _ratio(e: Values) -> np.ndarray:
+    """The scores as a share of their cap, between -1 and 1."""
+    return np.tanh(e.scale * (e.q @ flip(e.keys)) / e.cap)
+
+
+def _probs_with_sinks(e: Values) -> np.ndarray:
+    """A softmax over keys and, where there are sinks, one column more, which is then dropped."""
+    if e.sinks is None:
+        return masked_softmax(e.scores, e.visible)
+    column = np.broadcast_to(e.sinks[:, None, None], (*e.scores.shape[:-1], 1))
+    seen = np.broadcast_to(e.visible, e.scores.shape)
+    seen = np.concatenate([seen, np.ones_like(seen[..., :1])], axis=-1)
+    return masked_softmax(np.concatenate([e.scores, column], axis=-1), seen)[..., :-1]
+
+
+def _dscores(e: Values) -> np.ndarray:
+    """The gradient of the scores before their cap."""
+    dcapped = e.probs * (e.dprobs - e.delta)
+    return dcapped if e.cap is None else dcapped * (1 - _ratio(e) ** 2)
+
+
 ATTENTION = Chain(
-    arguments=("q", "k", "v", "first"),
-    gradients=("q", "k", "v"),
-    forward={"causal": lambda e: getattr(e, "causal", True)} | SCORES,
-    backward=DSCORES,
+    arguments=("q", "k", "v", "first", "sinks"),
+    gradients=("q", "k", "v", "sinks"),
+    forward={
+        "causal": lambda e: getattr(e, "causal", True),
+        "cap": lambda e: getattr(e, "cap", None),
+        **SCORES,
+        "scores": lambda e: e.cap * _ratio(e) if e.cap else e.scale * (e.q @ flip(e.keys)),
+        "probs": _probs_with_sinks,
+    },
+    backward={
+        **DSCORES,
+        "dscores": _dscores,
+        "dsinks": lambda e: -((1 - total(e.probs)) * e.delta).sum((0, 2, 3)),
+    },
     mistakes=score_mistakes("dq", "dk", "dv") + _MASK_AND_GROUP_MISTAKES,
     forward_mistakes=SCORE_FORWARD_MISTAKES + _MASK_AND_GROUP_FORWARD_MISTAKES,
     forms=(NOT_CAUSAL,),

@@ -37,6 +37,12 @@ RMS_WORDS = {
     "by_rstd": "the path through rstd, which is x * rstd^3 * mean(dn * x),",
 }
 
+
+def _rows_of(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """x (..., C) as rows of a weight's shape: (C,), or (H, C) with a row for each head."""
+    return x.reshape(-1, *weight.shape)
+
+
 RMS_NORM = Chain(
     arguments=("x", "weight"),
     gradients=("x", "weight"),
@@ -50,7 +56,7 @@ RMS_NORM = Chain(
         "dn": lambda e: e.dy * e.weight,
         **DX_OF_RMS,
         "dx": lambda e: e.direct - e.by_rstd,
-        "dweight": lambda e: rows(e.dy * e.n).sum(0),
+        "dweight": lambda e: _rows_of(e.weight, e.dy * e.n).sum(0),
     },
     mistakes=(
         mistake(
@@ -165,8 +171,8 @@ LAYER_NORM = Chain(
         "along_n": PROJECTION,
         "by_variance": lambda e: e.rstd * e.n * e.along_n,
         "dx": lambda e: e.direct - e.by_mean - e.by_variance,
-        "dweight": lambda e: rows(e.dy * e.n).sum(0),
-        "dbias": lambda e: rows(e.dy).sum(0),
+        "dweight": lambda e: _rows_of(e.weight, e.dy * e.n).sum(0),
+        "dbias": lambda e: _rows_of(e.bias, e.dy).sum(0),
     },
     mistakes=(
         mistake(

@@ -26,7 +26,7 @@ ISLANDS = {
 PARTS = {("rope", "cos"): "rope", ("rope", "sin"): "rope", ("cross_entropy", "x"): "loss"}
 """Arguments that are neither parameters nor activations: the part of the policy that they are stored in."""
 
-PARAMS = ("weight", "bias")
+PARAMS = ("weight", "bias", "sinks")
 
 
 class OpVerdict(NamedTuple):

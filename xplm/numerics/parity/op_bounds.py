@@ -64,6 +64,11 @@ def _linear_bwd(dy: np.ndarray, args: Args, options: Options) -> list[Expected |
     return [Expected(dx, x.dtype), Expected(dweight, w.dtype), dbias]
 
 
+def _rows_of(weight: np.ndarray, x: Ball) -> Ball:
+    """x (..., C) as rows of a weight's shape."""
+    return x.map(lambda a: np.reshape(a, (-1, *weight.shape)))
+
+
 def _rstd(w: Arithmetic, centred: Ball, eps: float) -> Ball:
     mean_square = w.mean(w.times(centred, centred))
     return w.over(w.scalar(1.0), w.root(w.plus(mean_square, w.scalar(eps))))
@@ -85,7 +90,7 @@ def _rms_norm_bwd(dy: np.ndarray, args: Args, options: Options) -> list[Expected
     s = statistics.stored(_rstd(statistics, statistics.stored(exact(x)), options["eps"]))
     n = w.times(w.stored(exact(x)), s)
     dyw = w.stored(exact(dy))
-    dweight = w.sum(w.times(dyw, n).map(rows), 0)
+    dweight = w.sum(_rows_of(weight, w.times(dyw, n)), 0)
     dn = w.times(dyw, w.stored(exact(weight)))
     dx = w.times(s, w.minus(dn, w.times(n, w.mean(w.times(dn, n)))))
     return [Expected(dx, x.dtype), Expected(dweight, w.dtype)]
@@ -102,7 +107,7 @@ def _layer_norm_fwd(args: Args, options: Options) -> Expected:
 
 
 def _layer_norm_bwd(dy: np.ndarray, args: Args, options: Options) -> list[Expected | None]:
-    x, weight, _ = args
+    x, weight, bias = args
     statistics = Arithmetic(island(options, x))
     w = Arithmetic(wide_of(statistics.dtype))
     narrow = statistics.stored(exact(x))
@@ -110,8 +115,8 @@ def _layer_norm_bwd(dy: np.ndarray, args: Args, options: Options) -> list[Expect
     s = statistics.stored(_rstd(statistics, statistics.minus(narrow, mean), options["eps"]))
     n = w.times(w.minus(w.stored(exact(x)), mean), s)
     dyw = w.stored(exact(dy))
-    dweight = w.sum(w.times(dyw, n).map(rows), 0)
-    dbias = w.sum(dyw.map(rows), 0)
+    dweight = w.sum(_rows_of(weight, w.times(dyw, n)), 0)
+    dbias = w.sum(_rows_of(bias, dyw), 0)
     dn = w.times(dyw, w.stored(exact(weight)))
     past_mean = w.minus(dn, w.mean(dn))
     dx = w.times(s, w.minus(past_mean, w.times(n, w.mean(w.times(dn, n)))))

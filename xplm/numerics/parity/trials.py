@@ -64,7 +64,10 @@ def _attention(rng: Generator) -> tuple[Any, ...]:
     if rng.random() < 0.5:
         first = np.repeat(rng.integers(0, S, (B, 1)), T, axis=1)
     window = _size(rng, S) if rng.random() < 0.5 else None
-    return (q, k, v, first), {"start": start, "scale": D**-0.5, "window": window}
+    cap = float(rng.uniform(0.1, 4.0)) if rng.random() < 0.3 else None
+    sinks = _normal(rng, K * G) if rng.random() < 0.3 else None
+    options = {"start": start, "scale": D**-0.5, "window": window, "cap": cap}
+    return (q, k, v, first, sinks), options
 
 
 def _rope(rng: Generator) -> tuple[Any, ...]:
