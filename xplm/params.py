@@ -27,8 +27,8 @@ class ParamSpec:
 
     @property
     def decays(self) -> bool:
-        """Whether weight decay applies: to matrices, not to biases and norms."""
-        return len(self.shape) > 1
+        """Whether weight decay applies: to matrices, stacked ones too, not to biases and norms."""
+        return len(self.shape) > 1 and not self.name.endswith(".bias")
 
     @property
     def is_hidden_matrix(self) -> bool:

@@ -109,6 +109,59 @@ class MLPSpec:
         assert is_known, f"{self} is of no kind that there is"
 
 
+SCORES = ("softmax", "sigmoid")
+GROUP_SCORES = ("best", "best two")
+
+
+@dataclass(frozen=True)
+class RouterSpec:
+    """Scores of all experts, of which the best are chosen; the scores of the chosen are their weights."""
+
+    scores: str  # of SCORES: of all logits together, or of each
+    is_normalised: bool  # weights are divided by their sum over the chosen
+    factor: float = 1.0  # of the weights
+    bias: bool = False  # of the logits
+    has_correction: bool = False  # a bias on the scores that choose, not on the weights
+    num_groups: int = 1  # equal groups of neighbouring experts
+    kept_groups: int = 1  # groups whose experts can be chosen, the best
+    group_score: str = "best"  # of GROUP_SCORES: a group's best score, or the sum of its best two
+    balance: float = 0.0  # coefficient of the load-balancing loss
+
+    def __post_init__(self) -> None:
+        """Refuse a choice that no kernel makes."""
+        assert self.scores in SCORES, f"{self} is of no kind that there is"
+        assert self.group_score in GROUP_SCORES, f"{self} is of no kind that there is"
+        is_by_logits = not self.has_correction and self.group_score == "best"
+        assert self.scores == "sigmoid" or is_by_logits, f"{self} is of no kind that there is"
+
+
+@dataclass(frozen=True)
+class ClampSpec:
+    """(u + 1) g sigmoid(alpha g), with g = min(gate, limit) and u = up within +-limit."""
+
+    alpha: float
+    limit: float
+
+
+@dataclass(frozen=True)
+class ExpertsSpec:
+    """Gated MLPs, of which a router chooses some for each token; the output is their weighted sum."""
+
+    num_experts: int  # E
+    num_experts_per_tok: int  # chosen for each token
+    intermediate_size: int  # F, of one expert
+    router: RouterSpec
+    activation: str = "silu"  # of ACTIVATIONS, of the gate
+    bias: bool = False  # of all matrices of experts
+    clamp: ClampSpec | None = None  # None: activation(gate) * up
+    shared: MLPSpec | None = None  # an MLP that every token takes, added to the sum
+    is_shared_gated: bool = False  # multiplied by the sigmoid of a projection of the token
+
+    def __post_init__(self) -> None:
+        """Refuse what no op computes."""
+        assert self.activation in ACTIVATIONS, f"{self} is of no kind that there is"
+
+
 @dataclass(frozen=True)
 class BlockSpec:
     """A mixer of positions and an MLP, each added to the residual stream.
@@ -120,7 +173,7 @@ class BlockSpec:
     """
 
     mixer: AttentionSpec
-    mlp: MLPSpec
+    mlp: MLPSpec | ExpertsSpec
     norm: NormSpec | None
     mlp_norm: NormSpec | None  # in a parallel block None: the MLP reads norm(x) too
     mixer_output_norm: NormSpec | None = None

@@ -22,6 +22,7 @@ ISLANDS = {
     "layer_norm": "norm",
     "softmax": "softmax",
     "attention": "softmax",
+    "router": "softmax",
     "cross_entropy": "loss",
     "linear_cross_entropy": "loss",
 }
@@ -55,10 +56,22 @@ def calls() -> Iterator[Call]:
         yield Call("layer_norm", f"{rows}", (n((*rows, 48)), n(48), n(48)), {"eps": 1e-5})
         yield Call("swiglu", f"{rows}", (3 * n((*rows, 88)), n((*rows, 88))))
         yield Call("gelu", f"{rows}", (3 * n((*rows, 88)),))
+        clamp = {"alpha": 1.702, "limit": 7.0}
+        yield Call("clamped_swiglu", f"{rows}", (6 * n((*rows, 88)), 6 * n((*rows, 88))), clamp)
+        yield Call("sigmoid_gate", f"{rows}", (n((*rows, 1)), n((*rows, 88))))
         yield Call("dropout", f"{rows}", (n((*rows, 48)), rng.random((*rows, 48)) > 0.3), {"rate": 0.3})  # fmt: skip
         angles = np.arange(rows[1])[:, None] * 100.0 ** -np.linspace(0, 1, 8)
         tables = (np.cos(angles)[None, None], np.sin(angles)[None, None])
         yield Call("rope", f"{rows}", (n((rows[0], 4, rows[1], 16)), *tables))
+
+    for N, counts in ((35, (30, 0, 22, 18)), (1, (0, 1, 0, 1))):
+        chosen, places = rng.integers(0, 4, (N, 2)), rng.permutation(2 * N).reshape(N, 2)
+        for scores in ("softmax", "sigmoid"):
+            options = {"scores": scores, "is_normalised": True, "factor": 2.5}
+            yield Call("router", f"{scores}, {N} tokens", (n((N, 4)), chosen), options)
+        arrays = (n((2 * N, 48)), n((4, 88, 48)), n((4, 88)))
+        yield Call("expert_linear", f"{N} tokens", arrays, {"counts": counts})
+        yield Call("expert_sum", f"{N} tokens", (n((2 * N, 48)), places, n((N, 2))))
 
     yield Call("softmax", "rows", (4 * n((2, 3, 70, 70)),))
     yield Call("softmax", "mask", (n((2, 3, 70, 70)), np.tri(70, k=-1, dtype=bool)[None, None]))
@@ -90,6 +103,8 @@ def record_ops(record: Recorder, group: str, rt: Any) -> None:
         return xp.astype(array, dtype) if is_float else array
 
     for number, call in enumerate(calls()):
+        if not hasattr(rt.ops, f"{call.op}_fwd"):
+            continue
         forward, backward = (getattr(rt.ops, f"{call.op}_{way}") for way in ("fwd", "bwd"))
         options = dict(call.options)
         if call.op in ISLANDS:

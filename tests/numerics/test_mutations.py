@@ -6,6 +6,7 @@ import pytest
 from tests.numerics.activation_mutations import ACTIVATIONS
 from tests.numerics.block_mutations import BLOCKS
 from tests.numerics.clipped import check_clipped
+from tests.numerics.expert_mutations import EXPERTS
 from tests.numerics.mutations import MUTATIONS, PUBLISHED
 from tests.numerics.planted import planted
 from xplm.backend import load_backend
@@ -19,7 +20,7 @@ from xplm.numerics.tiny_models import TINY_MODELS, tiny_config
 from xplm.params import global_norm
 from xplm.train.clip import clip_by_global_norm
 
-EVERY = MUTATIONS + ACTIVATIONS + BLOCKS
+EVERY = MUTATIONS + ACTIVATIONS + BLOCKS + EXPERTS
 ENTRIES = 3
 MARGIN = 1e3
 """A mistake is off by this many times the limit at least: it is not a matter of rounding."""

@@ -4,9 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 from xplm.kernels.attention import attention_bwd, attention_fwd
+from xplm.kernels.clamped_swiglu import clamped_swiglu_bwd, clamped_swiglu_fwd
 from xplm.kernels.cross_entropy import cross_entropy_bwd, cross_entropy_fwd
 from xplm.kernels.dropout import dropout_bwd, dropout_fwd
 from xplm.kernels.embedding import embedding_bwd, embedding_fwd
+from xplm.kernels.expert_linear import expert_linear_bwd, expert_linear_fwd
+from xplm.kernels.expert_sum import expert_sum_bwd, expert_sum_fwd
 from xplm.kernels.gelu import gelu_bwd, gelu_fwd
 from xplm.kernels.gelu_erf import gelu_erf_bwd, gelu_erf_fwd
 from xplm.kernels.layer_norm import layer_norm_bwd, layer_norm_fwd
@@ -16,6 +19,8 @@ from xplm.kernels.relu import relu_bwd, relu_fwd
 from xplm.kernels.relu2 import relu2_bwd, relu2_fwd
 from xplm.kernels.rms_norm import rms_norm_bwd, rms_norm_fwd
 from xplm.kernels.rope import rope_bwd, rope_fwd
+from xplm.kernels.router import router_bwd, router_fwd
+from xplm.kernels.sigmoid_gate import sigmoid_gate_bwd, sigmoid_gate_fwd
 from xplm.kernels.softmax import softmax_bwd, softmax_fwd
 from xplm.kernels.swiglu import swiglu_bwd, swiglu_fwd
 
@@ -25,12 +30,18 @@ class Ops:
 
     attention_fwd = staticmethod(attention_fwd)
     attention_bwd = staticmethod(attention_bwd)
+    clamped_swiglu_fwd = staticmethod(clamped_swiglu_fwd)
+    clamped_swiglu_bwd = staticmethod(clamped_swiglu_bwd)
     cross_entropy_fwd = staticmethod(cross_entropy_fwd)
     cross_entropy_bwd = staticmethod(cross_entropy_bwd)
     dropout_fwd = staticmethod(dropout_fwd)
     dropout_bwd = staticmethod(dropout_bwd)
     embedding_fwd = staticmethod(embedding_fwd)
     embedding_bwd = staticmethod(embedding_bwd)
+    expert_linear_fwd = staticmethod(expert_linear_fwd)
+    expert_linear_bwd = staticmethod(expert_linear_bwd)
+    expert_sum_fwd = staticmethod(expert_sum_fwd)
+    expert_sum_bwd = staticmethod(expert_sum_bwd)
     gelu_fwd = staticmethod(gelu_fwd)
     gelu_bwd = staticmethod(gelu_bwd)
     gelu_erf_fwd = staticmethod(gelu_erf_fwd)
@@ -49,6 +60,10 @@ class Ops:
     rms_norm_bwd = staticmethod(rms_norm_bwd)
     rope_fwd = staticmethod(rope_fwd)
     rope_bwd = staticmethod(rope_bwd)
+    router_fwd = staticmethod(router_fwd)
+    router_bwd = staticmethod(router_bwd)
+    sigmoid_gate_fwd = staticmethod(sigmoid_gate_fwd)
+    sigmoid_gate_bwd = staticmethod(sigmoid_gate_bwd)
     softmax_fwd = staticmethod(softmax_fwd)
     softmax_bwd = staticmethod(softmax_bwd)
     swiglu_fwd = staticmethod(swiglu_fwd)

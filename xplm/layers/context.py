@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from xplm.cache import KVCache
+from xplm.layers.balance import Balance
 from xplm.specs import RopeSpec
 from xplm.typing import Array
 from xplm.views import Rows
@@ -17,10 +18,11 @@ class RopeTables(NamedTuple):
 
 
 class AuxiliaryLoss(NamedTuple):
-    """The way out of a block for a loss of its own, such as the balance of a router."""
+    """The way out of a block for a loss of its own."""
 
     add: Callable[[Array], None]  # takes the loss, 0-D, weighted as the layer's spec says
     gradient: float  # of the whole loss, scaled, with respect to it: where its backward pass begins
+    balance: Balance  # of all routers together, added as one loss once all blocks have run
 
 
 class Context(NamedTuple):

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 from xplm.gradients import Gradients
 from xplm.layers.attention import attention_layer_bwd, attention_layer_fwd, attention_specs
 from xplm.layers.context import Context
+from xplm.layers.experts import experts_bwd, experts_fwd, experts_specs
 from xplm.layers.mlp import mlp_bwd, mlp_fwd, mlp_specs
 from xplm.params import Init, ParamSpec
 from xplm.runtime import Runtime
-from xplm.specs import AttentionSpec, MLPSpec
+from xplm.specs import AttentionSpec, ExpertsSpec, MLPSpec
 from xplm.typing import Array, Params
 
 
@@ -26,4 +27,5 @@ class Layer(NamedTuple):
 LAYERS: dict[type, Layer] = {
     AttentionSpec: Layer(attention_specs, attention_layer_fwd, attention_layer_bwd),
     MLPSpec: Layer(mlp_specs, mlp_fwd, mlp_bwd),
+    ExpertsSpec: Layer(experts_specs, experts_fwd, experts_bwd),
 }

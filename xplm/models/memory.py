@@ -29,6 +29,7 @@ from xplm.config import DecoderConfig
 from xplm.gradients import Gradients
 from xplm.kernels import PORTABLE
 from xplm.kernels.attention import QUERY_ROWS
+from xplm.kernels.expert_linear import ExpertLinearSaved
 from xplm.kernels.fusions import FUSIONS
 from xplm.kernels.linear import LinearSaved
 from xplm.kernels.linear_cross_entropy import LOGITS_PER_CHUNK
@@ -135,7 +136,14 @@ def measure_blocks(
     meter, dtype = Meter(ROWS, batch * tokens), rt.host_dtype
     host = replace(
         rt,
-        backend=replace(rt.backend, xp=np, device="cpu", from_host=np.asarray, assign=assign),
+        backend=replace(
+            rt.backend,
+            xp=np,
+            device="cpu",
+            from_host=np.asarray,
+            to_host=np.asarray,
+            assign=assign,
+        ),
         kernels=_ops(rt, meter, batch, tokens, capacity or tokens),
         dtype=dtype,
     )
@@ -221,6 +229,17 @@ def _ops(
         meter.note(widened(dy, saved.x, dx) + matrix(saved.weight))
         return dx, None, None
 
+    def expert_linear_fwd(
+        x: Any, weight: Any, bias: Any = None, *, counts: Any
+    ) -> tuple[Any, ExpertLinearSaved]:
+        y, _ = linear_fwd(x, weight[0])
+        return y, ExpertLinearSaved(x, weight, bias, counts)
+
+    def expert_linear_bwd(dy: Any, saved: Any, **_: Any) -> tuple[Any, None, None]:
+        if not is_fused(rt, "expert_linear_bwd"):  # the experts' gradients, before they are stacked
+            meter.note(wide * saved.weight.size)
+        return linear_bwd(dy, LinearSaved(saved.x, saved.weight[0], None))
+
     def attention_fwd(q: Any, k: Any, v: Any, *first: Any, **options: Any) -> tuple[Any, Any]:
         meter.is_hidden = True
         y, saved = PORTABLE["attention_fwd"](q, k, v, *first, **options)
@@ -264,7 +283,8 @@ def _ops(
 
         return call
 
-    by_hand = (linear_fwd, linear_bwd, attention_fwd, attention_bwd, cached_attention)
+    experts = (expert_linear_fwd, expert_linear_bwd)
+    by_hand = (linear_fwd, linear_bwd, *experts, attention_fwd, attention_bwd, cached_attention)
     return {name: op(name) for name in rt.kernels} | {op.__name__: op for op in by_hand}
 
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from xplm.config import DecoderConfig
 from xplm.gradients import Gradients, OnGrad
 from xplm.kernels.dropout import DropoutSaved
+from xplm.layers.balance import Balance
 from xplm.layers.block import Drop, block_bwd, block_fwd, block_name, keep_all, undrop
 from xplm.layers.context import AuxiliaryLoss, Context
 from xplm.models.decoder import (
@@ -86,10 +87,12 @@ def loss_and_grads(
     grads = Gradients(trainable, uses=uses, on_grad=on_grad)
     lowest = _lowest_trained(config, params, grads)
     block_losses: list[Array] = []
-    auxiliary = AuxiliaryLoss(block_losses.append, share * loss_scale)
+    auxiliary = AuxiliaryLoss(block_losses.append, share * loss_scale, Balance())
     context = make_context(rt, config, ids.shape[1])._replace(auxiliary=auxiliary)
 
     x, body = _body_fwd(rt, config, params, ids, context, lowest, drop, recompute)
+    if (balance := auxiliary.balance.loss(rt)) is not None:
+        auxiliary.add(balance)
     loss, dx = _head(
         rt, config, params, x, targets, n_targets, loss_scale, label_smoothing, z_loss, grads
     )

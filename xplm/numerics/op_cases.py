@@ -194,6 +194,78 @@ def _swiglu(rng: Generator) -> list[OpCase]:
     ]
 
 
+def _clamped_swiglu(rng: Generator) -> list[OpCase]:
+    n, options = rng.standard_normal, {"alpha": 1.702, "limit": 0.75}
+    ends = (np.array([[-90.0, -5.0, 0.0, 5.0, 90.0]]), np.array([[0.5, -2.0, 1.0, 2.0, 0.0]]))
+    return [
+        OpCase("two axes", (n((4, 7)), n((4, 7))), options),
+        OpCase("three axes", (2.0 * n((2, 3, 5)), n((2, 3, 5))), options),
+        OpCase("large and zero", ends, options),
+        OpCase("nothing is clamped", (n((3, 4)), n((3, 4))), {"alpha": 0.5, "limit": 16.0}),
+    ]
+
+
+def _sigmoid_gate(rng: Generator) -> list[OpCase]:
+    n = rng.standard_normal
+    return [
+        OpCase("a gate for each number", (n((4, 7)), n((4, 7)))),
+        OpCase("a gate for each row", (n((4, 1)), n((4, 5)))),
+        OpCase("three axes", (n((2, 3, 1)), n((2, 3, 4)))),
+        OpCase("large and zero", (np.array([[-90.0, -5.0, 0.0, 5.0, 90.0]]), n((1, 5)))),
+    ]
+
+
+def _router(rng: Generator) -> list[OpCase]:
+    def case(
+        label: str, N: int, E: int, k: int, scores: str, *, by_sum: bool, factor: float = 1.0
+    ) -> OpCase:
+        chosen = np.argsort(rng.random((N, E)), axis=1)[:, :k]
+        options = {"scores": scores, "is_normalised": by_sum, "factor": factor}
+        return OpCase(label, (rng.standard_normal((N, E)), chosen), options)
+
+    return [
+        case("softmax", 4, 6, 2, "softmax", by_sum=False),
+        case("softmax, divided by their sum", 4, 5, 3, "softmax", by_sum=True),
+        case("softmax, a factor", 3, 5, 2, "softmax", by_sum=False, factor=2.5),
+        case("one chosen", 3, 4, 1, "softmax", by_sum=False),
+        case("one chosen, divided by itself", 3, 4, 1, "softmax", by_sum=True),
+        case("all chosen", 2, 3, 3, "softmax", by_sum=False),
+        case("sigmoid", 4, 6, 2, "sigmoid", by_sum=False),
+        case(
+            "sigmoid, divided by their sum, a factor", 4, 5, 3, "sigmoid", by_sum=True, factor=2.5
+        ),
+    ]
+
+
+def _expert_linear(rng: Generator) -> list[OpCase]:
+    def case(label: str, *counts: int, bias: bool = False) -> OpCase:
+        n, E = rng.standard_normal, len(counts)
+        given = (n((sum(counts), 5)), n((E, 4, 5)), *((n((E, 4)),) if bias else ()))
+        return OpCase(label, given, {"counts": counts})
+
+    return [
+        case("three experts", 2, 1, 3),
+        case("bias", 2, 1, 3, bias=True),
+        case("an expert without rows, bias", 2, 0, 3, bias=True),
+        case("one expert has all, bias", 0, 4, 0, bias=True),
+        case("one row", 0, 0, 1),
+    ]
+
+
+def _expert_sum(rng: Generator) -> list[OpCase]:
+    def case(label: str, N: int, k: int, *, weights: bool = True) -> OpCase:
+        n = rng.standard_normal
+        given = (n((N * k, 5)), rng.permutation(N * k).reshape(N, k))
+        return OpCase(label, (*given, n((N, k))) if weights else given)
+
+    return [
+        case("two rows a token", 4, 2),
+        case("three rows a token", 3, 3),
+        case("one row a token", 4, 1),
+        case("without weights", 4, 2, weights=False),
+    ]
+
+
 def _embedding(rng: Generator) -> list[OpCase]:
     n = rng.standard_normal
     return [
@@ -270,6 +342,11 @@ OPS: dict[str, OpRow] = {
     "gelu_erf": OpRow(("x",), ("x",), _gelu),
     "relu": OpRow(("x",), ("x",), _relu),
     "relu2": OpRow(("x",), ("x",), _relu),
+    "clamped_swiglu": OpRow(("gate", "up"), ("gate", "up"), _clamped_swiglu),
+    "sigmoid_gate": OpRow(("gate", "x"), ("gate", "x"), _sigmoid_gate),
+    "router": OpRow(("logits", "chosen"), ("logits",), _router),
+    "expert_linear": OpRow(("x", "weight", "bias"), ("x", "weight", "bias"), _expert_linear),
+    "expert_sum": OpRow(("rows", "places", "weights"), ("rows", "weights"), _expert_sum),
     "dropout": OpRow(("x", "keep"), ("x",), _dropout),
     "cross_entropy": OpRow(("x", "targets"), ("x",), _cross_entropy),
     "linear_cross_entropy": OpRow(

@@ -102,6 +102,51 @@ EXAMPLES: dict[str, tuple[OpCase, np.ndarray]] = {
         OpCase("half are below zero", (_floats([-2, -1, 1, 2]),)),
         _floats([1, 10, 100, 1000]),
     ),
+    "clamped_swiglu": (
+        OpCase(
+            "log 3 gives 3/4 of itself; 9 becomes 2, whose gradient ends there",
+            (_floats([0.0, LOG_3, LOG_3]), _floats([2, 1, 9])),
+            {"alpha": 1.0, "limit": 2.0},
+        ),
+        _floats([1, 1, 1]),
+    ),
+    "sigmoid_gate": (
+        OpCase(
+            "sigmoid(0) = 1/2, and sigmoid(log 3) = 3/4, for a row of two each",
+            (_floats([0.0], [LOG_3]), _floats([2, 4], [4, 8])),
+        ),
+        _floats([1, 1], [1, 1]),
+    ),
+    "router": (
+        OpCase(
+            "scores are 1/8, 1/4 and 5/8; the last two are chosen, and divided by 7/8",
+            (_floats([0.0, LOG_2, LOG_5]), np.array([[2, 1]])),
+            {"scores": "softmax", "is_normalised": True, "factor": 1.0},
+        ),
+        _floats([7, 0]),
+    ),
+    "expert_linear": (
+        OpCase(
+            "two rows for expert 0, none for 1, one for 2",
+            (
+                _floats([1, 2], [3, 4], [5, 6]),
+                np.array([[[1.0, 0.0]], [[7.0, 7.0]], [[1.0, 1.0]]]),
+            ),
+            {"counts": (2, 0, 1)},
+        ),
+        _floats([1], [10], [100]),
+    ),
+    "expert_sum": (
+        OpCase(
+            "a token's rows are 2 and 0, the other's 1 and 3",
+            (
+                _floats([1, 2], [3, 4], [5, 6], [7, 8]),
+                np.array([[2, 0], [1, 3]]),
+                _floats([0.5, 0.5], [0.25, 0.75]),
+            ),
+        ),
+        _floats([1, 0], [0, 1]),
+    ),
     "dropout": (
         OpCase(
             "half are left out, and the rest doubled",

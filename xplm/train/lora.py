@@ -15,7 +15,7 @@ from xplm.errors import RequestError
 from xplm.params import ParamSpec
 
 PROJECTION = "_proj.weight"
-"""How the name of a matrix that gets an adapter ends: q, k, v, o, gate, up and down."""
+"""How the name of a matrix that gets an adapter ends: q, k, v, o, gate, up and down; stacked experts get none."""
 
 
 def adapter_specs(specs: Mapping[str, ParamSpec], rank: int) -> dict[str, ParamSpec]:
@@ -28,7 +28,11 @@ def adapter_specs(specs: Mapping[str, ParamSpec], rank: int) -> dict[str, ParamS
     Raises:
         RequestError: the rank is not below the width of every matrix, and so saves nothing.
     """
-    matrices = {name: spec for name, spec in specs.items() if name.endswith(PROJECTION)}
+    matrices = {
+        name: spec
+        for name, spec in specs.items()
+        if name.endswith(PROJECTION) and len(spec.shape) == 2
+    }
     least = min(min(spec.shape) for spec in matrices.values())
     if not 1 <= rank < least:
         raise RequestError(

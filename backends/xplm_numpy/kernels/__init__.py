@@ -16,6 +16,7 @@ from xplm_numpy.kernels.clip import clip_by_global_norm
 from xplm_numpy.kernels.cross_entropy import cross_entropy_bwd, cross_entropy_fwd
 from xplm_numpy.kernels.dropout import dropout_bwd, dropout_fwd
 from xplm_numpy.kernels.embedding import embedding_bwd
+from xplm_numpy.kernels.expert_linear import expert_linear_bwd, expert_linear_fwd
 from xplm_numpy.kernels.gelu import gelu_bwd, gelu_fwd
 from xplm_numpy.kernels.layer_norm import layer_norm_bwd, layer_norm_fwd
 from xplm_numpy.kernels.linear import linear_bwd, linear_fwd
@@ -43,6 +44,8 @@ FUSED: dict[str, Callable[..., Any]] = {
         dropout_fwd,
         dropout_bwd,
         embedding_bwd,
+        expert_linear_fwd,
+        expert_linear_bwd,
         gelu_fwd,
         gelu_bwd,
         layer_norm_fwd,

@@ -114,6 +114,10 @@ def _shift_gate(arrays: Arrays, width: float, size: float) -> None:
     arrays["gate"] += size
 
 
+def _shift_logits(arrays: Arrays, width: float, size: float) -> None:
+    arrays["logits"] += size
+
+
 def _part_rows(arrays: Arrays, width: float) -> None:
     """Rows so far apart that the maximum of the whole array makes exp of a row 0."""
     rows = arrays["x"].reshape(-1, arrays["x"].shape[-1])  # a view: the array is a fresh copy
@@ -153,6 +157,9 @@ _LARGER: dict[str, tuple[Enlarge, str]] = {
     "self_attention": (_projected, SOFTMAX),
     "swiglu": (_shift_gate, SIGMOID),
     "gelu": (_shift_x, SIGMOID),
+    "clamped_swiglu": (_shift_gate, SIGMOID),
+    "sigmoid_gate": (_shift_gate, SIGMOID),
+    "router": (_shift_logits, SOFTMAX),
     "mlp": (_through("x", "gate"), SIGMOID),
 }
 """By op: how a case's scores become large, and why they overflow."""

@@ -4,6 +4,13 @@ from xplm.numerics.mistakes.activations import DROPOUT, GELU, SWIGLU
 from xplm.numerics.mistakes.attention import ATTENTION, SOFTMAX
 from xplm.numerics.mistakes.chain import Chain
 from xplm.numerics.mistakes.composites import MLP, RESIDUAL, SELF_ATTENTION, TIED_EMBEDDING
+from xplm.numerics.mistakes.experts import (
+    CLAMPED_SWIGLU,
+    EXPERT_LINEAR,
+    EXPERT_SUM,
+    ROUTER,
+    SIGMOID_GATE,
+)
 from xplm.numerics.mistakes.linear import EMBEDDING, LINEAR
 from xplm.numerics.mistakes.losses import CROSS_ENTROPY, LINEAR_CROSS_ENTROPY, MEAN_CROSS_ENTROPY
 from xplm.numerics.mistakes.norms import LAYER_NORM, RMS_NORM
@@ -23,6 +30,11 @@ CHAINS: dict[str, Chain] = {
     "gelu_erf": GELU_ERF,
     "relu": RELU,
     "relu2": RELU2,
+    "clamped_swiglu": CLAMPED_SWIGLU,
+    "sigmoid_gate": SIGMOID_GATE,
+    "router": ROUTER,
+    "expert_linear": EXPERT_LINEAR,
+    "expert_sum": EXPERT_SUM,
     "dropout": DROPOUT,
     "cross_entropy": CROSS_ENTROPY,
     "linear_cross_entropy": LINEAR_CROSS_ENTROPY,

@@ -18,12 +18,20 @@ ISLANDS = {
     "layer_norm": "norm",
     "softmax": "softmax",
     "attention": "softmax",
+    "router": "softmax",
     "cross_entropy": "loss",
     "linear_cross_entropy": "loss",
 }
 """The part of the policy that names the dtype of an op's island."""
 
-PARTS = {("rope", "cos"): "rope", ("rope", "sin"): "rope", ("cross_entropy", "x"): "loss"}
+PARTS = {
+    ("rope", "cos"): "rope",
+    ("rope", "sin"): "rope",
+    ("cross_entropy", "x"): "loss",
+    ("router", "logits"): "softmax",
+    ("expert_sum", "weights"): "softmax",
+    ("sigmoid_gate", "gate"): "softmax",
+}
 """Arguments that are neither parameters nor activations: the part of the policy that they are stored in."""
 
 PARAMS = ("weight", "bias", "sinks")

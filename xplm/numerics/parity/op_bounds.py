@@ -26,6 +26,18 @@ from xplm.numerics.parity.bounds import (
     wide_of,
 )
 from xplm.numerics.parity.expected import Args, Expected, Options, island, rows
+from xplm.numerics.parity.expert_bounds import (
+    clamped_swiglu_bwd,
+    clamped_swiglu_fwd,
+    expert_linear_bwd,
+    expert_linear_fwd,
+    expert_sum_bwd,
+    expert_sum_fwd,
+    router_bwd,
+    router_fwd,
+    sigmoid_gate_bwd,
+    sigmoid_gate_fwd,
+)
 from xplm.numerics.parity.loss_bounds import (
     cross_entropy_bwd,
     cross_entropy_fwd,
@@ -319,6 +331,11 @@ OP_BOUNDS: dict[str, OpBounds] = {
     "gelu_erf": OpBounds(_gelu_erf_fwd, _gelu_erf_bwd),
     "relu": OpBounds(_relu_fwd, _relu_bwd),
     "relu2": OpBounds(_relu2_fwd, _relu2_bwd),
+    "clamped_swiglu": OpBounds(clamped_swiglu_fwd, clamped_swiglu_bwd),
+    "sigmoid_gate": OpBounds(sigmoid_gate_fwd, sigmoid_gate_bwd),
+    "router": OpBounds(router_fwd, router_bwd),
+    "expert_linear": OpBounds(expert_linear_fwd, expert_linear_bwd),
+    "expert_sum": OpBounds(expert_sum_fwd, expert_sum_bwd),
     "dropout": OpBounds(_dropout_fwd, _dropout_bwd),
     "cross_entropy": OpBounds(cross_entropy_fwd, cross_entropy_bwd),
     "linear_cross_entropy": OpBounds(linear_cross_entropy_fwd, linear_cross_entropy_bwd),

@@ -199,7 +199,7 @@ def widened(reference: Runtime, array: np.ndarray | None) -> Array | None:
 
 def host_option(rt: Runtime, value: Any) -> Any:
     """An option as the host knows it: a backend's dtype object becomes NumPy's."""
-    if value is None or isinstance(value, int | float | str | np.dtype):
+    if value is None or isinstance(value, int | float | str | tuple | np.dtype):
         return value
     for name, dtype in rt.backend.dtypes.items():
         if dtype == value:

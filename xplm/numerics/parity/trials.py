@@ -110,6 +110,32 @@ def _loss(rng: Generator, *, has_head: bool) -> tuple[Any, ...]:
     return (_normal(rng, N, C), _normal(rng, V, C) / C, targets, bias), options
 
 
+def _router(rng: Generator) -> tuple[Any, ...]:
+    N, E = _size(rng, 20), _size(rng, 64)
+    chosen = np.argsort(rng.random((N, E)), axis=1)[:, : _size(rng, E)]
+    options = {
+        "scores": str(rng.choice(["softmax", "sigmoid"])),
+        "is_normalised": bool(rng.integers(2)),
+        "factor": float(rng.choice([1.0, 2.5])),
+    }
+    return (_normal(rng, N, E), chosen), options
+
+
+def _expert_linear(rng: Generator) -> tuple[Any, ...]:
+    C, N, E = _size(rng, 200), _size(rng, 20), _size(rng, 8)
+    counts = np.bincount(rng.integers(0, E, _size(rng, 20)), minlength=E)
+    bias = _normal(rng, E, N) if rng.random() < 0.5 else None
+    arrays = (_normal(rng, int(counts.sum()), C), _normal(rng, E, N, C), bias)
+    return arrays, {"counts": tuple(counts.tolist())}
+
+
+def _expert_sum(rng: Generator) -> tuple[Any, ...]:
+    N, k = _size(rng, 10), _size(rng, 8)
+    weights = _normal(rng, N, k) if rng.random() < 0.8 else None
+    places = rng.permutation(N * k).reshape(N, k)
+    return ((_normal(rng, N * k, _size(rng, 60)), places, weights),)
+
+
 _ARGUMENTS: dict[str, Any] = {
     "embedding": _embedding,
     "linear": _linear,
@@ -123,6 +149,11 @@ _ARGUMENTS: dict[str, Any] = {
     "gelu_erf": lambda rng: _pointwise(rng, 1),
     "relu": lambda rng: _pointwise(rng, 1),
     "relu2": lambda rng: _pointwise(rng, 1),
+    "clamped_swiglu": lambda rng: (*_pointwise(rng, 2), {"alpha": 1.702, "limit": 7.0}),
+    "sigmoid_gate": lambda rng: _pointwise(rng, 2),
+    "router": _router,
+    "expert_linear": _expert_linear,
+    "expert_sum": _expert_sum,
     "dropout": _dropout,
     "cross_entropy": lambda rng: _loss(rng, has_head=False),
     "linear_cross_entropy": lambda rng: _loss(rng, has_head=True),

@@ -25,6 +25,7 @@ from xplm.formats import find_format
 from xplm.models.decoder import param_specs
 from xplm.params import count_params
 from xplm.precision import Policy
+from xplm.specs import ExpertsSpec, MLPSpec
 
 PARTS = ("param", "cache", "compute", "rope", "norm", "softmax", "loss", "accumulate")
 """The parts of a policy that cost."""
@@ -42,23 +43,44 @@ def count_numbers(config: DecoderConfig, window: int) -> dict[str, int]:
     q = sum(mixer.num_heads * mixer.head_dim for mixer in mixers)
     kv = sum(mixer.num_key_value_heads * mixer.head_dim for mixer in mixers)
     heads = sum(mixer.num_heads for mixer in mixers)
-    F = sum(block.mlp.intermediate_size for block in config.blocks)
+    mlps = [block.mlp for block in config.blocks]
+    F = sum(_active_width(mlp) for mlp in mlps)
+    scores = sum(mlp.num_experts for mlp in mlps if isinstance(mlp, ExpertsSpec))
     rotated = sum(
         (m.num_heads + m.num_key_value_heads) * m.rope.dim for m in mixers if m.rope is not None
     )
     specs = param_specs(config)
     matrices = {name: s for name, s in specs.items() if len(s.shape) == 2 and "embed" not in name}
-    products = count_params(matrices) + V * C * config.tie_word_embeddings
+    stacked = sum(_stacked_numbers(mlp, C) for mlp in mlps)
+    chosen = sum(_stacked_numbers(mlp, C, is_active=True) for mlp in mlps)
+    products = count_params(matrices) + V * C * config.tie_word_embeddings + chosen
     return {
-        "param": count_params(specs),
+        "param": count_params(specs) - stacked + chosen,
         "cache": 2 * kv * S,
         "compute": 2 * q + 2 * kv + 6 * L * C + 4 * F + 2 * C,
         "rope": 2 * rotated + sum(rope.dim for rope in config.ropes),
         "norm": 2 * C * (2 * L + 1),
-        "softmax": 2 * heads * S,
+        "softmax": 2 * heads * S + 2 * scores,
         "loss": V,
         "accumulate": products // ACCUMULATE_BLOCK,
     }
+
+
+def _active_width(mlp: MLPSpec | ExpertsSpec) -> int:
+    """F, or that of the experts that a token takes together."""
+    if isinstance(mlp, MLPSpec):
+        return mlp.intermediate_size
+    shared = 0 if mlp.shared is None else mlp.shared.intermediate_size
+    return mlp.num_experts_per_tok * mlp.intermediate_size + shared
+
+
+def _stacked_numbers(mlp: MLPSpec | ExpertsSpec, C: int, *, is_active: bool = False) -> int:
+    """Numbers in the matrices of all experts, or of those that a token takes."""
+    if isinstance(mlp, MLPSpec):
+        return 0
+    return (
+        (mlp.num_experts_per_tok if is_active else mlp.num_experts) * 3 * C * mlp.intermediate_size
+    )
 
 
 def bits(name: str) -> int:
