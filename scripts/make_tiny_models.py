@@ -76,6 +76,8 @@ LONGROPE = {
 UNPADDED = {"pad_token_id": None}  # for families whose own is above the vocabulary
 NOT_ROTATED_FIRST = {"no_rope_layers": [0, 1]}
 WINDOW = {"use_sliding_window": True, "sliding_window": 6}
+FEW_EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
+SCORED_EXPERTS = {"n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
 WIDE_WINDOW = {"use_sliding_window": True, "sliding_window": 16}
 
 RECIPES = {
@@ -153,6 +155,39 @@ RECIPES = {
     "phi-far-yarn": Recipe(FAR, yarn(32, factor=40.0), "phi"),
     "phi-far-longrope": Recipe(
         FAR, LONGROPE | {"short_factor": [1.0, 1.5], "long_factor": [1.0, 20.0]}, "phi"
+    ),
+    "mixtral": Recipe(LONGER, model_type="mixtral"),
+    "mixtral-window": Recipe(
+        LONGER | {"sliding_window": 16, "num_local_experts": 5, "num_experts_per_tok": 3},
+        model_type="mixtral",
+    ),
+    "qwen3_moe": Recipe(LONGER | NARROW | FEW_EXPERTS, model_type="qwen3_moe"),
+    "qwen3_moe-dense-layers": Recipe(
+        LONGER
+        | NARROW
+        | FEW_EXPERTS
+        | {"num_hidden_layers": 4, "mlp_only_layers": [1], "decoder_sparse_step": 2}
+        | {"norm_topk_prob": True, "attention_bias": True},
+        model_type="qwen3_moe",
+    ),
+    "qwen3_moe-window": Recipe(LONGER | NARROW | FEW_EXPERTS | WIDE_WINDOW, model_type="qwen3_moe"),
+    "qwen2_moe": Recipe(
+        LONGER | FEW_EXPERTS | {"shared_expert_intermediate_size": 20}, model_type="qwen2_moe"
+    ),
+    "qwen2_moe-window": Recipe(
+        LONGER
+        | FEW_EXPERTS
+        | WIDE_WINDOW
+        | {"shared_expert_intermediate_size": 20, "norm_topk_prob": True, "mlp_only_layers": [0]},
+        model_type="qwen2_moe",
+    ),
+    "glm4_moe": Recipe(LONGER | SCORED_EXPERTS, model_type="glm4_moe"),
+    "glm4_moe-groups": Recipe(
+        LONGER
+        | SCORED_EXPERTS
+        | {"n_group": 4, "topk_group": 2, "n_shared_experts": 2, "first_k_dense_replace": 0}
+        | {"routed_scaling_factor": 2.5, "use_qk_norm": True, "attention_bias": True},
+        model_type="glm4_moe",
     ),
     "gpt2": Recipe({"n_inner": 48}, model_type="gpt2"),
     "gpt2-wide": Recipe(model_type="gpt2"),  # n_inner left out: 4 times the width
@@ -243,7 +278,10 @@ def make_model(name: str, directory: Path) -> Path:
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         # transformers starts biases at 0 and norms at 1, where a forgotten one would not show.
-        for parameter_name, parameter in model.named_parameters():
+        corrections = [
+            pair for pair in model.named_buffers() if pair[0].endswith("correction_bias")
+        ]
+        for parameter_name, parameter in [*model.named_parameters(), *corrections]:
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(0.2 * noise + (1.0 if "norm" in parameter_name else 0.0))
 

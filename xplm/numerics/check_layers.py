@@ -11,13 +11,15 @@ from xplm.gradients import Gradients
 from xplm.layers.attention import attention_layer_bwd, attention_layer_fwd
 from xplm.layers.block import MIXER, MLP, block_bwd, block_fwd, block_name
 from xplm.layers.context import Context
+from xplm.layers.experts import ROUTER
 from xplm.layers.linear import linear_layer_bwd, linear_layer_fwd
-from xplm.layers.mlp import mlp_bwd, mlp_fwd
 from xplm.layers.norm import norm_layer_bwd, norm_layer_fwd
+from xplm.layers.table import LAYERS as KINDS
 from xplm.models.decoder import embed_bwd, embed_fwd, make_context, param_specs
 from xplm.numerics.gradient_check import GradientError, check_gradients
-from xplm.numerics.tiny_models import TINY_MODELS, draw_params, tiny_config
+from xplm.numerics.tiny_models import ROUTED, TINY_MODELS, draw_params, tiny_config
 from xplm.runtime import Runtime, make_runtime
+from xplm.specs import MLPSpec
 from xplm.typing import Array, Params
 
 B, T = 2, 5
@@ -36,9 +38,10 @@ class Pair(NamedTuple):
 
 
 def _linear(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
-    name = f"{block_name(LAYER)}.{MLP}.up_proj"
+    is_dense = isinstance(config.blocks[LAYER].mlp, MLPSpec)
+    name = f"{block_name(LAYER)}.{MLP}.{'up_proj' if is_dense else ROUTER}"
     return Pair(
-        name,
+        f"{name}." if is_dense else f"{name}.weight",
         lambda params, x: linear_layer_fwd(rt, params, name, x),
         lambda dy, saved, grads: linear_layer_bwd(rt, name, dy, saved, grads),
     )
@@ -64,10 +67,11 @@ def _attention(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
 
 def _mlp(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
     name, spec = f"{block_name(LAYER)}.{MLP}", config.blocks[LAYER].mlp
+    kind = KINDS[type(spec)]
     return Pair(
         f"{name}.",
-        lambda params, x: mlp_fwd(rt, spec, params, name, x, context),
-        lambda dy, saved, grads: mlp_bwd(rt, spec, name, dy, saved, grads),
+        lambda params, x: kind.fwd(rt, spec, params, name, x, context),
+        lambda dy, saved, grads: kind.bwd(rt, spec, name, dy, saved, grads),
     )
 
 
@@ -125,6 +129,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mistral, window": {"model_type": "mistral", "sliding_window": 2},
     "qwen3": {"model_type": "qwen3", "head_dim": 6},
     "phi": {"model_type": "phi", "hidden_size": 16},
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 4},
+    "qwen2_moe": ROUTED | {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 6},
+    "glm4_moe": TINY_MODELS["glm4_moe"],
     "gpt2": {"model_type": "gpt2"},
     "starcoder2": {"model_type": "starcoder2", "use_bias": True},
     **{

@@ -28,6 +28,12 @@ BASE: dict[str, Any] = {
     "max_position_embeddings": 12,
 }
 
+ROUTED: dict[str, Any] = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 5,
+}
+
 
 def _norms_around(config: DecoderConfig) -> DecoderConfig:
     """Norms of both branches' outputs, in every other block of x too, by 1 + weight; every factor, and the cap."""
@@ -95,6 +101,19 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
         "qk_layernorm": True,
+    },
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 4},
+    "qwen3_moe": ROUTED | {"model_type": "qwen3_moe", "mlp_only_layers": [0]},
+    "qwen2_moe": ROUTED | {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 6},
+    "glm4_moe": {
+        "model_type": "glm4_moe",
+        "hidden_size": 16,
+        "n_routed_experts": 6,
+        "n_group": 3,
+        "topk_group": 2,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 5,
+        "routed_scaling_factor": 2.5,
     },
     "gpt2": {"model_type": "gpt2"},
     "gpt2, one head": {

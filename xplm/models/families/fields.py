@@ -20,6 +20,10 @@ class Fields:
         """The value as it stands; None where the key is absent or null."""
         return self._values.get(key)
 
+    def replaced(self, values: Mapping[str, Any]) -> "Fields":
+        """The same with other values of some keys."""
+        return Fields({**self._values, **values})
+
     def integer(self, key: str, default: int | None = None, at_most: int = MAX_INT) -> int:
         """A positive integer."""
         value = self.get(key)
@@ -31,6 +35,10 @@ class Fields:
         if value > at_most:
             raise ConfigError(f"{key} is at most {at_most}; got {shown(value)}")
         return value
+
+    def count(self, key: str, default: int) -> int:
+        """An integer that may be 0."""
+        return 0 if self.get(key) == 0 else self.integer(key, default)
 
     def number(self, key: str, default: float | None = None) -> float:
         """A positive number."""

@@ -2,13 +2,17 @@
 
 from xplm.models.families.ernie4_5 import ERNIE4_5
 from xplm.models.families.family import Family
+from xplm.models.families.glm4_moe import GLM4_MOE
 from xplm.models.families.gpt2 import GPT2
 from xplm.models.families.llama import LLAMA
 from xplm.models.families.mistral import MISTRAL
+from xplm.models.families.mixtral import MIXTRAL
 from xplm.models.families.phi import PHI
 from xplm.models.families.phi3 import PHI3
 from xplm.models.families.qwen2 import QWEN2
+from xplm.models.families.qwen2_moe import QWEN2_MOE
 from xplm.models.families.qwen3 import QWEN3
+from xplm.models.families.qwen3_moe import QWEN3_MOE
 from xplm.models.families.seed_oss import SEED_OSS
 from xplm.models.families.smollm3 import SMOLLM3
 from xplm.models.families.starcoder2 import STARCODER2
@@ -25,6 +29,10 @@ _ALL = (
     SEED_OSS,
     ERNIE4_5,
     PHI3,
+    MIXTRAL,
+    QWEN3_MOE,
+    QWEN2_MOE,
+    GLM4_MOE,
 )
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}

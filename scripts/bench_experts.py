@@ -1,0 +1,111 @@
+"""What routing costs: a Mixtral-shaped model beside a dense one with the same active parameters, both random.
+
+    python scripts/bench_experts.py [--device cpu|cuda] [--policy fp32] [--prompt-tokens 128] [--new-tokens 32]
+
+The dense model's MLP is as wide as the experts that a token takes together. The two take turns in one process: a
+prompt is read, then tokens are decoded one by one. Exit codes: 0 the threshold is met, 1 it is missed.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+from bench.run import add_where_flags
+from bench.verdicts import Row, table
+
+from xplm.backend import load_backend
+from xplm.cache import KVCache
+from xplm.config import DecoderConfig
+from xplm.layers.step import Steps
+from xplm.models.decoder import forward, param_specs
+from xplm.models.families.config_json import read_config
+from xplm.params import count_params, init_params
+from xplm.runtime import Runtime, make_runtime
+
+CHOSEN = 2
+SHAPE = {
+    "vocab_size": 8192,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 2048,
+}
+WIDTH = 1536  # of an expert
+MOST = 1.3  # times the dense model's time
+
+
+def make_configs() -> dict[str, DecoderConfig]:
+    """The two models."""
+    routed = {"model_type": "mixtral", "intermediate_size": WIDTH, "num_experts_per_tok": CHOSEN}
+    dense = {"model_type": "llama", "intermediate_size": CHOSEN * WIDTH}
+    return {"routed": read_config(SHAPE | routed), "dense": read_config(SHAPE | dense)}
+
+
+def make_run(
+    rt: Runtime, config: DecoderConfig, prompt_tokens: int, new_tokens: int
+) -> Callable[[int], tuple[float, float]]:
+    """What reads a prompt and decodes: seconds of the prompt, and of a token."""
+    params = init_params(rt, param_specs(config), seed=0)
+    steps = Steps(rt, config, params)
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, prompt_tokens + new_tokens)
+
+    def run(turn: int) -> tuple[float, float]:
+        on_device = rt.backend.from_host(np.roll(ids, turn)[None, :])
+        cache = KVCache.allocate(rt, config, batch=1, capacity=prompt_tokens + new_tokens)
+        with rt.backend.computing():
+            begin = time.perf_counter()
+            forward(rt, config, params, on_device[:, :prompt_tokens], cache, last_only=True)
+            rt.backend.synchronize()
+            read = time.perf_counter()
+            for t in range(prompt_tokens, prompt_tokens + new_tokens):
+                forward(rt, config, params, on_device[:, t : t + 1], cache, steps=steps)
+            rt.backend.synchronize()
+            end = time.perf_counter()
+        return read - begin, (end - read) / new_tokens
+
+    return run
+
+
+def main() -> int:
+    """Measure, judge, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    add_where_flags(parser)
+    parser.add_argument("--policy", default="fp32")
+    parser.add_argument("--prompt-tokens", type=int, default=128)
+    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--turns", type=int, default=7)
+    plan = parser.parse_args()
+    rt = make_runtime(load_backend(plan.backend, plan.device), plan.policy)
+
+    configs = make_configs()
+    runs = {
+        name: make_run(rt, config, plan.prompt_tokens, plan.new_tokens)
+        for name, config in configs.items()
+    }
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for turn in range(-1, plan.turns):  # the first compiles, and is not counted
+        for name in runs if turn % 2 else reversed(runs):
+            seconds = runs[name](turn)
+            if turn >= 0:
+                found[name].append(seconds)
+
+    rows = [
+        Row(f"parameters, {name}", count_params(param_specs(config)))
+        for name, config in configs.items()
+    ]
+    for place, what in enumerate(("prompt", "token")):
+        times = {name: [turn[place] for turn in turns] for name, turns in found.items()}
+        rows += [Row(f"ms a {what}, {name}", 1e3 * median(own)) for name, own in times.items()]
+        ratios = [a / b for a, b in zip(times["routed"], times["dense"], strict=True)]
+        asked = ("<=", MOST) if what == "token" else ("", 0.0)
+        rows.append(Row(f"{what}, routed / dense", median(ratios), *asked))
+    print(table(rows))
+    return 0 if all(row.is_met for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
