@@ -13,6 +13,7 @@ nothing) for integers and masks, or a dict by forward's own names. A loss that i
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,17 @@ class Submission:
     backward: Callable[..., Any]
     op: str | None  # its OP, if it has one
 
+    @cached_property
+    def _signatures(self) -> dict[str, inspect.Signature]:
+        """Of both, read once: forward is called thousands of times."""
+        return {
+            "forward": inspect.signature(self.forward),
+            "backward": inspect.signature(self.backward),
+        }
+
+    def _parameters(self, name: str) -> Mapping[str, inspect.Parameter]:
+        return self._signatures[name].parameters
+
     def array_names(self, options: Collection[str]) -> tuple[list[str], int]:
         """Names of forward's array parameters, and how many of them are required.
 
@@ -37,7 +49,7 @@ class Submission:
         """
         arrays = [
             p
-            for name, p in _parameters(self.forward).items()
+            for name, p in self._parameters("forward").items()
             if name not in options
             and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
             and (p.default is p.empty or p.default is None)
@@ -46,7 +58,7 @@ class Submission:
 
     def takes(self, option: str) -> bool:
         """Whether forward has a parameter of this name, or takes any."""
-        parameters = _parameters(self.forward)
+        parameters = self._parameters("forward")
         return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
     def run_forward(
@@ -69,7 +81,7 @@ class Submission:
         A tuple that forward saved is unpacked where backward asks for its parts by name, or has *saved after dy.
         """
         given = saved or tuple(arrays)
-        wanted = _count_required(self.backward, options)
+        wanted = _count_required(self._parameters("backward"), options)
         if not saved and self._takes_dy_alone():
             return (dy,)
         parts = saved[0] if len(saved) == 1 and isinstance(saved[0], tuple | list) else None
@@ -115,20 +127,20 @@ class Submission:
 
     def backward_signature(self) -> str:
         """Such as "backward(x, dy)"."""
-        return f"backward({', '.join(_parameters(self.backward))})"
+        return f"backward({', '.join(self._signatures['backward'].parameters)})"
 
     def _takes_any_number(self) -> bool:
         """True for backward(dy, *saved)."""
-        kinds = [p.kind for p in _parameters(self.backward).values()]
+        kinds = [p.kind for p in self._parameters("backward").values()]
         return kinds[1:] == [inspect.Parameter.VAR_POSITIONAL]
 
     def _takes_dy_alone(self) -> bool:
         """True where backward has one parameter, and forward none of that name: forward keeps the rest elsewhere."""
-        parameters = list(_parameters(self.backward).values())
+        parameters = list(self._parameters("backward").values())
         return (
             len(parameters) == 1
             and parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL
-            and parameters[0].name not in _parameters(self.forward)
+            and parameters[0].name not in self._parameters("forward")
         )
 
     def _by_name(
@@ -150,11 +162,12 @@ class Submission:
 
     def _call(self, name: str, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
         function = {"forward": self.forward, "backward": self.backward}[name]
-        parameters = _parameters(function)
+        signature = self._signatures[name]
+        parameters = signature.parameters
         anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         accepted = {k: v for k, v in options.items() if anything or k in parameters}
         try:
-            inspect.signature(function).bind(*arguments, **accepted)
+            signature.bind(*arguments, **accepted)
         except TypeError as error:
             raise SubmissionError(
                 f"{name}({', '.join(parameters)}) does not take what it is called "
@@ -167,15 +180,11 @@ class Submission:
             raise raised(name, self.path, error, arguments) from error
 
 
-def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(function).parameters
-
-
-def _count_required(function: Callable[..., Any], options: Collection[str]) -> int:
+def _count_required(parameters: Mapping[str, inspect.Parameter], options: Collection[str]) -> int:
     """Positional parameters without a default that are not options."""
     return sum(
         p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        for name, p in _parameters(function).items()
+        for name, p in parameters.items()
         if name not in options
     )
 
