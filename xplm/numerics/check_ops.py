@@ -66,10 +66,11 @@ def run_case(
     forward, backward = kernels[f"{name}_fwd"], kernels[f"{name}_bwd"]
     host = [None if array is None else array.copy() for array in case.args]
     row = OPS[name]
+    options = {**case.options, **accepted(forward, case.tuning)}
 
     def run() -> tuple[Array, Any]:
         arrays = [None if array is None else backend.from_host(array) for array in host]
-        return forward(*arrays, **case.options, **accepted(forward, case.tuning))
+        return forward(*arrays, **options)
 
     y, saved = run()
     y = backend.to_host(y).copy()
