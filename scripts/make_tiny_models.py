@@ -34,7 +34,13 @@ SHORT = {"max_position_embeddings": 16}  # trained on less than a test's prompt
 LONGER = {"max_position_embeddings": 128}
 FAR = {"max_position_embeddings": 1280}
 NEAR = {"max_position_embeddings": 32}  # dynamic RoPE is stretched from there
-NARROW = {"head_dim": 8}  # qwen3's own default is 128
+NARROW = {"head_dim": 8}  # qwen3's own default is 128, gemma's 256
+GRANITE = {
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.25,
+    "residual_multiplier": 0.6,
+    "logits_scaling": 4.0,
+}
 
 
 @dataclass(frozen=True)
@@ -254,6 +260,21 @@ RECIPES = {
     ),
     "ernie4_5-far": Recipe(FAR | NARROW, model_type="ernie4_5"),
     "ernie4_5-far-longrope": Recipe(FAR | NARROW, LONGROPE, "ernie4_5"),
+    "granite": Recipe(LONGER | GRANITE, model_type="granite"),
+    "granite-biases-head-dim": Recipe(
+        LONGER | GRANITE | {"attention_bias": True, "mlp_bias": True, "head_dim": 12},
+        model_type="granite",
+    ),
+    "granite-tied-unscaled": Recipe(LONGER | {"tie_word_embeddings": True}, model_type="granite"),
+    "granite-yarn-old": Recipe(LONGER | GRANITE, yarn(32), "granite", old_spelling=True),
+    "gemma": Recipe(LONGER | NARROW, model_type="gemma"),
+    "gemma-untied-bias": Recipe(
+        LONGER | {"head_dim": 12, "attention_bias": True, "tie_word_embeddings": False},
+        model_type="gemma",
+    ),
+    "gemma-linear-old": Recipe(
+        LONGER | NARROW, {"rope_type": "linear", "factor": 4.0}, "gemma", old_spelling=True
+    ),
 }
 
 

@@ -182,7 +182,7 @@ def decoder(
             k,
             v,
             start=0,
-            scale=1 / math.sqrt(D),
+            scale=block.mixer.scale,
             window=block.mixer.window,
         )
         y = project(y.transpose(0, 2, 1, 3).reshape(B, T, -1), f"{name}.self_attn.o_proj")

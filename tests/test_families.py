@@ -133,3 +133,28 @@ def test_gpt2_is_read_under_the_usual_names_too_but_not_under_two():
         read_config({"model_type": "gpt2", "vocab_size": 9, **sizes, "n_embd": 16})
     with pytest.raises(ConfigError, match="heads of a gpt2 share its width of 8; got 2 heads of 6"):
         read_config({"model_type": "gpt2", "vocab_size": 9, **sizes, "head_dim": 6})
+
+
+def test_a_granite_divides_its_logits():
+    config = make_config(model_type="granite", logits_scaling=6.0, residual_multiplier=0.22)
+    assert (config.logit_scale, config.blocks[1].branch_scale) == (1 / 6, 0.22)
+    assert facts(config).scales == [1.0, 1.0]  # attention_multiplier is left out
+    assert write_config(config)["logits_scaling"] == 6.0
+
+
+@pytest.mark.parametrize("says", ["gelu", "gelu_pytorch_tanh", "gelu_new", None])
+def test_every_gelu_of_a_gemma_is_the_tanh_form(says):
+    config = make_config(model_type="gemma", hidden_act=says)
+    assert facts(config).activation == "gelu"
+    assert write_config(config)["hidden_act"] == "gelu_pytorch_tanh"
+
+
+def test_a_gemma_that_sees_later_tokens_is_refused():
+    with pytest.raises(ConfigError, match="use_bidirectional_attention must be false"):
+        make_config(model_type="gemma", use_bidirectional_attention=True)
+
+
+def test_a_scale_that_config_json_cannot_describe_is_refused():
+    for changes in ({"logit_scale": 0.5}, {"logit_cap": 30.0}, {"embedding_scale": 2.0}):
+        with pytest.raises(ConfigError, match=f"the {next(iter(changes))} of a llama must be"):
+            write_config(replace(make_config(), **changes))

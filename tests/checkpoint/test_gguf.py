@@ -83,6 +83,21 @@ def test_rows_of_q_are_uninterleaved_by_hand(tmp_path):
     np.testing.assert_array_equal(open_gguf(path).read(q, FLOAT32)[:, 0], [0, 1, 2, 3])
 
 
+def test_norms_of_a_gemma_are_stored_with_1_added(tmp_path):
+    config = hf_config(model_type="gemma", head_dim=8)
+    tensors = random_tensors(config)
+    norm, q = "model.layers.0.input_layernorm.weight", "model.layers.0.self_attn.q_proj.weight"
+    tensors[norm] = np.linspace(-0.5, 0.5, len(tensors[norm]), dtype=np.float32)
+    path = write_gguf(tmp_path / "m.gguf", config, tensors)
+
+    stored = {t.name: t.data for t in gguf.GGUFReader(path).tensors}
+    np.testing.assert_array_equal(stored["blk.0.attn_norm.weight"], 1.0 + tensors[norm])
+    np.testing.assert_array_equal(stored["blk.0.attn_q.weight"], tensors[q])
+    read = open_gguf(path).read(norm, FLOAT32)
+    assert read.dtype == FLOAT32
+    assert np.abs(read - tensors[norm]).max() <= 2.0**-24  # half a step of a number up to 2
+
+
 @pytest.mark.parametrize("kind", [Kind.F16, Kind.BF16, *QUANTISABLE], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
 def test_a_kind_is_dequantised_then_rounded_once(tmp_path, kind, dtype):

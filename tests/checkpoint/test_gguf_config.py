@@ -366,3 +366,11 @@ def test_a_part_of_a_split_file_is_refused():
 def test_a_file_without_an_embedding_is_refused():
     with pytest.raises(CheckpointError, match=r"token_embd\.weight"):
         config_from_gguf(METADATA, {}, {})
+
+
+def test_a_granite_without_rope_is_refused(tmp_path):
+    config = hf_config(model_type="granite")
+    extra = {"granite__rope__scaling__finetuned": False}
+    path = write_gguf(tmp_path / "m.gguf", config, random_tensors(config), **extra)
+    with pytest.raises(ConfigError, match="a granite must have rotary positions"):
+        open_gguf(path)

@@ -30,7 +30,7 @@ from xplm.runtime import make_runtime
 IDS = list(range(3, 43))
 SAME = 1e-5  # logits of size 5 in float32, through two layers
 LONG = {"model_type": "phi3", "rope_scaling": LONGROPE, "max_position_embeddings": 512}
-GATED: dict[str, dict[str, Any]] = {
+SILU: dict[str, dict[str, Any]] = {
     "llama": {},
     "llama, linear": {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
     "llama, yarn": {"rope_scaling": YARN},
@@ -49,11 +49,19 @@ GATED: dict[str, dict[str, Any]] = {
         "head_dim": 16,
         "tie_word_embeddings": False,
     },
+    "granite": {
+        "model_type": "granite",
+        "attention_multiplier": 0.25,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.6,
+        "logits_scaling": 4.0,
+    },
 }
-PHI: dict[str, dict[str, Any]] = {
+GELU: dict[str, dict[str, Any]] = {
     "phi": {"model_type": "phi", "tie_word_embeddings": False},
     "phi, tied": {"model_type": "phi"},
     "phi, a quarter of a head": {"model_type": "phi", "partial_rotary_factor": 0.25},
+    "gemma": {"model_type": "gemma", "head_dim": 8},
 }
 Write = Callable[..., Path]
 
@@ -97,7 +105,7 @@ def llama_cpp_logits(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("is_joined", [False, True])
-@pytest.mark.parametrize("changes", GATED.values(), ids=GATED)
+@pytest.mark.parametrize("changes", SILU.values(), ids=SILU)
 def test_logits_are_those_of_llama_cpp(
     write: Write, changes: dict[str, Any], is_joined: bool
 ) -> None:
@@ -114,8 +122,8 @@ def table_gelu(x: Any) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("is_joined", [False, True])
-@pytest.mark.parametrize("changes", PHI.values(), ids=PHI)
-def test_logits_of_a_phi_are_those_of_llama_cpp_but_for_its_gelu(
+@pytest.mark.parametrize("changes", GELU.values(), ids=GELU)
+def test_logits_are_those_of_llama_cpp_but_for_its_gelu(
     write: Write, changes: dict[str, Any], is_joined: bool
 ) -> None:
     path = write(changes, is_joined=is_joined)
@@ -137,7 +145,7 @@ def rms(x: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
 
 
-@pytest.mark.parametrize("changes", (GATED | PHI).values(), ids=GATED | PHI)
+@pytest.mark.parametrize("changes", (SILU | GELU).values(), ids=SILU | GELU)
 def test_logits_are_those_of_the_directory(
     write: Write, tmp_path: Path, changes: dict[str, Any]
 ) -> None:

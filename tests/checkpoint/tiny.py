@@ -86,7 +86,9 @@ def interleave(rows: np.ndarray, n_heads: int) -> np.ndarray:
 def gguf_tensor(
     name: str, array: np.ndarray, config: Mapping[str, Any], layout: GGUFLayout
 ) -> np.ndarray:
-    """A Hugging Face tensor in the row order of a GGUF file."""
+    """A Hugging Face tensor in the row order of a GGUF file, the weight of a norm as it multiplies."""
+    if name.endswith("norm.weight"):
+        return array + np.float32(layout.norm_offset)
     if not layout.has_interleaved_rows:
         return array
     if ".q_proj." in name:

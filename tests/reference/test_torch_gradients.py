@@ -89,6 +89,14 @@ MODELS = {
     },
     "seed_oss": {"model_type": "seed_oss", "head_dim": 10, "pad_token_id": None},
     "ernie4_5": {"model_type": "ernie4_5", "head_dim": 10, "pad_token_id": None},
+    "granite": {
+        "model_type": "granite",
+        "attention_multiplier": 0.2,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.6,
+        "logits_scaling": 2.5,
+    },
+    "gemma": {"model_type": "gemma", "head_dim": 10, "tie_word_embeddings": True},
     "gpt2, scores scaled by layer": {
         "model_type": "gpt2",
         "n_inner": 72,

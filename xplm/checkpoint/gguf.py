@@ -9,6 +9,9 @@ of a rotated pair are neighbours:
 xplm rotates halves, so each head's rows go back from (D/2, 2) to (2, D/2). Others store them in Hugging Face's order
 (`GGUFLayout.has_interleaved_rows`).
 
+Norms. Where a norm multiplies by 1 + weight, the file holds that sum, and 1 is taken off again in float32
+(`GGUFLayout.norm_offset`).
+
 Memory. A tensor is unpacked a few rows at a time into its final dtype: a float32 copy of the whole of it never exists.
 """
 
@@ -100,8 +103,7 @@ def open_gguf(path: Path) -> Checkpoint:
             )
         named[ours] = tensor
     tensors = {name: TensorInfo(tensor.shape, tensor.kind.name) for name, tensor in named.items()}
-    D = config.blocks[0].mixer.head_dim
-    read = partial(_read_tensor, unpack, named, D if layout.has_interleaved_rows else None)
+    read = partial(_read_tensor, unpack, named, layout, config.blocks[0].mixer.head_dim)
     return Checkpoint(path, config, tensors, STORED_KINDS, read, metadata, READERS)
 
 
@@ -151,13 +153,17 @@ def _split_joined(
 def _read_tensor(
     unpack: Callable[[StoredTensor, np.dtype[Any], str], np.ndarray],
     named: Mapping[str, StoredTensor],
-    interleaved_heads: int | None,  # D of heads whose rows are stored pair by pair
+    layout: GGUFLayout,
+    head_dim: int,
     name: str,
     dtype: np.dtype[Any],
 ) -> np.ndarray:
+    if layout.norm_offset and name.endswith("norm.weight"):
+        stored = unpack(named[name], np.dtype(np.float32), name)
+        return to_dtype(stored - np.float32(layout.norm_offset), dtype, name)
     array = unpack(named[name], dtype, name)
-    if interleaved_heads is not None and INTERLEAVED.fullmatch(name):
-        return _half_split(array, interleaved_heads)
+    if layout.has_interleaved_rows and INTERLEAVED.fullmatch(name):
+        return _half_split(array, head_dim)
     return array
 
 

@@ -123,6 +123,11 @@ def gguf_metadata(config: DecoderConfig, architecture: str | None = None) -> GGU
         ConfigError: GGUF files of the architecture have no place for a part of the model.
     """
     layout = get_layout(config.model_type, architecture)
+    if not (layout.has_head or config.tie_word_embeddings):
+        raise ConfigError(
+            f"the head of a {config.model_type} must be its embedding in a GGUF file of the architecture "
+            f"{layout.architecture}; this model has another; keep it as a Hugging Face directory"
+        )
     mixer, rope = config.blocks[0].mixer, config.ropes[0]
     hf, spelling = write_config(config), FAMILIES[config.model_type].spelling
     keys = {
@@ -208,8 +213,10 @@ def _check_keys(file: GGUFFile, layout: GGUFLayout, eps: float, theta: float) ->
             f"{file.architecture}.{WINDOW} is {window}; xplm does not know in which layers"
         )
     D, width = file.head_dim, file.integer("embedding_length")
+    prefix = f"{file.architecture}."
+    others = {k: v for k, v in file.metadata.items() if k.removeprefix(prefix) not in layout.keys}
     check_keys(
-        file.metadata,
+        others,
         file.architecture,
         {
             RMS_NORM_EPS: (eps, 0.0),

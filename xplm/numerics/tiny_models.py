@@ -122,6 +122,14 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
         "scale_attn_by_inverse_layer_idx": True,
     },
     "starcoder2": {"model_type": "starcoder2", "use_bias": True},
+    "granite": {
+        "model_type": "granite",
+        "attention_multiplier": 0.4,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.6,
+        "logits_scaling": 2.5,
+    },
+    "gemma": {"model_type": "gemma", "head_dim": 6},
     "norms around": {"tie_word_embeddings": True, "decoder": _norms_around},
     "two norms of x": {"decoder": _two_norms_of_x},
     "smollm3": {

@@ -45,6 +45,7 @@ MAX_ID = 2**31 - 1
 PROBE = "a b\U0010fffd"  # the last character is in no vocabulary
 
 _CLASS_OF = {
+    "gemma": "GemmaTokenizer",
     "gpt2": "GPT2Tokenizer",
     "phi": "GPT2Tokenizer",
     "qwen2": "Qwen2Tokenizer",

@@ -20,7 +20,7 @@ class Fields:
         """The value as it stands; None where the key is absent or null."""
         return self._values.get(key)
 
-    def replaced(self, values: Mapping[str, Any]) -> "Fields":
+    def but(self, **values: Any) -> "Fields":
         """The same with other values of some keys."""
         return Fields({**self._values, **values})
 

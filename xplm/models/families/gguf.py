@@ -107,8 +107,12 @@ class GGUFLayout:
     """A module that holds several as one, as in JOINED, in every file of this layout."""
     has_interleaved_rows: bool = False
     """Whether the rows of q and k lie pair by pair, not half after half."""
+    norm_offset: float = 0.0
+    """Added to the weights of norms as they are stored."""
     has_own_head: bool = False
     """Whether tied embeddings are stored twice."""
+    has_head: bool = True
+    """Whether there is a place for a head that is not the embedding."""
 
 
 def write_window(config: DecoderConfig) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def _read_windows(hf: Fields) -> Sequence[int | None]:
     if hf.get("layer_types") is None and isinstance(below, int):
         layers = range(hf.integer("num_hidden_layers"))
         kinds = [SLIDING if i % 2 == 0 and i < below else FULL for i in layers]
-        return read_switched_windows(hf.replaced({"layer_types": kinds}))
+        return read_switched_windows(hf.but(layer_types=kinds))
     return read_switched_windows(hf)
 
 

@@ -3,7 +3,9 @@
 from xplm.models.families.ernie4_5 import ERNIE4_5
 from xplm.models.families.family import Family
 from xplm.models.families.glm4_moe import GLM4_MOE
+from xplm.models.families.gemma import GEMMA
 from xplm.models.families.gpt2 import GPT2
+from xplm.models.families.granite import GRANITE
 from xplm.models.families.llama import LLAMA
 from xplm.models.families.mistral import MISTRAL
 from xplm.models.families.mixtral import MIXTRAL
@@ -33,6 +35,8 @@ _ALL = (
     QWEN3_MOE,
     QWEN2_MOE,
     GLM4_MOE,
+    GRANITE,
+    GEMMA,
 )
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}
