@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from xplm.config import DecoderConfig
-from xplm.specs import MLPSpec, NormSpec, RMSNormSpec
+from xplm.specs import LatentAttentionSpec, MLPSpec, NormSpec, RMSNormSpec
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
@@ -130,6 +130,46 @@ def attention(
             y[b, h, t] = e @ values / e.sum()
             lse[b, h, t] = scores.max() + np.log(e.sum())
     return y, lse
+
+
+def latent_attention(
+    spec: LatentAttentionSpec,
+    p: dict[str, np.ndarray],
+    x: np.ndarray,
+    inv_freq: np.ndarray,
+    scale: float,
+) -> np.ndarray:
+    """x (B, T, C)  ->  y (B, T, C), parameters p under names without their prefix: one head at a time, whose keys and
+    values are made of the latents.
+    """
+    B, T, _ = x.shape
+    N, D, R = spec.nope_dim, spec.head_dim, spec.kv_rank
+    positions = np.broadcast_to(np.arange(T), (B, T))
+
+    def project(x: np.ndarray, name: str) -> np.ndarray:
+        return linear(x, p[f"{name}.weight"], p.get(f"{name}.bias"))
+
+    def norm(x: np.ndarray, name: str) -> np.ndarray:
+        return rms_norm(x, p[f"{name}.weight"], spec.norm.eps)
+
+    def turned(x: np.ndarray) -> np.ndarray:
+        return rope(x[:, None], positions, inv_freq, scale, spec.rope.pairs)
+
+    if spec.q_rank is None:
+        queries = project(x, "q_proj")
+    else:
+        queries = project(norm(project(x, "q_a_proj"), "q_a_layernorm"), "q_b_proj")
+    joint = project(x, "kv_a_proj_with_mqa")
+    latent, rotated = norm(joint[..., :R], "kv_a_layernorm"), turned(joint[..., R:])
+    rows = p["kv_b_proj.weight"].reshape(spec.num_heads, N + spec.value_dim, R)
+    heads = []
+    for head, weight in enumerate(rows):
+        q = queries[..., head * D : (head + 1) * D]
+        q = np.concatenate([q[:, None, :, :N], turned(q[..., N:])], axis=-1)
+        k = np.concatenate([linear(latent, weight[:N])[:, None], rotated], axis=-1)
+        v = linear(latent, weight[N:])[:, None]
+        heads.append(attention(q, k, v, start=0, scale=spec.scale)[0][:, 0])
+    return project(np.concatenate(heads, axis=-1), "o_proj")
 
 
 def decoder(

@@ -93,6 +93,7 @@ OPS_OF = {
     "add_rms_norm_fwd": {"rms_norm_fwd", "rms_norm_bwd"},
     "add_rms_norm_bwd": {"rms_norm_fwd", "rms_norm_bwd"},
     "cached_attention": {"attention_fwd"},
+    "absorbed_attention": {"attention_fwd"},
     "norm_attention_residual": {"rms_norm_fwd", "linear_fwd", "rope_fwd", "attention_fwd"},
     "norm_mlp_residual": {"rms_norm_fwd", "linear_fwd", "swiglu_fwd"},
     "bind_blocks": set(),  # of halves that it is given

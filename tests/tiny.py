@@ -9,6 +9,7 @@ import numpy as np
 from xplm.config import DecoderConfig
 from xplm.models.decoder import param_specs
 from xplm.models.families.config_json import read_config
+from xplm.numerics.tiny_models import SIZES
 from xplm.params import init_params
 from xplm.runtime import Runtime
 from xplm.typing import Params
@@ -105,8 +106,8 @@ def facts(config: DecoderConfig) -> SimpleNamespace:
 
 
 def make_config(**changes: Any) -> DecoderConfig:
-    """BASE with changes."""
-    return read_config(BASE | changes)
+    """BASE with changes, and sizes of the keys that the family alone has."""
+    return read_config(BASE | SIZES.get(str(changes.get("model_type")), {}) | changes)
 
 
 def change_mixers(config: DecoderConfig, **changes: Any) -> DecoderConfig:

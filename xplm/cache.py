@@ -1,7 +1,8 @@
 """The key/value cache: what attention remembers of earlier positions.
 
-One array of keys (B, K, capacity, D) and one of values (B, K, capacity, Dv) a layer, in the policy's cache dtype,
-allocated once. Each row fills its slots from 0 on, and has a length of its own; a pass begins in the slot behind it.
+One array of keys (B, K, capacity, D) and one of values (B, K, capacity, Dv) a layer, or one of latents
+(B, 1, capacity, R + P) that both are made of, in the policy's cache dtype, allocated once. Each row fills its slots
+from 0 on, and has a length of its own; a pass begins in the slot behind it.
 """
 
 import math
@@ -15,22 +16,21 @@ from xplm.out_of_memory import memory_faults
 from xplm.precision import cast
 from xplm.runtime import Runtime
 from xplm.typing import Array
-from xplm.views import KeyView, LayerCache, Rows
+from xplm.views import KeyView, LatentView, LayerCache, Rows
 
 ADVICE = "ask for fewer new tokens, prompts or beams, or free memory"
 """What to change where a cache, or a reply, does not fit the memory."""
 
 
 class KVCache:
-    """Keys and values of the slots before each row's length, of every layer."""
+    """Keys and values, or latents, of the slots before each row's length, of every layer."""
 
     def __init__(
-        self, rt: Runtime, keys: list[Array], values: list[Array], lengths: Sequence[int]
+        self, rt: Runtime, layers: Sequence[tuple[Array, ...]], lengths: Sequence[int]
     ) -> None:
         """Wrap existing arrays; `allocate` makes new ones."""
         self._rt = rt
-        self._keys = keys  # L of (B, K, capacity, D)
-        self._values = values  # L of (B, K, capacity, Dv)
+        self._layers = list(layers)  # L of keys and values, or of latents alone
         self.lengths = tuple(lengths)  # slots filled, by row
 
     @classmethod
@@ -45,19 +45,20 @@ class KVCache:
         """
         xp, dtype, device = rt.backend.xp, rt.dtype.cache, rt.backend.device
 
-        def zeros(K: int, D: int) -> Array:
-            return xp.zeros((batch, K, capacity, D), dtype=dtype, device=device)
+        def zeros(heads: int, width: int) -> Array:
+            return xp.zeros((batch, heads, capacity, width), dtype=dtype, device=device)
 
-        heads = _heads(config)
         with memory_faults(rt.backend, "the key/value cache", ADVICE):
-            keys = [zeros(K, D) for K, D, _ in heads]
-            values = [zeros(K, Dv) for K, _, Dv in heads]
-        return cls(rt, keys, values, (0,) * batch)
+            layers = [
+                tuple(zeros(heads, width) for heads, width in block.mixer.cached)
+                for block in config.blocks
+            ]
+        return cls(rt, layers, (0,) * batch)
 
     @staticmethod
     def count_bytes(rt: Runtime, config: DecoderConfig, batch: int, capacity: int) -> int:
         """Bytes that `allocate` takes; the arguments are its own."""
-        width = sum(K * (D + Dv) for K, D, Dv in _heads(config))
+        width = sum(heads * n for block in config.blocks for heads, n in block.mixer.cached)
         return batch * capacity * width * rt.host_dtype.cache.itemsize
 
     @property
@@ -73,12 +74,12 @@ class KVCache:
     @property
     def capacity(self) -> int:
         """Slots a row, filled or not."""
-        return int(self._keys[0].shape[2])
+        return int(self._layers[0][0].shape[2])
 
     @property
     def n_bytes(self) -> int:
         """Bytes of all layers together."""
-        numbers = sum(math.prod(array.shape) for array in (*self._keys, *self._values))
+        numbers = sum(math.prod(array.shape) for held in self._layers for array in held)
         return numbers * self._rt.host_dtype.cache.itemsize
 
     def rows(self) -> Rows:
@@ -87,8 +88,9 @@ class KVCache:
         return Rows(self._rt.backend.from_host(starts), self.lengths)
 
     def of_layer(self, layer: int) -> LayerCache:
-        """One layer's part, for an op that extends it and attends to it."""
-        return LayerCache(self._keys[layer], self._values[layer], partial(self.extend, layer))
+        """The keys and values of a layer that has them, for an op that extends them and attends to them."""
+        keys, values = self._layers[layer]
+        return LayerCache(keys, values, partial(self.extend, layer))
 
     def extend(self, layer: int, k: Array, v: Array, rows: Rows) -> KeyView:
         """Store a layer's k (B, K, T, D) and v (B, K, T, Dv) in the slots from each row's start on.
@@ -97,17 +99,13 @@ class KVCache:
             A view of the layer's keys and values, the new ones included. Lengths stay: the model advances them once
             all layers have been extended.
         """
-        assign, dtype, T = self._rt.backend.assign, self._rt.dtype.cache, k.shape[2]
-        assert rows.latest + T <= self.capacity, "a cache is as large as its capacity; grow it"
-        every = slice(None)
-        groups = [(every, rows.latest)]
-        if not rows.is_even:
-            groups = [(slice(row, row + 1), begin) for row, begin in enumerate(rows.begins)]
-        for arrays, new in ((self._keys, cast(k, dtype)), (self._values, cast(v, dtype))):
-            for some, begin in groups:
-                slots = (some, every, slice(begin, begin + T), every)
-                arrays[layer] = assign(arrays[layer], slots, new[some, ...])
-        return KeyView(self._keys[layer], self._values[layer], rows)
+        keys, values = self._store(layer, (k, v), rows)
+        return KeyView(keys, values, rows)
+
+    def extend_latents(self, layer: int, latents: Array, rows: Rows) -> LatentView:
+        """The same of a layer that keeps latents (B, 1, T, R + P)."""
+        (latents,) = self._store(layer, (latents,), rows)
+        return LatentView(latents, rows)
 
     def advance(self, counts: Sequence[int]) -> None:
         """Count so many more slots of each row as filled. The model's forward pass is the one caller."""
@@ -143,19 +141,28 @@ class KVCache:
             return backend.assign(room, filled, array[filled])
 
         with memory_faults(backend, "the key/value cache", ADVICE):
-            keys, values = (
-                [larger(array) for array in held] for held in (self._keys, self._values)
-            )
-        self._keys, self._values = keys, values
+            self._layers = [tuple(larger(array) for array in held) for held in self._layers]
+
+    def _store(self, layer: int, news: tuple[Array, ...], rows: Rows) -> tuple[Array, ...]:
+        assign, dtype, T = self._rt.backend.assign, self._rt.dtype.cache, news[0].shape[2]
+        assert rows.latest + T <= self.capacity, "a cache is as large as its capacity; grow it"
+        every = slice(None)
+        groups = [(every, rows.latest)]
+        if not rows.is_even:
+            groups = [(slice(row, row + 1), begin) for row, begin in enumerate(rows.begins)]
+
+        def written(array: Array, new: Array) -> Array:
+            new = cast(new, dtype)
+            for some, begin in groups:
+                slots = (some, every, slice(begin, begin + T), every)
+                array = assign(array, slots, new[some, ...])
+            return array
+
+        held = self._layers[layer]
+        self._layers[layer] = tuple(written(*pair) for pair in zip(held, news, strict=True))
+        return self._layers[layer]
 
     def _map(self, change: Callable[[Array], Array], lengths: Sequence[int]) -> "KVCache":
         with memory_faults(self._rt.backend, "a copy of the key/value cache", ADVICE):
-            keys = [change(array) for array in self._keys]
-            values = [change(array) for array in self._values]
-        return KVCache(self._rt, keys, values, lengths)
-
-
-def _heads(config: DecoderConfig) -> list[tuple[int, int, int]]:
-    """K, D and Dv of each layer."""
-    mixers = [block.mixer for block in config.blocks]
-    return [(m.num_key_value_heads, m.head_dim, m.value_dim) for m in mixers]
+            layers = [tuple(change(array) for array in held) for held in self._layers]
+        return KVCache(self._rt, layers, lengths)

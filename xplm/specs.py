@@ -6,7 +6,7 @@ is a field here. Letters as in `xplm.typing`.
 """
 
 from dataclasses import KW_ONLY, dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,45 @@ class AttentionSpec:
     def __post_init__(self) -> None:
         """Refuse what no layer computes."""
         assert self.qk_norm_over in QK_NORMS, f"{self} has a norm of no kind that there is"
+
+    @property
+    def cached(self) -> tuple[tuple[int, int], ...]:
+        """Heads and width of each array that a cache holds of a position: keys and values."""
+        K = self.num_key_value_heads
+        return (K, self.head_dim), (K, self.value_dim)
+
+
+@dataclass(frozen=True)
+class LatentAttentionSpec:
+    """Causal attention whose keys and values are made of one latent vector a position, shared by all heads."""
+
+    num_heads: int  # H
+    q_rank: int | None  # Q, width of the latent of q; None: q is one projection
+    kv_rank: int  # R, width of the latent of k and v
+    nope_dim: int  # N, leading features of a head of q and k, not rotated
+    value_dim: int  # Dv, of v
+    scale: float  # factor of the scores, q k^T
+    rope: RopeSpec  # of the other P features: P is its dim
+    norm: NormSpec  # of both latents
+    bias: bool  # of the projections to the latents, and of the output
+
+    @property
+    def head_dim(self) -> int:
+        """D = N + P, of q and k."""
+        return self.nope_dim + self.rope.dim
+
+    @property
+    def num_key_value_heads(self) -> int:
+        """K = H, once keys and values are made."""
+        return self.num_heads
+
+    @property
+    def cached(self) -> tuple[tuple[int, int], ...]:
+        """Heads and width of each array that a cache holds of a position: the latent and the rotated part of k."""
+        return ((1, self.kv_rank + self.rope.dim),)
+
+
+MixerSpec: TypeAlias = AttentionSpec | LatentAttentionSpec
 
 
 ACTIVATIONS = ("silu", "gelu", "gelu_erf", "relu", "relu2")
@@ -172,7 +211,7 @@ class BlockSpec:
     c is `branch_scale`; m and f are `mixer_output_norm` and `mlp_output_norm`. A norm that is None is left out.
     """
 
-    mixer: AttentionSpec
+    mixer: Any  # a spec of a layer that mixes positions: AttentionSpec or LatentAttentionSpec
     mlp: MLPSpec | ExpertsSpec
     norm: NormSpec | None
     mlp_norm: NormSpec | None  # in a parallel block None: the MLP reads norm(x) too

@@ -38,6 +38,17 @@ class KeyView(NamedTuple):
     rows: Rows  # where the first query of each is
 
 
+class LatentView(NamedTuple):
+    """A layer's latents of all slots so far, those of this pass included: keys and values are made of them."""
+
+    latents: Array  # (B, 1, capacity, R + P): the latent, then the rotated part of every head's key
+    rows: Rows  # where the first query of each is
+
+    def parts(self, rank: int) -> KeyView:
+        """The latents (B, 1, capacity, R) as keys, the rotated parts (B, 1, capacity, P) as values."""
+        return KeyView(self.latents[..., :rank], self.latents[..., rank:], self.rows)
+
+
 class LayerCache(NamedTuple):
     """A layer's part of a cache, for an op that extends it and attends to it."""
 

@@ -140,7 +140,7 @@ def attend_block(unit, q, k, v, first, starts, scale, window, cap, low, length, 
             r = g * T + t
             m[r] = _highest(scores, g)
             total[r] = _exponentials(scores, g, m[r])
-        _weigh(scores, values, sums)
+        weigh(scores, values, sums)
         for g in range(G):
             for d in range(sums.shape[1]):
                 a[g * T + t, d] = sums[g, d]
@@ -179,7 +179,7 @@ def _exponentials(scores, g, highest):
 
 
 @serial()
-def _weigh(probs, values, sums):
+def weigh(probs, values, sums):
     """sums = probs @ values, four slots and two rows at a time.   probs (G, n), values (n, D) as stored, sums (G, D)"""
     G, n = probs.shape
     D = values.shape[1]

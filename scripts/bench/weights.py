@@ -51,7 +51,7 @@ def measure_sizes(config: DecoderConfig) -> Sizes:
         read_numbers=sum(spec.size for name, spec in specs.items() if name not in unread),
         hidden_numbers=sum(spec.size for spec in specs.values() if spec.is_hidden_matrix),
         head_numbers=specs[head_name(config)].size,
-        cache_numbers=2 * config.num_hidden_layers * mixer.num_key_value_heads * mixer.head_dim,
+        cache_numbers=sum(n * width for b in config.blocks for n, width in b.mixer.cached),
         layers=config.num_hidden_layers,
         attention_width=mixer.num_heads * mixer.head_dim,
         mlp_width=config.blocks[0].mlp.intermediate_size,

@@ -7,6 +7,7 @@ from tests.numerics.activation_mutations import ACTIVATIONS
 from tests.numerics.block_mutations import BLOCKS
 from tests.numerics.clipped import check_clipped
 from tests.numerics.expert_mutations import EXPERTS
+from tests.numerics.latent_mutations import LATENT
 from tests.numerics.mutations import MUTATIONS, PUBLISHED
 from tests.numerics.planted import planted
 from xplm.backend import load_backend
@@ -21,6 +22,7 @@ from xplm.params import global_norm
 from xplm.train.clip import clip_by_global_norm
 
 EVERY = MUTATIONS + ACTIVATIONS + BLOCKS + EXPERTS
+EVERY = MUTATIONS + ACTIVATIONS + BLOCKS + LATENT
 ENTRIES = 3
 MARGIN = 1e3
 """A mistake is off by this many times the limit at least: it is not a matter of rounding."""

@@ -7,10 +7,15 @@ from xplm.gradients import Gradients
 from xplm.layers.attention import attention_layer_bwd, attention_layer_fwd, attention_specs
 from xplm.layers.context import Context
 from xplm.layers.experts import experts_bwd, experts_fwd, experts_specs
+from xplm.layers.latent_attention import (
+    latent_attention_layer_bwd,
+    latent_attention_layer_fwd,
+    latent_attention_specs,
+)
 from xplm.layers.mlp import mlp_bwd, mlp_fwd, mlp_specs
 from xplm.params import Init, ParamSpec
 from xplm.runtime import Runtime
-from xplm.specs import AttentionSpec, ExpertsSpec, MLPSpec
+from xplm.specs import AttentionSpec, ExpertsSpec, LatentAttentionSpec, MLPSpec
 from xplm.typing import Array, Params
 
 
@@ -26,6 +31,9 @@ class Layer(NamedTuple):
 
 LAYERS: dict[type, Layer] = {
     AttentionSpec: Layer(attention_specs, attention_layer_fwd, attention_layer_bwd),
+    LatentAttentionSpec: Layer(
+        latent_attention_specs, latent_attention_layer_fwd, latent_attention_layer_bwd
+    ),
     MLPSpec: Layer(mlp_specs, mlp_fwd, mlp_bwd),
     ExpertsSpec: Layer(experts_specs, experts_fwd, experts_bwd),
 }

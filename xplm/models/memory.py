@@ -35,13 +35,13 @@ from xplm.kernels.linear import LinearSaved
 from xplm.kernels.linear_cross_entropy import LOGITS_PER_CHUNK
 from xplm.layers.block import block_bwd, block_fwd, block_name
 from xplm.memory_plan import Moment
-from xplm.meter import Meter
+from xplm.meter import Counted, Meter
 from xplm.models.decoder import EMBEDDING, head_name, make_context, param_specs
 from xplm.params import ParamSpec, count_params
 from xplm.runtime import Runtime
 from xplm.specs import BlockSpec
 from xplm.typing import Params
-from xplm.views import gather
+from xplm.views import KeyView, gather
 
 ROWS = 2
 """Positions of a block that is measured."""
@@ -240,27 +240,47 @@ def _ops(
             meter.note(wide * saved.weight.size)
         return linear_bwd(dy, LinearSaved(saved.x, saved.weight[0], None))
 
+    def remade(*arrays: Any) -> int:
+        """What keys and values take that are made of a cache's latents: a row a slot, of which `n` are counted."""
+        wholes = [x if x.base is None else x.base for x in arrays if isinstance(x, Counted)]
+        return sum(whole.nbytes * (keys - n) // ROWS for whole in wholes)
+
+    def is_flash(name: str, k: Any, v: Any) -> bool:  # a fused kernel takes one width
+        return is_fused(rt, name) and k.shape == v.shape
+
     def attention_fwd(q: Any, k: Any, v: Any, *first: Any, **options: Any) -> tuple[Any, Any]:
         meter.is_hidden = True
         y, saved = PORTABLE["attention_fwd"](q, k, v, *first, **options)
-        y = _as_rows(y) if is_fused(rt, "attention_fwd") else y
+        y = _as_rows(y) if is_flash("attention_fwd", k, v) else y
         saved = saved._replace(y=y)
         meter.is_hidden = False
         pairs = 2 * wide * keys * k.size // ROWS
-        more = pairs if k.itemsize < wide else 0
-        if is_fused(rt, "attention_fwd"):  # k and v in blocks
+        more = remade(k, v) + (pairs if k.itemsize < wide else 0)
+        if is_flash("attention_fwd", k, v):  # k and v in blocks
             meter.note(more + pairs + widened(q, y))
         else:  # scores, exponents and probabilities of some queries
             meter.note(more + 3 * min(QUERY_ROWS, tokens) * keys * q.shape[1] * wide)
         return y, saved
 
-    def cached_attention(q: Any, view: Any, sinks: Any, **options: Any) -> Any:
+    def cached_attention(q: Any, view: Any, sinks: Any = None, **options: Any) -> Any:
         k, v, first, start = gather(view, q.shape[2])
         return attention_fwd(q, k, v, first, sinks, start=start, **options)[0]
 
+    def absorbed_attention(q: Any, view: Any, weight: Any, **options: Any) -> Any:
+        latents, (rows, R) = view.latents, weight.shape
+        N = q.shape[3] - (latents.shape[3] - R)
+        absorbed = meter.count(np.zeros((*q.shape[:3], latents.shape[3]), q.dtype))
+        sums = cached_attention(absorbed, KeyView(latents, latents, view.rows), **options)
+        y = meter.count(np.zeros((*q.shape[:3], rows // q.shape[1] - N), q.dtype))
+        meter.note(widened(absorbed, sums, y) + matrix(weight))
+        return y
+
     def attention_bwd(dy: Any, saved: Any) -> tuple[Any, ...]:
         dq, dk, dv, *_ = op("attention_bwd")(dy, saved)
-        if is_fused(rt, "attention_bwd"):
+        if is_flash("attention_bwd", dk, dv):
+            meter.is_hidden = True
+            dq, dk, dv = (_as_rows(x) for x in (dq, dk, dv))
+            meter.is_hidden = False
             meter.note(widened(dy, *saved[:3], saved.y, dq, dk, dv))
         else:  # scores, P, dP and a step between; dq, dk and dv before they are cast
             scores = 4 * min(QUERY_ROWS, tokens) * n * dq.shape[1]
@@ -273,7 +293,7 @@ def _ops(
         def call(*args: Any, **options: Any) -> Any:
             meter.is_hidden = is_own or name == "attention_bwd"
             results = kernel(*args, **options)
-            if is_own and name in ("rope_fwd", "rope_bwd", "attention_bwd"):
+            if is_own and name in ("rope_fwd", "rope_bwd"):
                 results = tuple(_as_rows(x) for x in results)
             meter.is_hidden = False
             if name.endswith("_bwd"):
@@ -283,8 +303,10 @@ def _ops(
 
         return call
 
-    experts = (expert_linear_fwd, expert_linear_bwd)
-    by_hand = (linear_fwd, linear_bwd, *experts, attention_fwd, attention_bwd, cached_attention)
+    by_hand = (
+        *(linear_fwd, linear_bwd, expert_linear_fwd, expert_linear_bwd),
+        *(attention_fwd, attention_bwd, cached_attention, absorbed_attention),
+    )
     return {name: op(name) for name in rt.kernels} | {op.__name__: op for op in by_hand}
 
 

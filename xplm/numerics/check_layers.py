@@ -8,7 +8,6 @@ import numpy as np
 from xplm.backend import Backend
 from xplm.config import DecoderConfig
 from xplm.gradients import Gradients
-from xplm.layers.attention import attention_layer_bwd, attention_layer_fwd
 from xplm.layers.block import MIXER, MLP, block_bwd, block_fwd, block_name
 from xplm.layers.context import Context
 from xplm.layers.experts import ROUTER
@@ -58,10 +57,11 @@ def _norm(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
 
 def _attention(rt: Runtime, config: DecoderConfig, context: Context) -> Pair:
     name, spec = f"{block_name(LAYER)}.{MIXER}", config.blocks[LAYER].mixer
+    kind = KINDS[type(spec)]
     return Pair(
         f"{name}.",
-        lambda params, x: attention_layer_fwd(rt, spec, params, name, x, context),
-        lambda dy, saved, grads: attention_layer_bwd(rt, spec, name, dy, saved, grads),
+        lambda params, x: kind.fwd(rt, spec, params, name, x, context),
+        lambda dy, saved, grads: kind.bwd(rt, spec, name, dy, saved, grads),
     )
 
 
@@ -141,6 +141,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
             *("norms of all heads, cap", "norms of each head, sinks"),
         )
     },
+    **{name: changes for name, changes in TINY_MODELS.items() if name.startswith("deepseek")},
 }
 """Configurations that between them take every branch of every layer."""
 

@@ -82,6 +82,17 @@ def _each_head(config: DecoderConfig) -> DecoderConfig:
     return _mixers(config, qk_norm=norm, qk_norm_over="each head", has_sinks=True, window=3)
 
 
+LATENT: dict[str, Any] = {
+    "first_k_dense_replace": 9,
+    "q_lora_rank": 6,
+    "kv_lora_rank": 5,
+    "qk_nope_head_dim": 3,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 2,
+}
+SIZES = {"deepseek_v2": LATENT, "deepseek_v3": LATENT}
+"""Changes to BASE, by model_type: sizes of a family's own keys."""
+
 TINY_MODELS: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": True},
     "llama, K = 1, biases": {
@@ -152,18 +163,26 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
     },
     "norms of all heads, cap": {"decoder": _all_heads},
     "norms of each head, sinks": {"decoder": _each_head, "attention_bias": True},
+    "deepseek_v3": {
+        "model_type": "deepseek_v3",
+        "attention_bias": True,
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.7},
+    },
+    "deepseek_v2": {"model_type": "deepseek_v2", "num_attention_heads": 3, "q_lora_rank": None},
 }
 """Changes to BASE; under "decoder" one to the configuration that was read, for what no family has so."""
 
 
 def tiny_config(changes: Mapping[str, Any]) -> DecoderConfig:
     """BASE with changes, in the family's own spelling; keys that it does not have are left out."""
-    hf = {**BASE, **changes}
+    hf = {**BASE, **SIZES.get(str(changes.get("model_type")), {}), **changes}
     change = hf.pop("decoder", lambda config: config)
     family = FAMILIES[hf["model_type"]]
     spelt: dict[str, Any] = {}
     for key, value in hf.items():
         spelt.setdefault(family.spelling.get(key, key), value)  # two of our keys may be one of its
+    if "kv_lora_rank" in family.keys:  # every head has keys of its own
+        spelt["num_key_value_heads"] = spelt["num_attention_heads"]
     return change(read_config({k: v for k, v in spelt.items() if k in family.keys}))
 
 

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from xplm.errors import RequestError
 from xplm.params import ParamSpec
 
-PROJECTION = "_proj.weight"
-"""How the name of a matrix that gets an adapter ends: q, k, v, o, gate, up and down; stacked experts get none."""
+PROJECTIONS = ("_proj.weight", "_proj_with_mqa.weight")
+"""How the name of a matrix that gets an adapter ends: q, k, v, o, gate, up and down, and those of latents; stacked
+experts get none."""
 
 
 def adapter_specs(specs: Mapping[str, ParamSpec], rank: int) -> dict[str, ParamSpec]:
@@ -31,7 +32,7 @@ def adapter_specs(specs: Mapping[str, ParamSpec], rank: int) -> dict[str, ParamS
     matrices = {
         name: spec
         for name, spec in specs.items()
-        if name.endswith(PROJECTION) and len(spec.shape) == 2
+        if name.endswith(PROJECTIONS) and len(spec.shape) == 2
     }
     least = min(min(spec.shape) for spec in matrices.values())
     if not 1 <= rank < least:

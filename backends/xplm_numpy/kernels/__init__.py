@@ -6,6 +6,7 @@ What a fused kernel does not take on (another dtype, an island given up) it hand
 from collections.abc import Callable
 from typing import Any
 
+from xplm_numpy.kernels.absorbed_attention import absorbed_attention
 from xplm_numpy.kernels.adafactor import adafactor_rule
 from xplm_numpy.kernels.adamw import adam_rule, adamw_rule
 from xplm_numpy.kernels.add_rms_norm import add_rms_norm_bwd, add_rms_norm_fwd
@@ -65,6 +66,7 @@ FUSED: dict[str, Callable[..., Any]] = {
         add_rms_norm_fwd,
         add_rms_norm_bwd,
         cached_attention,
+        absorbed_attention,
         norm_attention_residual,
         norm_mlp_residual,
         bind_blocks,

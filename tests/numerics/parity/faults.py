@@ -2,6 +2,7 @@
 
 from tests.numerics.parity.arithmetic_faults import GRADIENTS, HALF, PRECISION, K, L, PlantedFault
 from tests.numerics.parity.block_faults import BLOCKS
+from tests.numerics.parity.latent_faults import LATENT
 
 FORWARD = [
     PlantedFault(
@@ -306,4 +307,4 @@ OTHERS = [
     ),
 ]
 
-FAULTS = GRADIENTS + PRECISION + FORWARD + WIRING + OTHERS + BLOCKS
+FAULTS = GRADIENTS + PRECISION + FORWARD + WIRING + OTHERS + BLOCKS + LATENT

@@ -11,6 +11,7 @@ from typing import Any
 
 from xplm.kernels import Ops
 from xplm.kernels.attention import attention_fwd
+from xplm.kernels.fusions.absorbed_attention import absorbed_attention
 from xplm.kernels.fusions.add_rms_norm import add_rms_norm_bwd, add_rms_norm_fwd
 from xplm.kernels.fusions.bind_blocks import bind_blocks
 from xplm.kernels.fusions.cached_attention import cached_attention
@@ -28,6 +29,7 @@ class OpsAndFusions(Ops):
     add_rms_norm_fwd = staticmethod(add_rms_norm_fwd)
     add_rms_norm_bwd = staticmethod(add_rms_norm_bwd)
     cached_attention = staticmethod(cached_attention)
+    absorbed_attention = staticmethod(absorbed_attention)
     norm_attention_residual = staticmethod(norm_attention_residual)
     norm_mlp_residual = staticmethod(norm_mlp_residual)
     bind_blocks = staticmethod(bind_blocks)
@@ -44,6 +46,7 @@ _PARTS: dict[Callable[..., Any], tuple[Callable[..., Any], ...]] = {
     add_rms_norm_fwd: (rms_norm_fwd, rms_norm_bwd),  # saves what rms_norm_bwd reads
     add_rms_norm_bwd: (rms_norm_fwd, rms_norm_bwd),
     cached_attention: (attention_fwd,),
+    absorbed_attention: (attention_fwd, cached_attention),
     norm_attention_residual: (
         *(rms_norm_fwd, linear_fwd, rope_fwd, attention_fwd),
         cached_attention,

@@ -1,9 +1,11 @@
 """The families that xplm has, by the model_type of their config.json."""
 
+from xplm.models.families.deepseek_v2 import DEEPSEEK_V2
+from xplm.models.families.deepseek_v3 import DEEPSEEK_V3
 from xplm.models.families.ernie4_5 import ERNIE4_5
 from xplm.models.families.family import Family
-from xplm.models.families.glm4_moe import GLM4_MOE
 from xplm.models.families.gemma import GEMMA
+from xplm.models.families.glm4_moe import GLM4_MOE
 from xplm.models.families.gpt2 import GPT2
 from xplm.models.families.granite import GRANITE
 from xplm.models.families.llama import LLAMA
@@ -37,6 +39,8 @@ _ALL = (
     GLM4_MOE,
     GRANITE,
     GEMMA,
+    DEEPSEEK_V2,
+    DEEPSEEK_V3,
 )
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}

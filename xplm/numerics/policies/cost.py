@@ -12,7 +12,8 @@
     loss        V                                                           logits
     accumulate  parameters of matrix products / 16                          partial sums
 
-H, K, D, C, F, V, L as in `xplm.typing`, S the window. It is a model of traffic, not a clock: a format counts with the
+H, K, D, C, F, V, L as in `xplm.typing`, S the window. Of a layer that keeps latents, their width stands for 2 K D, and
+one head is rotated with the H of q. It is a model of traffic, not a clock: a format counts with the
 bits that it has, whether or not this machine has hardware for it, and one that is emulated is slower than float32 and
 takes as much memory. `matmul` has no cost of its own: operands are counted where they are stored.
 """
@@ -41,14 +42,12 @@ def count_numbers(config: DecoderConfig, window: int) -> dict[str, int]:
     L, C, V, S = config.num_hidden_layers, config.hidden_size, config.vocab_size, window
     mixers = [block.mixer for block in config.blocks]
     q = sum(mixer.num_heads * mixer.head_dim for mixer in mixers)
-    kv = sum(mixer.num_key_value_heads * mixer.head_dim for mixer in mixers)
+    kv = sum(heads * width for mixer in mixers for heads, width in mixer.cached)
     heads = sum(mixer.num_heads for mixer in mixers)
     mlps = [block.mlp for block in config.blocks]
     F = sum(_active_width(mlp) for mlp in mlps)
     scores = sum(mlp.num_experts for mlp in mlps if isinstance(mlp, ExpertsSpec))
-    rotated = sum(
-        (m.num_heads + m.num_key_value_heads) * m.rope.dim for m in mixers if m.rope is not None
-    )
+    rotated = sum((m.num_heads + m.cached[0][0]) * m.rope.dim for m in mixers if m.rope is not None)
     specs = param_specs(config)
     matrices = {name: s for name, s in specs.items() if len(s.shape) == 2 and "embed" not in name}
     stacked = sum(_stacked_numbers(mlp, C) for mlp in mlps)
@@ -56,8 +55,8 @@ def count_numbers(config: DecoderConfig, window: int) -> dict[str, int]:
     products = count_params(matrices) + V * C * config.tie_word_embeddings + chosen
     return {
         "param": count_params(specs) - stacked + chosen,
-        "cache": 2 * kv * S,
-        "compute": 2 * q + 2 * kv + 6 * L * C + 4 * F + 2 * C,
+        "cache": kv * S,
+        "compute": 2 * q + kv + 6 * L * C + 4 * F + 2 * C,
         "rope": 2 * rotated + sum(rope.dim for rope in config.ropes),
         "norm": 2 * C * (2 * L + 1),
         "softmax": 2 * heads * S + 2 * scores,

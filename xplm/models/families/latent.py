@@ -1,0 +1,95 @@
+"""Latent attention of a config.json, and back."""
+
+import math
+from reprlib import repr as shown  # a value of any length, cut short
+from typing import Any
+
+from xplm.errors import ConfigError
+from xplm.kernels.rope import NEIGHBOURS
+from xplm.models.families.fields import Fields
+from xplm.models.families.rope import read_rope, write_rope
+from xplm.specs import LatentAttentionSpec, RMSNormSpec, RopeSpec
+
+LATENT = (
+    *("attention_bias", "q_lora_rank", "kv_lora_rank"),
+    *("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
+)
+"""Keys of config.json."""
+
+EXPERTS = (
+    *("n_routed_experts", "num_experts_per_tok", "n_shared_experts", "moe_intermediate_size"),
+    *("routed_scaling_factor", "norm_topk_prob", "n_group", "topk_group"),
+)
+"""Keys that say nothing where all layers are dense."""
+
+LATENT_DEFAULTS = {
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+}
+"""What transformers takes where these keys are left out."""
+
+INNER_NORM = RMSNormSpec(1e-6)
+"""Of both latents, whatever `rms_norm_eps` is."""
+
+
+def read_latent_attention(hf: Fields, pairs: str = NEIGHBOURS) -> LatentAttentionSpec:
+    """Latent attention of the ranks and heads that config.json gives.
+
+    Args:
+        hf: the config.json.
+        pairs: the features that are rotated together.
+
+    Raises:
+        ConfigError: a head has no keys of its own, or RoPE asks for what xplm does not have.
+    """
+    heads = hf.integer("num_attention_heads")
+    if (groups := hf.integer("num_key_value_heads", heads)) != heads:
+        raise ConfigError(
+            f"num_key_value_heads of latent attention is num_attention_heads, {heads}; got {groups}"
+        )
+    N = hf.integer("qk_nope_head_dim")
+    rope = read_rope(hf, hf.integer("qk_rope_head_dim"), pairs=pairs)
+    return LatentAttentionSpec(
+        num_heads=heads,
+        q_rank=None if hf.get("q_lora_rank") is None else hf.integer("q_lora_rank"),
+        kv_rank=hf.integer("kv_lora_rank"),
+        nope_dim=N,
+        value_dim=hf.integer("v_head_dim"),
+        scale=(N + rope.dim) ** -0.5 * temperature(rope) ** 2,
+        rope=rope,
+        norm=INNER_NORM,
+        bias=hf.flag("attention_bias"),
+    )
+
+
+def write_latent_attention(mixer: LatentAttentionSpec) -> dict[str, Any]:
+    """The keys that it is read from."""
+    return write_rope(mixer.rope) | {
+        "head_dim": mixer.rope.dim,  # as transformers' classes have it
+        "attention_bias": mixer.bias,
+        "q_lora_rank": mixer.q_rank,
+        "kv_lora_rank": mixer.kv_rank,
+        "qk_nope_head_dim": mixer.nope_dim,
+        "qk_rope_head_dim": mixer.rope.dim,
+        "v_head_dim": mixer.value_dim,
+    }
+
+
+def require_dense(hf: Fields) -> None:
+    """Refuse layers with experts."""
+    layers, dense = hf.integer("num_hidden_layers"), hf.get("first_k_dense_replace")
+    if not isinstance(dense, int) or dense < layers:
+        raise ConfigError(
+            f"first_k_dense_replace is at least the number of layers, {layers}, for xplm has no experts of a "
+            f"{hf.get('model_type')}; got {shown(dense)}"
+        )
+
+
+def temperature(rope: RopeSpec) -> float:
+    """The factor of q and of k, hence squared of the scores, that `mscale_all_dim` of yarn stands for."""
+    if not rope.mscale_all_dim or rope.factor <= 1.0:
+        return 1.0
+    return 0.1 * rope.mscale_all_dim * math.log(rope.factor) + 1.0
