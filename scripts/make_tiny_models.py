@@ -258,6 +258,46 @@ RECIPES = {
     "phi3-far-longrope": Recipe(
         FAR | UNPADDED | {"original_max_position_embeddings": 32}, LONGROPE, "phi3"
     ),
+    "glm4": Recipe(LONGER | UNPADDED | {"head_dim": 12}, model_type="glm4"),
+    "glm4-whole-yarn-old": Recipe(
+        LONGER
+        | UNPADDED
+        | NARROW
+        | {"attention_bias": False, "tie_word_embeddings": True, "partial_rotary_factor": 1.0},
+        yarn(32),
+        "glm4",
+        old_spelling=True,
+    ),
+    "glm4-far": Recipe(FAR | UNPADDED | NARROW, model_type="glm4"),
+    "exaone4": Recipe(
+        LONGER | {"sliding_window": 16, "sliding_window_pattern": 2}, model_type="exaone4"
+    ),
+    "exaone4-full": Recipe(
+        LONGER | {"sliding_window": None, "layer_types": ["full_attention"] * 2}, LLAMA3, "exaone4"
+    ),
+    "exaone4-not-rotated": Recipe(
+        LONGER | {"layer_types": ["full_attention"] * 2, "tie_word_embeddings": True},
+        model_type="exaone4",
+    ),
+    "exaone4-far": Recipe(
+        FAR | {"sliding_window": 16, "sliding_window_pattern": 2}, model_type="exaone4"
+    ),
+    "cohere2": Recipe(
+        LONGER | UNPADDED | {"num_hidden_layers": 4, "sliding_window": 16}, model_type="cohere2"
+    ),
+    "cohere2-bias-linear-old": Recipe(
+        LONGER
+        | UNPADDED
+        | {"attention_bias": True, "logit_scale": 0.5, "tie_word_embeddings": False}
+        | {"sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]},
+        {"rope_type": "linear", "factor": 2.0},
+        "cohere2",
+        old_spelling=True,
+    ),
+    "cohere2-far": Recipe(
+        FAR | UNPADDED | {"sliding_window": 600, "layer_types": ["sliding_attention"] * 2},
+        model_type="cohere2",
+    ),
     "ernie4_5-far": Recipe(FAR | NARROW, model_type="ernie4_5"),
     "ernie4_5-far-longrope": Recipe(FAR | NARROW, LONGROPE, "ernie4_5"),
     "granite": Recipe(LONGER | GRANITE, model_type="granite"),

@@ -42,6 +42,8 @@ FAMILIES = {
     "smollm3": {"model_type": "smollm3", "attention_bias": True},
     "seed_oss": {"model_type": "seed_oss"},
     "ernie4_5": {"model_type": "ernie4_5"},
+    "glm4": {"model_type": "glm4"},
+    "exaone4": {"model_type": "exaone4", "sliding_window": None},
     "phi3": {"model_type": "phi3"},
     "phi3, longrope, a window": PHI3_LONG | {"sliding_window": 16},
     "phi": PHI,

@@ -44,6 +44,9 @@ SILU: dict[str, dict[str, Any]] = {
     "phi3": {"model_type": "phi3", "tie_word_embeddings": False},
     "phi3, longrope, short": LONG | {"original_max_position_embeddings": 256},
     "phi3, longrope, long": LONG | {"original_max_position_embeddings": 16},
+    "glm4": {"model_type": "glm4", "tie_word_embeddings": False},
+    "exaone4": {"model_type": "exaone4", "sliding_window": None},
+    "cohere2": {"model_type": "cohere2", "num_hidden_layers": 4, "sliding_window": 16},
     "qwen3, untied, wide heads": {
         "model_type": "qwen3",
         "head_dim": 16,

@@ -76,6 +76,14 @@ MODELS = {
         "sliding_window": 5,
         "pad_token_id": None,
     },
+    "glm4": {"model_type": "glm4", "head_dim": 8, "pad_token_id": None},
+    "exaone4": {"model_type": "exaone4", "sliding_window": 5, "sliding_window_pattern": 2},
+    "cohere2": {
+        "model_type": "cohere2",
+        "sliding_window": 5,
+        "sliding_window_pattern": 2,
+        "pad_token_id": None,
+    },
     "phi3": {
         "model_type": "phi3",
         "rope_scaling": {

@@ -151,6 +151,17 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
     },
     "seed_oss": {"model_type": "seed_oss", "head_dim": 6},
     "ernie4_5": {"model_type": "ernie4_5", "head_dim": 6, "use_bias": True},
+    "glm4": {"model_type": "glm4", "head_dim": 8},
+    "exaone4": {
+        "model_type": "exaone4",
+        "sliding_window": 3,
+        "sliding_window_pattern": 2,
+    },
+    "cohere2": {
+        "model_type": "cohere2",
+        "sliding_window": 3,
+        "layer_types": ["full_attention", "sliding_attention"],
+    },
     "phi3": {
         "model_type": "phi3",
         "hidden_size": 16,

@@ -56,3 +56,11 @@ def in_all_layers(hf: Fields, block: BlockSpec) -> tuple[BlockSpec, ...]:
 def with_windows(block: BlockSpec, windows: Sequence[int | None]) -> tuple[BlockSpec, ...]:
     """The block, once for each window."""
     return tuple(replace(block, mixer=replace(block.mixer, window=w)) for w in windows)
+
+
+def with_rope_in_windows(block: BlockSpec, windows: Sequence[int | None]) -> tuple[BlockSpec, ...]:
+    """The block, once for each window; without a window it is not rotated."""
+    return tuple(
+        own if own.mixer.window else replace(own, mixer=replace(own.mixer, rope=None))
+        for own in with_windows(block, windows)
+    )

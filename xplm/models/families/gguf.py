@@ -14,12 +14,14 @@ from typing import Any, TypeAlias
 from xplm.config import DecoderConfig
 from xplm.errors import ConfigError
 from xplm.models.families.rope import share_of
+from xplm.models.families.windows import FULL, SLIDING
 
 REQUIRED: Any = object()  # the default of a key that has none
 
 RMS_NORM_EPS = "attention.layer_norm_rms_epsilon"
 LAYER_NORM_EPS = "attention.layer_norm_epsilon"
 WINDOW = "attention.sliding_window"
+PATTERN = "attention.sliding_window_pattern"
 ROTATED = "rope.dimension_count"
 
 JOINED = {"attn_qkv": ("attn_q", "attn_k", "attn_v")}
@@ -130,3 +132,24 @@ def read_rotated_share(file: GGUFFile) -> dict[str, Any]:
             f"got {rotated}"
         )
     return {"partial_rotary_factor": share_of(rotated, D)}
+
+
+def read_windows_by_layer(file: GGUFFile, period: int = 4) -> dict[str, Any]:
+    """The window, and the layers that have it: those that the pattern names, or all but every `period`-th."""
+    window, layers = file.integer(WINDOW, 0) or None, file.integer("block_count")
+    pattern = file.metadata.get(f"{file.architecture}.{PATTERN}", period)
+    if isinstance(pattern, bool):  # one for each layer, and all the same
+        pattern = [pattern] * layers
+    if not isinstance(pattern, list):
+        period = file.integer(PATTERN, period)
+        pattern = [(layer + 1) % max(period, 1) != 0 for layer in range(layers)]
+    kinds = [SLIDING if is_sliding and window else FULL for is_sliding in pattern]
+    return {"sliding_window": window, "layer_types": kinds}
+
+
+def write_windows_by_layer(config: DecoderConfig) -> dict[str, Any]:
+    """The keys of a window that some layers have; none where no layer has one."""
+    windows = [block.mixer.window for block in config.blocks]
+    window = next((w for w in windows if w is not None), None)
+    pattern = None if window is None else [w is not None for w in windows]
+    return {WINDOW: window, PATTERN: pattern}

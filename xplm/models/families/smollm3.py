@@ -11,7 +11,7 @@ from xplm.models.families.family import COMMON, ROPE, SIZES, Family
 from xplm.models.families.fields import Fields
 from xplm.models.families.gguf import GGUFFile, GGUFLayout
 from xplm.models.families.rope import write_rope
-from xplm.models.families.windows import FULL, SLIDING, read_layer_types
+from xplm.models.families.windows import FULL, SLIDING, read_layer_types, write_switched_windows
 from xplm.specs import BlockSpec
 
 NO_ROPE = "no_rope_layers"  # for each layer, 1 if it is rotated
@@ -35,12 +35,9 @@ def read_blocks(hf: Fields) -> tuple[BlockSpec, ...]:
 def write_blocks(config: DecoderConfig) -> dict[str, Any]:
     """The keys that these blocks are read from."""
     mixers = [block.mixer for block in config.blocks]
-    window = next((mixer.window for mixer in mixers if mixer.window is not None), None)
-    return write_rope(*config.ropes[:1]) | {
+    keys = write_rope(*config.ropes[:1]) | write_switched_windows(config.blocks)
+    return keys | {
         NO_ROPE: [int(mixer.rope is not None) for mixer in mixers],
-        "use_sliding_window": window is not None,
-        "sliding_window": window,
-        "layer_types": [SLIDING if mixer.window else FULL for mixer in mixers],
         "attention_bias": mixers[0].qkv_bias,
         "mlp_bias": config.blocks[0].mlp.bias,
     }

@@ -2,10 +2,13 @@
 
 from xplm.models.families.deepseek_v2 import DEEPSEEK_V2
 from xplm.models.families.deepseek_v3 import DEEPSEEK_V3
+from xplm.models.families.cohere2 import COHERE2
 from xplm.models.families.ernie4_5 import ERNIE4_5
+from xplm.models.families.exaone4 import EXAONE4
 from xplm.models.families.family import Family
 from xplm.models.families.gemma import GEMMA
 from xplm.models.families.glm4_moe import GLM4_MOE
+from xplm.models.families.glm4 import GLM4
 from xplm.models.families.gpt2 import GPT2
 from xplm.models.families.granite import GRANITE
 from xplm.models.families.llama import LLAMA
@@ -41,6 +44,9 @@ _ALL = (
     GEMMA,
     DEEPSEEK_V2,
     DEEPSEEK_V3,
+    GLM4,
+    EXAONE4,
+    COHERE2,
 )
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}

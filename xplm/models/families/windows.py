@@ -44,11 +44,27 @@ def read_switched_windows(hf: Fields) -> tuple[int | None, ...]:
 
 def write_switched_windows(blocks: Sequence[BlockSpec]) -> dict[str, Any]:
     """Qwen's keys."""
+    keys = write_windows_by_layer_type(blocks)
+    window = keys["sliding_window"]
+    return {"sliding_window": window, "use_sliding_window": window is not None} | keys
+
+
+def read_windows_by_pattern(hf: Fields) -> tuple[int | None, ...]:
+    """`sliding_window` in the sliding layers of `layer_types`, or else in all but every `sliding_window_pattern`-th."""
+    kinds = read_layer_types(hf)
+    if kinds is None:
+        period = hf.integer("sliding_window_pattern")
+        layers = range(1, hf.integer("num_hidden_layers") + 1)
+        kinds = [SLIDING if layer % period else FULL for layer in layers]
+    window = hf.integer("sliding_window") if SLIDING in kinds else None
+    return tuple(window if kind == SLIDING else None for kind in kinds)
+
+
+def write_windows_by_layer_type(blocks: Sequence[BlockSpec]) -> dict[str, Any]:
+    """Its keys."""
     windows = [block.mixer.window for block in blocks]
-    window = next((w for w in windows if w is not None), None)
     return {
-        "sliding_window": window,
-        "use_sliding_window": window is not None,
+        "sliding_window": next((w for w in windows if w is not None), None),
         "layer_types": [SLIDING if w else FULL for w in windows],
     }
 
