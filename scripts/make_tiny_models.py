@@ -205,6 +205,45 @@ RECIPES = {
     "starcoder2": Recipe({"sliding_window": None}, model_type="starcoder2"),
     "starcoder2-window": Recipe({"sliding_window": 6}, model_type="starcoder2"),
     "starcoder2-no-bias": Recipe({"use_bias": False}, model_type="starcoder2"),
+    "gpt2-relu": Recipe({"activation_function": "relu"}, model_type="gpt2"),
+    "starcoder2-gelu": Recipe({"hidden_act": "gelu"}, model_type="starcoder2"),
+    "arcee": Recipe(LONGER, model_type="arcee"),
+    "arcee-biases": Recipe(
+        LONGER | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+        yarn(32),
+        "arcee",
+    ),
+    "opt": Recipe(LONGER | {"ffn_dim": 48}, model_type="opt"),
+    "opt-no-bias": Recipe(
+        LONGER | {"enable_bias": False, "layer_norm_elementwise_affine": False}, model_type="opt"
+    ),
+    "gpt_neox": Recipe(LONGER, model_type="gpt_neox"),
+    "gpt_neox-serial": Recipe(
+        LONGER | {"use_parallel_residual": False, "attention_bias": False},
+        {"rope_type": "linear", "factor": 4.0, "partial_rotary_factor": 0.5},
+        "gpt_neox",
+    ),
+    "falcon": Recipe(LONGER | {"multi_query": True}, model_type="falcon"),
+    "falcon-new": Recipe(
+        LONGER | {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True},
+        model_type="falcon",
+    ),
+    "falcon-new-one-norm": Recipe(
+        LONGER
+        | {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
+        model_type="falcon",
+    ),
+    "falcon-serial": Recipe(
+        LONGER | {"multi_query": False, "parallel_attn": False, "tie_word_embeddings": False},
+        model_type="falcon",
+    ),
+    "stablelm": Recipe(LONGER, model_type="stablelm"),
+    "stablelm-parallel": Recipe(
+        LONGER | {"use_parallel_residual": True, "use_qkv_bias": True},
+        {"rope_type": "default", "partial_rotary_factor": 0.5},
+        "stablelm",
+    ),
+    "stablelm-qk-norm": Recipe(LONGER | {"qk_layernorm": True}, model_type="stablelm"),
     "smollm3": Recipe(LONGER | UNPADDED | {"num_hidden_layers": 4}, model_type="smollm3"),
     "smollm3-window": Recipe(
         LONGER | UNPADDED | WIDE_WINDOW | NOT_ROTATED_FIRST | {"tie_word_embeddings": False},

@@ -9,6 +9,7 @@ import numpy as np
 from xplm.config import DecoderConfig
 from xplm.models.decoder import param_specs
 from xplm.models.families.config_json import read_config
+from xplm.models.families.table import FAMILIES
 from xplm.numerics.tiny_models import SIZES
 from xplm.params import init_params
 from xplm.runtime import Runtime
@@ -106,8 +107,13 @@ def facts(config: DecoderConfig) -> SimpleNamespace:
 
 
 def make_config(**changes: Any) -> DecoderConfig:
-    """BASE with changes, and sizes of the keys that the family alone has."""
-    return read_config(BASE | SIZES.get(str(changes.get("model_type")), {}) | changes)
+    """BASE with changes, in the family's spelling, and sizes of the keys that it alone has."""
+    model_type = str(changes.get("model_type", BASE["model_type"]))
+    spelling = FAMILIES[model_type].spelling if model_type in FAMILIES else {}
+    spelt: dict[str, Any] = {}
+    for key, value in (BASE | SIZES.get(model_type, {}) | changes).items():
+        spelt.setdefault(spelling.get(key, key), value)  # two of our keys may be one of its
+    return read_config(spelt)
 
 
 def change_mixers(config: DecoderConfig, **changes: Any) -> DecoderConfig:

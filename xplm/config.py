@@ -35,6 +35,8 @@ class DecoderConfig:
     """Whether an embedding of the position is added to that of the token."""
     tie_word_embeddings: bool
     """Whether the embedding is the head too."""
+    position_offset: int = 0
+    """Rows of the table of positions before that of position 0."""
     head_bias: bool = False
     """Whether the head has a bias."""
     embedding_scale: float = 1.0

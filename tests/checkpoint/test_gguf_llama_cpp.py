@@ -41,6 +41,14 @@ SILU: dict[str, dict[str, Any]] = {
     "smollm3": {"model_type": "smollm3", "num_hidden_layers": 4},
     "seed_oss": {"model_type": "seed_oss", "tie_word_embeddings": False},
     "ernie4_5": {"model_type": "ernie4_5"},
+    "arcee": {"model_type": "arcee", "tie_word_embeddings": False},
+    "stablelm": {"model_type": "stablelm", "tie_word_embeddings": False, "use_qkv_bias": True},
+    "stablelm, parallel, norms of q and k": {
+        "model_type": "stablelm",
+        "tie_word_embeddings": False,
+        "use_parallel_residual": True,
+        "qk_layernorm": True,
+    },
     "phi3": {"model_type": "phi3", "tie_word_embeddings": False},
     "phi3, longrope, short": LONG | {"original_max_position_embeddings": 256},
     "phi3, longrope, long": LONG | {"original_max_position_embeddings": 16},
@@ -65,6 +73,19 @@ GELU: dict[str, dict[str, Any]] = {
     "phi, tied": {"model_type": "phi"},
     "phi, a quarter of a head": {"model_type": "phi", "partial_rotary_factor": 0.25},
     "gemma": {"model_type": "gemma", "head_dim": 8},
+    "falcon": {"model_type": "falcon", "tie_word_embeddings": True},
+    "falcon, new": {
+        "model_type": "falcon",
+        "tie_word_embeddings": False,
+        "new_decoder_architecture": True,
+        "num_kv_heads": 2,
+    },
+    "gpt_neox": {"model_type": "gpt_neox", "tie_word_embeddings": False},
+    "gpt_neox, serial": {
+        "model_type": "gpt_neox",
+        "tie_word_embeddings": False,
+        "use_parallel_residual": False,
+    },
 }
 Write = Callable[..., Path]
 
@@ -134,7 +155,9 @@ def test_logits_are_those_of_llama_cpp_but_for_its_gelu(
 
     checkpoint = open_gguf(path)
     backend = load_backend("numpy")
-    rt = make_runtime(replace(backend, kernels={"gelu_fwd": table_gelu}), "fp32")
+    rt = make_runtime(
+        replace(backend, kernels={"gelu_fwd": table_gelu, "gelu_erf_fwd": table_gelu}), "fp32"
+    )
     params = load_params(checkpoint, rt)
     ours = forward(rt, checkpoint.config, params, np.array([IDS]))[0]
     exact = xplm.load(path).logits(IDS)

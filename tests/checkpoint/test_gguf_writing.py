@@ -51,6 +51,28 @@ OWN = {
         "sliding_window": 16,
     },
     "qwen3, wide heads": {"model_type": "qwen3", "head_dim": 16},
+    "falcon, new": {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon, new, one norm": {
+        "model_type": "falcon",
+        "new_decoder_architecture": True,
+        "num_kv_heads": 2,
+        "num_ln_in_parallel_attn": 1,
+        "bias": True,
+    },
+    "falcon, heads": {"model_type": "falcon", "multi_query": False},
+    "arcee, biases": {"model_type": "arcee", "attention_bias": True, "mlp_bias": True},
+    "gpt_neox, serial": {
+        "model_type": "gpt_neox",
+        "use_parallel_residual": False,
+        "attention_bias": False,
+        "hidden_act": "gelu",
+    },
+    "stablelm, all flags": {
+        "model_type": "stablelm",
+        "use_qkv_bias": True,
+        "qk_layernorm": True,
+        "use_parallel_residual": True,
+    },
     "phi, all of a head": {"model_type": "phi", "partial_rotary_factor": 1.0},
     "phi, a quarter": {"model_type": "phi", "partial_rotary_factor": 0.25},
     "granite": {
@@ -63,6 +85,11 @@ OWN = {
     },
     "phi, eps": {"model_type": "phi", "layer_norm_eps": 1e-3},
 }
+SHARES = {
+    "gpt_neox": {"rotary_pct": 0.5, "rotary_emb_base": 1e8},
+    "stablelm": {"partial_rotary_factor": 0.5},
+}
+"""More than a pair of the heads of 8, where a quarter is usual: RoPE types tell pairs apart."""
 OF_LONGROPE = ("phi3",)
 """Families without another scaling."""
 IDS = {"bos_token_id": -1, "eos_token_id": -1}  # a tokenizer's
@@ -92,7 +119,7 @@ def read_back(config, model: GGUFModel):
     ],
 )
 def test_a_configuration_comes_back(model_type, name):
-    config = make(model_type=model_type, **VARIANTS[name])
+    config = make(model_type=model_type, **VARIANTS[name], **SHARES.get(model_type, {}))
     back = read_back(config, gguf_metadata(config))
     if model_type == "phi":
         config = replace(config, tie_word_embeddings=False)  # which has a copy

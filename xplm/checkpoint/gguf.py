@@ -93,7 +93,7 @@ def open_gguf(path: Path) -> Checkpoint:
         metadata, {name: tensor.shape for name, tensor in stored.items()}, rope_factors
     )
 
-    layout = get_layout(config.model_type, metadata["general.architecture"])
+    layout = get_layout(config.model_type, metadata["general.architecture"]).of(config.blocks[0])
     named: dict[str, StoredTensor] = {}
     for name, tensor in _split_joined(stored, config, layout):
         ours = hugging_face_name(name, layout)

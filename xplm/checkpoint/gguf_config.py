@@ -104,7 +104,8 @@ def config_from_gguf(
         "bos_token_id": read_value(metadata, "tokenizer.ggml.bos_token_id", int, None),
         "eos_token_id": _stop_ids(metadata),
     }
-    return read_config(fields | layout.read(file))
+    spelt = {family.spelling.get(key, key): value for key, value in fields.items()}
+    return read_config({k: v for k, v in spelt.items() if k in family.keys} | layout.read(file))
 
 
 def gguf_metadata(config: DecoderConfig, architecture: str | None = None) -> GGUFModel:
@@ -122,7 +123,7 @@ def gguf_metadata(config: DecoderConfig, architecture: str | None = None) -> GGU
     Raises:
         ConfigError: GGUF files of the architecture have no place for a part of the model.
     """
-    layout = get_layout(config.model_type, architecture)
+    layout = get_layout(config.model_type, architecture).of(config.blocks[0])
     if not (layout.has_head or config.tie_word_embeddings):
         raise ConfigError(
             f"the head of a {config.model_type} must be its embedding in a GGUF file of the architecture "
@@ -213,10 +214,9 @@ def _check_keys(file: GGUFFile, layout: GGUFLayout, eps: float, theta: float) ->
             f"{file.architecture}.{WINDOW} is {window}; xplm does not know in which layers"
         )
     D, width = file.head_dim, file.integer("embedding_length")
-    prefix = f"{file.architecture}."
-    others = {k: v for k, v in file.metadata.items() if k.removeprefix(prefix) not in layout.keys}
+    own = {f"{file.architecture}.{key}" for key in layout.keys}
     check_keys(
-        others,
+        {key: value for key, value in file.metadata.items() if key not in own},
         file.architecture,
         {
             RMS_NORM_EPS: (eps, 0.0),

@@ -52,7 +52,8 @@ def param_specs(config: DecoderConfig) -> dict[str, ParamSpec]:
     init = Init(std, residual_std=std / (2 * config.num_hidden_layers) ** 0.5)
     specs = [ParamSpec(EMBEDDING, (V, C), "normal", std)]
     if config.has_learned_positions:
-        specs.append(ParamSpec(POSITIONS, (config.max_position_embeddings, C), "normal", std))
+        rows = config.position_offset + config.max_position_embeddings
+        specs.append(ParamSpec(POSITIONS, (rows, C), "normal", std))
     for layer, block in enumerate(config.blocks):
         specs += block_specs(block, block_name(layer), C, init)
     specs += norm_specs(config.norm, NORM, C)
@@ -195,7 +196,9 @@ def make_context(
         tables = make_rope_tables(rope, positions, lengths, rt.table_dtype)
         ropes[rope] = RopeTables(*(cast(to_device(table), rt.dtype.rope) for table in tables))
 
-    learned = to_device(positions) if config.has_learned_positions else None
+    learned = None
+    if config.has_learned_positions:
+        learned = to_device(positions + config.position_offset)
     return Context(learned, ropes, cache, rows)
 
 

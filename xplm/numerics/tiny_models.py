@@ -141,6 +141,18 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
         "logits_scaling": 2.5,
     },
     "gemma": {"model_type": "gemma", "head_dim": 6},
+    "arcee": {"model_type": "arcee"},
+    "opt": {"model_type": "opt"},
+    "gpt_neox": {"model_type": "gpt_neox", "hidden_size": 16, "rotary_pct": 0.5},
+    "falcon": {"model_type": "falcon"},
+    "stablelm": {"model_type": "stablelm", "hidden_size": 16, "partial_rotary_factor": 0.5},
+    "stablelm, norms of q and k": {
+        "model_type": "stablelm",
+        "hidden_size": 16,
+        "partial_rotary_factor": 0.5,
+        "qk_layernorm": True,
+        "use_parallel_residual": True,
+    },
     "norms around": {"tie_word_embeddings": True, "decoder": _norms_around},
     "two norms of x": {"decoder": _two_norms_of_x},
     "smollm3": {

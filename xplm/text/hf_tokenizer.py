@@ -47,6 +47,8 @@ PROBE = "a b\U0010fffd"  # the last character is in no vocabulary
 _CLASS_OF = {
     "gemma": "GemmaTokenizer",
     "gpt2": "GPT2Tokenizer",
+    "gpt_neox": "GPTNeoXTokenizer",
+    "opt": "GPT2Tokenizer",
     "phi": "GPT2Tokenizer",
     "qwen2": "Qwen2Tokenizer",
     "qwen3": "Qwen2Tokenizer",

@@ -58,6 +58,7 @@ def read_config(hf: Mapping[str, Any]) -> DecoderConfig:
         blocks=blocks,
         norm=blocks[-1].first_norm,
         has_learned_positions=family.has_learned_positions,
+        position_offset=family.position_offset,
         tie_word_embeddings=fields.flag("tie_word_embeddings"),
         head_bias=family.has_head_bias,
         initializer_range=fields.number("initializer_range", 0.02),
@@ -96,7 +97,8 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
         "pad_token_id": config.pad_token_id,
     }
     hf |= family.write_blocks(config)
-    written = {family.spelling.get(key, key): value for key, value in hf.items()}
+    spelt = {family.spelling.get(key, key): value for key, value in hf.items()}
+    written = {key: spelt[key] for key in spelt if key in ("architectures", *family.keys)}
     back = read_config(written)
     if lost := [name for name in DESCRIBED if getattr(back, name) != getattr(config, name)]:
         raise ConfigError(

@@ -60,13 +60,14 @@ class Family:
     model_type: str
     architecture: str  # transformers' class
     keys: tuple[str, ...]  # of config.json, that are read
-    norm_eps_key: str
+    norm_eps_key: str  # "": it is fixed
     hidden_act: str  # of its MLP, where config.json says nothing
     read_blocks: ReadBlocks
     write_blocks: WriteBlocks  # keys that not all families have
     read_scales: ReadScales = no_scales
     """`embedding_scale`, `logit_scale` and `logit_cap` of the DecoderConfig, those that are not its defaults."""
     has_learned_positions: bool = False
+    position_offset: int = 0  # rows of the table of positions before that of position 0
     has_head_bias: bool = False
     inert: tuple[str, ...] = ()  # further keys of transformers' class, which change no logits
     spelling: Mapping[str, str] = field(default_factory=dict)  # our key -> the family's

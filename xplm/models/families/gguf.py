@@ -8,13 +8,14 @@ Source: llama.cpp, its converter (conversion/) and its architectures (src/models
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from xplm.config import DecoderConfig
 from xplm.errors import ConfigError
 from xplm.models.families.rope import share_of
 from xplm.models.families.windows import FULL, SLIDING
+from xplm.specs import BlockSpec
 
 REQUIRED: Any = object()  # the default of a key that has none
 
@@ -49,6 +50,15 @@ class GGUFFile:
         value = float(read_value(self.metadata, key, (int, float), default))
         if not 0.0 < value < math.inf:
             raise ConfigError(f"GGUF key {key} must be a positive number; got {value}")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false below the architecture's name."""
+        value = self.metadata.get(f"{self.architecture}.{key}", default)
+        if not isinstance(value, bool):
+            raise ConfigError(
+                f"GGUF key {self.architecture}.{key} must be true or false; got {value!r:.40}"
+            )
         return value
 
     def has_bias(self, module: str) -> bool:
@@ -105,6 +115,8 @@ class GGUFLayout:
     """The keys that they are read from; one whose value is None is left out."""
     modules: Mapping[str, str] = field(default_factory=dict)
     """Our name of a module in a block -> GGUF's, beside those that all architectures have."""
+    block_modules: Callable[[BlockSpec], Mapping[str, str]] = nothing
+    """Further ones, which a block decides."""
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """A module that holds several as one, as in JOINED, in every file of this layout."""
     has_interleaved_rows: bool = False
@@ -115,6 +127,10 @@ class GGUFLayout:
     """Whether tied embeddings are stored twice."""
     has_head: bool = True
     """Whether there is a place for a head that is not the embedding."""
+
+    def of(self, block: BlockSpec) -> "GGUFLayout":
+        """The layout of a model of such blocks."""
+        return replace(self, modules={**self.modules, **self.block_modules(block)})
 
 
 def write_window(config: DecoderConfig) -> dict[str, Any]:

@@ -1,19 +1,23 @@
 """The families that xplm has, by the model_type of their config.json."""
 
+from xplm.models.families.arcee import ARCEE
+from xplm.models.families.cohere2 import COHERE2
 from xplm.models.families.deepseek_v2 import DEEPSEEK_V2
 from xplm.models.families.deepseek_v3 import DEEPSEEK_V3
-from xplm.models.families.cohere2 import COHERE2
 from xplm.models.families.ernie4_5 import ERNIE4_5
 from xplm.models.families.exaone4 import EXAONE4
+from xplm.models.families.falcon import FALCON
 from xplm.models.families.family import Family
 from xplm.models.families.gemma import GEMMA
-from xplm.models.families.glm4_moe import GLM4_MOE
 from xplm.models.families.glm4 import GLM4
+from xplm.models.families.glm4_moe import GLM4_MOE
 from xplm.models.families.gpt2 import GPT2
+from xplm.models.families.gpt_neox import GPT_NEOX
 from xplm.models.families.granite import GRANITE
 from xplm.models.families.llama import LLAMA
 from xplm.models.families.mistral import MISTRAL
 from xplm.models.families.mixtral import MIXTRAL
+from xplm.models.families.opt import OPT
 from xplm.models.families.phi import PHI
 from xplm.models.families.phi3 import PHI3
 from xplm.models.families.qwen2 import QWEN2
@@ -22,6 +26,7 @@ from xplm.models.families.qwen3 import QWEN3
 from xplm.models.families.qwen3_moe import QWEN3_MOE
 from xplm.models.families.seed_oss import SEED_OSS
 from xplm.models.families.smollm3 import SMOLLM3
+from xplm.models.families.stablelm import STABLELM
 from xplm.models.families.starcoder2 import STARCODER2
 
 _ALL = (
@@ -32,6 +37,11 @@ _ALL = (
     GPT2,
     STARCODER2,
     PHI,
+    ARCEE,
+    OPT,
+    GPT_NEOX,
+    FALCON,
+    STABLELM,
     SMOLLM3,
     SEED_OSS,
     ERNIE4_5,
