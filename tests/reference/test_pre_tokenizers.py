@@ -14,10 +14,10 @@ from xplm.text.pre_tokenizers import PRE_TOKENIZERS
 from xplm.text.tokenizer import Tokenizer
 
 CLASSES = {
-    "GPT2Tokenizer": ["gpt-2", "phi-2", "jais", "exaone4"],
-    "GPTNeoXTokenizer": ["mpt", "olmo"],
+    "GPT2Tokenizer": ["gpt-2", "exaone4"],
+    "GPTNeoXTokenizer": ["olmo"],
     "CohereTokenizer": ["command-r"],
-    "Qwen2Tokenizer": ["qwen2", "deepseek-r1-qwen", "megrez", "kormo"],
+    "Qwen2Tokenizer": ["qwen2"],
     "Qwen3_5Tokenizer": ["qwen35"],
 }
 SPECIAL = ("<|end|>", "<|im_start|>", "<|im_end|>")
@@ -68,9 +68,7 @@ def test_words_are_those_of_the_class(transformers, metadata, name, pre):
     assert_equal(given, plain_pipeline(reference.backend_tokenizer))
 
 
-@pytest.mark.parametrize(
-    "pre", ["llama-bpe", "dbrx", "falcon3", "tekken", "qwen35", "gpt-4o", "llama4"]
-)
+@pytest.mark.parametrize("pre", ["llama-bpe", "dbrx", "tekken", "gpt-4o"])
 def test_words_are_those_of_a_gguf_file_in_transformers(transformers, metadata, pre):
     from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_tokenizer
 

@@ -142,14 +142,43 @@ def test_what_is_saved_means_the_same_to_transformers(reference, tmp_path, name)
     assert_equal(tokenizer, reference(tmp_path / "b"))
 
 
-@pytest.mark.parametrize("model_type", [None, "gpt2", "phi", "qwen2", "qwen3", "starcoder2"])
-def test_a_prefix_space_that_the_class_does_not_put_there(reference, tmp_path, model_type):
-    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "</s>"}
-    files = {"tokenizer_config_json": names | {"tokenizer_class": "GPT2Tokenizer"}}
+EACH_CLASS = ["llama", "mistral", "qwen2", "gpt2", "cohere", "gpt_neox"]
+MODEL_TYPES = [
+    "starcoder2", "qwen3", "phi", "phi3", "olmo2", "olmo3", "smollm3", "granite", "glm4",
+    "stablelm", "cohere2", "ernie4_5", "seed_oss", "nemotron", "arcee", "exaone4", "falcon", "opt",
+    "mixtral", "qwen3_moe", "qwen2_moe", "olmoe", "granitemoe", "glm4_moe", "gpt_oss",
+    "deepseek_v2", "deepseek_v3",
+]  # fmt: skip
+TOKENS = {"bos_token": "<s>"} | dict.fromkeys(
+    [f"{name}_token" for name in ("eos", "unk", "pad", "cls", "sep", "mask")], "</s>"
+)
+
+
+@pytest.mark.parametrize("name", [None, "GPT2Tokenizer", "PreTrainedTokenizerFast"])
+@pytest.mark.parametrize(
+    "model_type",
+    [None, *EACH_CLASS, *(pytest.param(t, marks=pytest.mark.nightly) for t in MODEL_TYPES)],
+)
+def test_a_prefix_space_is_where_the_class_puts_one(reference, tmp_path, model_type, name):
+    files = {"tokenizer_config_json": TOKENS | ({"tokenizer_class": name} if name else {})}
     if model_type:
-        files = {"tokenizer_config_json": names, "config_json": {"model_type": model_type}}
+        files["config_json"] = {"model_type": model_type}
     path = write_tokenizer(tmp_path, byte_level(prefix_space=True), **files)
     assert_equal(Tokenizer.from_directory(path), reference(path))
+
+
+@pytest.mark.parametrize("name", [None, "GemmaTokenizer", "PreTrainedTokenizerFast"])
+@pytest.mark.parametrize(
+    "model_type", ["gemma", "gemma2", "gemma3_text", "llama", "mixtral", "phi3"]
+)
+def test_a_prefix_space_of_sentencepiece_is_where_the_class_puts_one(
+    reference, tmp_path, model_type, name
+):
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
+    config = names | {"mask_token": "</s>"} | ({"tokenizer_class": name} if name else {})
+    files = {"tokenizer_config_json": config, "config_json": {"model_type": model_type}}
+    path = write_tokenizer(tmp_path, metaspace("first"), **files)
+    assert_equal(Tokenizer.from_directory(path), reference(path), ["ab a", " a", "a</s>ab", ""])
 
 
 @pytest.mark.parametrize("on", [True, False])

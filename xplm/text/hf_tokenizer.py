@@ -44,17 +44,35 @@ TOKENIZER_FILES = (
 MAX_ID = 2**31 - 1
 PROBE = "a b\U0010fffd"  # the last character is in no vocabulary
 
-_CLASS_OF = {
-    "gemma": "GemmaTokenizer",
-    "gpt2": "GPT2Tokenizer",
-    "gpt_neox": "GPTNeoXTokenizer",
-    "opt": "GPT2Tokenizer",
-    "phi": "GPT2Tokenizer",
-    "qwen2": "Qwen2Tokenizer",
-    "qwen3": "Qwen2Tokenizer",
-    "starcoder2": "GPT2Tokenizer",
+_AS_IT_IS = ""
+_MODEL_TYPES = {
+    "CohereTokenizer": ("cohere", "cohere2"),
+    "GPT2Tokenizer": ("gpt2", "opt", "phi", "starcoder2"),
+    "GPTNeoXTokenizer": ("gpt_neox", "olmoe"),
+    "GemmaTokenizer": ("gemma", "gemma2", "gemma3_text"),
+    "Qwen2Tokenizer": ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"),
+    _AS_IT_IS: (
+        *(
+            "ernie4_5",
+            "glm4",
+            "glm4_moe",
+            "granite",
+            "granitemoe",
+            "mistral",
+            "mixtral",
+            "nemotron",
+        ),
+        *("olmo2", "olmo3", "phi3", "stablelm"),
+    ),
 }
-"""Class of transformers for a model_type whose files name none."""
+"""Classes of transformers, and the model_types whose files they read if these name no class.
+
+Files of a model_type that takes tokenizer.json as it is may name any.
+"""
+
+_CLASS_OF = {model_type: name for name, types in _MODEL_TYPES.items() for model_type in types}
+_MISNAMED = ("qwen2",)
+"""Model_types whose files are read by their class whatever they name."""
 
 _log = logging.getLogger(__name__)
 
@@ -180,12 +198,13 @@ def _tokenizer_class(
     pipeline: tokenizers.Tokenizer, config: Mapping[str, Any], model: Mapping[str, Any]
 ) -> str:
     """Name of the class that transformers 5 takes; empty where it takes tokenizer.json as it is."""
-    model_type = model.get("model_type")
-    name = config.get("tokenizer_class") or model.get("tokenizer_class")
-    name = str(name or _CLASS_OF.get(str(model_type), "")).removesuffix("Fast")
+    model_type = str(model.get("model_type"))
+    usual = _CLASS_OF.get(model_type)
+    named = str(config.get("tokenizer_class") or model.get("tokenizer_class") or "")
+    name = usual if usual and (not named or model_type in _MISNAMED) else named.removesuffix("Fast")
     is_byte_level = isinstance(pipeline.decoder, tokenizers.decoders.ByteLevel)
-    if model_type == "mistral" or (name == "LlamaTokenizer" and is_byte_level):
-        return ""
+    if usual == _AS_IT_IS or (name == "LlamaTokenizer" and is_byte_level):
+        return _AS_IT_IS
     return name
 
 

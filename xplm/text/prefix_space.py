@@ -22,11 +22,12 @@ PREFIX_SPACE_CLASSES: Mapping[str, bool | None] = {
     "CohereTokenizer": False,
     "GPT2Tokenizer": False,
     "GPTNeoXTokenizer": False,
+    "GemmaTokenizer": False,
     "LlamaTokenizer": None,
     "Qwen2Tokenizer": False,
     "RobertaTokenizer": False,
 }
-"""Classes of transformers 5 whose constructor takes `add_prefix_space`, and its value where no file gives one.
+"""Classes of transformers 5 that put a space there or not by themselves, and whether where no file says.
 
 None: it is then as tokenizer.json has it.
 """
