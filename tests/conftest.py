@@ -18,6 +18,7 @@ from tests.on_backends import (  # noqa: F401 - pytest finds its hooks here
 )
 from tests.places import DTYPES, LOCATIONS, parameter
 from xplm.backend import Backend, load_backend
+from xplm.train import curves, loop
 
 
 def has_float64(name: str) -> AbstractContextManager[None]:
@@ -31,6 +32,21 @@ def has_float64(name: str) -> AbstractContextManager[None]:
 def one_thread() -> None:
     """Fused kernels take one thread unless a test asks for more: who waits for another spins on some worker's core."""
     numba.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_curves() -> Iterator[None]:
+    """Drawing takes longer than a tiny run: runs of this process do without, unless a test has `draws_curves`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "can_draw", lambda: False)
+        yield
+
+
+@pytest.fixture
+def draws_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run draws its curves, as it does for users."""
+    pytest.importorskip("matplotlib", reason=f"curves need matplotlib; {curves.INSTALL}")
+    monkeypatch.setattr(loop, "can_draw", curves.can_draw)
 
 
 @pytest.fixture

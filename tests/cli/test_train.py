@@ -47,13 +47,14 @@ def recipe(tmp_path):
     return path
 
 
-def test_a_run_prints_its_directory_and_says_how_it_goes(xplm, recipe, tmp_path):
+def test_a_run_prints_its_directory_and_says_how_it_goes(xplm, recipe, tmp_path, draws_curves):
     out = xplm("train", recipe, "--out", tmp_path / "run")
     assert (out.code, out.stdout) == (0, f"{tmp_path / 'run'}\n")
     assert "parameters, 12 steps, into" in out.stderr
     assert "step 0/12  validation" in out.stderr
     assert "step 12/12  loss" in out.stderr
     assert "'the ' -> '" in out.stderr
+    assert (tmp_path / "run/curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_json_gives_the_last_of_every_metric(xplm, recipe, tmp_path):

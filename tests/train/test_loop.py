@@ -11,7 +11,7 @@ import pytest
 import xplm
 from tests.train.runs import host_weights, run_to, start, tiny_recipe
 from xplm.errors import CheckpointError, RequestError
-from xplm.train import curves, loop
+from xplm.train import loop
 from xplm.train.evaluate import evaluate
 from xplm.train.metrics import JsonLines, Metrics, read_lines
 from xplm.train.recipe import load_recipe
@@ -263,8 +263,9 @@ def test_an_evaluation_takes_as_many_batches_as_the_recipe_says(tmp_path):
     assert found == one != every
 
 
-def test_curves_that_cannot_be_written_are_a_warning_and_training_goes_on(tmp_path, caplog):
-    pytest.importorskip("matplotlib", reason=f"curves need matplotlib; {curves.INSTALL}")
+def test_curves_that_cannot_be_written_are_a_warning_and_training_goes_on(
+    tmp_path, caplog, draws_curves
+):
     trainer = start(tiny_recipe(tmp_path), tmp_path / "run")
     (tmp_path / "run/curves.png").mkdir()
     run_to(trainer)

@@ -22,12 +22,6 @@ HUGE = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch):
-    """Drawing takes longer than all else here."""
-    monkeypatch.setattr("xplm.train.loop.can_draw", lambda: False)
-
-
 @pytest.fixture
 def free(monkeypatch):
     """Set what the machine has free."""

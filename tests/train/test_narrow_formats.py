@@ -7,7 +7,6 @@ import pytest
 
 import xplm
 from tests.train.runs import assert_bitwise_equal, host_weights, run_to, start, tiny_recipe
-from xplm.train import loop
 from xplm.train.metrics import read_lines
 
 BACKENDS = ("numpy", "strict")
@@ -19,11 +18,6 @@ POLICIES = [
     "fp8_e5m2,matmul=fp8,accumulate=bf16",
     "bf16,accumulate=bf16",
 ]
-
-
-@pytest.fixture(autouse=True)
-def without_curves(monkeypatch):
-    monkeypatch.setattr(loop, "can_draw", lambda: False)
 
 
 @pytest.mark.parametrize(
