@@ -57,6 +57,8 @@ _ALL = (
     GLM4,
     EXAONE4,
     COHERE2,
+    GRANITE,
+    GEMMA,
 )
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}
