@@ -201,7 +201,7 @@ def test_to_hf_round_trips(name):
     [
         (
             {"model_type": "bert"},
-            "model_type is one of llama, mistral, .*; got 'bert'$",
+            "model_type is one of the .*, such as llama, mistral, qwen2, qwen3; got 'bert'$",
         ),
         ({"model_type": "qwen33"}, "got 'qwen33'; did you mean qwen3?"),
         ({"model_type": None}, "got None"),

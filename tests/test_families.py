@@ -58,8 +58,24 @@ NOT_HONOURED = [
     ({"layer_types": ["chunked_attention"] * 2}, "layer_types are full_ or sliding"),
     ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types of this"),
 ]
-READS = dict.fromkeys(("qwen2", "qwen3", "smollm3", "exaone4", "cohere2"), ("layer_types of this",))
-READS |= dict.fromkeys(("phi", "phi3", "glm4", "gpt_neox", "stablelm"), (SHARE,))
+READS = dict.fromkeys(
+    (
+        "qwen2",
+        "qwen3",
+        "smollm3",
+        "exaone4",
+        "cohere2",
+        "qwen2_moe",
+        "gpt_oss",
+        "olmo3",
+        "gemma2",
+        "gemma3_text",
+    ),
+    ("layer_types of this",),
+)
+READS |= dict.fromkeys(
+    ("phi", "phi3", "glm4", "glm4_moe", "gpt_neox", "stablelm", "nemotron"), (SHARE,)
+)
 """By model_type, what is honoured, as the refusals of other families begin."""
 
 

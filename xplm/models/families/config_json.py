@@ -13,6 +13,7 @@ from xplm.models.families.keys import check_keys
 from xplm.models.families.table import FAMILIES
 
 MAX_LAYERS = 10_000
+SOME = 4  # families in a message
 MAX_SHOWN = 40  # characters of a name that is looked up
 DEFAULT_POSITIONS = 2048
 
@@ -32,8 +33,10 @@ def read_config(hf: Mapping[str, Any]) -> DecoderConfig:
     model_type = hf.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         guess = did_you_mean(str(model_type)[:MAX_SHOWN], FAMILIES)
+        some = ", ".join(list(FAMILIES)[:SOME])
         raise ConfigError(
-            f"model_type is one of {', '.join(FAMILIES)}; got {shown(model_type)}{guess}"
+            f"model_type is one of the {len(FAMILIES)} of docs/families.md, such as {some}; "
+            f"got {shown(model_type)}{guess}"
         )
     family = FAMILIES[model_type]
     hf = family.respell(hf)

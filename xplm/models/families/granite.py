@@ -28,8 +28,8 @@ def read_blocks(hf: Fields) -> tuple[BlockSpec, ...]:
     """Blocks from config.json."""
     require_layer_types(hf, FULL)
     bias, mlp_bias = hf.flag("attention_bias"), hf.flag("mlp_bias")
-    facts = {"qkv_bias": bias, "output_bias": bias, "scale": hf.number("attention_multiplier", 1.0)}
-    block = read_llama_block(hf, mlp_bias=mlp_bias, **facts)
+    scale = hf.number("attention_multiplier", 1.0)
+    block = read_llama_block(hf, qkv_bias=bias, output_bias=bias, mlp_bias=mlp_bias, scale=scale)
     return in_all_layers(hf, replace(block, branch_scale=hf.number("residual_multiplier", 1.0)))
 
 

@@ -25,6 +25,7 @@ from xplm.models.families.family import COMMON, ROPE, SIZES, Family
 from xplm.models.families.fields import Fields
 from xplm.models.families.gguf import GGUFFile, GGUFLayout
 from xplm.models.families.rope import write_rope
+from xplm.models.families.windows import FULL, SLIDING, require_layer_types
 from xplm.specs import BlockSpec, RMSNormSpec, RouterSpec
 
 COUNT, WIDTH = "num_experts", "moe_intermediate_size"
@@ -34,6 +35,7 @@ def read_blocks(hf: Fields) -> tuple[BlockSpec, ...]:
     """Blocks from config.json."""
     bias, is_on = hf.flag("attention_bias"), hf.flag("use_sliding_window")
     window = hf.integer("sliding_window") if is_on and hf.get("sliding_window") else None
+    require_layer_types(hf, FULL if window is None else SLIDING)
     dense = read_llama_block(
         hf,
         qkv_bias=bias,
