@@ -4,7 +4,7 @@ import ast
 import re
 import sys
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +16,18 @@ from tests.cli.shown import flags_of
 from tests.generate.thinkers import FORMS, saying, thinking_model
 from tests.paths import ROOT
 from tests.test_layering import HEIGHT
+from xplm import specs
 from xplm.backend import Backend
 from xplm.cli.conversation import HELP
+from xplm.models.families.family import Family
+from xplm.models.families.stored import StoredAs
+from xplm.models.families.table import FAMILIES
 from xplm.numerics.grade import grade
 from xplm.precision import Policy
 
 DOCS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
 LISTED = ("xplm", "backends")  # directories whose every entry is in the picture
+SPECS = (Family, StoredAs, *(spec for spec in vars(specs).values() if is_dataclass(spec)))
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 
 
@@ -116,6 +121,34 @@ LISTING = block("backends.md", "python", "def make_backend")
 def test_the_listing_is_a_shipped_adapter_in_fifty_lines():
     assert (ROOT / "backends" / "xplm_strict" / "backend.py").read_text() == LISTING
     assert len(LISTING.splitlines()) <= 50
+
+
+FAMILY_FILES = {
+    family.model_type: ROOT / "xplm" / "models" / "families" / f"{family.model_type}.py"
+    for family in FAMILIES.values()
+}
+
+
+def test_the_family_to_begin_with_is_the_smallest_as_it_stands():
+    sizes = {name: len(path.read_text().splitlines()) for name, path in FAMILY_FILES.items()}
+    smallest = min(sizes, key=sizes.__getitem__)
+    shown = block("add-a-family.md", "python", "Family(")
+    assert FAMILY_FILES[smallest].read_text() == shown
+
+
+@pytest.mark.parametrize(
+    ("header", "place"), [("what differs", 1), ("one entry in", 0)], ids=["facts", "proofs"]
+)
+def test_what_a_family_takes_is_there(header, place):
+    known = {spec.__name__: {f.name for f in fields(spec)} for spec in SPECS}
+    for row in rows("add-a-family.md", header)[1]:
+        for name in re.findall(r"`([^`]+)`", row[place]):
+            owner, _, member = name.partition(".")
+            if "/" in name:
+                assert (ROOT / name).is_file(), name
+            else:
+                assert owner in known, name
+                assert not member or member in known[owner], name
 
 
 def test_every_field_of_a_backend_is_in_the_listing_or_the_table():
