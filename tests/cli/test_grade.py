@@ -9,7 +9,7 @@ def test_right(xplm, tmp_path):
     path.write_text(RIGHT["rope"])
     out = xplm("grade", path)
     assert (out.code, out.stderr) == (0, "")
-    assert out.stdout.startswith("rope.py: rope, on 7 cases\n")
+    assert out.stdout.startswith("rope.py: rope, on 8 cases\n")
     assert "Right: " in out.stdout
 
 
