@@ -86,6 +86,16 @@ FEW_EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_siz
 SCORED_EXPERTS = {"n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
 WIDE_WINDOW = {"use_sliding_window": True, "sliding_window": 16}
 
+LATENT = UNPADDED | {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 12,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+    "first_k_dense_replace": 2,  # all layers
+}
+
 RECIPES = {
     "llama-gqa": Recipe(),
     "llama-mha": Recipe({"num_key_value_heads": 4}),
@@ -353,6 +363,25 @@ RECIPES = {
     ),
     "gemma-linear-old": Recipe(
         LONGER | NARROW, {"rope_type": "linear", "factor": 4.0}, "gemma", old_spelling=True
+    "deepseek_v2": Recipe(LONGER | LATENT, model_type="deepseek_v2"),
+    "deepseek_v2-one-projection-old": Recipe(
+        LONGER
+        | LATENT
+        | {"q_lora_rank": None, "attention_bias": True, "mlp_bias": True}
+        | {"tie_word_embeddings": True},
+        yarn(32, mscale=0.7, mscale_all_dim=0.7),
+        "deepseek_v2",
+        old_spelling=True,
+    ),
+    "deepseek_v3": Recipe(LONGER | LATENT, yarn(32, mscale=1.0, mscale_all_dim=1.0), "deepseek_v3"),
+    "deepseek_v3-bias-halves": Recipe(
+        LONGER | LATENT | {"attention_bias": True, "rope_interleave": False},
+        yarn(32, mscale=1.0, mscale_all_dim=0.5),
+        "deepseek_v3",
+    ),
+    "deepseek_v3-far": Recipe(FAR | LATENT, model_type="deepseek_v3"),
+    "deepseek_v3-far-yarn": Recipe(
+        FAR | LATENT, yarn(32, factor=40.0, mscale=1.0, mscale_all_dim=1.0), "deepseek_v3"
     ),
 }
 

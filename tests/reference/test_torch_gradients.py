@@ -43,6 +43,15 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+LATENT = {
+    "num_key_value_heads": None,
+    "q_lora_rank": 20,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+    "first_k_dense_replace": 2,
+}
 MODELS = {
     "llama": {},
     "llama, tied": {"tie_word_embeddings": True},
@@ -111,6 +120,13 @@ MODELS = {
         "logits_scaling": 2.5,
     },
     "gemma": {"model_type": "gemma", "head_dim": 10, "tie_word_embeddings": True},
+    "deepseek_v2": LATENT | {"model_type": "deepseek_v2", "q_lora_rank": None},
+    "deepseek_v3": LATENT
+    | {
+        "model_type": "deepseek_v3",
+        "attention_bias": True,
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.7},
+    },
     "gpt2, scores scaled by layer": {
         "model_type": "gpt2",
         "n_inner": 72,

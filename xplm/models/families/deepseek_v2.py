@@ -50,7 +50,7 @@ DEEPSEEK_V2 = Family(
     hidden_act="silu",
     read_blocks=read_blocks,
     write_blocks=write_blocks,
-    inert=(*EXPERTS, "topk_method", "output_router_logits", "pretraining_tp"),
+    inert=(*EXPERTS, "topk_method", "output_router_logits", "qk_head_dim", "pretraining_tp"),
     defaults={
         "first_k_dense_replace": 0,
         "bos_token_id": 1,

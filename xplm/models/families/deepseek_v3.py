@@ -55,6 +55,7 @@ DEEPSEEK_V3 = Family(
         "num_mtp_layers",
         "num_nextn_predict_layers",
         "output_router_logits",
+        "qk_head_dim",
         "pretraining_tp",
     ),
     defaults={
