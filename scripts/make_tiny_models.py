@@ -83,6 +83,8 @@ UNPADDED = {"pad_token_id": None}  # for families whose own is above the vocabul
 NOT_ROTATED_FIRST = {"no_rope_layers": [0, 1]}
 WINDOW = {"use_sliding_window": True, "sliding_window": 6}
 FEW_EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
+FEW_OLMOE = {"num_experts": 8, "num_experts_per_tok": 3}
+FEW_OSS = {"num_local_experts": 8, "num_experts_per_tok": 3, "sliding_window": 16}
 SCORED_EXPERTS = {"n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
 WIDE_WINDOW = {"use_sliding_window": True, "sliding_window": 16}
 
@@ -204,6 +206,27 @@ RECIPES = {
         | {"n_group": 4, "topk_group": 2, "n_shared_experts": 2, "first_k_dense_replace": 0}
         | {"routed_scaling_factor": 2.5, "use_qk_norm": True, "attention_bias": True},
         model_type="glm4_moe",
+    ),
+    "olmoe": Recipe(LONGER | UNPADDED | FEW_OLMOE, model_type="olmoe"),
+    "olmoe-clip": Recipe(
+        LONGER
+        | UNPADDED
+        | FEW_OLMOE
+        | {"clip_qkv": 0.5, "norm_topk_prob": True, "attention_bias": True},
+        model_type="olmoe",
+    ),
+    "granitemoe": Recipe(LONGER | GRANITE, model_type="granitemoe"),
+    "gpt_oss": Recipe(LONGER | NARROW | FEW_OSS, model_type="gpt_oss"),
+    "gpt_oss-clamped": Recipe(
+        LONGER
+        | NARROW
+        | FEW_OSS
+        | {"swiglu_limit": 0.5, "swiglu_alpha": 1.5, "attention_bias": False}
+        | {"layer_types": ["full_attention", "sliding_attention"]},
+        model_type="gpt_oss",
+    ),
+    "gpt_oss-far-yarn": Recipe(
+        FAR | NARROW | FEW_OSS, yarn(32, factor=40.0, truncate=False), "gpt_oss"
     ),
     "gpt2": Recipe({"n_inner": 48}, model_type="gpt2"),
     "gpt2-wide": Recipe(model_type="gpt2"),  # n_inner left out: 4 times the width

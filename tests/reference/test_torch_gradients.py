@@ -18,6 +18,7 @@ from xplm.models.training import loss_and_grads
 from xplm.numerics.gradient_check import relative_errors
 from xplm.numerics.tiny_models import draw_params
 from xplm.runtime import make_runtime
+from xplm.specs import ExpertsSpec
 from xplm.train.clip import clip_by_global_norm
 from xplm.train.optimizers import find_optimizer
 
@@ -52,6 +53,7 @@ LATENT = {
     "v_head_dim": 6,
     "first_k_dense_replace": 2,
 }
+ROUTED = {"num_experts_per_tok": 2, "moe_intermediate_size": 20, "eos_token_id": 2}
 MODELS = {
     "llama": {},
     "llama, tied": {"tie_word_embeddings": True},
@@ -127,6 +129,23 @@ MODELS = {
         "attention_bias": True,
         "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.7},
     },
+    "mixtral": ROUTED | {"model_type": "mixtral", "num_local_experts": 4},
+    "mixtral, balanced": ROUTED
+    | {"model_type": "mixtral", "num_local_experts": 4}
+    | {"output_router_logits": True, "router_aux_loss_coef": 0.5},
+    "qwen3_moe": ROUTED
+    | {"model_type": "qwen3_moe", "num_experts": 6, "mlp_only_layers": [0], "head_dim": 8},
+    "qwen2_moe": ROUTED
+    | {"model_type": "qwen2_moe", "num_experts": 6, "shared_expert_intermediate_size": 20},
+    "glm4_moe": ROUTED
+    | {"model_type": "glm4_moe", "n_routed_experts": 6, "n_group": 3, "topk_group": 2}
+    | {"routed_scaling_factor": 2.5, "pad_token_id": None},
+    "olmoe": ROUTED
+    | {"model_type": "olmoe", "num_experts": 4, "clip_qkv": 1.5, "pad_token_id": None},
+    "granitemoe": ROUTED
+    | {"model_type": "granitemoe", "num_local_experts": 4, "logits_scaling": 2.0},
+    "gpt_oss": ROUTED
+    | {"model_type": "gpt_oss", "num_local_experts": 4, "head_dim": 8, "swiglu_limit": 2.0},
     "gpt2, scores scaled by layer": {
         "model_type": "gpt2",
         "n_inner": 72,
@@ -168,7 +187,7 @@ class Pair:
             kind = getattr(transformers, hf["architectures"][0])
             # In evaluation mode nothing is dropped; gradients are the same.
             self.oracle = kind(transformers.AutoConfig.for_model(**hf)).float().eval()
-        weights = {name: torch.tensor(array) for name, array in self.as_stored(self.params).items()}
+        weights = {name: torch.tensor(array) for name, array in self.in_theirs(self.params).items()}
         missing, unexpected = self.oracle.load_state_dict(weights, strict=False)
         assert not unexpected
         assert set(missing) <= {"lm_head.weight"}
@@ -184,6 +203,24 @@ class Pair:
         names, read = pack(self.config, shapes, lambda name, _: arrays[name])
         return {RENAMED.get(name, name): read(name, np.dtype(np.float32)) for name in names}
 
+    def in_theirs(self, arrays):
+        """Arrays by our names as transformers' model has them: gate and up of all experts are one."""
+        block = self.config.blocks[-1]
+        if not isinstance(block.mlp, ExpertsSpec) or self.config.model_type == "gpt_oss":
+            return self.as_stored(arrays)
+        found = {}
+        for name, array in arrays.items():
+            stem = name.removesuffix("_proj.weight")
+            if stem.endswith("experts.gate") and array.ndim == 3:
+                up = arrays[name.replace("gate_proj", "up_proj")]
+                found[f"{stem}_up_proj"] = np.concatenate([array, up], axis=1)
+            elif array.ndim == 3 and stem.endswith("down"):
+                found[f"{stem}_proj"] = array
+            elif array.ndim < 3:
+                is_one = self.config.model_type == "qwen2_moe"
+                found[name.replace("shared_experts", "shared_expert") if is_one else name] = array
+        return found
+
     def ours(self):
         n_targets = int(np.sum(self.targets != IGNORE_INDEX))
         loss, grads = loss_and_grads(
@@ -194,10 +231,12 @@ class Pair:
     def theirs(self):
         torch = self.torch
         self.oracle.zero_grad()
-        logits = self.oracle(torch.tensor(self.ids)).logits
+        output = self.oracle(torch.tensor(self.ids))
         loss = torch.nn.functional.cross_entropy(
-            logits.reshape(-1, 101), torch.tensor(self.targets).reshape(-1)
+            output.logits.reshape(-1, 101), torch.tensor(self.targets).reshape(-1)
         )
+        if getattr(output, "aux_loss", None) is not None:
+            loss = loss + self.oracle.router_aux_loss_coef * output.aux_loss
         loss.backward()
         return float(loss.detach()), dict(self.oracle.named_parameters())
 
@@ -229,7 +268,11 @@ def test_every_gradient_equals_autograds(pair):
     assert abs(loss - expected_loss) <= BOUND
 
     assert set(grads) == set(pair.specs)
-    found = pair.as_stored(grads)
+    found = pair.in_theirs(grads)
+    for name, buffer in pair.oracle.named_buffers():
+        if name in found:  # a router's correction, which is not trained
+            assert not found.pop(name).any()
+            assert buffer.any()
     assert set(found) == set(parameters)
     expected = {name: p.grad.numpy() for name, p in parameters.items()}
     if not pair.config.ropes:
@@ -249,9 +292,13 @@ def test_ten_steps_of_adamw_track_torchs_loss(pair):
     state = optimizer.init(pair.params, pair.specs, options)
 
     parameters = list(pair.oracle.parameters())
+    decays = {n: p.ndim > 1 and not n.endswith("bias") for n, p in pair.oracle.named_parameters()}
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.1},
-        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+        {
+            "params": [p for n, p in pair.oracle.named_parameters() if decays[n] is kind],
+            "weight_decay": 0.1 * kind,
+        }
+        for kind in (True, False)
     ]
     theirs = pair.torch.optim.AdamW(groups, lr=LR)
 

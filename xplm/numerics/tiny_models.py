@@ -126,6 +126,15 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": 5,
         "routed_scaling_factor": 2.5,
     },
+    "olmoe": ROUTED | {"model_type": "olmoe"},
+    "granitemoe": {"model_type": "granitemoe", "num_local_experts": 4, "logits_scaling": 2.0},
+    "gpt_oss": {
+        "model_type": "gpt_oss",
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "head_dim": 6,
+        "sliding_window": 3,
+    },
     "gpt2": {"model_type": "gpt2"},
     "gpt2, one head": {
         "model_type": "gpt2",

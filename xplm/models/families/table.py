@@ -13,11 +13,14 @@ from xplm.models.families.glm4 import GLM4
 from xplm.models.families.glm4_moe import GLM4_MOE
 from xplm.models.families.gpt2 import GPT2
 from xplm.models.families.gpt_neox import GPT_NEOX
+from xplm.models.families.gpt_oss import GPT_OSS
 from xplm.models.families.granite import GRANITE
+from xplm.models.families.granitemoe import GRANITEMOE
 from xplm.models.families.llama import LLAMA
 from xplm.models.families.mistral import MISTRAL
 from xplm.models.families.mixtral import MIXTRAL
 from xplm.models.families.opt import OPT
+from xplm.models.families.olmoe import OLMOE
 from xplm.models.families.phi import PHI
 from xplm.models.families.phi3 import PHI3
 from xplm.models.families.qwen2 import QWEN2
@@ -59,6 +62,9 @@ _ALL = (
     COHERE2,
     GRANITE,
     GEMMA,
+    OLMOE,
+    GRANITEMOE,
+    GPT_OSS,
 )
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}
