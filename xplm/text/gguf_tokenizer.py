@@ -176,24 +176,11 @@ def _byte_level_pipeline(
 def _sentencepiece_pipeline(
     metadata: Mapping[str, Any], vocab: dict[str, int], types: list[int], unknown: str
 ) -> tokenizers.Tokenizer:
-    scores = _scores(metadata, len(vocab))
-    joinable = {TokenType.NORMAL, TokenType.USER_DEFINED}
-    ranked = []
-    for piece, whole in vocab.items():
-        if types[whole] not in joinable:
-            continue
-        for cut in range(1, len(piece)):
-            left, right = vocab.get(piece[:cut]), vocab.get(piece[cut:])
-            if left is not None and right is not None:
-                is_last = types[whole] != TokenType.USER_DEFINED
-                pair = (piece[:cut], piece[cut:])
-                ranked.append((is_last, -scores[whole], whole, left, right, pair))
-    ranked.sort()
-
+    merges = _merges_by_score(vocab, types, _scores(metadata, len(vocab)))
     pipeline = tokenizers.Tokenizer(
         models.BPE(
             vocab,
-            [pair for *_, pair in ranked],
+            merges,
             unk_token=unknown,
             fuse_unk=True,
             byte_fallback=True,
@@ -208,6 +195,28 @@ def _sentencepiece_pipeline(
         pipeline.normalizer = escape
         pipeline.decoder = decoders.Sequence(unescape)
     return pipeline
+
+
+def _merges_by_score(
+    vocab: Mapping[str, int], types: Sequence[int], scores: Sequence[float]
+) -> list[tuple[str, str]]:
+    """Every way to cut a piece into two, the best piece first, user-defined ones before all others."""
+    joinable = (TokenType.NORMAL, TokenType.USER_DEFINED)
+    ranked = sorted(
+        (types[whole] != TokenType.USER_DEFINED, -scores[whole], whole, piece)
+        for piece, whole in vocab.items()
+        if types[whole] in joinable
+    )
+    merges = []
+    for *_, piece in ranked:
+        pairs = []
+        for cut in range(1, len(piece)):
+            left = vocab.get(piece[:cut])
+            right = None if left is None else vocab.get(piece[cut:])
+            if right is not None:
+                pairs.append((left, right, cut))
+        merges += [(piece[:cut], piece[cut:]) for *_, cut in sorted(pairs)]
+    return merges
 
 
 def _scores(metadata: Mapping[str, Any], n_tokens: int) -> list[float]:
