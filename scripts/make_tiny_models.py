@@ -386,6 +386,7 @@ RECIPES = {
     ),
     "gemma-linear-old": Recipe(
         LONGER | NARROW, {"rope_type": "linear", "factor": 4.0}, "gemma", old_spelling=True
+    ),
     "deepseek_v2": Recipe(LONGER | LATENT, model_type="deepseek_v2"),
     "deepseek_v2-one-projection-old": Recipe(
         LONGER

@@ -19,8 +19,8 @@ from xplm.models.families.granitemoe import GRANITEMOE
 from xplm.models.families.llama import LLAMA
 from xplm.models.families.mistral import MISTRAL
 from xplm.models.families.mixtral import MIXTRAL
-from xplm.models.families.opt import OPT
 from xplm.models.families.olmoe import OLMOE
+from xplm.models.families.opt import OPT
 from xplm.models.families.phi import PHI
 from xplm.models.families.phi3 import PHI3
 from xplm.models.families.qwen2 import QWEN2
@@ -60,8 +60,6 @@ _ALL = (
     GLM4,
     EXAONE4,
     COHERE2,
-    GRANITE,
-    GEMMA,
     OLMOE,
     GRANITEMOE,
     GPT_OSS,
