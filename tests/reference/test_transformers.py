@@ -3,13 +3,13 @@
 They are made by scripts/make_tiny_models.py.
 """
 
-import ast
 import json
 import runpy
 import warnings
 
 import numpy as np
 import pytest
+from tiny_recipes import RECIPES
 
 import xplm
 from tests.on_backends import load_or_skip, on
@@ -20,15 +20,7 @@ OTHERS = ("torch", "jax", "strict")
 SCRIPT = ROOT / "scripts" / "make_tiny_models.py"
 
 
-def recipe_names():
-    """The script's models, read without running it, which needs torch."""
-    for node in ast.parse(SCRIPT.read_text()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "RECIPES":
-            return list(ast.literal_eval(ast.List([*node.value.keys], ast.Load())))
-    raise AssertionError("the script lists its models in RECIPES")
-
-
-NAMES = recipe_names()
+NAMES = list(RECIPES)
 BOUND = 1e-4
 FLAGS = ("llama", "mistral", "qwen2", "gpt2", "starcoder2", "qwen3", "phi")
 """Families of which the short run takes every flag; of the others it takes the model without a suffix."""
@@ -98,7 +90,7 @@ def directory(tmp_path_factory):
 @every(NAMES)
 def test_logits_equal_transformers_without_a_warning(script, directory, load_oracle, name, caplog):
     path = script["make_model"](name, directory)
-    recipe = script["RECIPES"][name]
+    recipe = RECIPES[name]
     config = json.loads((path / "config.json").read_text())
     assert ("rope_parameters" in config) is (has_rope(recipe) and not recipe.old_spelling)
     assert len(list(path.glob("*.safetensors"))) == 1 or "shards" in name
