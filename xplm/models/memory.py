@@ -311,8 +311,8 @@ def _ops(
 
 
 def _as_rows(x: Any) -> Any:
-    """Heads (B, H, T, D) that lie as (B, T, H, D), as fused kernels leave them."""
-    if not isinstance(x, np.ndarray) or x.ndim != 4:  # none, or that of sinks
+    """Heads (B, H, T, D) that lie as (B, T, H, D), as fused kernels leave them; other results as they are."""
+    if not isinstance(x, np.ndarray) or x.ndim != 4:
         return x
     return x.transpose(0, 2, 1, 3).copy(order="C").transpose(0, 2, 1, 3)
 

@@ -22,8 +22,7 @@ def grading_cases(op: str, seed: int = 0) -> list[OpCase]:
 def _is_gradable(op: str, case: OpCase) -> bool:
     """True where a case is about the op: chunks are about a kernel, zeros for an empty row are a convention, a
     textbook's attention has keys and values of one width and neither cap nor sinks, its norms a weight (C,), its loss
-    logits that are neither scaled nor capped, and
-    neighbours as pairs are a form of all of RoPE's cases.
+    logits that are neither scaled nor capped, and neighbours as pairs are a form of all of RoPE's cases.
     """
     arrays = [array for array in case.args if array is not None]
     if op in ("rms_norm", "layer_norm") and any(np.ndim(array) > 1 for array in arrays[1:]):
