@@ -175,6 +175,7 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
     "glm4": {"model_type": "glm4", "head_dim": 8},
     "exaone4": {
         "model_type": "exaone4",
+        "rms_norm_eps": 1e-3,
         "sliding_window": 3,
         "sliding_window_pattern": 2,
     },
@@ -185,7 +186,7 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
     },
     "phi3": {
         "model_type": "phi3",
-        "hidden_size": 16,
+        "head_dim": 4,
         "rope_scaling": {
             "rope_type": "longrope",
             "short_factor": [1.0, 2.0],
