@@ -1,6 +1,6 @@
 """Mistakes to plant in routers, expert products and their gates."""
 
-from tests.numerics.mutations import K, Mutation
+from tests.numerics.mutations import K, L, Mutation
 
 EXPERTS = [
     Mutation(
@@ -86,5 +86,34 @@ EXPERTS = [
         "product = xp.sum(product",
         "product = xp.mean(product",
         "op sigmoid_gate",
+    ),
+    Mutation(
+        "tokens get no gradient from the router",
+        f"{L}/experts.py",
+        "dx = dx + _route_bwd(rt, spec, name, dweights, dx, saved.routing, grads)",
+        "_route_bwd(rt, spec, name, dweights, dx, saved.routing, grads)",
+        "layer mlp",
+    ),
+    Mutation(
+        "weights multiply what experts read, on the way back what they wrote",
+        f"{L}/experts.py",
+        "rows = xp.take(tokens, owners, axis=0)",
+        "rows = xp.take(tokens * weights[:, :1], owners, axis=0)",
+        "layer mlp",
+    ),
+    Mutation(
+        "the correction is in the weights, too",
+        f"{L}/experts.py",
+        "weights, router_saved = rt.ops.router_fwd(\n        logits,",
+        "weights, router_saved = rt.ops.router_fwd(\n"
+        '        logits + params.get(f"{name}.{CORRECTION}", 0.0) * logits,',
+        "layer mlp",
+    ),
+    Mutation(
+        "the shared MLP passes no gradient to the token",
+        f"{L}/experts.py",
+        "dx = dx + _shared_bwd(rt, spec, name, dyr, saved.shared, grads)",
+        "_shared_bwd(rt, spec, name, dyr, saved.shared, grads)",
+        "layer mlp",
     ),
 ]

@@ -21,8 +21,7 @@ from xplm.numerics.tiny_models import TINY_MODELS, tiny_config
 from xplm.params import global_norm
 from xplm.train.clip import clip_by_global_norm
 
-EVERY = MUTATIONS + ACTIVATIONS + BLOCKS + EXPERTS
-EVERY = MUTATIONS + ACTIVATIONS + BLOCKS + LATENT
+EVERY = MUTATIONS + ACTIVATIONS + BLOCKS + EXPERTS + LATENT
 ENTRIES = 3
 MARGIN = 1e3
 """A mistake is off by this many times the limit at least: it is not a matter of rounding."""

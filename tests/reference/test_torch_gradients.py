@@ -142,8 +142,12 @@ MODELS = {
     | {"routed_scaling_factor": 2.5, "pad_token_id": None},
     "olmoe": ROUTED
     | {"model_type": "olmoe", "num_experts": 4, "clip_qkv": 1.5, "pad_token_id": None},
-    "granitemoe": ROUTED
-    | {"model_type": "granitemoe", "num_local_experts": 4, "logits_scaling": 2.0},
+    "granitemoe": {
+        "model_type": "granitemoe",
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "logits_scaling": 2.0,
+    },
     "gpt_oss": ROUTED
     | {"model_type": "gpt_oss", "num_local_experts": 4, "head_dim": 8, "swiglu_limit": 2.0},
     "gpt2, scores scaled by layer": {
@@ -163,6 +167,12 @@ MODELS = {
         "tie_word_embeddings": True,
     },
 }
+
+OTHER_NAMES = {
+    "qwen2_moe": {"shared_experts": "shared_expert"},
+    "granitemoe": {".mlp.gate.": ".mlp.router.", ".mlp.": ".block_sparse_moe."},
+}
+"""By model_type, our parts of names and those of transformers' model."""
 
 
 RENAMED = {"embed_out.weight": "lm_head.weight"}
@@ -217,8 +227,9 @@ class Pair:
             elif array.ndim == 3 and stem.endswith("down"):
                 found[f"{stem}_proj"] = array
             elif array.ndim < 3:
-                is_one = self.config.model_type == "qwen2_moe"
-                found[name.replace("shared_experts", "shared_expert") if is_one else name] = array
+                found[name] = array
+        for ours, theirs in OTHER_NAMES.get(self.config.model_type, {}).items():
+            found = {name.replace(ours, theirs): array for name, array in found.items()}
         return found
 
     def ours(self):

@@ -2,6 +2,7 @@
 
 from tests.numerics.parity.arithmetic_faults import GRADIENTS, HALF, PRECISION, K, L, PlantedFault
 from tests.numerics.parity.block_faults import BLOCKS
+from tests.numerics.parity.expert_faults import EXPERTS
 from tests.numerics.parity.latent_faults import LATENT
 
 FORWARD = [
@@ -307,4 +308,4 @@ OTHERS = [
     ),
 ]
 
-FAULTS = GRADIENTS + PRECISION + FORWARD + WIRING + OTHERS + BLOCKS + LATENT
+FAULTS = GRADIENTS + PRECISION + FORWARD + WIRING + OTHERS + BLOCKS + LATENT + EXPERTS

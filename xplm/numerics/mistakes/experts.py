@@ -1,8 +1,9 @@
 """router, expert products and their gates: sums that are not divided, weights that come too early, rows mixed up."""
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
-from xplm.kernels.expert_linear import rows_of_experts
 from xplm.numerics.mistakes.chain import Chain, Values, flip, mistake, total
 
 
@@ -102,30 +103,36 @@ ROUTER = Chain(
 )
 
 
+def _rows_of(counts: Sequence[int]) -> Iterator[tuple[int, slice]]:
+    """Each expert that has rows, and which they are."""
+    ends = np.cumsum(counts)
+    return ((e, slice(ends[e] - n, ends[e])) for e, n in enumerate(counts) if n)
+
+
 def _apply(e: Values) -> np.ndarray:
     y = np.zeros((len(e.x), e.weight.shape[1]))
-    for i, own in rows_of_experts(e.counts):
+    for i, own in _rows_of(e.counts):
         y[own] = e.x[own] @ flip(e.weight[i]) + (0 if e.bias is None else e.bias[i])
     return y
 
 
 def _rows_back(e: Values, weight: np.ndarray) -> np.ndarray:
     dx = np.zeros_like(e.x)
-    for i, own in rows_of_experts(e.counts):
+    for i, own in _rows_of(e.counts):
         dx[own] = e.dy[own] @ weight[i]
     return dx
 
 
 def _matrices(e: Values, *, shares: bool = False) -> np.ndarray:
     found = np.zeros_like(e.weight)
-    for i, own in rows_of_experts(e.counts):
+    for i, own in _rows_of(e.counts):
         found[i] = flip(e.dy[own]) @ e.x[own] / (len(e.x[own]) if shares else 1)
     return found
 
 
 def _biases(e: Values, *, shares: bool = False) -> np.ndarray:
     found = np.zeros(e.weight.shape[:2])
-    for i, own in rows_of_experts(e.counts):
+    for i, own in _rows_of(e.counts):
         found[i] = e.dy[own].sum(0) / (len(e.x[own]) if shares else 1)
     return found
 

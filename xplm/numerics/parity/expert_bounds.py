@@ -1,10 +1,9 @@
 """Router, expert products and their gates in balls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from xplm.kernels.expert_linear import rows_of_experts
 from xplm.kernels.router import SMALLEST
 from xplm.numerics.parity.bounds import Arithmetic, Ball, exact, operand, where, wide_of
 from xplm.numerics.parity.expected import Args, Expected, Options, island
@@ -49,7 +48,7 @@ def expert_linear_fwd(args: Args, options: Options) -> Expected:
     x, weight, bias = (*args, None)[:3]
     w = Arithmetic(wide_of(x.dtype))
     parts = []
-    for e, own in rows_of_experts(options["counts"]):
+    for e, own in _rows_of(options["counts"]):
         y = w.matmul(operand(x[own]), w.stored(operand(weight[e])).map(np.transpose))
         parts.append(y if bias is None else w.plus(y, w.stored(exact(bias[e]))))
     return Expected(_stacked(np.concatenate, parts), x.dtype)
@@ -62,7 +61,7 @@ def expert_linear_bwd(dy: np.ndarray, args: Args, options: Options) -> list[Expe
     dx = []
     dweight = [exact(np.zeros(matrix.shape)) for matrix in weight]
     dbias = [exact(np.zeros(len(matrix))) for matrix in weight]
-    for e, own in rows_of_experts(options["counts"]):
+    for e, own in _rows_of(options["counts"]):
         dx.append(w.matmul(operand(dy[own]), w.stored(operand(weight[e]))))
         dweight[e] = w.matmul(operand(dy[own]).map(np.transpose), w.stored(operand(x[own])))
         dbias[e] = w.sum(exact(dy[own]), 0)
@@ -170,3 +169,9 @@ def _either(condition: np.ndarray, yes: Ball, no: Ball) -> Ball:
 
 def _stacked(join: Callable[..., np.ndarray], parts: list[Ball]) -> Ball:
     return Ball(join([p.mid for p in parts]), join([p.rad for p in parts]))
+
+
+def _rows_of(counts: Sequence[int]) -> Iterator[tuple[int, slice]]:
+    """Each expert that has rows, and which they are."""
+    ends = np.cumsum(counts)
+    return ((e, slice(ends[e] - n, ends[e])) for e, n in enumerate(counts) if n)
