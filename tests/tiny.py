@@ -76,6 +76,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "logits_scaling": 2.5,
     },
     "gemma": {"model_type": "gemma", "head_dim": 6},
+    "cohere": {"model_type": "cohere", "rms_norm_eps": None},
+    "nemotron": {"model_type": "nemotron", "rms_norm_eps": None},
     "qwen2_window": WINDOW | {"model_type": "qwen2"},
     "qwen3_window": WINDOW | {"model_type": "qwen3", "head_dim": 8, "attention_bias": True},
     "phi": PHI,

@@ -20,6 +20,7 @@ from tests.checkpoint.tiny import (
 )
 from xplm.backend import load_backend
 from xplm.checkpoint.gguf import open_gguf
+from xplm.checkpoint.gguf_config import get_layout
 from xplm.checkpoint.layouts import pack
 from xplm.checkpoint.load import load_params
 from xplm.kernels.gelu import gelu_fwd
@@ -67,6 +68,8 @@ SILU: dict[str, dict[str, Any]] = {
         "residual_multiplier": 0.6,
         "logits_scaling": 4.0,
     },
+    "cohere": {"model_type": "cohere", "logit_scale": 0.5},
+    "nemotron": {"model_type": "nemotron", "mlp_bias": True, "attention_bias": True},
 }
 GELU: dict[str, dict[str, Any]] = {
     "phi": {"model_type": "phi", "tie_word_embeddings": False},
@@ -108,9 +111,10 @@ def write(tmp_path: Path) -> Write:
 
 
 def tensors_of(config: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Weights small enough for two layers, norms about 1."""
+    """Weights small enough for two layers, norms that multiply by about 1."""
+    one = np.float32(1.0 - get_layout(config["model_type"]).norm_offset)
     return {
-        name: np.float32(0.2) * array + np.float32("norm" in name and name.endswith("weight"))
+        name: np.float32(0.2) * array + one * ("norm" in name and name.endswith("weight"))
         for name, array in random_tensors(config).items()
     }
 

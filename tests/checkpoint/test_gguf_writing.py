@@ -83,6 +83,7 @@ OWN = {
         "logits_scaling": 8.0,
         "mlp_bias": True,
     },
+    "nemotron": {"model_type": "nemotron", "attention_bias": True, "partial_rotary_factor": 0.25},
     "phi, eps": {"model_type": "phi", "layer_norm_eps": 1e-3},
 }
 SHARES = {
@@ -121,7 +122,7 @@ def read_back(config, model: GGUFModel):
 def test_a_configuration_comes_back(model_type, name):
     config = make(model_type=model_type, **VARIANTS[name], **SHARES.get(model_type, {}))
     back = read_back(config, gguf_metadata(config))
-    if model_type == "phi":
+    if FAMILIES[model_type].gguf[0].has_own_head:
         config = replace(config, tie_word_embeddings=False)  # which has a copy
     assert back == config
 
@@ -193,6 +194,7 @@ def test_the_keys_of_a_phi():
             {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
             "llama have none for rope_type = dynamic, factor = 2.0",
         ),
+        ({"model_type": "cohere", "use_qk_norm": True}, "norms from 64 layers on, and none below"),
         ({"model_type": "gemma", "tie_word_embeddings": False}, "head of a gemma must be its emb"),
         ({"rope_scaling": YARN | {"truncate": False}}, "none for truncate = False"),
         ({"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 64}}, "Llama 3's rule"),

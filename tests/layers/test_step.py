@@ -23,7 +23,7 @@ from xplm.models.decoder import embed_fwd, forward, make_context
 from xplm.runtime import make_runtime
 from xplm.specs import LayerNormSpec, RMSNormSpec
 
-NOT_BOUND = ("phi", "gelu", "granite", "gemma")
+NOT_BOUND = ("phi", "gelu", "granite", "gemma", "cohere", "nemotron")
 """Beginnings of VARIANTS whose blocks the fusions do not compute."""
 
 ADDED_TO_1 = RMSNormSpec(1e-5, offset=1.0)

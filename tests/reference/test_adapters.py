@@ -23,6 +23,7 @@ MODELS = {
     "qwen2": {"model_type": "qwen2"},
     "qwen3": {"model_type": "qwen3", "head_dim": 8},
     "phi": {"model_type": "phi"},
+    "gpt_neox": {"model_type": "gpt_neox"},
 }
 """Changes to a tiny model."""
 
@@ -54,6 +55,7 @@ PLAIN = {
     "embedding, tied": ("tied", {"target_modules": ["q_proj", "embed_tokens"]}),
     "embedding and lm_head": ("llama", {"target_modules": ["embed_tokens", "lm_head"]}),
     "gpt2": ("gpt2", {"target_modules": ["c_attn", "lm_head"], "fan_in_fan_out": True}),
+    "gpt_neox": ("gpt_neox", {"target_modules": ["query_key_value", "lm_head"]}),
     "qwen3": ("qwen3", {"target_modules": "all-linear"}),
     "phi": ("phi", {"target_modules": ["q_proj", "dense", "fc1", "fc2"]}),
     "phi, all and lm_head": ("phi", {"target_modules": r".*\.(v_proj|dense|fc\d)|lm_head"}),

@@ -150,6 +150,8 @@ MODELS = {
     },
     "gpt_oss": ROUTED
     | {"model_type": "gpt_oss", "num_local_experts": 4, "head_dim": 8, "swiglu_limit": 2.0},
+    "cohere": {"model_type": "cohere", "use_qk_norm": True, "pad_token_id": None},
+    "nemotron": {"model_type": "nemotron", "mlp_bias": True},
     "gpt2, scores scaled by layer": {
         "model_type": "gpt2",
         "n_inner": 72,

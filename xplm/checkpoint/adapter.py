@@ -182,8 +182,11 @@ def _read_tables(
     shape = config.vocab_size, config.hidden_size
     tensors: dict[str, np.ndarray] = {}
     for table, first, second in ((EMBEDDING, EMBEDDING_A, EMBEDDING_B), (LM_HEAD, A, B)):
-        module = stored_module(table, FAMILIES[config.model_type].modules)[0].name
         layer = table.removesuffix(".weight")
+        stored = stored_module(table, FAMILIES[config.model_type].modules)[0].name
+        # Transformers 5 calls every head lm_head, whatever its file calls it.
+        is_ours = any(name.startswith(f"{PREFIX}{layer}.") for name in unused)
+        module = layer if is_ours else stored
         own: dict[str, tuple[int, ...]] = {table: shape}
         if table == LM_HEAD and config.head_bias:
             own[HEAD_BIAS] = shape[:1]
@@ -204,15 +207,15 @@ def _read_tables(
 
     if not config.tie_word_embeddings:
         return tensors
-    stored = [tensors.pop(table) for table in (EMBEDDING, LM_HEAD) if table in tensors]
-    if len(stored) == 2 and not np.array_equal(stored[0], stored[1]):
+    given = [tensors.pop(table) for table in (EMBEDDING, LM_HEAD) if table in tensors]
+    if len(given) == 2 and not np.array_equal(given[0], given[1]):
         raise CheckpointError(
             f"tied embeddings must be one matrix; {file.path} stores two that differ; "
             "merge the adapter with PEFT first"
         )
-    if stored:
+    if given:
         after = param_specs(adapted_config(config, tensors))
-        tensors |= {table: stored[0] for table in (EMBEDDING, LM_HEAD) if table in after}
+        tensors |= {table: given[0] for table in (EMBEDDING, LM_HEAD) if table in after}
     return tensors
 
 

@@ -162,6 +162,8 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
         "qk_layernorm": True,
         "use_parallel_residual": True,
     },
+    "cohere": {"model_type": "cohere", "head_dim": 6, "use_qk_norm": True},
+    "nemotron": {"model_type": "nemotron", "hidden_size": 16},
     "norms around": {"tie_word_embeddings": True, "decoder": _norms_around},
     "two norms of x": {"decoder": _two_norms_of_x},
     "smollm3": {

@@ -52,17 +52,8 @@ _MODEL_TYPES = {
     "GemmaTokenizer": ("gemma", "gemma2", "gemma3_text"),
     "Qwen2Tokenizer": ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"),
     _AS_IT_IS: (
-        *(
-            "ernie4_5",
-            "glm4",
-            "glm4_moe",
-            "granite",
-            "granitemoe",
-            "mistral",
-            "mixtral",
-            "nemotron",
-        ),
-        *("olmo2", "olmo3", "phi3", "stablelm"),
+        *("ernie4_5", "glm4", "glm4_moe", "granite", "granitemoe", "mistral", "mixtral"),
+        *("nemotron", "olmo2", "olmo3", "phi3", "stablelm"),
     ),
 }
 """Classes of transformers, and the model_types whose files they read if these name no class.

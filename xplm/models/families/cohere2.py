@@ -97,6 +97,7 @@ COHERE2 = Family(
             keys=(WINDOW, PATTERN, LOGIT_SCALE),
             read=read_gguf,
             write=write_gguf,
+            has_head=False,
         ),
     ),
 )

@@ -1,6 +1,7 @@
 """The families that xplm has, by the model_type of their config.json."""
 
 from xplm.models.families.arcee import ARCEE
+from xplm.models.families.cohere import COHERE
 from xplm.models.families.cohere2 import COHERE2
 from xplm.models.families.deepseek_v2 import DEEPSEEK_V2
 from xplm.models.families.deepseek_v3 import DEEPSEEK_V3
@@ -19,6 +20,7 @@ from xplm.models.families.granitemoe import GRANITEMOE
 from xplm.models.families.llama import LLAMA
 from xplm.models.families.mistral import MISTRAL
 from xplm.models.families.mixtral import MIXTRAL
+from xplm.models.families.nemotron import NEMOTRON
 from xplm.models.families.olmoe import OLMOE
 from xplm.models.families.opt import OPT
 from xplm.models.families.phi import PHI
@@ -55,6 +57,8 @@ _ALL = (
     GLM4_MOE,
     GRANITE,
     GEMMA,
+    COHERE,
+    NEMOTRON,
     DEEPSEEK_V2,
     DEEPSEEK_V3,
     GLM4,
