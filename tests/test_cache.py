@@ -209,6 +209,27 @@ def test_values_may_have_a_width_of_their_own(backend):
     ]
 
 
+def test_latents_are_all_that_a_layer_of_them_keeps(backend):
+    rt, config = make_runtime(backend, "fp32"), make_config(model_type="deepseek_v2")
+    cache = KVCache.allocate(rt, config, batch=2, capacity=3)
+    assert cache.n_bytes == 2 * 2 * 3 * (5 + 4) * 4  # L, B, S, R + P, bytes
+    assert KVCache.count_bytes(rt, config, batch=2, capacity=3) == cache.n_bytes
+
+    latents = numbered(rt, 2, 10)[:, :1, ...]  # (B, 1, T, 4)
+    latents = backend.xp.concat([latents, latents, latents[..., :1]], axis=-1)
+    view = cache.extend_latents(0, latents, cache.rows())
+    assert_on(backend, view.latents, dtype="float32", shape=(2, 1, 3, 9))
+    c, p, rows = view.parts(5)
+    assert (c.shape, p.shape, rows.latest) == ((2, 1, 3, 5), (2, 1, 3, 4), 0)
+    cache.advance((1, 2))
+    cache.grow(4)
+    chosen = cache.select([1, 0]).fork()
+    assert chosen.lengths == (2, 1)
+    more = chosen.extend_latents(0, latents[:, :, :1, :], chosen.rows()).latents
+    found = to_numpy(backend, more)[:, 0, :, 0].tolist()
+    assert [row[:n] for row, n in zip(found, (3, 2), strict=True)] == [[110, 111, 10], [10, 110]]
+
+
 @pytest.mark.parametrize("T", [1, 2])
 def test_slots_past_the_capacity_are_a_mistake(backend, T):
     rt = make_runtime(backend, "fp32")

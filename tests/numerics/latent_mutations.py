@@ -16,7 +16,7 @@ LATENT = [
     Mutation(
         "an odd head is left out of the sum over heads",
         FILE,
-        "total = xp.concat([pairs, total[:, H // 2 * 2 :]], axis=1)",
+        "total = xp.concat([pairs, total[:, H // 2 * 2 :, ...]], axis=1)",
         "total = pairs",
         CHECK,
     ),

@@ -13,6 +13,7 @@ from xplm.checkpoint.adapter_config import INERT, KINDS, READ
 from xplm.checkpoint.convert import convert
 from xplm.checkpoint.save import save_directory
 from xplm.errors import CheckpointError
+from xplm.numerics.tiny_models import LATENT
 
 IDS = [5, 80, 33, 7, 120]
 BOUND = 1e-4
@@ -24,6 +25,7 @@ MODELS = {
     "qwen3": {"model_type": "qwen3", "head_dim": 8},
     "phi": {"model_type": "phi"},
     "gpt_neox": {"model_type": "gpt_neox"},
+    "deepseek_v3": LATENT | {"model_type": "deepseek_v3", "first_k_dense_replace": 9},
 }
 """Changes to a tiny model."""
 
@@ -58,6 +60,11 @@ PLAIN = {
     "gpt_neox": ("gpt_neox", {"target_modules": ["query_key_value", "lm_head"]}),
     "qwen3": ("qwen3", {"target_modules": "all-linear"}),
     "phi": ("phi", {"target_modules": ["q_proj", "dense", "fc1", "fc2"]}),
+    "deepseek_v3": ("deepseek_v3", {"target_modules": "all-linear"}),
+    "deepseek_v3, latents": (
+        "deepseek_v3",
+        {"target_modules": ["q_a_proj", "kv_a_proj_with_mqa", "kv_b_proj"]},
+    ),
     "phi, all and lm_head": ("phi", {"target_modules": r".*\.(v_proj|dense|fc\d)|lm_head"}),
 }
 OTHERS = {

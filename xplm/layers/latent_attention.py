@@ -271,6 +271,6 @@ def _sum_over_heads(rt: Runtime, heads: Array) -> Array:
     xp = rt.backend.xp
     total = cast(heads, wide_dtype(heads, xp))
     while (H := total.shape[1]) > 1:
-        pairs = total[:, : H // 2] + total[:, H // 2 : H // 2 * 2]
-        total = xp.concat([pairs, total[:, H // 2 * 2 :]], axis=1)
+        pairs = total[:, : H // 2, ...] + total[:, H // 2 : H // 2 * 2, ...]
+        total = xp.concat([pairs, total[:, H // 2 * 2 :, ...]], axis=1)
     return cast(total, heads.dtype)

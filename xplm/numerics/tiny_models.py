@@ -83,7 +83,13 @@ def _each_head(config: DecoderConfig) -> DecoderConfig:
 
 
 LATENT: dict[str, Any] = {
-    "first_k_dense_replace": 9,
+    "num_key_value_heads": None,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 6,
+    "n_group": 3,
+    "topk_group": 2,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 5,
     "q_lora_rank": 6,
     "kv_lora_rank": 5,
     "qk_nope_head_dim": 3,
@@ -203,7 +209,12 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
         "attention_bias": True,
         "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.7},
     },
-    "deepseek_v2": {"model_type": "deepseek_v2", "num_attention_heads": 3, "q_lora_rank": None},
+    "deepseek_v2": {
+        "model_type": "deepseek_v2",
+        "num_attention_heads": 3,
+        "q_lora_rank": None,
+        "topk_method": "group_limited_greedy",
+    },
 }
 """Changes to BASE; under "decoder" one to the configuration that was read, for what no family has so."""
 

@@ -1,20 +1,29 @@
-"""DeepSeek-V3 and R1: latent attention.   transformers: models/deepseek_v3"""
+"""DeepSeek-V3 and R1: latent attention, dense layers, then experts scored by sigmoids beside one that all tokens take.
+
+transformers: models/deepseek_v3
+"""
 
 from typing import Any
 
 from xplm.config import DecoderConfig
 from xplm.kernels.rope import HALVES, NEIGHBOURS
 from xplm.models.families.activations import read_mlp
-from xplm.models.families.blocks import in_all_layers
+from xplm.models.families.experts import NUMBERED
 from xplm.models.families.family import COMMON, ROPE, SIZES, Family
 from xplm.models.families.fields import Fields
 from xplm.models.families.latent import (
-    EXPERTS,
     LATENT,
     LATENT_DEFAULTS,
     read_latent_attention,
-    require_dense,
     write_latent_attention,
+)
+from xplm.models.families.shared_experts import (
+    COUNT,
+    SHARED,
+    is_normalised,
+    read_dense_first,
+    read_scored_experts,
+    write_dense_first,
 )
 from xplm.models.families.windows import FULL, require_layer_types
 from xplm.specs import BlockSpec, RMSNormSpec
@@ -23,18 +32,19 @@ from xplm.specs import BlockSpec, RMSNormSpec
 def read_blocks(hf: Fields) -> tuple[BlockSpec, ...]:
     """Blocks from config.json."""
     require_layer_types(hf, FULL)
-    require_dense(hf)
     norm = RMSNormSpec(hf.number("rms_norm_eps", 1e-6))
     pairs = NEIGHBOURS if hf.flag("rope_interleave", True) else HALVES
     attention, mlp = read_latent_attention(hf, pairs), read_mlp(hf, is_gated=True, bias=False)
-    return in_all_layers(hf, BlockSpec(attention, mlp, norm, norm))
+    return read_dense_first(hf, BlockSpec(attention, mlp, norm, norm), read_scored_experts, 3)
 
 
 def write_blocks(config: DecoderConfig) -> dict[str, Any]:
     """The keys that these blocks are read from."""
     block = config.blocks[0]
-    return write_latent_attention(block.mixer) | {
-        "first_k_dense_replace": config.num_hidden_layers,
+    return {
+        **write_latent_attention(block.mixer),
+        **write_dense_first(config.blocks),
+        "norm_topk_prob": is_normalised(config.blocks),
         "rope_interleave": block.mixer.rope.pairs == NEIGHBOURS,
     }
 
@@ -44,25 +54,33 @@ DEEPSEEK_V3 = Family(
     "DeepseekV3ForCausalLM",
     keys=(
         *(*COMMON, *SIZES, *ROPE, *LATENT, "rms_norm_eps"),
-        *("first_k_dense_replace", "rope_interleave"),
+        *("rope_interleave", "norm_topk_prob", *SHARED),
     ),
     norm_eps_key="rms_norm_eps",
     hidden_act="silu",
     read_blocks=read_blocks,
     write_blocks=write_blocks,
     inert=(
-        *EXPERTS,
         "num_mtp_layers",
         "num_nextn_predict_layers",
         "output_router_logits",
         "qk_head_dim",
         "pretraining_tp",
     ),
+    spelling={"num_local_experts": COUNT},
+    aliases=("num_local_experts",),
     defaults={
         "max_position_embeddings": 4096,
-        "first_k_dense_replace": 3,
+        "n_routed_experts": 256,
+        "num_experts_per_tok": 8,
+        "n_shared_experts": 1,
+        "moe_intermediate_size": 2048,
+        "routed_scaling_factor": 2.5,
+        "n_group": 8,
+        "topk_group": 4,
         "bos_token_id": 0,
         "eos_token_id": 1,
         **LATENT_DEFAULTS,
     },
+    modules=NUMBERED,
 )

@@ -1,7 +1,6 @@
 """Latent attention of a config.json, and back."""
 
 import math
-from reprlib import repr as shown  # a value of any length, cut short
 from typing import Any
 
 from xplm.errors import ConfigError
@@ -15,12 +14,6 @@ LATENT = (
     *("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
 )
 """Keys of config.json."""
-
-EXPERTS = (
-    *("n_routed_experts", "num_experts_per_tok", "n_shared_experts", "moe_intermediate_size"),
-    *("routed_scaling_factor", "norm_topk_prob", "n_group", "topk_group"),
-)
-"""Keys that say nothing where all layers are dense."""
 
 LATENT_DEFAULTS = {
     "q_lora_rank": 1536,
@@ -76,16 +69,6 @@ def write_latent_attention(mixer: LatentAttentionSpec) -> dict[str, Any]:
         "qk_rope_head_dim": mixer.rope.dim,
         "v_head_dim": mixer.value_dim,
     }
-
-
-def require_dense(hf: Fields) -> None:
-    """Refuse layers with experts."""
-    layers, dense = hf.integer("num_hidden_layers"), hf.get("first_k_dense_replace")
-    if not isinstance(dense, int) or dense < layers:
-        raise ConfigError(
-            f"first_k_dense_replace is at least the number of layers, {layers}, for xplm has no experts of a "
-            f"{hf.get('model_type')}; got {shown(dense)}"
-        )
 
 
 def temperature(rope: RopeSpec) -> float:
