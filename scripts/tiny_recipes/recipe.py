@@ -73,12 +73,19 @@ FEW_OSS = {"num_local_experts": 8, "num_experts_per_tok": 3, "sliding_window": 1
 SCORED_EXPERTS = {"n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
 WIDE_WINDOW = {"use_sliding_window": True, "sliding_window": 16}
 
-LATENT = UNPADDED | {
-    "num_key_value_heads": 4,
-    "q_lora_rank": 12,
-    "kv_lora_rank": 16,
-    "qk_nope_head_dim": 8,
-    "qk_rope_head_dim": 4,
-    "v_head_dim": 6,
-    "first_k_dense_replace": 2,  # all layers
-}
+LATENT = (
+    UNPADDED
+    | {
+        "num_key_value_heads": 4,
+        "q_lora_rank": 12,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 4,
+        "v_head_dim": 6,
+        "first_k_dense_replace": 1,
+        "n_group": 4,
+        "topk_group": 2,
+    }
+    | SCORED_EXPERTS
+)
+NOT_ROUTED = {"first_k_dense_replace": 2}  # all layers are dense

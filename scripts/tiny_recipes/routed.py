@@ -9,6 +9,7 @@ from tiny_recipes.recipe import (
     LATENT,
     LONGER,
     NARROW,
+    NOT_ROUTED,
     SCORED_EXPERTS,
     UNPADDED,
     WIDE_WINDOW,
@@ -81,9 +82,16 @@ ROUTED = {
         "deepseek_v2",
         old_spelling=True,
     ),
+    "deepseek_v2-groups": Recipe(
+        LONGER
+        | LATENT
+        | {"topk_method": "group_limited_greedy", "routed_scaling_factor": 4.0}
+        | {"first_k_dense_replace": 0},
+        model_type="deepseek_v2",
+    ),
     "deepseek_v3": Recipe(LONGER | LATENT, yarn(32, mscale=1.0, mscale_all_dim=1.0), "deepseek_v3"),
     "deepseek_v3-bias-halves": Recipe(
-        LONGER | LATENT | {"attention_bias": True, "rope_interleave": False},
+        LONGER | LATENT | NOT_ROUTED | {"attention_bias": True, "rope_interleave": False},
         yarn(32, mscale=1.0, mscale_all_dim=0.5),
         "deepseek_v3",
     ),
