@@ -145,8 +145,7 @@ def embed_bwd(
     """Both tables' gradients, from dx (B, T, C), go to `grads`."""
     # x = e embedding(ids) + embedding(positions)
     if grads.wants(EMBEDDING):
-        drows = scaled(dx, _embedding_scale(rt, config))
-        grads.add(EMBEDDING, rt.ops.embedding_bwd(drows, saved.ids)[1])
+        grads.add(EMBEDDING, rt.ops.embedding_bwd(_scaled_wide(rt, config, dx), saved.ids)[1])
     if saved.positions is not None and grads.wants(POSITIONS):
         if saved.positions.ids.shape[0] == 1:  # one row of positions serves the whole batch
             wide = wide_dtype(dx, rt.backend.xp)
@@ -157,6 +156,13 @@ def embed_bwd(
 def _embedding_scale(rt: Runtime, config: DecoderConfig) -> float:
     """e, rounded to the compute dtype."""
     return float(cast_host(np.asarray([config.embedding_scale]), rt.host_dtype.compute)[0])
+
+
+def _scaled_wide(rt: Runtime, config: DecoderConfig, dx: Array) -> Array:
+    """e dx, which many rows of are added up, in the dtype of that sum; dx itself where e is 1."""
+    if config.embedding_scale == 1.0:
+        return dx
+    return cast(dx, wide_dtype(dx, rt.backend.xp)) * _embedding_scale(rt, config)
 
 
 def head_name(config: DecoderConfig) -> str:
