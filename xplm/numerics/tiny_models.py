@@ -183,7 +183,8 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
     "glm4": {"model_type": "glm4", "head_dim": 8},
     "exaone4": {
         "model_type": "exaone4",
-        "rms_norm_eps": 1e-3,
+        "head_dim": 6,
+        "rms_norm_eps": 1e-2,
         "sliding_window": 3,
         "sliding_window_pattern": 2,
     },
