@@ -1,6 +1,7 @@
 """Tiny models whose blocks are dense, by family and flag."""
 
 from tiny_recipes.recipe import (
+    ENDLESS,
     FAR,
     FAR_LLAMA3,
     GRANITE,
@@ -253,22 +254,22 @@ DENSE = {
     "gemma-linear-old": Recipe(
         LONGER | NARROW, {"rope_type": "linear", "factor": 4.0}, "gemma", old_spelling=True
     ),
-    "cohere": Recipe(LONGER, model_type="cohere"),
+    "cohere": Recipe(ENDLESS, model_type="cohere"),
     "cohere-qk-norm-bias": Recipe(
-        LONGER
+        ENDLESS
         | {"use_qk_norm": True, "attention_bias": True, "tie_word_embeddings": False}
         | {"logit_scale": 0.5, "head_dim": 12},
         model_type="cohere",
     ),
-    "cohere-yarn-old": Recipe(LONGER, yarn(32), "cohere", old_spelling=True),
-    "nemotron": Recipe(LONGER, model_type="nemotron"),
+    "cohere-yarn-old": Recipe(ENDLESS, yarn(32), "cohere", old_spelling=True),
+    "nemotron": Recipe(ENDLESS, model_type="nemotron"),
     "nemotron-biases-head-dim": Recipe(
-        LONGER
+        ENDLESS
         | {"attention_bias": True, "mlp_bias": True, "head_dim": 12}
         | {"partial_rotary_factor": 0.7, "tie_word_embeddings": True},
         model_type="nemotron",
     ),
     "nemotron-linear-old": Recipe(
-        LONGER, {"rope_type": "linear", "factor": 4.0}, "nemotron", old_spelling=True
+        ENDLESS, {"rope_type": "linear", "factor": 4.0}, "nemotron", old_spelling=True
     ),
 }

@@ -17,6 +17,7 @@ BASE: dict[str, Any] = {
 }
 SHORT = {"max_position_embeddings": 16}  # trained on less than a test's prompt
 LONGER = {"max_position_embeddings": 128}
+ENDLESS = LONGER | {"eos_token_id": None}  # a reply ends where a test says, whatever the weights
 FAR = {"max_position_embeddings": 1280}
 NEAR = {"max_position_embeddings": 32}  # dynamic RoPE is stretched from there
 NARROW = {"head_dim": 8}  # qwen3's own default is 128, gemma's 256
