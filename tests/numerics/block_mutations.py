@@ -263,8 +263,8 @@ BLOCKS = [
     Mutation(
         "the embedding's gradient lacks its factor",
         "xplm/models/decoder.py",
-        "drows = scaled(dx, _embedding_scale(rt, config))",
-        "drows = dx",
+        "rt.ops.embedding_bwd(_scaled_wide(rt, config, dx), saved.ids)",
+        "rt.ops.embedding_bwd(dx, saved.ids)",
         "layer embed",
     ),
     Mutation(

@@ -282,8 +282,8 @@ OTHERS = [
     PlantedFault(
         "mlp gate and up swapped",
         f"{L}/mlp.py",
-        "hidden, activation_saved = rt.ops.swiglu_fwd(gate, up)",
-        "hidden, activation_saved = rt.ops.swiglu_fwd(up, gate)",
+        "return rt.ops.swiglu_fwd(gate, up)",
+        "return rt.ops.swiglu_fwd(up, gate)",
         "llama",
         "and swiglu forward at model.layers.0",
         shared=False,
