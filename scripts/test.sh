@@ -23,7 +23,7 @@ fi
 SECONDS=0
 report() { echo "== $1: $SECONDS s"; SECONDS=0; }
 
-install() {
+make_environment() {
     if [[ -n "$(ls -A "$environment" 2>/dev/null)" && ! -e "$environment/pyvenv.cfg" ]]; then
         echo "error: $environment must be an environment, empty or absent; it holds other files" >&2
         exit 2
@@ -31,34 +31,41 @@ install() {
     local interpreter
     interpreter="$(find_python)"
     "$interpreter" -m venv --clear "$environment"
-    local pip=("$environment/bin/python" -m pip --disable-pip-version-check) extras=dev,reference,jax
-    if command -v nvidia-smi >/dev/null; then extras+=,cuda13; fi
+    "${pip[@]}" --quiet --no-compile --upgrade "pip>=25"  # it resolves in half the time
     # First as users get it: a wheel, run from elsewhere. Then editable, so that the tests see the sources.
-    "${pip[@]}" install --quiet --quiet --no-compile --constraint scripts/constraints.txt ".[$extras]"
+    "${pip[@]}" --quiet --no-compile --constraint scripts/constraints.txt .
     (cd / && "$python" -m xplm --version)
-    "${pip[@]}" install --quiet --quiet --no-deps --editable .
+    "${pip[@]}" --quiet --no-deps --editable .
+}
+
+# What else the tests need: of xplm, which is there, pip adds the extras' requirements only.
+install_extras() {
+    local extras=dev,reference,jax
+    if command -v nvidia-smi >/dev/null; then extras+=,cuda13; fi
+    "${pip[@]}" --quiet --no-compile --constraint scripts/constraints.txt "xplm[$extras]"
 }
 
 python="$(realpath --no-symlinks "$environment")/bin/python"
+pip=("$python" -m pip --disable-pip-version-check install --quiet)
 # Modules become bytecode when they are imported, as most of PyTorch never is, and then it is kept.
 unset PYTHONDONTWRITEBYTECODE
+# One worker a core, so each computes on one: what BLAS and PyTorch would start beside it takes time from the others.
+export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 stamp="$environment/installed" sum="$(cat pyproject.toml scripts/constraints.txt | cksum)"
-if [[ "$(cat "$stamp" 2>/dev/null)" != "$sum" ]]; then
-    install
+is_installed=0
+[[ "$(cat "$stamp" 2>/dev/null)" == "$sum" ]] && is_installed=1
+((is_installed)) || make_environment
+
+# Kernels compile while pip unpacks what they do not need.
+"$python" scripts/compile_kernels.py &
+compiling=$!
+if ! ((is_installed)); then
+    install_extras || { kill "$compiling"; exit 1; }
     echo "$sum" >"$stamp"
 fi
 "$python" -m xplm pull smollm2-135m-instruct:q4_1
 report install
-
-# One worker a core, so each computes on one: what BLAS and PyTorch would start beside it takes time from the others.
-export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
-# What most tests run is compiled beforehand, once: else the workers, and the commands that they start, compile it twice.
-warm_up() { "$python" -m xplm "$@" >/dev/null; }
-(for policy in fp32 bf16 fp16; do
-    warm_up generate "To be" --policy "$policy" --max-new-tokens 2 --quiet
-done) &
-for arch in llama gpt; do warm_up bench --train "$arch" --repeats 1 --quiet; done
-wait "$!"
+wait "$compiling"
 report compile
 
 # A file's tests stay with one worker, so that its models are loaded and its kernels compiled once. Files are taken in
