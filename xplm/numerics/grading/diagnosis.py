@@ -123,7 +123,7 @@ def _best_mistake(
             arg
             for t, outcome in zip(trials, outcomes, strict=True)
             for arg in t.expected
-            if arg not in wrong and not is_same(outcome[arg], t.expected[arg], t.expected)
+            if arg not in wrong and not is_same(outcome[arg], t.expected[arg], t.smallest)
         }
         score = (len(explained), -len(contradicted))
         if best is None or score > best[0]:

@@ -19,7 +19,7 @@ def malformed(arg: str, trials: Sequence[Trial], names: Mapping[str, str]) -> st
             return f"{name} is missing: backward returns nothing for it"
         if found.shape != expected.shape:
             others = [
-                other for other in t.expected if is_same(found, t.expected[other], t.expected)
+                other for other in t.expected if is_same(found, t.expected[other], t.smallest)
             ]
             why = (
                 f": it is d{names[others[0]]}; are they returned in the wrong order?"

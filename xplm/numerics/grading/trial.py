@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -28,6 +29,11 @@ class Trial:
     layout: Layout = OWN
     narrow: Mapping[str, str] = field(default_factory=dict)  # dtypes narrower than float64
     forward_error: float = 0.0  # the relative difference of y from the op's
+
+    @cached_property
+    def smallest(self) -> float:
+        """The size below which one of the case's gradients counts as zero."""
+        return smallest_size(self.expected.values())
 
     def outcome(self, chain: Chain, steps: Mapping[str, Formula] = {}) -> dict[str, np.ndarray]:
         """The op's gradients with some steps changed, as the file stores them."""
@@ -64,20 +70,19 @@ class Trial:
 
     def is_like(self, arg: str, array: np.ndarray) -> bool:
         """True where the gradient found is this one."""
-        return is_same(self.found.get(arg), array, self.expected, self.tolerance(arg))
+        return is_same(self.found.get(arg), array, self.smallest, self.tolerance(arg))
 
 
 def is_same(
     found: np.ndarray | None,
     expected: np.ndarray,
-    others: Mapping[str, np.ndarray],
+    smallest: float,
     tolerance: float = MATCH,
 ) -> bool:
-    """True where two gradients are the same, next to the others of their case."""
+    """True where two gradients are the same; what is below `smallest`, as their case has it, counts as zero."""
     if found is None or found.shape != expected.shape:
         return False
-    smallest = smallest_size([*others.values(), expected])
-    return relative_error(found, expected, smallest) <= tolerance
+    return relative_error(found, expected, max(smallest, smallest_size([expected]))) <= tolerance
 
 
 def wrong_gradients(trials: Sequence[Trial]) -> list[str]:
