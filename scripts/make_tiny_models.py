@@ -61,6 +61,10 @@ def respell(config: Path) -> None:
     """Write RoPE as config.json did before transformers 5."""
     hf = json.loads(config.read_text())
     rope = hf.pop("rope_parameters")
+    if "full_attention" in rope:
+        if hf["model_type"] == "gemma3_text":
+            hf["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = rope["full_attention"]
     hf["rope_theta"] = rope.pop("rope_theta")
     hf["rope_scaling"] = None if rope["rope_type"] == "default" else rope
     config.write_text(json.dumps(hf, indent=2))

@@ -44,6 +44,8 @@ FAMILIES = {
     "ernie4_5": {"model_type": "ernie4_5"},
     "glm4": {"model_type": "glm4"},
     "exaone4": {"model_type": "exaone4", "sliding_window": None},
+    "olmo2": {"model_type": "olmo2"},
+    "olmo3": {"model_type": "olmo3", "sliding_window": 16, "rope_theta": 500_000.0},
     "phi3": {"model_type": "phi3"},
     "phi3, longrope, a window": PHI3_LONG | {"sliding_window": 16},
     "phi": PHI,

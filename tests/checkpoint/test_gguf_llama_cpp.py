@@ -55,6 +55,15 @@ SILU: dict[str, dict[str, Any]] = {
     "phi3, longrope, long": LONG | {"original_max_position_embeddings": 16},
     "glm4": {"model_type": "glm4", "tie_word_embeddings": False},
     "exaone4": {"model_type": "exaone4", "sliding_window": None},
+    "olmo2": {"model_type": "olmo2", "tie_word_embeddings": False},
+    "olmo3": {
+        "model_type": "olmo3",
+        "num_hidden_layers": 4,
+        "sliding_window": 16,
+        "rope_theta": 500_000.0,  # the sliding layers'
+        "rope_scaling": YARN,
+        "tie_word_embeddings": False,
+    },
     "cohere2": {"model_type": "cohere2", "num_hidden_layers": 4, "sliding_window": 16},
     "qwen3, untied, wide heads": {
         "model_type": "qwen3",
@@ -76,6 +85,21 @@ GELU: dict[str, dict[str, Any]] = {
     "phi, tied": {"model_type": "phi"},
     "phi, a quarter of a head": {"model_type": "phi", "partial_rotary_factor": 0.25},
     "gemma": {"model_type": "gemma", "head_dim": 8},
+    "gemma2": {
+        "model_type": "gemma2",
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "sliding_window": 16,
+        "attn_logit_softcapping": 2.0,
+    },
+    "gemma3_text": {
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 6,
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "sliding_window": 16,
+        "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+    },
     "falcon": {"model_type": "falcon", "tie_word_embeddings": True},
     "falcon, new": {
         "model_type": "falcon",

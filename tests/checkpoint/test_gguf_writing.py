@@ -86,11 +86,13 @@ OWN = {
     "nemotron": {"model_type": "nemotron", "attention_bias": True, "partial_rotary_factor": 0.25},
     "phi, eps": {"model_type": "phi", "layer_norm_eps": 1e-3},
 }
-SHARES = {
+CHANGES = {
+    "gemma2": {"query_pre_attn_scalar": 8},  # as llama.cpp takes it for granted
+    "gemma3_text": {"query_pre_attn_scalar": 8},
     "gpt_neox": {"rotary_pct": 0.5, "rotary_emb_base": 1e8},
     "stablelm": {"partial_rotary_factor": 0.5},
 }
-"""More than a pair of the heads of 8, where a quarter is usual: RoPE types tell pairs apart."""
+"""By family; more than a pair of the heads of 8, where a quarter is usual: RoPE types tell pairs apart."""
 OF_LONGROPE = ("phi3",)
 """Families without another scaling."""
 IDS = {"bos_token_id": -1, "eos_token_id": -1}  # a tokenizer's
@@ -120,7 +122,7 @@ def read_back(config, model: GGUFModel):
     ],
 )
 def test_a_configuration_comes_back(model_type, name):
-    config = make(model_type=model_type, **VARIANTS[name], **SHARES.get(model_type, {}))
+    config = make(model_type=model_type, **VARIANTS[name], **CHANGES.get(model_type, {}))
     back = read_back(config, gguf_metadata(config))
     if FAMILIES[model_type].gguf[0].has_own_head:
         config = replace(config, tie_word_embeddings=False)  # which has a copy

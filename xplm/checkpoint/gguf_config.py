@@ -129,7 +129,7 @@ def gguf_metadata(config: DecoderConfig, architecture: str | None = None) -> GGU
             f"the head of a {config.model_type} must be its embedding in a GGUF file of the architecture "
             f"{layout.architecture}; this model has another; keep it as a Hugging Face directory"
         )
-    mixer, rope = config.blocks[0].mixer, config.ropes[0]
+    mixer, rope = config.blocks[0].mixer, layout.rope(config)
     hf, spelling = write_config(config), FAMILIES[config.model_type].spelling
     keys = {
         **{key: hf[spelling.get(field, field)] for key, field in SIZES.items()},

@@ -203,6 +203,28 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
         },
         "original_max_position_embeddings": 4,
     },
+    "olmo2": {"model_type": "olmo2"},
+    "olmo3": {
+        "model_type": "olmo3",
+        "sliding_window": 3,
+        "layer_types": ["full_attention", "sliding_attention"],
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0},
+    },
+    "gemma2": {
+        "model_type": "gemma2",
+        "head_dim": 6,
+        "sliding_window": 3,
+        "query_pre_attn_scalar": 5,
+        "attn_logit_softcapping": 1.5,
+        "final_logit_softcapping": 3.0,
+    },
+    "gemma3_text": {
+        "model_type": "gemma3_text",
+        "head_dim": 6,
+        "sliding_window": 3,
+        "sliding_window_pattern": 2,
+        "query_pre_attn_scalar": 5,
+    },
     "norms of all heads, cap": {"decoder": _all_heads},
     "norms of each head, sinks": {"decoder": _each_head, "attention_bias": True},
     "deepseek_v3": {

@@ -15,7 +15,7 @@ from xplm.config import DecoderConfig
 from xplm.errors import ConfigError
 from xplm.models.families.rope import share_of
 from xplm.models.families.windows import FULL, SLIDING
-from xplm.specs import BlockSpec
+from xplm.specs import BlockSpec, RopeSpec
 
 REQUIRED: Any = object()  # the default of a key that has none
 
@@ -94,6 +94,11 @@ ReadKeys: TypeAlias = Callable[[GGUFFile], dict[str, Any]]
 WriteKeys: TypeAlias = Callable[[DecoderConfig], dict[str, Any]]
 
 
+def first_rope(config: DecoderConfig) -> RopeSpec:
+    """The rotary positions of the first layer that has any."""
+    return config.ropes[0]
+
+
 def nothing(_: Any) -> dict[str, Any]:
     """No keys of a family's own."""
     return {}
@@ -113,6 +118,8 @@ class GGUFLayout:
     """Fields of config.json beside those that all families have."""
     write: WriteKeys = nothing
     """The keys that they are read from; one whose value is None is left out."""
+    rope: Callable[[DecoderConfig], RopeSpec] = first_rope
+    """The rotary positions that the keys of all architectures hold."""
     modules: Mapping[str, str] = field(default_factory=dict)
     """Our name of a module in a block -> GGUF's, beside those that all architectures have."""
     block_modules: Callable[[BlockSpec], Mapping[str, str]] = nothing

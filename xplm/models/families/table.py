@@ -10,6 +10,8 @@ from xplm.models.families.exaone4 import EXAONE4
 from xplm.models.families.falcon import FALCON
 from xplm.models.families.family import Family
 from xplm.models.families.gemma import GEMMA
+from xplm.models.families.gemma2 import GEMMA2
+from xplm.models.families.gemma3_text import GEMMA3_TEXT
 from xplm.models.families.glm4 import GLM4
 from xplm.models.families.glm4_moe import GLM4_MOE
 from xplm.models.families.gpt2 import GPT2
@@ -21,6 +23,8 @@ from xplm.models.families.llama import LLAMA
 from xplm.models.families.mistral import MISTRAL
 from xplm.models.families.mixtral import MIXTRAL
 from xplm.models.families.nemotron import NEMOTRON
+from xplm.models.families.olmo2 import OLMO2
+from xplm.models.families.olmo3 import OLMO3
 from xplm.models.families.olmoe import OLMOE
 from xplm.models.families.opt import OPT
 from xplm.models.families.phi import PHI
@@ -57,6 +61,10 @@ _ALL = (
     GLM4_MOE,
     GRANITE,
     GEMMA,
+    GEMMA2,
+    GEMMA3_TEXT,
+    OLMO2,
+    OLMO3,
     COHERE,
     NEMOTRON,
     DEEPSEEK_V2,
