@@ -16,6 +16,7 @@ SHAPES = {
     "model.layers.0.mlp.up_proj.weight": (5, 4),
     "model.layers.0.mlp.up_proj.bias": (5,),
     "model.layers.0.mlp.down_proj.weight": (4, 5),
+    "model.layers.0.mlp.experts.gate_proj.weight": (3, 5, 4),
     "model.norm.weight": (4,),
     "lm_head.weight": (7, 4),
 }

@@ -214,7 +214,7 @@ def test_decay_shrinks_matrices_and_leaves_vectors_alone(name):
     for key, spec in SPECS.items():
         # SGD and AdamW's kind: 2 (1 - lr decay). In Adam the penalty's is a gradient like another: a step of lr.
         shrunk = 1.5 if name == "adam" else 1.75
-        expected = shrunk if len(spec.shape) == 2 else 2.0
+        expected = shrunk if len(spec.shape) > 1 else 2.0
         np.testing.assert_allclose(new[key], expected, rtol=1e-6)
 
 

@@ -21,6 +21,7 @@ from math import sqrt
 import numpy as np
 from numba import prange
 
+from xplm.errors import KernelError
 from xplm_numpy.blocks import BLOCK, block_of
 from xplm_numpy.jit import parallel, serial
 
@@ -29,6 +30,8 @@ ROWS = 32
 
 
 def adafactor_rule(param, grad, moments, *, spec, step, lr, options):
+    if param.ndim > 2:
+        raise KernelError("matrices that are stacked are the portable rule's")
     if param.size == 0:
         return param.copy(), moments
     number = param.dtype.type

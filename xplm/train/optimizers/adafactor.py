@@ -7,7 +7,8 @@ For a matrix, with beta_t = 1 - t^decay_rate,
     v  = r c / mean(r)
 
 the rank-one matrix that is nearest to the running mean of g^2 in generalised Kullback-Leibler divergence: it has the
-same row and column sums. A vector keeps v in full. Then, with rms(x) = sqrt(mean(x^2)),
+same row and column sums. Of matrices stacked, as those of experts, each has its own r and c; a vector keeps v in full.
+Then, with rms(x) = sqrt(mean(x^2)),
 
     u  = g / sqrt(v)
     u  = u / max(1, rms(u) / clip_threshold)                       where v lags behind a growing gradient
@@ -44,14 +45,14 @@ class AdafactorOptions:
 
 
 def make_moments(param: Array, spec: ParamSpec, options: AdafactorOptions) -> Params:
-    """Zeros: a column and a row for a matrix, the parameter's shape for a vector."""
+    """Zeros: a column and a row for each matrix, the parameter's shape for a vector."""
     xp = array_namespace(param)
     if param.ndim < 2:
         return {"variance": xp.zeros_like(param)}
-    rows, columns = param.shape
+    *stacked, rows, columns = param.shape
     return {
-        "row_var": xp.zeros((rows, 1), dtype=param.dtype, device=device(param)),
-        "col_var": xp.zeros((1, columns), dtype=param.dtype, device=device(param)),
+        "row_var": xp.zeros((*stacked, rows, 1), dtype=param.dtype, device=device(param)),
+        "col_var": xp.zeros((*stacked, 1, columns), dtype=param.dtype, device=device(param)),
     }
 
 
@@ -75,9 +76,9 @@ def adafactor_rule(
         v = _mix(moments["variance"], square, new_share)
         moments = {"variance": v}
     else:
-        row = _mix(moments["row_var"], xp.mean(square, axis=1, keepdims=True), new_share)
-        col = _mix(moments["col_var"], xp.mean(square, axis=0, keepdims=True), new_share)
-        v = row * (col / xp.maximum(xp.mean(row), eps1))
+        row = _mix(moments["row_var"], xp.mean(square, axis=-1, keepdims=True), new_share)
+        col = _mix(moments["col_var"], xp.mean(square, axis=-2, keepdims=True), new_share)
+        v = row * (col / xp.maximum(xp.mean(row, axis=-2, keepdims=True), eps1))
         moments = {"row_var": row, "col_var": col}
 
     u = grad / xp.sqrt(xp.maximum(v, eps1 * eps1))
