@@ -9,6 +9,7 @@ transformers: pip install ".[reference]".
 import argparse
 import json
 from pathlib import Path
+from zlib import crc32
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -36,7 +37,7 @@ def make_model(name: str, directory: Path) -> Path:
     base = {key: value for key, value in (BASE | {"rope_parameters": rope}).items() if key in known}
     config = config_class(**(base | recipe.config))
 
-    generator = torch.Generator().manual_seed(sorted(RECIPES).index(name))
+    generator = torch.Generator().manual_seed(crc32(name.encode()))
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         # transformers starts biases at 0 and norms at 1, where a forgotten one would not show.

@@ -10,7 +10,7 @@ from xplm.models.families.table import FAMILIES
 from xplm.numerics.tiny_models import TINY_MODELS
 from xplm.train.recipe import to_toml
 
-KINDS = ("qwen3", "phi")
+KINDS = ("phi", "gemma3_text", "qwen3_moe", "deepseek_v3")
 """The families of the short run: one for each kind of block."""
 
 every_family = pytest.mark.parametrize(
