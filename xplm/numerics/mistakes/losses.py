@@ -269,21 +269,35 @@ MEAN_CROSS_ENTROPY = Chain(
     words={"push": ONE_HOT},
 )
 
+
+def _capped(logits: np.ndarray, cap: float | None) -> np.ndarray:
+    return logits if cap is None else cap * np.tanh(logits / cap)
+
+
 LINEAR_CROSS_ENTROPY = Chain(
     arguments=("x", "weight", "targets", "bias"),
     gradients=("x", "weight", "bias"),
-    forward={"logits": lambda e: e.x @ flip(e.weight) + bias_or_zero(e)} | LOGITS | {"y": _scored},
+    forward={
+        "products": lambda e: e.x @ flip(e.weight) + bias_or_zero(e),
+        "scale": lambda e: getattr(e, "logit_scale", 1.0),
+        "cap": lambda e: getattr(e, "logit_cap", None),
+        "logits": lambda e: _capped(e.scale * e.products, e.cap),
+    }
+    | LOGITS
+    | {"y": _scored},
     backward=DLOGITS
     | {
-        "dx": lambda e: e.dlogits @ e.weight,
-        "dweight": lambda e: flip(e.dlogits) @ e.x,
-        "dbias": lambda e: e.dlogits.sum(0),
+        "slope": lambda e: 1.0 if e.cap is None else 1.0 - (e.logits / e.cap) ** 2,
+        "dproducts": lambda e: e.dlogits * e.slope * e.scale,
+        "dx": lambda e: e.dproducts @ e.weight,
+        "dweight": lambda e: flip(e.dproducts) @ e.x,
+        "dbias": lambda e: e.dproducts.sum(0),
     },
     mistakes=(
         *_logit_mistakes("dlogits"),
         mistake(
             "dweight takes the last row alone: += became =",
-            dweight=lambda e: flip(e.dlogits[-1:]) @ e.x[-1:],
+            dweight=lambda e: flip(e.dproducts[-1:]) @ e.x[-1:],
         ),
         mistake(
             "dx, dweight and dbias are divided by the number of rows; the losses are one a row",
@@ -291,11 +305,11 @@ LINEAR_CROSS_ENTROPY = Chain(
         ),
         mistake(
             "dbias is averaged over the rows: a bias gradient is their sum",
-            dbias=lambda e: e.dlogits.mean(0),
+            dbias=lambda e: e.dproducts.mean(0),
         ),
         mistake(
             "dbias takes the last row alone: += became =",
-            dbias=lambda e: e.dlogits[-1],
+            dbias=lambda e: e.dproducts[-1],
         ),
         mistake(
             "dbias ignores dy, which weights the rows",
@@ -305,8 +319,10 @@ LINEAR_CROSS_ENTROPY = Chain(
     ),
     forward_mistakes=(
         *_FORWARD_MISTAKES,
-        mistake("the bias is not added", logits=lambda e: e.x @ flip(e.weight)),
-        mistake("the bias is subtracted", logits=lambda e: e.x @ flip(e.weight) - bias_or_zero(e)),
+        mistake("the bias is not added", products=lambda e: e.x @ flip(e.weight)),
+        mistake(
+            "the bias is subtracted", products=lambda e: e.x @ flip(e.weight) - bias_or_zero(e)
+        ),
     ),
     matrices=("weight",),
     positions={"x": 1, "targets": 0},
