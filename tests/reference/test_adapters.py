@@ -60,10 +60,9 @@ PLAIN = {
     "gpt_neox": ("gpt_neox", {"target_modules": ["query_key_value", "lm_head"]}),
     "qwen3": ("qwen3", {"target_modules": "all-linear"}),
     "phi": ("phi", {"target_modules": ["q_proj", "dense", "fc1", "fc2"]}),
-    "deepseek_v3": ("deepseek_v3", {"target_modules": r".*_proj(_with_mqa)?"}),
-    "deepseek_v3, latents": (
+    "deepseek_v3": (
         "deepseek_v3",
-        {"target_modules": ["q_a_proj", "kv_a_proj_with_mqa", "kv_b_proj"]},
+        {"target_modules": r".*\.((q|kv)_[ab]_proj|kv_a_proj_with_mqa|o_proj)"},
     ),
     "phi, all and lm_head": ("phi", {"target_modules": r".*\.(v_proj|dense|fc\d)|lm_head"}),
 }
