@@ -51,7 +51,10 @@ LATENT = {
     "qk_nope_head_dim": 8,
     "qk_rope_head_dim": 4,
     "v_head_dim": 6,
-    "first_k_dense_replace": 2,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 6,
+    "n_group": 3,
+    "topk_group": 2,
 }
 ROUTED = {"num_experts_per_tok": 2, "moe_intermediate_size": 20, "eos_token_id": 2}
 MODELS = {
@@ -146,8 +149,15 @@ MODELS = {
         "logits_scaling": 2.5,
     },
     "gemma": {"model_type": "gemma", "head_dim": 10, "tie_word_embeddings": True},
-    "deepseek_v2": LATENT | {"model_type": "deepseek_v2", "q_lora_rank": None},
-    "deepseek_v3": LATENT
+    "deepseek_v2": ROUTED
+    | LATENT
+    | {
+        "model_type": "deepseek_v2",
+        "q_lora_rank": None,
+        "topk_method": "group_limited_greedy",
+    },
+    "deepseek_v3": ROUTED
+    | LATENT
     | {
         "model_type": "deepseek_v3",
         "attention_bias": True,
