@@ -90,7 +90,7 @@ GELU: dict[str, dict[str, Any]] = {
         "head_dim": 8,
         "query_pre_attn_scalar": 8,
         "sliding_window": 16,
-        "attn_logit_softcapping": 2.0,
+        "attn_logit_softcapping": 5.0,
     },
     "gemma3_text": {
         "model_type": "gemma3_text",
