@@ -26,10 +26,12 @@ import numpy as np
 
 from xplm.checkpoint.checkpoint import FLOAT_KINDS, Checkpoint, TensorInfo, to_dtype
 from xplm.checkpoint.layouts import unpack
-from xplm.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
+from xplm.checkpoint.mxfp4 import join_blocks
+from xplm.checkpoint.safetensors_file import BYTES, SafetensorsFile, open_safetensors
 from xplm.checkpoint.untrusted import read_json_object
 from xplm.errors import CheckpointError, ConfigError, visible
 from xplm.models.families.config_json import read_config
+from xplm.models.families.keys import quant_method
 from xplm.models.families.wrappers import LM_HEAD, is_wrapped, text_config, text_names
 
 CONFIG = "config.json"
@@ -86,7 +88,10 @@ def open_directory(path: Path) -> Checkpoint:
         config = replace(config, tie_word_embeddings=True)
     tensors = {name: tensors[stored] for name, stored in names.items()}
     read = partial(_read_tensor, shard_of, names)
-    return unpack(Checkpoint(path, config, tensors, FLOAT_KINDS, read))
+    checkpoint = Checkpoint(path, config, tensors, FLOAT_KINDS, read)
+    if quant_method(hf) == "mxfp4":
+        checkpoint = join_blocks(checkpoint, partial(_read_bytes, shard_of, names))
+    return unpack(checkpoint)
 
 
 def _is_stale(index: Path) -> bool:
@@ -166,3 +171,9 @@ def _read_tensor(
 ) -> np.ndarray:
     stored = names[name]
     return to_dtype(shard_of[stored].read(stored), dtype, stored)
+
+
+def _read_bytes(
+    shard_of: Mapping[str, SafetensorsFile], names: Mapping[str, str], name: str
+) -> np.ndarray:
+    return shard_of[names[name]].read(names[name], BYTES)

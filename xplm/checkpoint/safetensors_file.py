@@ -35,7 +35,10 @@ FLOATS: dict[str, np.dtype[Any]] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-"""What can be read."""
+"""What a parameter can be read from."""
+
+BYTES: dict[str, np.dtype[Any]] = {"U8": np.dtype(np.uint8)}
+"""What quantised weights are packed in."""
 
 LENGTH_BYTES = 8
 MAX_DIMS = 64  # those that NumPy has
@@ -56,20 +59,20 @@ class SafetensorsFile(NamedTuple):
     stamp: Stamp
     tensors: Mapping[str, SafetensorsEntry]
 
-    def read(self, name: str) -> np.ndarray:
-        """Read one tensor of a kind in FLOATS.
+    def read(self, name: str, kinds: Mapping[str, np.dtype[Any]] = FLOATS) -> np.ndarray:
+        """Read one tensor of one of these kinds.
 
         Raises:
             CheckpointError: it is of another kind, or the file cannot be read, or was changed.
         """
         stored = self.tensors[name]
-        if stored.kind not in FLOATS:
+        if stored.kind not in kinds:
             raise CheckpointError(
-                f"tensor {name} of {self.path} must be stored as one of {', '.join(FLOATS)}; got {stored.kind}; "
+                f"tensor {name} of {self.path} must be stored as one of {', '.join(kinds)}; got {stored.kind}; "
                 "convert it"
             )
         try:
-            array = np.empty(stored.shape, FLOATS[stored.kind])
+            array = np.empty(stored.shape, kinds[stored.kind])
             with reopen(self.path, self.stamp, stored.offset) as file:
                 read_into(file, array)
         except (OSError, ValueError) as cause:  # ValueError: dimensions that NumPy does not have

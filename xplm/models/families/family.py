@@ -78,5 +78,6 @@ class Family:
     block_modules: Callable[[BlockSpec], Modules] = (
         no_modules  # further ones, which a block decides
     )
+    quant_methods: tuple[str, ...] = ()  # of quantization_config, whose tensors can be read
     bare_prefix: str = ""  # of tensors' names, left out by files of the model without its head
     gguf: tuple[GGUFLayout, ...] = ()  # spellings that are read, the one to write first

@@ -121,5 +121,6 @@ GPT_OSS = Family(
         "router_aux_loss_coef": 0.001,
     },
     modules={"mlp.gate": "mlp.router"},
+    quant_methods=("mxfp4",),
     block_modules=block_modules,
 )

@@ -74,9 +74,11 @@ def check_keys(hf: Mapping[str, Any], family: Family) -> None:
         ConfigError: the weights are quantised, or a key that xplm has one value of has another.
     """
     for key in QUANTIZATION:
-        if hf.get(key):
+        if hf.get(key) and not (
+            key == "quantization_config" and quant_method(hf) in family.quant_methods
+        ):
             raise ConfigError(
-                f"weights must be plain floats; {key} says {_quantization_method(hf[key])}; "
+                f"weights must be plain floats; {key} says {_named_method(hf[key])}; "
                 "load the original model or a GGUF file of it, or dequantise this one with transformers"
             )
     for key, only in FIXED.items():
@@ -103,7 +105,13 @@ def check_keys(hf: Mapping[str, Any], family: Family) -> None:
         )
 
 
-def _quantization_method(value: Any) -> str:
+def quant_method(hf: Mapping[str, Any]) -> Any:
+    """How config.json says that weights are quantised, such as "mxfp4"; None where it does not."""
+    given = hf.get("quantization_config")
+    return given.get("quant_method") if isinstance(given, Mapping) else None
+
+
+def _named_method(value: Any) -> str:
     """Such as "gptq"; older files of bitsandbytes name no method."""
     given = value if isinstance(value, Mapping) else {}
     method = given.get("quant_method")
