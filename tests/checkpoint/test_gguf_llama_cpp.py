@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType, GGUFReader
+from gguf.quants import dequantize, quantize
 
 import xplm
 from tests.checkpoint.tiny import (
@@ -114,6 +116,17 @@ GELU: dict[str, dict[str, Any]] = {
         "use_parallel_residual": False,
     },
 }
+FEW = {"num_local_experts": 4, "num_experts_per_tok": 2, "tie_word_embeddings": False}
+FEW_QWEN = FEW | {"num_local_experts": None, "num_experts": 4, "moe_intermediate_size": 24}
+ROUTED: dict[str, dict[str, Any]] = {
+    "mixtral": {"model_type": "mixtral"} | FEW,
+    "qwen3_moe": {"model_type": "qwen3_moe", "norm_topk_prob": True} | FEW_QWEN,
+    "qwen2_moe": {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 20} | FEW_QWEN,
+    "granitemoe": SILU["granite"] | {"model_type": "granitemoe"} | FEW,
+    "olmoe": {"model_type": "olmoe", "num_key_value_heads": 4}
+    | FEW_QWEN
+    | {"moe_intermediate_size": None},
+}
 Write = Callable[..., Path]
 
 
@@ -167,6 +180,17 @@ def test_logits_are_those_of_llama_cpp(
     )
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("changes", ROUTED.values(), ids=ROUTED)
+def test_logits_of_routed_experts_are_those_of_llama_cpp(
+    write: Write, changes: dict[str, Any]
+) -> None:
+    path = write(changes)
+    np.testing.assert_allclose(
+        xplm.load(path).logits(IDS), llama_cpp_logits(path), rtol=0.0, atol=SAME
+    )
+
+
 def table_gelu(x: Any) -> tuple[Any, Any]:
     """That of llama.cpp on the CPU: float16 results looked up by float16 arguments."""
     y, saved = gelu_fwd(x.astype(np.float16).astype(np.float32))
@@ -199,7 +223,7 @@ def rms(x: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
 
 
-@pytest.mark.parametrize("changes", (SILU | GELU).values(), ids=SILU | GELU)
+@pytest.mark.parametrize("changes", (SILU | GELU | ROUTED).values(), ids=SILU | GELU | ROUTED)
 def test_logits_are_those_of_the_directory(
     write: Write, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
@@ -216,3 +240,27 @@ def test_logits_are_those_of_the_directory(
         rtol=0.0,
         atol=SAME,
     )
+
+
+def test_the_gate_of_a_shared_expert_is_a_vector_or_a_row(tmp_path: Path) -> None:
+    hf = hf_config(**ROUTED["qwen2_moe"])
+    tensors = tensors_of(hf)
+    gate = "model.layers.1.mlp.shared_expert_gate.weight"
+    paths = {1: tmp_path / "vector.gguf", 2: tmp_path / "row.gguf"}
+    for ndim, path in paths.items():
+        write_gguf(path, hf, tensors, has_vectors=ndim == 1)
+        stored = {t.name: t.data for t in GGUFReader(path).tensors}
+        assert stored["blk.1.ffn_gate_inp_shexp.weight"].ndim == ndim
+        np.testing.assert_array_equal(
+            open_gguf(path).read(gate, np.dtype(np.float32)), tensors[gate]
+        )
+
+
+def test_stacked_experts_may_be_quantised(tmp_path: Path) -> None:
+    hf = hf_config(**ROUTED["mixtral"])
+    tensors, kind = tensors_of(hf), GGMLQuantizationType.Q8_0
+    checkpoint = open_gguf(write_gguf(tmp_path / "m.gguf", hf, tensors, kind))
+    for part in ("gate", "up", "down"):
+        name = f"model.layers.1.mlp.experts.{part}_proj.weight"
+        wanted = dequantize(quantize(tensors[name], kind), kind)
+        np.testing.assert_array_equal(checkpoint.read(name, np.dtype(np.float32)), wanted)

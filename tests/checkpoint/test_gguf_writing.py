@@ -87,6 +87,7 @@ OWN = {
     "phi, eps": {"model_type": "phi", "layer_norm_eps": 1e-3},
 }
 CHANGES = {
+    "qwen3_moe": {"norm_topk_prob": True},
     "gemma2": {"query_pre_attn_scalar": 8},  # as llama.cpp takes it for granted
     "gemma3_text": {"query_pre_attn_scalar": 8},
     "gpt_neox": {"rotary_pct": 0.5, "rotary_emb_base": 1e8},
@@ -196,6 +197,9 @@ def test_the_keys_of_a_phi():
             {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
             "llama have none for rope_type = dynamic, factor = 2.0",
         ),
+        ({"model_type": "olmoe", "norm_topk_prob": True}, "none for norm_topk_prob = True"),
+        ({"model_type": "olmoe", "clip_qkv": 2.0}, "none for clip_qkv = 2.0 of this olmoe"),
+        ({"model_type": "qwen3_moe"}, "none for norm_topk_prob = False of this qwen3_moe"),
         ({"model_type": "cohere", "use_qk_norm": True}, "norms from 64 layers on, and none below"),
         ({"model_type": "gemma", "tie_word_embeddings": False}, "head of a gemma must be its emb"),
         ({"rope_scaling": YARN | {"truncate": False}}, "none for truncate = False"),

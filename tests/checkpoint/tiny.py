@@ -9,6 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from xplm.checkpoint.gguf_config import gguf_metadata
+from xplm.checkpoint.gguf_names import hugging_face_name, is_vector
 from xplm.models.decoder import param_specs
 from xplm.models.families.config_json import read_config
 from xplm.models.families.gguf import GGUFLayout
@@ -116,6 +117,7 @@ def write_gguf(
     arch: str | None = None,
     *,
     is_joined: bool = False,
+    has_vectors: bool = True,
     **metadata: Any,
 ) -> Path:
     """A GGUF file, its matrices quantised.
@@ -128,6 +130,7 @@ def write_gguf(
         extra: further F32 tensors, by GGUF name.
         arch: the architecture; None for the first of the family's.
         is_joined: whether q, k and v of a layer are one tensor.
+        has_vectors: whether matrices of one row are vectors, as llama.cpp's converter writes them.
         metadata: further keys, "__" standing for ".".
     """
     model = gguf_metadata(read_config(config), arch)
@@ -149,6 +152,9 @@ def write_gguf(
         )
         for name, ours in model.tensors.items()
     }
+    if has_vectors:
+        rows = [n for n in stored if is_vector(hugging_face_name(n, model.layout), model.layout)]
+        stored |= {name: stored[name][0] for name in rows}
     if is_joined:
         stored = join_qkv(stored)
     for name, array in stored.items():

@@ -29,7 +29,7 @@ from gguf.quants import dequantize
 from xplm.checkpoint.checkpoint import Checkpoint, TensorInfo, to_dtype
 from xplm.checkpoint.gguf_config import config_from_gguf, get_layout
 from xplm.checkpoint.gguf_header import StoredTensor, read_gguf_header
-from xplm.checkpoint.gguf_names import hugging_face_name, parts_of
+from xplm.checkpoint.gguf_names import hugging_face_name, is_vector, parts_of
 from xplm.checkpoint.gguf_rope import FACTOR_TENSORS
 from xplm.checkpoint.untrusted import Stamp, read_into, reopen
 from xplm.config import DecoderConfig
@@ -101,10 +101,15 @@ def open_gguf(path: Path) -> Checkpoint:
             raise CheckpointError(
                 f"a tensor must be stored once; {path} holds {visible(ours)} twice"
             )
-        named[ours] = tensor
+        named[ours] = _as_row(tensor) if is_vector(ours, layout) else tensor
     tensors = {name: TensorInfo(tensor.shape, tensor.kind.name) for name, tensor in named.items()}
     read = partial(_read_tensor, unpack, named, layout, config.blocks[0].mixer.head_dim)
     return Checkpoint(path, config, tensors, STORED_KINDS, read, metadata, READERS)
+
+
+def _as_row(tensor: StoredTensor) -> StoredTensor:
+    """A vector as a matrix of one row; a matrix as it is."""
+    return tensor._replace(shape=(1, *tensor.shape)) if len(tensor.shape) == 1 else tensor
 
 
 def _split_joined(

@@ -54,6 +54,12 @@ def hugging_face_name(name: str, layout: GGUFLayout) -> str:
     return name
 
 
+def is_vector(name: str, layout: GGUFLayout) -> bool:
+    """Whether a tensor of ours is a matrix of one row that a file may hold as a vector."""
+    match = re.fullmatch(r"model\.layers\.\d+\.(.+)\.weight", name)
+    return match is not None and match[1] in layout.vectors
+
+
 def parts_of(name: str, joined: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     """The GGUF names of the tensors that one holds: its own where it holds no others.
 

@@ -126,6 +126,8 @@ class GGUFLayout:
     """Further ones, which a block decides."""
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """A module that holds several as one, as in JOINED, in every file of this layout."""
+    vectors: frozenset[str] = frozenset()
+    """Our names of modules of one row (1, C), whose weight a file may hold as (C,)."""
     has_interleaved_rows: bool = False
     """Whether the rows of q and k lie pair by pair, not half after half."""
     norm_offset: float = 0.0

@@ -24,8 +24,10 @@ def write_blocks(config: DecoderConfig) -> dict[str, Any]:
 
 
 def claims_gguf(file: GGUFFile) -> bool:
-    """Whether a llama of a GGUF file is a Mistral: it has a window and no biases of q."""
-    return file.integer(WINDOW, 0) > 0 and not file.has_bias("attn_q")
+    """Whether a llama of a GGUF file is a Mistral: it has a window, and neither biases of q nor experts."""
+    if file.has_bias("attn_q") or file.integer("expert_count", 0) > 0:
+        return False
+    return file.integer(WINDOW, 0) > 0
 
 
 def read_gguf(file: GGUFFile) -> dict[str, Any]:

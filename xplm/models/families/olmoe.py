@@ -7,14 +7,19 @@ from xplm.config import DecoderConfig
 from xplm.models.families.blocks import in_all_layers, read_llama_block
 from xplm.models.families.experts import (
     BALANCE,
+    GGUF_COUNTS,
+    GGUF_MODULES,
     NUMBERED,
     read_balance,
     read_experts,
+    read_gguf_counts,
     routed_block,
     write_experts,
+    write_gguf_counts,
 )
 from xplm.models.families.family import COMMON, ROPE, SIZES, Family
 from xplm.models.families.fields import Fields
+from xplm.models.families.gguf import GGUFFile, GGUFLayout
 from xplm.models.families.rope import write_rope
 from xplm.models.families.windows import FULL, require_layer_types
 from xplm.specs import BlockSpec, RMSNormSpec, RouterSpec
@@ -53,6 +58,16 @@ def write_blocks(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
+def read_gguf(file: GGUFFile) -> dict[str, Any]:
+    """Experts, their weights as they are; llama.cpp bounds no q, k and v here."""
+    return read_gguf_counts(file, COUNT)
+
+
+def write_gguf(config: DecoderConfig) -> dict[str, Any]:
+    """The keys that these are read from."""
+    return write_gguf_counts(routed_block(config.blocks)[1])
+
+
 OLMOE = Family(
     "olmoe",
     "OlmoeForCausalLM",
@@ -76,4 +91,17 @@ OLMOE = Family(
         "eos_token_id": 50279,
     },
     modules=NUMBERED,
+    gguf=(
+        GGUFLayout(
+            "olmoe",
+            keys=GGUF_COUNTS,
+            read=read_gguf,
+            write=write_gguf,
+            modules={
+                "self_attn.q_norm": "attn_q_norm",
+                "self_attn.k_norm": "attn_k_norm",
+                **GGUF_MODULES,
+            },
+        ),
+    ),
 )

@@ -155,6 +155,7 @@ QWEN2_MOE = Family(
                     for part in ("gate", "up", "down")
                 },
             },
+            vectors=frozenset({"mlp.shared_expert_gate"}),
         ),
     ),
 )
