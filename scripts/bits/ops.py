@@ -55,7 +55,8 @@ def calls() -> Iterator[Call]:
         yield Call("rms_norm", f"{rows}", (n((*rows, 48)), n(48)), {"eps": 1e-5})
         yield Call("layer_norm", f"{rows}", (n((*rows, 48)), n(48), n(48)), {"eps": 1e-5})
         yield Call("swiglu", f"{rows}", (3 * n((*rows, 88)), n((*rows, 88))))
-        yield Call("gelu", f"{rows}", (3 * n((*rows, 88)),))
+        for activation in ("gelu", "gelu_erf", "relu", "relu2"):
+            yield Call(activation, f"{rows}", (3 * n((*rows, 88)),))
         clamp = {"alpha": 1.702, "limit": 7.0}
         yield Call("clamped_swiglu", f"{rows}", (6 * n((*rows, 88)), 6 * n((*rows, 88))), clamp)
         yield Call("sigmoid_gate", f"{rows}", (n((*rows, 1)), n((*rows, 88))))

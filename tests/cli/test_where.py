@@ -18,6 +18,7 @@ SCRIPTS_THAT_DO_NOT = {
     "torch_twin",  # PyTorch
     "make_tiny_models",  # PyTorch
     "check_wheel",  # computes nothing
+    "compile_kernels",  # NumPy's
 }
 
 

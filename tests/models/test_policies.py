@@ -65,7 +65,8 @@ def test_every_kernel_has_its_dtypes(numpy_backend, text):
         if name == "attention_fwd":
             assert given == [dtype["compute"], dtype["cache"], dtype["cache"]]
             assert saved.lse.dtype == wide_dtype(np.zeros(0, dtype["softmax"]), np)
-    elsewhere = {"gelu_fwd", "layer_norm_fwd", "softmax_fwd", "dropout_fwd"}
+    activations = {"gelu_fwd", "gelu_erf_fwd", "relu_fwd", "relu2_fwd"}
+    elsewhere = {*activations, "layer_norm_fwd", "softmax_fwd", "dropout_fwd"}
     experts = {
         "clamped_swiglu_fwd",
         "expert_linear_fwd",

@@ -76,9 +76,6 @@ def attention_layer_fwd(
     xp = rt.backend.xp
     B, T, _ = x.shape
 
-    def heads(rows: Array, width: int) -> Array:
-        return xp.permute_dims(xp.reshape(rows, (B, T, -1, width)), (0, 2, 1, 3))
-
     q, q_saved = linear_layer_fwd(rt, params, f"{name}.q_proj", x)  # (B, T, H D)
     k, k_saved = linear_layer_fwd(rt, params, f"{name}.k_proj", x)  # (B, T, K D)
     v, v_saved = linear_layer_fwd(rt, params, f"{name}.v_proj", x)  # (B, T, K Dv)
@@ -92,7 +89,7 @@ def attention_layer_fwd(
     if spec.clip is not None:
         (q, k, v), kept = _clip(rt, spec.clip, (q, k, v))
     D, Dv = spec.head_dim, spec.value_dim
-    q, k, v = heads(q, D), heads(k, D), heads(v, Dv)  # (B, H or K, T, D or Dv)
+    q, k, v = _heads(rt, q, D), _heads(rt, k, D), _heads(rt, v, Dv)  # (B, H or K, T, D or Dv)
     if spec.rope is not None:
         cos, sin = context.ropes[spec.rope]
         q, rope_q_saved = rt.ops.rope_fwd(q, cos, sin, pairs=spec.rope.pairs)
@@ -108,7 +105,6 @@ def attention_layer_fwd(
     else:
         options = _options(rt, spec)
         y, attention_saved = rt.ops.attention_fwd(q, k, v, None, sinks, start=0, **options)
-        # (B, H, T, Dv)
 
     y = xp.reshape(xp.permute_dims(y, (0, 2, 1, 3)), (B, T, -1))  # (B, T, H Dv)
     y, o_saved = linear_layer_fwd(rt, params, f"{name}.o_proj", y)  # (B, T, C)
@@ -124,6 +120,12 @@ def attention_layer_fwd(
         attention_saved,
         o_saved,
     )
+
+
+def _heads(rt: Runtime, rows: Array, width: int) -> Array:
+    """(B, T, H width), cut into heads or not  ->  (B, H, T, width)"""
+    xp, (B, T) = rt.backend.xp, rows.shape[:2]
+    return xp.permute_dims(xp.reshape(rows, (B, T, -1, width)), (0, 2, 1, 3))
 
 
 def attention_layer_bwd(

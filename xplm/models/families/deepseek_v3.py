@@ -61,14 +61,13 @@ DEEPSEEK_V3 = Family(
     read_blocks=read_blocks,
     write_blocks=write_blocks,
     inert=(
-        "num_mtp_layers",
         "num_nextn_predict_layers",
         "output_router_logits",
         "qk_head_dim",
         "pretraining_tp",
     ),
-    spelling={"num_local_experts": COUNT},
-    aliases=("num_local_experts",),
+    spelling={"num_local_experts": COUNT, "num_mtp_layers": "num_nextn_predict_layers"},
+    aliases=("num_local_experts", "num_mtp_layers"),
     defaults={
         "max_position_embeddings": 4096,
         "n_routed_experts": 256,

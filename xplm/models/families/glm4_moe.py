@@ -61,9 +61,9 @@ GLM4_MOE = Family(
     hidden_act="silu",
     read_blocks=read_blocks,
     write_blocks=write_blocks,
-    inert=("output_router_logits", "num_nextn_predict_layers", "num_mtp_layers"),
-    spelling={"num_local_experts": COUNT},
-    aliases=("num_local_experts",),
+    inert=("output_router_logits", "num_nextn_predict_layers"),
+    spelling={"num_local_experts": COUNT, "num_mtp_layers": "num_nextn_predict_layers"},
+    aliases=("num_local_experts", "num_mtp_layers"),
     defaults={
         "num_key_value_heads": 8,
         "intermediate_size": 10944,

@@ -28,7 +28,7 @@ from xplm.models.families.rope import write_rope
 from xplm.models.families.windows import FULL, SLIDING, require_layer_types
 from xplm.specs import BlockSpec, RMSNormSpec, RouterSpec
 
-COUNT, WIDTH = "num_experts", "moe_intermediate_size"
+COUNT, WIDTH = "num_local_experts", "moe_intermediate_size"
 
 
 def read_blocks(hf: Fields) -> tuple[BlockSpec, ...]:
@@ -81,21 +81,21 @@ QWEN3_MOE = Family(
     keys=(
         *(*COMMON, *SIZES, *ROPE, "rms_norm_eps", "attention_bias"),
         *("use_sliding_window", "sliding_window", *SPARSE, *BALANCE),
-        *("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob"),
+        *(COUNT, "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob"),
     ),
     norm_eps_key="rms_norm_eps",
     hidden_act="silu",
     read_blocks=read_blocks,
     write_blocks=write_blocks,
     inert=("max_window_layers",),
-    spelling={"num_local_experts": "num_experts"},
-    aliases=("num_local_experts",),
+    spelling={"num_experts": COUNT},
+    aliases=("num_experts",),
     defaults={
         "num_key_value_heads": 4,
         "intermediate_size": 6144,
         "max_position_embeddings": 32768,
         "sliding_window": 4096,
-        "num_experts": 128,
+        COUNT: 128,
         "num_experts_per_tok": 8,
         "moe_intermediate_size": 768,
         "router_aux_loss_coef": 0.001,
