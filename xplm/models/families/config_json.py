@@ -128,6 +128,10 @@ def _without_aliases(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
     for alias in family.aliases:
         key = family.spelling[alias]
         value = own.pop(alias, None)
-        if value is not None and own.setdefault(key, value) != value:
+        if value is None:
+            continue
+        if own.get(key) is None:
+            own[key] = value
+        elif own[key] != value:
             raise ConfigError(f"{alias} is {key} here; got {shown(value)} and {shown(own[key])}")
     return own
