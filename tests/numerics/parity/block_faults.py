@@ -16,7 +16,7 @@ BLOCKS = [
         NORMS,
         """    if spec.rope is not None:
         cos, sin = context.ropes[spec.rope]
-        q, k = heads(q, spec.head_dim), heads(k, spec.head_dim)
+        q, k = _heads(rt, q, spec.head_dim), _heads(rt, k, spec.head_dim)
         q, rope_q_saved = rt.ops.rope_fwd(q, cos, sin, pairs=spec.rope.pairs)
         k, rope_k_saved = rt.ops.rope_fwd(k, cos, sin, pairs=spec.rope.pairs)
         q, k = (xp.reshape(xp.permute_dims(a, (0, 2, 1, 3)), (B, T, -1)) for a in (q, k))
