@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.kinds import every_kind
 from xplm.backend import load_backend
 from xplm.models.decoder import forward, param_specs
 from xplm.models.head import IGNORE_INDEX
@@ -18,7 +19,7 @@ from xplm.train.optimizers import find_optimizer
 
 ROWS, LENGTH, VOCABULARY = 8, 9, 7
 COUNTS = LENGTH - np.array([0, 2, 0, 1, 0, 0, 4, 0])  # the rest of a row is padding
-EVERY = pytest.mark.parametrize("name", TINY_MODELS)
+EVERY = every_kind
 TWO = pytest.mark.parametrize("name", ["llama", "gpt2"])
 
 

@@ -8,6 +8,7 @@ import inspect
 import numpy as np
 import pytest
 
+from tests.kinds import every_kind
 from xplm.kernels import PORTABLE, linear_cross_entropy_fwd
 from xplm.numerics.check_layers import LAYERS, VARIANTS, check_layer
 from xplm.numerics.check_model import check_model
@@ -85,7 +86,7 @@ def test_layer(numpy_backend, layer, variant, entries):
 
 
 @ENTRIES
-@pytest.mark.parametrize("name", TINY_MODELS)
+@every_kind
 def test_model(numpy_backend, name, entries):
     config = tiny_config(TINY_MODELS[name])
     for error in check_model(numpy_backend, "fused", config, entries=entries):

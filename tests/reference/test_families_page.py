@@ -7,11 +7,11 @@ from functools import cache
 import pytest
 
 from tests.families_page import parse, stored_names, table
+from tests.kinds import nightly_unless_first
 from tests.reference.family_experts import EXPERT_FACTS, LATENT, has_experts
 from tests.reference.family_facts import ABSENT, BLOCKS, PROJECTIONS, SCALES
 from tests.reference.family_models import TinyFamily, default_config
 from tests.reference.family_positions import POSITIONS
-from xplm.models.families.table import FAMILIES
 
 TABLES = {
     "Blocks": BLOCKS,
@@ -114,8 +114,8 @@ def setting(transformers, model_type, column, key, layers):
 
 
 def of_family(model_type, *values, **options):
-    """A parameter of a test; nightly where it is of a family that xplm does not have."""
-    marks = () if model_type in FAMILIES else pytest.mark.nightly
+    """A parameter of a test; nightly but for the first families."""
+    marks = nightly_unless_first(model_type)
     return pytest.param(*values, marks=marks, **options)
 
 
