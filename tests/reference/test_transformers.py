@@ -43,9 +43,12 @@ def is_whole(name):
     )
 
 
-def every(names):
-    """Parameters, those that the short run leaves out marked."""
-    nightly = [family(name) not in FLAGS and name != family(name) for name in names]
+def every(names, short=None):
+    """Parameters, those that the short run leaves out marked; it takes `short` where that is given."""
+    nightly = [
+        family(name) not in FLAGS and (name != family(name) if short is None else name not in short)
+        for name in names
+    ]
     return pytest.mark.parametrize(
         "name",
         [
@@ -60,7 +63,7 @@ KINDS = (
     *("qwen3", "qwen3-window", "phi", "phi-qk-norm", "gemma3_text", "gpt_neox", "olmo2", "cohere"),
     *("qwen3_moe", "gpt_oss", "deepseek_v3"),
 )
-"""A model of each kind of block."""
+"""A model of each kind of block: those whose text, files and dtypes the short run compares too."""
 
 
 def lengths(name):
@@ -122,7 +125,7 @@ def test_greedy_ids_equal_transformers(script, directory, load_oracle, name):
     assert len(result.token_ids) >= len(expected) - 1  # the end of sequence may be left out
 
 
-@every(WHOLE)
+@every(WHOLE, KINDS)
 def test_token_by_token_is_the_whole(script, directory, name):
     lm = xplm.load(script["make_model"](name, directory))
     prompt = draw(name, 30)  # longer than the window
@@ -135,7 +138,7 @@ def test_token_by_token_is_the_whole(script, directory, name):
     np.testing.assert_allclose(result.logprobs, expected, rtol=0, atol=BOUND)
 
 
-@every(WHOLE)
+@every(WHOLE, KINDS)
 def test_converted_it_gives_transformers_the_same(
     script, directory, load_oracle, transformers, tmp_path, caplog, name
 ):
@@ -155,7 +158,7 @@ def test_converted_it_gives_transformers_the_same(
 
 
 @pytest.mark.parametrize("policy", ["bf16", "fp16"])
-@every(WHOLE)
+@every(WHOLE, KINDS)
 def test_narrow_policies_are_near_float32(script, directory, name, policy):
     """Rounded by a share u each: two layers' 12 results and 6 matrices, and the head's. Together 40 u at most.
 
