@@ -284,8 +284,8 @@ LAYERS = [
     Mutation(
         "heads and positions swapped when heads are joined",
         f"{L}/attention.py",
-        "return xp.reshape(xp.permute_dims(heads, (0, 2, 1, 3)), (B, T, -1))",
-        "return xp.reshape(heads, (B, T, -1))",
+        "dq, dk, dv = join_heads(rt, dq), join_heads(rt, dk), join_heads(rt, dv)",
+        "dq, dk, dv = (xp.reshape(d, (B, T, -1)) for d in (dq, dk, dv))",
         "layer attention_layer",
     ),
     Mutation(

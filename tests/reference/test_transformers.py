@@ -13,6 +13,7 @@ import pytest
 from tiny_recipes import RECIPES
 
 import xplm
+from tests.kinds import FIRST
 from tests.on_backends import load_or_skip, on
 from tests.paths import ROOT
 from xplm.checkpoint.convert import convert
@@ -23,10 +24,6 @@ SCRIPT = ROOT / "scripts" / "make_tiny_models.py"
 
 NAMES = list(RECIPES)
 BOUND = 1e-4
-FLAGS = ("llama", "mistral", "qwen2", "gpt2", "starcoder2", "qwen3", "phi")
-"""Families of which the short run takes every flag; of the others it takes the model without a suffix."""
-
-
 ROUTED = ("mixtral", "qwen3_moe", "qwen2_moe", "glm4_moe", "olmoe", "granitemoe", "gpt_oss")
 
 
@@ -44,9 +41,12 @@ def is_whole(name):
 
 
 def every(names, short=None):
-    """Parameters, those that the short run leaves out marked; it takes `short` where that is given."""
+    """Parameters, those that the short run leaves out marked.
+
+    Of families other than FIRST it takes `short`, or else the model without a suffix.
+    """
     nightly = [
-        family(name) not in FLAGS and (name != family(name) if short is None else name not in short)
+        family(name) not in FIRST and (name != family(name) if short is None else name not in short)
         for name in names
     ]
     return pytest.mark.parametrize(

@@ -73,9 +73,6 @@ def attention_layer_fwd(
         x: input (B, T, C), normalised.
         context: tables, mask and cache of this forward pass.
     """
-    xp = rt.backend.xp
-    B, T, _ = x.shape
-
     q, q_saved = linear_layer_fwd(rt, params, f"{name}.q_proj", x)  # (B, T, H D)
     k, k_saved = linear_layer_fwd(rt, params, f"{name}.k_proj", x)  # (B, T, K D)
     v, v_saved = linear_layer_fwd(rt, params, f"{name}.v_proj", x)  # (B, T, K Dv)
@@ -89,7 +86,11 @@ def attention_layer_fwd(
     if spec.clip is not None:
         (q, k, v), kept = _clip(rt, spec.clip, (q, k, v))
     D, Dv = spec.head_dim, spec.value_dim
-    q, k, v = _heads(rt, q, D), _heads(rt, k, D), _heads(rt, v, Dv)  # (B, H or K, T, D or Dv)
+    q, k, v = (
+        cut_heads(rt, q, D),
+        cut_heads(rt, k, D),
+        cut_heads(rt, v, Dv),
+    )  # (B, H or K, T, D or Dv)
     if spec.rope is not None:
         cos, sin = context.ropes[spec.rope]
         q, rope_q_saved = rt.ops.rope_fwd(q, cos, sin, pairs=spec.rope.pairs)
@@ -106,8 +107,7 @@ def attention_layer_fwd(
         options = _options(rt, spec)
         y, attention_saved = rt.ops.attention_fwd(q, k, v, None, sinks, start=0, **options)
 
-    y = xp.reshape(xp.permute_dims(y, (0, 2, 1, 3)), (B, T, -1))  # (B, T, H Dv)
-    y, o_saved = linear_layer_fwd(rt, params, f"{name}.o_proj", y)  # (B, T, C)
+    y, o_saved = linear_layer_fwd(rt, params, f"{name}.o_proj", join_heads(rt, y))  # (B, T, C)
     return y, AttentionLayerSaved(
         q_saved,
         k_saved,
@@ -122,10 +122,16 @@ def attention_layer_fwd(
     )
 
 
-def _heads(rt: Runtime, rows: Array, width: int) -> Array:
+def cut_heads(rt: Runtime, rows: Array, width: int) -> Array:
     """(B, T, H width), cut into heads or not  ->  (B, H, T, width)"""
     xp, (B, T) = rt.backend.xp, rows.shape[:2]
     return xp.permute_dims(xp.reshape(rows, (B, T, -1, width)), (0, 2, 1, 3))
+
+
+def join_heads(rt: Runtime, heads: Array) -> Array:
+    """(B, H, T, width)  ->  (B, T, H width)"""
+    xp, (B, _, T, _) = rt.backend.xp, heads.shape
+    return xp.reshape(xp.permute_dims(heads, (0, 2, 1, 3)), (B, T, -1))
 
 
 def attention_layer_bwd(
@@ -140,12 +146,9 @@ def attention_layer_bwd(
     xp = rt.backend.xp
     B, T, _ = dy.shape
 
-    def joined(heads: Array) -> Array:
-        return xp.reshape(xp.permute_dims(heads, (0, 2, 1, 3)), (B, T, -1))
-
     # y = joined heads Wo^T
     dheads = linear_layer_bwd(rt, f"{name}.o_proj", dy, saved.o, grads)  # (B, T, H Dv)
-    dheads = xp.permute_dims(xp.reshape(dheads, (B, T, -1, spec.value_dim)), (0, 2, 1, 3))
+    dheads = cut_heads(rt, dheads, spec.value_dim)
 
     # heads = attention(rope(clip(norm(q))), rope(clip(norm(k))), clip(v))
     assert saved.attention is not None
@@ -155,7 +158,7 @@ def attention_layer_bwd(
     if saved.rope_q is not None and saved.rope_k is not None:
         dq, _, _ = rt.ops.rope_bwd(dq, saved.rope_q)
         dk, _, _ = rt.ops.rope_bwd(dk, saved.rope_k)
-    dq, dk, dv = joined(dq), joined(dk), joined(dv)  # (B, T, N D)
+    dq, dk, dv = join_heads(rt, dq), join_heads(rt, dk), join_heads(rt, dv)  # (B, T, N D)
     if saved.kept:
         dq, dk, dv = (
             xp.where(kept, d, xp.zeros_like(d))

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 from xplm.gradients import Gradients
 from xplm.kernels.attention import AttentionSaved
 from xplm.kernels.rope import RopeSaved
+from xplm.layers.attention import cut_heads, join_heads
 from xplm.layers.context import Context
 from xplm.layers.linear import (
     LinearLayerSaved,
@@ -121,7 +122,7 @@ def latent_attention_layer_fwd(
             q, k, v, start=0, scale=spec.scale, island=rt.dtype.softmax
         )  # (B, H, T, Dv)
 
-    y, o_saved = linear_layer_fwd(rt, params, f"{name}.o_proj", _joined(rt, y))  # (B, T, C)
+    y, o_saved = linear_layer_fwd(rt, params, f"{name}.o_proj", join_heads(rt, y))  # (B, T, C)
     return y, LatentAttentionSaved(
         q_saved, a_saved, norm_saved, rope_saved, b_saved, attention_saved, o_saved
     )
@@ -141,7 +142,7 @@ def latent_attention_layer_bwd(
 
     # y = joined heads Wo^T
     dheads = linear_layer_bwd(rt, f"{name}.o_proj", dy, saved.o, grads)  # (B, T, H Dv)
-    dheads = _cut(rt, dheads, spec.value_dim)
+    dheads = cut_heads(rt, dheads, spec.value_dim)
 
     # heads = attention(q, k, v)
     assert saved.attention is not None
@@ -151,7 +152,7 @@ def latent_attention_layer_bwd(
     # k = k1, rope(p), the same p for every head;  k1, v = Wkvb c
     dp, _, _ = rt.ops.rope_bwd(_sum_over_heads(rt, dk[..., N:]), saved.rope_k)  # (B, 1, T, P)
     dkv = xp.concat([dk[..., :N], dv], axis=-1)  # (B, H, T, N + Dv)
-    dc = linear_layer_bwd(rt, f"{name}.{KV_B}", _joined(rt, dkv), saved.kv_b, grads)  # (B, T, R)
+    dc = linear_layer_bwd(rt, f"{name}.{KV_B}", join_heads(rt, dkv), saved.kv_b, grads)  # (B, T, R)
 
     # norm(c), p = Wkva x
     dc = norm_layer_bwd(rt, spec.norm, f"{name}.kv_a_layernorm", dc, saved.kv_norm, grads)
@@ -171,7 +172,7 @@ def _queries(
         a, a_saved = linear_layer_fwd(rt, params, f"{name}.q_a_proj", x)  # (B, T, Q)
         a, norm_saved = norm_layer_fwd(rt, spec.norm, params, f"{name}.q_a_layernorm", a)
         q, b_saved = linear_layer_fwd(rt, params, f"{name}.q_b_proj", a)
-    q = _cut(rt, q, spec.head_dim)
+    q = cut_heads(rt, q, spec.head_dim)
     q1, q2 = q[..., : spec.nope_dim], q[..., spec.nope_dim :]
     q2, rope_saved = _rotated(rt, spec, q2, context)
     q = rt.backend.xp.concat([q1, q2], axis=-1)
@@ -190,7 +191,7 @@ def _queries_back(
     # q = q1, rope(q2)
     dq2, _, _ = rt.ops.rope_bwd(dq[..., spec.nope_dim :], saved.rope)
     dq = rt.backend.xp.concat([dq[..., : spec.nope_dim], dq2], axis=-1)
-    dq = _joined(rt, dq)  # (B, T, H (N + P))
+    dq = join_heads(rt, dq)  # (B, T, H (N + P))
 
     # q = Wq x, or Wqb norm(Wqa x)
     if saved.a is None:
@@ -214,7 +215,7 @@ def _expand(
     """k (B, H, S, N + P) and v (B, H, S, Dv) of latents c (B, S, R) and rotated parts p (B, 1, S, P)."""
     xp = rt.backend.xp
     kv, saved = linear_layer_fwd(rt, params, f"{name}.{KV_B}", c)  # (B, S, H (N + Dv))
-    kv = _cut(rt, kv, spec.nope_dim + spec.value_dim)
+    kv = cut_heads(rt, kv, spec.nope_dim + spec.value_dim)
     k1, v = kv[..., : spec.nope_dim], kv[..., spec.nope_dim :]
     every = xp.broadcast_to(p, (*k1.shape[:3], p.shape[3]))
     return xp.concat([k1, every], axis=-1), v, saved
@@ -250,20 +251,6 @@ def is_absorbing_cheaper(spec: LatentAttentionSpec, T: int, S: int) -> bool:
     absorbed = T * R * (N + Dv) + T * S * 2 * (R + P)
     expanded = S * R * (N + Dv) + T * S * (N + P + Dv)
     return absorbed < expanded
-
-
-def _cut(rt: Runtime, rows: Array, width: int) -> Array:
-    """(B, T, H width)  ->  (B, H, T, width)"""
-    B, T, _ = rows.shape
-    xp = rt.backend.xp
-    return xp.permute_dims(xp.reshape(rows, (B, T, -1, width)), (0, 2, 1, 3))
-
-
-def _joined(rt: Runtime, heads: Array) -> Array:
-    """(B, H, T, width)  ->  (B, T, H width)"""
-    B, _, T, _ = heads.shape
-    xp = rt.backend.xp
-    return xp.reshape(xp.permute_dims(heads, (0, 2, 1, 3)), (B, T, -1))
 
 
 def _sum_over_heads(rt: Runtime, heads: Array) -> Array:

@@ -16,10 +16,10 @@ BLOCKS = [
         NORMS,
         """    if spec.rope is not None:
         cos, sin = context.ropes[spec.rope]
-        q, k = _heads(rt, q, spec.head_dim), _heads(rt, k, spec.head_dim)
+        q, k = cut_heads(rt, q, spec.head_dim), cut_heads(rt, k, spec.head_dim)
         q, rope_q_saved = rt.ops.rope_fwd(q, cos, sin, pairs=spec.rope.pairs)
         k, rope_k_saved = rt.ops.rope_fwd(k, cos, sin, pairs=spec.rope.pairs)
-        q, k = (xp.reshape(xp.permute_dims(a, (0, 2, 1, 3)), (B, T, -1)) for a in (q, k))
+        q, k = join_heads(rt, q), join_heads(rt, k)
         spec = replace(spec, rope=None)
 """
         + NORMS,
@@ -51,6 +51,7 @@ BLOCKS = [
         Q_NORM,
         Q_NORM
         + """
+        xp, (B, T) = rt.backend.xp, q.shape[:2]
         rows = xp.reshape(q, (B, T, -1, spec.head_dim))
         rows = rows / xp.sqrt(xp.mean(rows * rows, axis=-1, keepdims=True) + 1e-3)
         q = cast(xp.reshape(rows, (B, T, -1)), q.dtype)""",

@@ -137,8 +137,8 @@ WIRING = [
     PlantedFault(
         "heads and positions swapped when heads are joined",
         f"{L}/attention.py",
-        "return xp.reshape(xp.permute_dims(heads, (0, 2, 1, 3)), (B, T, -1))",
-        "return xp.reshape(heads, (B, T, -1))",
+        "dq, dk, dv = join_heads(rt, dq), join_heads(rt, dk), join_heads(rt, dv)",
+        "dq, dk, dv = (xp.reshape(d, (B, T, -1)) for d in (dq, dk, dv))",
         "llama",
         "and linear backward at model.layers.1.self_attn.q_proj",
         shared=False,
