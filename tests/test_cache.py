@@ -28,7 +28,7 @@ def extend(rt, cache, T, value, counts=None):
 
 def slots(rt, cache):
     """What layer 0 of each row holds in its filled slots, as numbers."""
-    keys, values, _ = cache.of_layer(0)
+    keys, values = cache.of_layer(0)[:2]
     keys, values = to_numpy(rt.backend, keys), to_numpy(rt.backend, values)
     np.testing.assert_array_equal(keys, -values)
     return [row[0, :n, 0].tolist() for row, n in zip(keys, cache.lengths, strict=True)]

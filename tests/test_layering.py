@@ -28,6 +28,8 @@ LAYERS = [
         "emulation",
         "runtime",
         "cache",
+        "pages",
+        "paged_cache",
     },
     {"layers"},
     {"models"},

@@ -8,6 +8,7 @@ from 0 on, and has a length of its own; a pass begins in the slot behind it.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
@@ -16,10 +17,34 @@ from xplm.out_of_memory import memory_faults
 from xplm.precision import cast
 from xplm.runtime import Runtime
 from xplm.typing import Array
-from xplm.views import KeyView, LatentView, LayerCache, Rows
+from xplm.views import KeyView, LatentView, LayerCache, PagedView, Rows
 
 ADVICE = "ask for fewer new tokens, prompts or beams, or free memory"
 """What to change where a cache, or a reply, does not fit the memory."""
+
+
+class Cache(Protocol):
+    """What a pass reads and extends; `KVCache` is one, `xplm.paged_cache.PagedCache` another."""
+
+    def rows(self) -> Rows:
+        """Where the next pass begins."""
+        ...
+
+    def of_layer(self, layer: int) -> LayerCache:
+        """The keys and values of a layer that has them, for an op that extends them and attends to them."""
+        ...
+
+    def extend(self, layer: int, k: Array, v: Array, rows: Rows) -> KeyView | PagedView:
+        """Store a layer's k (B, K, T, D) and v (B, K, T, Dv) from each row's start on; a view of all so far."""
+        ...
+
+    def extend_latents(self, layer: int, latents: Array, rows: Rows) -> LatentView:
+        """The same of a layer that keeps latents (B, 1, T, R + P)."""
+        ...
+
+    def advance(self, counts: Sequence[int]) -> None:
+        """Count so many more slots of each row as filled. The model's forward pass is the one caller."""
+        ...
 
 
 class KVCache:

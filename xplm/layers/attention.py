@@ -23,7 +23,7 @@ from xplm.precision import cast
 from xplm.runtime import Runtime
 from xplm.specs import AttentionSpec
 from xplm.typing import Array, Params
-from xplm.views import KeyView, gather
+from xplm.views import KeyView, PagedView, gather
 
 
 class AttentionLayerSaved(NamedTuple):
@@ -201,7 +201,7 @@ def _options(rt: Runtime, spec: AttentionSpec) -> dict[str, Any]:
 
 
 def _attend_to_cache(
-    rt: Runtime, spec: AttentionSpec, q: Array, view: KeyView, sinks: Array | None
+    rt: Runtime, spec: AttentionSpec, q: Array, view: KeyView | PagedView, sinks: Array | None
 ) -> Array:
     """Attention of q (B, H, T, D) over a view of a cache, in one op where the table has that."""
     options = _options(rt, spec)

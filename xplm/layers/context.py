@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from xplm.cache import KVCache
+from xplm.cache import Cache
 from xplm.layers.balance import Balance
 from xplm.specs import RopeSpec
 from xplm.typing import Array
@@ -30,7 +30,7 @@ class Context(NamedTuple):
 
     positions: Array | None  # (B or 1, T), integer; None without learned positions
     ropes: Mapping[RopeSpec, RopeTables]
-    cache: KVCache | None
+    cache: Cache | None
     rows: Rows | None  # where they begin in the cache; None without one
     layer: int = 0  # number of the block that reads this
     auxiliary: AuxiliaryLoss | None = None  # None: the pass has no loss

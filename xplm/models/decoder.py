@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xplm.cache import KVCache
+from xplm.cache import Cache
 from xplm.config import DecoderConfig
 from xplm.formats import Format
 from xplm.gradients import Gradients
@@ -69,7 +69,7 @@ def forward(
     config: DecoderConfig,
     params: Params,
     ids: Array,
-    cache: KVCache | None = None,
+    cache: Cache | None = None,
     *,
     counts: Sequence[int] | None = None,
     ends: Sequence[int] | None = None,
@@ -184,7 +184,7 @@ def make_context(
     rt: Runtime,
     config: DecoderConfig,
     T: int,
-    cache: KVCache | None = None,
+    cache: Cache | None = None,
     ends: Sequence[int] | None = None,
 ) -> Context:
     """Positions, RoPE tables and mask limits of T positions that follow the cache's last. Arguments as `forward`'s."""

@@ -46,6 +46,7 @@ def bind_blocks(blocks, *, attention_half, mlp_half, scale, cap=None, eps, islan
             len(stored) == len(layers)  # which must live as long as their places are known
             and x.shape[1] == 1
             and _are_alike(tables)
+            and all(cache.map is None for cache in caches)
             and all(array.flags.carray for pair in stored for array in pair)
             and takes(x, *stored[0])
             and _differ_by_place(stored)

@@ -7,16 +7,19 @@ them are attended to as in training, rows that start in different slots one afte
 import numpy as np
 
 from xplm.kernels.fusions.cached_attention import cached_attention as portable
+from xplm.views import PagedView
 from xplm_numpy.attention_decode import NO_PADDING, attend, sink_bits
 from xplm_numpy.kernels.attention import FEW_QUERIES, attention_fwd
 from xplm_numpy.narrow import bits, in_float32, takes
 
 
 def cached_attention(q, view, sinks=None, *, scale, window=None, cap=None, island=None):
-    keys, values, rows = view
     options = {"scale": scale, "window": window, "cap": cap, "island": island}
-    if not takes(q, keys, values, sinks) or not in_float32(island):
+    if isinstance(view, PagedView) or not takes(q, view.keys, view.values, sinks):
         return portable(q, view, sinks, **options)
+    if not in_float32(island):
+        return portable(q, view, sinks, **options)
+    keys, values, rows = view
 
     T = q.shape[2]
     if rows.latest > 0 and T <= FEW_QUERIES:

@@ -33,11 +33,11 @@ def norm_attention_residual(
     sin, cache, rows, *, scale, window=None, cap=None, pairs=HALVES, eps, island=None,
 ):  # fmt: skip
     weights, biases = (q_weight, k_weight, v_weight, o_weight), (q_bias, k_bias, v_bias, o_bias)
-    norms, (keys, values, _) = (q_norm, k_norm), cache
+    norms, (keys, values, _, pages) = (q_norm, k_norm), cache
     cos_or_empty, sin_or_empty = (NOT_ROTATED, NOT_ROTATED) if cos is None else (cos, sin)
     is_float32 = cos_or_empty.dtype == sin_or_empty.dtype == FLOAT32 and in_float32(island)
     is_taken = takes(x, norm, *weights, *biases, *norms, sinks, keys, values) and alike(weights[:3])
-    is_writable = keys.flags.carray and values.flags.carray
+    is_writable = pages is None and keys.flags.carray and values.flags.carray
     if x.shape[1] != 1 or not is_float32 or not is_taken or not is_writable:
         seen = {"scale": scale, "window": window, "cap": cap, "pairs": pairs}
         arrays = *weights, *biases, *norms, sinks, cos, sin

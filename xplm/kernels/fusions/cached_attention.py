@@ -8,12 +8,12 @@ from typing import Any
 
 from xplm.kernels.attention import attention_fwd
 from xplm.typing import Array, DType
-from xplm.views import KeyView, gather
+from xplm.views import KeyView, PagedView, gather
 
 
 def cached_attention(
     q: Array,
-    view: KeyView,
+    view: KeyView | PagedView,
     sinks: Array | None = None,
     *,
     scale: float,
