@@ -26,7 +26,7 @@ Numerics. Computed once a forward pass, on the host, in float64; `xplm.kernels.r
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,16 @@ def inverse_frequencies(rope: RopeSpec, *, length: int) -> tuple[np.ndarray, flo
         inv_freq = rope.rope_theta**-exponents / np.asarray(slowed, np.float64)
         return inv_freq, _longrope_attention_factor(rope)
     return SCALINGS[rope.rope_type](rope, rope.rope_theta**-exponents)
+
+
+def table_name(ropes: Iterable[RopeSpec], length: int) -> str:
+    """A name for the frequencies of a sequence of `length` positions; "" where these do not depend on it."""
+    names = []
+    for rope in ropes:
+        if rope.rope_type in LENGTH_DEPENDENT:
+            inv_freq, _ = inverse_frequencies(rope, length=length)
+            names.append(inv_freq.tobytes().hex())
+    return " ".join(names)
 
 
 def stretched_context(rope: RopeSpec) -> int:

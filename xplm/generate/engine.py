@@ -19,6 +19,7 @@ from xplm.generate.prompts import Ids, require_ids
 from xplm.layers.step import Steps
 from xplm.models import decoder
 from xplm.out_of_memory import memory_faults, require_memory
+from xplm.paged_cache import PagedCache, PagePool, PageRow
 from xplm.progress import READING, OnProgress, unseen
 from xplm.runtime import Runtime
 from xplm.typing import Array, Params
@@ -177,6 +178,42 @@ class Engine:
             if n_tokens > self.chunk_tokens:
                 self.progress(READING, n_tokens, n_tokens)
         return last
+
+    def read(
+        self,
+        pool: PagePool,
+        rows: Sequence[PageRow],
+        ids: Sequence[Sequence[int]],
+        ends: Sequence[int],
+    ) -> np.ndarray:
+        """Run the next tokens of rows of a pool in one pass, and keep their keys and values.
+
+        Args:
+            pool: holds the rows, which have room for the tokens.
+            rows: B of them.
+            ids: of each the tokens, as many for all.
+            ends: of each the length by which they are rotated (`xplm.models.decoder.forward`).
+
+        Returns:
+            (B, V) float32, the logits after each row's last token.
+
+        Raises:
+            OutOfMemoryError: an allocation failed; the rows are as before.
+        """
+        cache = PagedCache(self.rt, pool, rows, ids)
+        faults = memory_faults(self.rt.backend, "the activations of a batch", ADVICE)
+        with self.rt.backend.computing(), faults:
+            logits = decoder.forward(
+                self.rt,
+                self.config,
+                self.params,
+                self._to_device(np.asarray(ids)),
+                cache,
+                ends=ends,
+                last_only=True,
+                steps=self.steps,
+            )
+            return self._to_host(logits)[:, -1]
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """Logits after every token of one sequence, in one pass without a cache.   ids (T,)  ->  (T, V) float32

@@ -28,6 +28,8 @@ class Timings:
     """From then on."""
     compilations: int = 0
     """Kernels that this time was spent on compiling, too."""
+    reused_tokens: int = 0
+    """Prompt tokens whose keys and values were there already."""
 
     @property
     def prefill_tokens_per_s(self) -> float:

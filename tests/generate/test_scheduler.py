@@ -1,0 +1,200 @@
+"""Requests served together: each reply is what it is alone, whoever joins, leaves, waits or has to give way."""
+
+import random
+
+import numpy as np
+import pytest
+
+from tests.generate.tiny import tiny_model
+from tests.tiny import VARIANTS
+from xplm.errors import RequestError
+from xplm.generate.options import SamplingOptions
+from xplm.generate.reply import start_reply
+from xplm.generate.scheduler import Request, Scheduler
+from xplm.paged_cache import PagePool
+from xplm.views import PAGE
+
+OWNER = "somebody"
+LONGROPE = {
+    "rope_scaling": {
+        "rope_type": "longrope",
+        "short_factor": [1.0, 1.5, 2.0, 2.5],
+        "long_factor": [2.0, 5.0, 6.0, 7.0],
+        "original_max_position_embeddings": 128,
+    }
+}
+SAMPLED = {"temperature": 1.0, "top_p": 0.9}
+
+
+def make_scheduler(lm, limit_pages=None, **options):
+    pool = PagePool(lm.rt, lm.config)
+    if limit_pages is not None:
+        pool.limit_bytes = limit_pages * pool.count_bytes(1)
+    return Scheduler(lm.engine, pool, **options)
+
+
+def make_request(lm, ids, owner=OWNER, **options):
+    options = SamplingOptions(**({"max_new_tokens": 12, "ignore_eos": True} | options))
+    return Request(start_reply(lm.engine, lm.tokenizer, ids, options, continues_prompt=True), owner)
+
+
+def draw_prompt(seed, length):
+    return np.random.default_rng(seed).integers(2, 258, length).tolist()
+
+
+def serve(scheduler):
+    """Steps until nobody is left; all events."""
+    events = []
+    while not scheduler.is_idle:
+        events += scheduler.step()
+    return events
+
+
+def serve_alone(lm, ids, **options):
+    request = make_request(lm, ids, **options)
+    scheduler = make_scheduler(lm)
+    scheduler.submit(request)
+    serve(scheduler)
+    return request.reply.ids
+
+
+@pytest.mark.nightly_on("jax")  # it compiles every op for each of the shapes
+def test_replies_together_are_each_as_alone(backend):
+    lm = tiny_model(backend=backend)
+    prompts = [draw_prompt(n, n) for n in (1, 40, 130)]
+    scheduler = make_scheduler(lm)
+    requests = [make_request(lm, ids, seed=n, **SAMPLED) for n, ids in enumerate(prompts)]
+    for request in requests:
+        scheduler.submit(request)
+    events = serve(scheduler)
+    for n, (request, ids) in enumerate(zip(requests, prompts, strict=True)):
+        assert request.reply.ids == serve_alone(lm, ids, seed=n, **SAMPLED)
+        parts = [part.text for event in events if event.request is request for part in event.parts]
+        assert "".join(parts) == request.result().text
+    assert scheduler.pool.held_bytes == 0
+
+
+@pytest.mark.parametrize("name", ["gqa", "qwen2_window", "dynamic", "longrope"])
+@pytest.mark.parametrize("limit_pages", [4, None])
+def test_random_arrivals_and_departures_change_no_reply(name, limit_pages):
+    """With room for one long reply and little more, most have to give way; with rotations that grow, too."""
+    lm = tiny_model(**(VARIANTS | {"longrope": LONGROPE})[name] | {"max_position_embeddings": 256})
+    rng = random.Random(3)
+    scheduler = make_scheduler(lm, limit_pages, most_rows=4)
+    texts = [draw_prompt(n, 150) for n in range(3)]
+    asked = []
+    for n in range(14):
+        ids = rng.choice(texts)[: rng.randint(1, 150)]
+        options = {"seed": n, "max_new_tokens": rng.randint(1, 40)} | (SAMPLED if n % 2 else {})
+        asked.append((make_request(lm, ids, **options), ids, options))
+        scheduler.submit(asked[-1][0])
+        for _ in range(rng.randint(0, 12)):
+            scheduler.step()
+    gone = [asked[3][0], asked[8][0]]
+    for request in gone:
+        scheduler.cancel(request)
+    serve(scheduler)
+    for request, ids, options in asked:
+        alone = serve_alone(lm, ids, **options)
+        if request in gone and request.reply.finish_reason is None:
+            assert request.reply.ids == alone[: len(request.reply.ids)]
+        else:
+            assert request.reply.ids == alone
+    assert scheduler.pool.held_bytes == 0
+    assert (scheduler.preemptions > 0) == (limit_pages is not None)
+
+
+def test_a_prompt_is_read_in_chunks_between_tokens():
+    lm = tiny_model()
+    scheduler = make_scheduler(lm)
+    short = make_request(lm, [5], max_new_tokens=100)
+    scheduler.submit(short)
+    for _ in range(3):
+        scheduler.step()
+    scheduler._token_seconds, scheduler._decode_seconds = 1.0, 8.0  # two passes bear sixteen tokens
+    long = make_request(lm, draw_prompt(1, 100))
+    scheduler.submit(long)
+    lengths = []
+    while not long.reply.ids:
+        scheduler._token_seconds, scheduler._decode_seconds = 1.0, 8.0
+        before = len(short.reply.ids)
+        scheduler.step()
+        assert len(short.reply.ids) == before + 1
+        lengths.append(long.row.length)
+    assert lengths[:2] == [16, 32]
+    serve(scheduler)
+    assert long.reply.ids == serve_alone(lm, long.reply.prompt_ids)
+
+
+def test_a_beginning_is_computed_once_for_one_owner():
+    lm, ids = tiny_model(), draw_prompt(1, 200)
+    scheduler = make_scheduler(lm)
+    requests = [make_request(lm, [*ids, n]) for n in (2, 3)] + [make_request(lm, ids, "another")]
+    for request in requests:
+        scheduler.submit(request)
+    serve(scheduler)
+    assert [request.reused_tokens for request in requests] == [0, 3 * PAGE, 0]
+    assert [request.computed_tokens for request in requests] == [201, 201 - 3 * PAGE, 200]
+    assert requests[1].result().timings.reused_tokens == 3 * PAGE
+    for request in requests:
+        assert request.reply.ids == serve_alone(lm, request.reply.prompt_ids)
+
+
+def test_beginnings_are_kept_only_if_told():
+    lm, ids = tiny_model(), draw_prompt(1, 200)
+    scheduler = make_scheduler(lm, keeps_prefixes=False)
+    requests = [make_request(lm, ids) for _ in range(2)]
+    for request in requests:
+        scheduler.submit(request)
+        serve(scheduler)
+    assert [request.reused_tokens for request in requests] == [0, 0]
+
+
+@pytest.mark.parametrize(("length", "reused", "later"), [(100, PAGE, 0), (230, 0, PAGE)])
+def test_beginnings_end_where_the_rotation_changes(length, reused, later):
+    """longrope turns a prompt of more than 128 tokens by other frequencies."""
+    lm = tiny_model(**LONGROPE)
+    ids = draw_prompt(1, length)
+    scheduler = make_scheduler(lm)
+    first = make_request(lm, draw_prompt(1, 100), max_new_tokens=90)  # past the boundary
+    scheduler.submit(first)
+    serve(scheduler)
+    second = make_request(lm, ids)
+    scheduler.submit(second)
+    serve(scheduler)
+    assert second.reused_tokens == reused
+    assert second.reply.ids == serve_alone(lm, ids)
+    again = make_request(lm, (first.reply.prompt_ids + first.reply.ids)[:190])
+    scheduler.submit(again)
+    serve(scheduler)
+    assert again.reused_tokens == later
+    assert again.reply.ids == serve_alone(lm, again.reply.prompt_ids)
+
+
+def test_logits_that_are_no_numbers_end_one_reply_alone():
+    lm = tiny_model()
+    scheduler = make_scheduler(lm)
+    bad, good = make_request(lm, [5, 6]), make_request(lm, [7, 8])
+    for request in (bad, good):
+        scheduler.submit(request)
+    for _ in range(4):
+        scheduler.step()
+    layer = scheduler.pool.arrays(0)[1]
+    layer[:, bad.row.tables[0][0], 0] = np.nan  # a value of its first token
+    events = serve(scheduler)
+    (failed,) = [event for event in events if event.error is not None]
+    assert failed.request is bad
+    assert "finite" in str(failed.error)
+    assert good.reply.ids == serve_alone(lm, [7, 8])
+    after = make_request(lm, [5, 6])  # its pages are no danger to whoever takes them next
+    scheduler.submit(after)
+    serve(scheduler)
+    assert after.reply.ids == serve_alone(lm, [5, 6])
+
+
+def test_what_cannot_fit_is_refused():
+    lm = tiny_model()
+    scheduler = make_scheduler(lm, limit_pages=2)
+    with pytest.raises(RequestError, match="must fit the cache"):
+        scheduler.submit(make_request(lm, draw_prompt(1, 120)))
+    assert scheduler.is_idle
