@@ -118,6 +118,23 @@ GELU: dict[str, dict[str, Any]] = {
 }
 FEW = {"num_local_experts": 4, "num_experts_per_tok": 2, "tie_word_embeddings": False}
 FEW_QWEN = FEW | {"num_local_experts": None, "num_experts": 4, "moe_intermediate_size": 24}
+LATENT = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 12,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+    "rms_norm_eps": 1e-6,  # as in the norms of latents, which have no key of their own in a file
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 24,
+    "n_shared_experts": 2,
+    "routed_scaling_factor": 2.5,
+    "tie_word_embeddings": False,
+    "rope_scaling": YARN | {"mscale": 0.7, "mscale_all_dim": 0.7},
+}
 ROUTED: dict[str, dict[str, Any]] = {
     "mixtral": {"model_type": "mixtral"} | FEW,
     "qwen3_moe": {"model_type": "qwen3_moe", "norm_topk_prob": True} | FEW_QWEN,
@@ -126,7 +143,11 @@ ROUTED: dict[str, dict[str, Any]] = {
     "olmoe": {"model_type": "olmoe", "num_key_value_heads": 4}
     | FEW_QWEN
     | {"moe_intermediate_size": None},
+    "deepseek_v2": {"model_type": "deepseek_v2"} | LATENT,
+    "deepseek_v3": {"model_type": "deepseek_v3"} | LATENT | {"n_group": 4, "topk_group": 2},
 }
+QUICK = ("deepseek_v3",)
+"""Routed models that each run compares with llama.cpp."""
 Write = Callable[..., Path]
 
 
@@ -180,8 +201,13 @@ def test_logits_are_those_of_llama_cpp(
     )
 
 
-@pytest.mark.nightly
-@pytest.mark.parametrize("changes", ROUTED.values(), ids=ROUTED)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(changes, marks=() if name in QUICK else pytest.mark.nightly, id=name)
+        for name, changes in ROUTED.items()
+    ],
+)
 def test_logits_of_routed_experts_are_those_of_llama_cpp(
     write: Write, changes: dict[str, Any]
 ) -> None:
@@ -240,6 +266,51 @@ def test_logits_are_those_of_the_directory(
         rtol=0.0,
         atol=SAME,
     )
+
+
+def in_one(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows of keys and values in one tensor, as older files have them."""
+    old = dict(stored)
+    for name in [name for name in stored if name.endswith(".attn_k_b.weight")]:
+        keys, values = old.pop(name), old.pop(name.replace("attn_k_b", "attn_v_b"))
+        heads = np.concatenate([keys.swapaxes(1, 2), values], axis=1)
+        old[name.replace("attn_k_b", "attn_kv_b")] = heads.reshape(-1, heads.shape[-1])
+    return old
+
+
+@pytest.mark.nightly
+def test_an_older_file_of_latent_attention(write: Write) -> None:
+    sizes = {"head_count_kv": 4, "key_length": 12, "value_length": 6}
+    sizes |= {"key_length_mla": 0, "value_length_mla": 0}
+    path = write(
+        ROUTED["deepseek_v2"],
+        change=in_one,
+        **{f"deepseek2__attention__{key}": size for key, size in sizes.items()},
+    )
+    logits = xplm.load(path).logits(IDS)
+    np.testing.assert_allclose(logits, llama_cpp_logits(path), rtol=0.0, atol=SAME)
+    newer = xplm.load(write(ROUTED["deepseek_v2"])).logits(IDS)
+    np.testing.assert_array_equal(logits, newer)
+
+
+def test_blocks_that_predict_further_tokens_are_left_out(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    def with_another(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        last = {n: x for n, x in stored.items() if n.startswith("blk.1.")}
+        more = {n.replace("blk.1.", "blk.2."): x for n, x in last.items()}
+        norms = {f"blk.2.nextn.{part}norm.weight": np.ones(32, np.float32) for part in "eh"}
+        return (
+            stored | more | norms | {"blk.2.nextn.eh_proj.weight": np.zeros((32, 64), np.float32)}
+        )
+
+    changes = ROUTED["deepseek_v3"]
+    keys = {"deepseek2__block_count": 3, "deepseek2__nextn_predict_layers": 1}
+    without = xplm.load(write(changes)).logits(IDS)
+    path = write(changes, change=with_another, **keys)
+    np.testing.assert_array_equal(xplm.load(path).logits(IDS), without)
+    assert "predict the token after the next are left out" in caplog.text
+    np.testing.assert_allclose(without, llama_cpp_logits(path), rtol=0.0, atol=SAME)
 
 
 def test_the_gate_of_a_shared_expert_is_a_vector_or_a_row(tmp_path: Path) -> None:

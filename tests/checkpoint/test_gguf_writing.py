@@ -32,6 +32,18 @@ VARIANTS = {
     "window": {"sliding_window": 16},
     "one head of keys": {"num_key_value_heads": 1},
 }
+LATENT = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 12,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 6,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 24,
+}
+DEEPSEEK_YARN = YARN | {"mscale": 0.5, "mscale_all_dim": 0.5}
 OWN = {
     "llama, biases": {"attention_bias": True, "mlp_bias": True},
     "llama, wide heads": {"head_dim": 16},
@@ -85,8 +97,26 @@ OWN = {
     },
     "nemotron": {"model_type": "nemotron", "attention_bias": True, "partial_rotary_factor": 0.25},
     "phi, eps": {"model_type": "phi", "layer_norm_eps": 1e-3},
+    "deepseek_v2, yarn, one projection of q": {
+        "model_type": "deepseek_v2",
+        "q_lora_rank": None,
+        "first_k_dense_replace": 1,
+        "routed_scaling_factor": 4.0,
+        "rope_scaling": DEEPSEEK_YARN,
+    },
+    "deepseek_v3, yarn, groups": {
+        "model_type": "deepseek_v3",
+        "first_k_dense_replace": 0,
+        "n_group": 4,
+        "topk_group": 2,
+        "norm_topk_prob": False,
+        "rope_scaling": DEEPSEEK_YARN | {"beta_fast": 16.0},
+    },
+    "deepseek_v3, dense layers alone": {"model_type": "deepseek_v3", "first_k_dense_replace": 2},
 }
 CHANGES = {
+    "deepseek_v2": LATENT,
+    "deepseek_v3": LATENT | {"first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
     "qwen3_moe": {"norm_topk_prob": True},
     "gemma2": {"query_pre_attn_scalar": 8},  # as llama.cpp takes it for granted
     "gemma3_text": {"query_pre_attn_scalar": 8},
@@ -96,6 +126,8 @@ CHANGES = {
 """By family; more than a pair of the heads of 8, where a quarter is usual: RoPE types tell pairs apart."""
 OF_LONGROPE = ("phi3",)
 """Families without another scaling."""
+OF_LATENTS = ("deepseek_v2", "deepseek_v3")
+"""Families whose heads have keys of their own, and whose yarn has DeepSeek's temperature."""
 IDS = {"bos_token_id": -1, "eos_token_id": -1}  # a tokenizer's
 
 
@@ -119,6 +151,7 @@ def read_back(config, model: GGUFModel):
         for model_type in WRITTEN
         for name, changes in VARIANTS.items()
         if model_type not in OF_LONGROPE or "rope_scaling" not in changes
+        if model_type not in OF_LATENTS or not ("yarn" in name or "one head" in name)
         if name != "untied" or FAMILIES[model_type].gguf[0].has_head
     ],
 )
@@ -137,7 +170,8 @@ def test_a_mistral_without_a_window_comes_back_as_a_llama():
 
 @pytest.mark.parametrize("name", OWN)
 def test_what_is_a_familys_own_comes_back(name):
-    config = make(**{"tie_word_embeddings": False} | OWN[name])
+    sizes = LATENT if "deepseek" in name else {}
+    config = make(**{"tie_word_embeddings": False} | sizes | OWN[name])
     assert read_back(config, gguf_metadata(config)) == config
 
 
@@ -204,6 +238,31 @@ def test_the_keys_of_a_phi():
         ({"model_type": "gemma", "tie_word_embeddings": False}, "head of a gemma must be its emb"),
         ({"rope_scaling": YARN | {"truncate": False}}, "none for truncate = False"),
         ({"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 64}}, "Llama 3's rule"),
+        (
+            {"model_type": "deepseek_v2", "rope_scaling": YARN} | LATENT,
+            r"deepseek2\.rope\.scaling\.yarn_log_multiplier .* got nothing",
+        ),
+        (
+            {"model_type": "deepseek_v2", "rope_scaling": DEEPSEEK_YARN | {"mscale": 1.0}} | LATENT,
+            "deepseek2 have none for mscale = 1.0",
+        ),
+        (
+            {"model_type": "deepseek_v2", "rope_scaling": DEEPSEEK_YARN | {"attention_factor": 2.0}}
+            | LATENT,
+            r"deepseek2\.rope\.scaling\.attn_factor must be 1 where RoPE scaling is yarn",
+        ),
+        (
+            {"model_type": "deepseek_v2", "topk_method": "group_limited_greedy"}
+            | LATENT
+            | {"n_group": 4, "topk_group": 2},
+            "llama.cpp chooses groups by their best two experts .* 4 groups",
+        ),
+        (
+            {"model_type": "deepseek_v3", "rope_interleave": False, "first_k_dense_replace": 2}
+            | LATENT,
+            "none for rope_interleave = False of this deepseek_v3",
+        ),
+        ({"model_type": "deepseek_v2", "mlp_bias": True} | LATENT, "none for mlp_bias = True"),
         ({"model_type": "gpt2", "n_head": 4}, "a gpt2 must be of .* one of none"),
         ({"model_type": "starcoder2"}, "a starcoder2 must be of"),
     ],

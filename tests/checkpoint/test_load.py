@@ -105,6 +105,24 @@ def test_tensors_that_no_answer_depends_on_are_left_out(tmp_path, rt, name, shap
     assert load_params(open_with(tmp_path, tensors | extra), rt).keys() == tensors.keys()
 
 
+def test_layers_of_further_predictions_are_left_out_and_it_says_so(tmp_path, rt, caplog):
+    tensors = random_tensors(hf_config())
+    extra = {
+        "model.layers.2.eh_proj.weight": np.zeros((32, 64), np.float32),
+        "model.layers.2.shared_head.head.weight": np.zeros((64, 32), np.float32),
+        "model.layers.2.self_attn.q_proj.weight": np.zeros((32, 32), np.float32),
+    }
+    assert load_params(open_with(tmp_path, tensors | extra), rt).keys() == tensors.keys()
+    (line,) = caplog.messages
+    assert "predict the token after the next are left out, and their 3 tensors" in line
+
+
+def test_a_layer_behind_the_last_that_predicts_nothing_further_is_refused(tmp_path, rt):
+    extra = {"model.layers.2.self_attn.q_proj.weight": np.zeros((32, 32), np.float32)}
+    with pytest.raises(CheckpointError, match=r"unexpected: model\.layers\.2\.self_attn"):
+        load_params(open_with(tmp_path, random_tensors(hf_config()) | extra), rt)
+
+
 @pytest.mark.parametrize(
     ("name", "shape"),
     [

@@ -1,6 +1,6 @@
 """A tiny decoder to write to disk in every layout: 2 layers, 2 heads of 8, one key/value head, width 32."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,15 @@ def interleave(rows: np.ndarray, n_heads: int) -> np.ndarray:
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
 
 
+def by_head(array: np.ndarray, name: str, config: Mapping[str, Any]) -> np.ndarray:
+    """What llama.cpp's converter makes of kv_b_proj: rows of each head, of keys transposed."""
+    N, rank = config["qk_nope_head_dim"], config["kv_lora_rank"]
+    heads = array.reshape(config["num_attention_heads"], N + config["v_head_dim"], rank)
+    if "attn_k_b" in name:
+        return np.ascontiguousarray(heads[:, :N].swapaxes(1, 2))
+    return np.ascontiguousarray(heads[:, N:])
+
+
 def gguf_tensor(
     name: str, array: np.ndarray, config: Mapping[str, Any], layout: GGUFLayout
 ) -> np.ndarray:
@@ -118,6 +127,7 @@ def write_gguf(
     *,
     is_joined: bool = False,
     has_vectors: bool = True,
+    change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = dict,
     **metadata: Any,
 ) -> Path:
     """A GGUF file, its matrices quantised.
@@ -131,6 +141,7 @@ def write_gguf(
         arch: the architecture; None for the first of the family's.
         is_joined: whether q, k and v of a layer are one tensor.
         has_vectors: whether matrices of one row are vectors, as llama.cpp's converter writes them.
+        change: makes other tensors of those of the file, by GGUF name.
         metadata: further keys, "__" standing for ".".
     """
     model = gguf_metadata(read_config(config), arch)
@@ -146,18 +157,20 @@ def write_gguf(
     for key, value in keys.items():
         add[type(value)](key, value)
 
+    cut = [n for n in model.tensors if n.endswith((".attn_k_b.weight", ".attn_v_b.weight"))]
     stored = {
         name: np.concatenate(
             [gguf_tensor(part, tensors[part], config, model.layout) for part in ours]
         )
         for name, ours in model.tensors.items()
     }
+    stored |= {name: by_head(stored[name], name, config) for name in cut}
     if has_vectors:
         rows = [n for n in stored if is_vector(hugging_face_name(n, model.layout), model.layout)]
         stored |= {name: stored[name][0] for name in rows}
     if is_joined:
         stored = join_qkv(stored)
-    for name, array in stored.items():
+    for name, array in change(stored).items():
         if array.ndim == 1 or kind == gguf.GGMLQuantizationType.F32:
             writer.add_tensor(name, array)
         else:

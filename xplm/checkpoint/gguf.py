@@ -16,7 +16,7 @@ Memory. A tensor is unpacked a few rows at a time into its final dtype: a float3
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from gguf.quants import dequantize
 
 from xplm.checkpoint.checkpoint import Checkpoint, TensorInfo, to_dtype
 from xplm.checkpoint.gguf_config import config_from_gguf, get_layout
+from xplm.checkpoint.gguf_cut import CutTensor, Unpack, take_cut_tensors
 from xplm.checkpoint.gguf_header import StoredTensor, read_gguf_header
 from xplm.checkpoint.gguf_names import hugging_face_name, is_vector, parts_of
 from xplm.checkpoint.gguf_rope import FACTOR_TENSORS
@@ -94,17 +95,25 @@ def open_gguf(path: Path) -> Checkpoint:
     )
 
     layout = get_layout(config.model_type, metadata["general.architecture"]).of(config.blocks[0])
+    cut = take_cut_tensors(stored, layout)
     named: dict[str, StoredTensor] = {}
     for name, tensor in _split_joined(stored, config, layout):
         ours = hugging_face_name(name, layout)
-        if ours in named:
+        if ours in named or ours in cut:
             raise CheckpointError(
                 f"a tensor must be stored once; {path} holds {visible(ours)} twice"
             )
         named[ours] = _as_row(tensor) if is_vector(ours, layout) else tensor
     tensors = {name: TensorInfo(tensor.shape, tensor.kind.name) for name, tensor in named.items()}
-    read = partial(_read_tensor, unpack, named, layout, config.blocks[0].mixer.head_dim)
+    tensors |= {name: TensorInfo(whole.shape, _kind(whole)) for name, whole in cut.items()}
+    read = partial(_read_tensor, unpack, named, cut, layout, config.blocks[0].mixer.head_dim)
     return Checkpoint(path, config, tensors, STORED_KINDS, read, metadata, READERS)
+
+
+def _kind(whole: CutTensor) -> str:
+    """How the parts are stored: a kind that cannot be read, if any is."""
+    kinds = [part.tensor.kind.name for part in whole.parts]
+    return next((kind for kind in kinds if kind not in STORED_KINDS), kinds[0])
 
 
 def _as_row(tensor: StoredTensor) -> StoredTensor:
@@ -156,13 +165,16 @@ def _split_joined(
 
 
 def _read_tensor(
-    unpack: Callable[[StoredTensor, np.dtype[Any], str], np.ndarray],
+    unpack: Unpack,
     named: Mapping[str, StoredTensor],
+    cut: Mapping[str, CutTensor],
     layout: GGUFLayout,
     head_dim: int,
     name: str,
     dtype: np.dtype[Any],
 ) -> np.ndarray:
+    if name in cut:
+        return cut[name].read(unpack, dtype, name)
     if layout.norm_offset and name.endswith("norm.weight"):
         stored = unpack(named[name], np.dtype(np.float32), name)
         return to_dtype(stored - np.float32(layout.norm_offset), dtype, name)

@@ -27,6 +27,7 @@ from xplm.models.families.gguf import (
     RMS_NORM_EPS,
     ROTATED,
     WINDOW,
+    YARN_LOG,
     GGUFFile,
     GGUFLayout,
     read_value,
@@ -54,7 +55,7 @@ class GGUFModel(NamedTuple):
 
     layout: GGUFLayout
     metadata: dict[str, Any]  # general.architecture, and the keys below its name
-    tensors: dict[str, tuple[str, ...]]  # GGUF name -> ours, of what is joined in it row after row
+    tensors: dict[str, tuple[str, ...]]  # GGUF name -> ours, of what is joined in it, or cut
     rope_factors: dict[str, np.ndarray]  # (dim/2,) float32 each, the tensors of FACTOR_TENSORS
 
 
@@ -99,7 +100,9 @@ def config_from_gguf(
         "hidden_act": family.hidden_act,
         family.norm_eps_key: eps,
         "rope_theta": theta,
-        "rope_scaling": read_scaling(file, rope_factors, rotated),
+        "rope_scaling": read_scaling(
+            file, rope_factors, rotated, has_log_multiplier=YARN_LOG in layout.keys
+        ),
         "tie_word_embeddings": "output.weight" not in shapes,
         "bos_token_id": read_value(metadata, "tokenizer.ggml.bos_token_id", int, None),
         "eos_token_id": _stop_ids(metadata),

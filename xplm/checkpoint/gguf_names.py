@@ -31,6 +31,8 @@ LAYER_NAMES = {
 
 IN_BLOCK = re.compile(r"(blk\.\d+)\.(\w+)\.(\w+)")
 """A tensor of a block: block, module, weight or bias."""
+IN_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+"""A tensor of ours in a block: the block's number, and the rest of the name."""
 
 
 def hugging_face_name(name: str, layout: GGUFLayout) -> str:
@@ -49,9 +51,13 @@ def hugging_face_name(name: str, layout: GGUFLayout) -> str:
         return f"{top[stem]}.{suffix}"
     in_layer = {theirs: ours for ours, theirs in (LAYER_NAMES | dict(layout.modules)).items()}
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)", stem)
-    if match and match[2] in in_layer:
-        return f"model.layers.{match[1]}.{in_layer[match[2]]}.{suffix}"
-    return name
+    if not match:
+        return name
+    layer, module = f"model.layers.{match[1]}", match[2]
+    for ours, theirs in layout.tensors.items():
+        if theirs == f"{module}.{suffix}":
+            return f"{layer}.{ours}"
+    return f"{layer}.{in_layer[module]}.{suffix}" if module in in_layer else name
 
 
 def is_vector(name: str, layout: GGUFLayout) -> bool:
@@ -74,7 +80,7 @@ def parts_of(name: str, joined: Mapping[str, tuple[str, ...]]) -> tuple[str, ...
 
 
 def join_names(names: Iterable[str], layout: GGUFLayout) -> dict[str, tuple[str, ...]]:
-    """GGUF's names of the tensors of a file -> our names of what each holds.
+    """GGUF's names of the tensors of a file -> our names of what each holds, or holds a part of (`GGUFLayout.by_head`).
 
     Args:
         names: ours.
@@ -82,7 +88,12 @@ def join_names(names: Iterable[str], layout: GGUFLayout) -> dict[str, tuple[str,
     """
     wholes = {part: whole for whole, parts in layout.joined.items() for part in parts}
     together: dict[str, dict[str, str]] = {}
+    cut: dict[str, tuple[str, ...]] = {}
     for name in names:
+        match = IN_LAYER.fullmatch(name)
+        if match and (parts := layout.by_head.get(match[2].rpartition(".")[0])):
+            cut |= {f"blk.{match[1]}.{part}.weight": (name,) for part in parts}
+            continue
         own = whole = gguf_name(name, layout)
         if match := IN_BLOCK.fullmatch(own):
             whole = f"{match[1]}.{wholes.get(match[2], match[2])}.{match[3]}"
@@ -90,7 +101,7 @@ def join_names(names: Iterable[str], layout: GGUFLayout) -> dict[str, tuple[str,
     return {
         whole: tuple(held[part] for part in parts_of(whole, layout.joined))
         for whole, held in together.items()
-    }
+    } | cut
 
 
 def gguf_name(name: str, layout: GGUFLayout) -> str:
@@ -106,8 +117,11 @@ def gguf_name(name: str, layout: GGUFLayout) -> str:
     stem, _, suffix = name.rpartition(".")
     if stem in TOP_NAMES:
         return f"{TOP_NAMES[stem]}.{suffix}"
-    in_layer = LAYER_NAMES | dict(layout.modules)
-    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", stem)
-    if match and match[2] in in_layer:
-        return f"blk.{match[1]}.{in_layer[match[2]]}.{suffix}"
-    return name
+    match = IN_LAYER.fullmatch(name)
+    if not match:
+        return name
+    block, ours = f"blk.{match[1]}", match[2]
+    if ours in layout.tensors:
+        return f"{block}.{layout.tensors[ours]}"
+    module = (LAYER_NAMES | dict(layout.modules)).get(ours.rpartition(".")[0])
+    return f"{block}.{module}.{suffix}" if module else name

@@ -19,7 +19,7 @@ import numpy as np
 
 from xplm.checkpoint.gguf_keys import FLOAT32_ROUNDING
 from xplm.errors import ConfigError
-from xplm.models.families.gguf import REQUIRED, GGUFFile, read_value
+from xplm.models.families.gguf import REQUIRED, YARN_LOG, GGUFFile, read_value
 from xplm.rope_scaling import inverse_frequencies
 from xplm.specs import RopeSpec
 
@@ -27,6 +27,7 @@ ROPE_FACTORS = "rope_freqs.weight"
 SHORT_FACTORS, LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"
 FACTOR_TENSORS = (ROPE_FACTORS, SHORT_FACTORS, LONG_FACTORS)
 DEFAULT_THETA = 10000.0
+LOG_WEIGHT = 0.1  # of log(factor) in yarn's temperature
 
 # meta-llama/Llama-3.1: the same in every model that uses the rule, whose factor is 8 or 32.
 LLAMA3_ORIGINAL_CONTEXT = 8192  # tokens
@@ -45,7 +46,11 @@ NOT_SCALED_BY = {
 
 
 def read_scaling(
-    file: GGUFFile, rope_factors: Mapping[str, np.ndarray], dim: int
+    file: GGUFFile,
+    rope_factors: Mapping[str, np.ndarray],
+    dim: int,
+    *,
+    has_log_multiplier: bool = False,
 ) -> dict[str, Any] | None:
     """The `rope_scaling` of a config.json.
 
@@ -53,6 +58,7 @@ def read_scaling(
         file: the file.
         rope_factors: (dim/2,) what each frequency is divided by, of those of FACTOR_TENSORS that the file has.
         dim: features of a head that are rotated.
+        has_log_multiplier: whether the temperature of yarn is DeepSeek's, which the file must give.
 
     Raises:
         ConfigError: the file asks for a scaling that xplm does not have.
@@ -62,9 +68,13 @@ def read_scaling(
     else:
         scaling = _named_scaling(file)
     kind = scaling["rope_type"] if scaling else "none"
+    if scaling and kind == "yarn" and has_log_multiplier:
+        weight = file.number(YARN_LOG) / LOG_WEIGHT
+        scaling |= {"mscale": weight, "mscale_all_dim": weight}
+    temperature = "yarn_log_multiplier" if has_log_multiplier else "attn_factor"
     for name, neutral in NOT_SCALED_BY.items():
         key = f"{file.architecture}.rope.scaling.{name}"
-        honoured = kind in ("yarn", "longrope") and name == "attn_factor"
+        honoured = kind in ("yarn", "longrope") and name == temperature
         if not honoured and read_value(file.metadata, key, (int, float), neutral) != neutral:
             raise ConfigError(
                 f"GGUF key {key} must be {neutral:g} where RoPE scaling is {kind}; got {file.metadata[key]}; "
@@ -100,6 +110,8 @@ def write_scaling(rope: RopeSpec) -> dict[str, Any]:
         keys["original_context_length"] = rope.original_max_position_embeddings
     if rope.rope_type == "yarn":
         keys |= {"yarn_beta_fast": rope.beta_fast, "yarn_beta_slow": rope.beta_slow}
+    if rope.mscale_all_dim:
+        keys["yarn_log_multiplier"] = LOG_WEIGHT * rope.mscale_all_dim
     if rope.attention_factor is not None:
         keys["attn_factor"] = rope.attention_factor / _yarn_attention_factor(rope.factor)
     return {f"rope.scaling.{key}": value for key, value in keys.items()}
@@ -183,7 +195,7 @@ def _longrope_scaling(file: GGUFFile, factors: Mapping[str, np.ndarray]) -> dict
 
 def _yarn_attention_factor(factor: float) -> float:
     """That of llama.cpp."""
-    return 0.1 * math.log(factor) + 1.0
+    return LOG_WEIGHT * math.log(factor) + 1.0
 
 
 def _llama3_scaling(rope_factors: np.ndarray, theta: float, dim: int) -> dict[str, Any]:

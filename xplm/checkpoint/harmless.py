@@ -6,6 +6,7 @@ and scales of their own. Any other tensor that a configuration has no place for 
 
 import math
 import re
+from collections.abc import Iterable
 
 from xplm.checkpoint.checkpoint import TensorInfo
 
@@ -30,6 +31,24 @@ _CACHE_SCALE = re.compile(
     rf"{_ATTENTION}(?:\w+\.)?(?:[qkv]_scale|kv_scale|prob_scale)|{_ATTENTION}[kv]_proj\.output_scale"
 )
 """One number that 8-bit keys, values and scores are multiplied by, in servers that keep them so."""
+
+
+_PREDICTION = re.compile(r"(?:model\.layers|blk)\.(\d{1,9})\.(?:nextn\.)?eh_proj\.weight")
+"""The projection that layers of further predictions begin with, of a directory and of a GGUF file."""
+_LAYER = re.compile(r"(?:model\.layers|blk)\.(\d{1,9})\..+")
+
+
+def prediction_tensors(names: Iterable[str], layers: int) -> set[str]:
+    """The tensors of layers behind the last that predict the token after the next, as DeepSeek-V3 and GLM-4.5 have.
+
+    Args:
+        names: of a file's tensors.
+        layers: of the model, without these.
+    """
+    names = list(names)
+    first = {match[1] for name in names if (match := _PREDICTION.fullmatch(name))}
+    behind = {number for number in first if int(number) >= layers}
+    return {n for n in names if (match := _LAYER.fullmatch(n)) and match[1] in behind}
 
 
 def is_harmless(name: str, tensor: TensorInfo) -> bool:

@@ -5,13 +5,14 @@ shapes and storage kinds, with all that is wrong in one message. Then tensors ar
 time, the largest first, while little else is resident.
 """
 
+import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from xplm.checkpoint.checkpoint import Checkpoint
-from xplm.checkpoint.harmless import is_harmless
+from xplm.checkpoint.harmless import is_harmless, prediction_tensors
 from xplm.errors import CheckpointError, visible
 from xplm.formats import Format, round_to
 from xplm.models.decoder import EMBEDDING, LM_HEAD, param_specs
@@ -23,6 +24,8 @@ from xplm.runtime import Runtime
 from xplm.typing import Params
 
 MAX_LISTED = 5  # names in a message
+_log = logging.getLogger(__name__)
+
 LOAD_ADVICE = "use a smaller model or a narrower policy, or free memory"
 
 
@@ -104,9 +107,18 @@ def match_names(checkpoint: Checkpoint, specs: Mapping[str, ParamSpec]) -> dict[
         stored[EMBEDDING] = LM_HEAD
 
     missing = [name for name in specs if stored[name] not in tensors]
+    left_out = prediction_tensors(
+        tensors.keys() - stored.values(), checkpoint.config.num_hidden_layers
+    )
+    if left_out:
+        _log.warning(
+            "%s: the layers that predict the token after the next are left out, and their %d tensors are not read",
+            checkpoint.path,
+            len(left_out),
+        )
     unexpected = [
         name
-        for name in tensors.keys() - stored.values()
+        for name in tensors.keys() - stored.values() - left_out
         if not is_harmless(name, tensors[name]) and not (tied and name == LM_HEAD)
     ]
     if missing or unexpected:

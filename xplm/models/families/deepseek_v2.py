@@ -13,18 +13,29 @@ from xplm.models.families.activations import read_mlp
 from xplm.models.families.experts import NUMBERED
 from xplm.models.families.family import COMMON, ROPE, SIZES, Family
 from xplm.models.families.fields import Fields
+from xplm.models.families.gguf import GGUFFile, GGUFLayout
 from xplm.models.families.latent import (
+    GGUF_BY_HEAD,
+    GGUF_LATENT,
     LATENT,
     LATENT_DEFAULTS,
+    LATENT_MODULES,
+    read_gguf_latent,
     read_latent_attention,
+    write_gguf_latent,
     write_latent_attention,
 )
 from xplm.models.families.shared_experts import (
     COUNT,
+    GGUF_SHARED,
     SHARED,
+    SHARED_MODULES,
+    SOFTMAX,
     read_dense_first,
+    read_gguf_dense_first,
     read_shared_experts,
     write_dense_first,
+    write_gguf_dense_first,
 )
 from xplm.models.families.windows import FULL, require_layer_types
 from xplm.specs import BlockSpec, ExpertsSpec, RMSNormSpec, RouterSpec
@@ -72,6 +83,29 @@ def write_blocks(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
+def read_gguf(file: GGUFFile) -> dict[str, Any]:
+    """Latent attention and experts, in groups by the best one, as DeepSeek-V2 has them."""
+    experts = read_gguf_dense_first(file, SOFTMAX)
+    method = METHODS[experts.get("n_group", 1) > 1]
+    return read_gguf_latent(file) | experts | {"topk_method": method}
+
+
+def write_gguf(config: DecoderConfig) -> dict[str, Any]:
+    """The keys that these are read from.
+
+    Raises:
+        ConfigError: experts are in groups, which llama.cpp chooses by their best two.
+    """
+    groups = write_dense_first(config.blocks).get("n_group", 1)
+    if groups > 1:
+        raise ConfigError(
+            f"experts must be in one group, for llama.cpp chooses groups by their best two experts and a deepseek_v2 "
+            f"by the best; this model has {groups} groups; keep it as a Hugging Face directory"
+        )
+    experts = write_gguf_dense_first(config.blocks, SOFTMAX)
+    return write_gguf_latent(config.blocks[0].mixer) | experts
+
+
 DEEPSEEK_V2 = Family(
     "deepseek_v2",
     "DeepseekV2ForCausalLM",
@@ -97,4 +131,14 @@ DEEPSEEK_V2 = Family(
         **LATENT_DEFAULTS,
     },
     modules=NUMBERED,
+    gguf=(
+        GGUFLayout(
+            "deepseek2",
+            keys=(*GGUF_LATENT, *GGUF_SHARED),
+            read=read_gguf,
+            write=write_gguf,
+            modules={**LATENT_MODULES, **SHARED_MODULES},
+            by_head=GGUF_BY_HEAD,
+        ),
+    ),
 )

@@ -11,19 +11,33 @@ from xplm.models.families.activations import read_mlp
 from xplm.models.families.experts import NUMBERED
 from xplm.models.families.family import COMMON, ROPE, SIZES, Family
 from xplm.models.families.fields import Fields
+from xplm.models.families.gguf import GGUFFile, GGUFLayout
 from xplm.models.families.latent import (
+    GGUF_BY_HEAD,
+    GGUF_LATENT,
     LATENT,
     LATENT_DEFAULTS,
+    LATENT_MODULES,
+    read_gguf_latent,
     read_latent_attention,
+    write_gguf_latent,
     write_latent_attention,
 )
 from xplm.models.families.shared_experts import (
     COUNT,
+    GGUF_NORMALISED,
+    GGUF_SCORES,
+    GGUF_SHARED,
     SHARED,
+    SHARED_MODULES,
+    SHARED_TENSORS,
+    SIGMOID,
     is_normalised,
     read_dense_first,
+    read_gguf_dense_first,
     read_scored_experts,
     write_dense_first,
+    write_gguf_dense_first,
 )
 from xplm.models.families.windows import FULL, require_layer_types
 from xplm.specs import BlockSpec, RMSNormSpec
@@ -47,6 +61,24 @@ def write_blocks(config: DecoderConfig) -> dict[str, Any]:
         "norm_topk_prob": is_normalised(config.blocks),
         "rope_interleave": block.mixer.rope.pairs == NEIGHBOURS,
     }
+
+
+def claims_gguf(file: GGUFFile) -> bool:
+    """Whether a deepseek2 of a GGUF file is a DeepSeek-V3: its experts are scored by sigmoids."""
+    return file.integer(GGUF_SCORES, 0) == SIGMOID
+
+
+def read_gguf(file: GGUFFile) -> dict[str, Any]:
+    """Latent attention and experts."""
+    by_sum = {"norm_topk_prob": file.flag(GGUF_NORMALISED, False)}
+    return read_gguf_latent(file) | read_gguf_dense_first(file, SIGMOID) | by_sum
+
+
+def write_gguf(config: DecoderConfig) -> dict[str, Any]:
+    """The keys that these are read from."""
+    experts = write_gguf_dense_first(config.blocks, SIGMOID)
+    by_sum = {GGUF_NORMALISED: is_normalised(config.blocks)}
+    return write_gguf_latent(config.blocks[0].mixer) | experts | by_sum
 
 
 DEEPSEEK_V3 = Family(
@@ -82,4 +114,16 @@ DEEPSEEK_V3 = Family(
         **LATENT_DEFAULTS,
     },
     modules=NUMBERED,
+    gguf=(
+        GGUFLayout(
+            "deepseek2",
+            claims=claims_gguf,
+            keys=(*GGUF_LATENT, *GGUF_SHARED, GGUF_NORMALISED),
+            read=read_gguf,
+            write=write_gguf,
+            modules={**LATENT_MODULES, **SHARED_MODULES},
+            tensors=SHARED_TENSORS,
+            by_head=GGUF_BY_HEAD,
+        ),
+    ),
 )

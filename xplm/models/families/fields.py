@@ -38,7 +38,8 @@ class Fields:
 
     def count(self, key: str, default: int) -> int:
         """An integer that may be 0."""
-        return 0 if self.get(key) == 0 else self.integer(key, default)
+        value = self.get(key)
+        return 0 if (default if value is None else value) == 0 else self.integer(key, default)
 
     def number(self, key: str, default: float | None = None) -> float:
         """A positive number."""

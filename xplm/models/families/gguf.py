@@ -24,6 +24,8 @@ LAYER_NORM_EPS = "attention.layer_norm_epsilon"
 WINDOW = "attention.sliding_window"
 PATTERN = "attention.sliding_window_pattern"
 ROTATED = "rope.dimension_count"
+YARN_LOG = "rope.scaling.yarn_log_multiplier"
+NEXTN = "nextn_predict_layers"
 
 JOINED = {"attn_qkv": ("attn_q", "attn_k", "attn_v")}
 """Modules of a block that any file may hold as one, their rows one after another."""
@@ -124,8 +126,12 @@ class GGUFLayout:
     """Our name of a module in a block -> GGUF's, beside those that all architectures have."""
     block_modules: Callable[[BlockSpec], Mapping[str, str]] = nothing
     """Further ones, which a block decides."""
+    tensors: Mapping[str, str] = field(default_factory=dict)
+    """Our name of a tensor in a block -> GGUF's, of those that are no module's weight or bias in both."""
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """A module that holds several as one, as in JOINED, in every file of this layout."""
+    by_head: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
+    """Our module -> GGUF's, each with some rows of every head, (H, rows, inputs); True: stored as (H, inputs, rows)."""
     vectors: frozenset[str] = frozenset()
     """Our names of modules of one row (1, C), whose weight a file may hold as (C,)."""
     has_interleaved_rows: bool = False

@@ -13,7 +13,6 @@ from xplm.models.families.blocks import read_llama_block
 from xplm.models.families.experts import (
     BALANCE,
     GGUF_COUNTS,
-    GGUF_MODULES,
     GGUF_WIDTH,
     NUMBERED,
     SPARSE,
@@ -30,6 +29,7 @@ from xplm.models.families.family import COMMON, ROPE, SIZES, Family
 from xplm.models.families.fields import Fields
 from xplm.models.families.gguf import GGUFFile, GGUFLayout
 from xplm.models.families.rope import write_rope
+from xplm.models.families.shared_experts import SHARED_MODULES
 from xplm.models.families.windows import (
     FULL,
     SLIDING,
@@ -147,14 +147,7 @@ QWEN2_MOE = Family(
             keys=(*GGUF_COUNTS, GGUF_WIDTH, GGUF_SHARED),
             read=read_gguf,
             write=write_gguf,
-            modules={
-                **GGUF_MODULES,
-                "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
-                **{
-                    f"mlp.shared_experts.{part}_proj": f"ffn_{part}_shexp"
-                    for part in ("gate", "up", "down")
-                },
-            },
+            modules={**SHARED_MODULES, "mlp.shared_expert_gate": "ffn_gate_inp_shexp"},
             vectors=frozenset({"mlp.shared_expert_gate"}),
         ),
     ),
