@@ -374,3 +374,11 @@ def test_a_granite_without_rope_is_refused(tmp_path):
     path = write_gguf(tmp_path / "m.gguf", config, random_tensors(config), **extra)
     with pytest.raises(ConfigError, match="a granite must have rotary positions"):
         open_gguf(path)
+
+
+@pytest.mark.parametrize("scores", [1, 3])
+def test_other_scores_than_a_familys_are_refused(scores):
+    metadata = {key.replace("llama.", "glm4moe."): value for key, value in METADATA.items()}
+    own = {"general.architecture": "glm4moe", "glm4moe.expert_gating_func": scores}
+    with pytest.raises(ConfigError, match=rf"glm4moe\.expert_gating_func is {scores}"):
+        config_from_gguf(metadata | own, SHAPES, {})

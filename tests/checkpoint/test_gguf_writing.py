@@ -32,16 +32,14 @@ VARIANTS = {
     "window": {"sliding_window": 16},
     "one head of keys": {"num_key_value_heads": 1},
 }
-LATENT = {
+SCORED = {"n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 24}
+LATENT = SCORED | {
     "num_key_value_heads": 4,
     "q_lora_rank": 12,
     "kv_lora_rank": 16,
     "qk_nope_head_dim": 8,
     "qk_rope_head_dim": 8,
     "v_head_dim": 6,
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 3,
-    "moe_intermediate_size": 24,
 }
 DEEPSEEK_YARN = YARN | {"mscale": 0.5, "mscale_all_dim": 0.5}
 OWN = {
@@ -112,9 +110,21 @@ OWN = {
         "norm_topk_prob": False,
         "rope_scaling": DEEPSEEK_YARN | {"beta_fast": 16.0},
     },
+    "glm4_moe, all flags": SCORED
+    | {
+        "model_type": "glm4_moe",
+        "partial_rotary_factor": 1.0,
+        "use_qk_norm": True,
+        "attention_bias": True,
+        "norm_topk_prob": False,
+        "n_shared_experts": 3,
+        "first_k_dense_replace": 0,
+    },
     "deepseek_v3, dense layers alone": {"model_type": "deepseek_v3", "first_k_dense_replace": 2},
 }
 CHANGES = {
+    "gpt_oss": {"rope_parameters": {"rope_type": "default"}},  # its own is yarn, not truncated
+    "glm4_moe": SCORED,
     "deepseek_v2": LATENT,
     "deepseek_v3": LATENT | {"first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
     "qwen3_moe": {"norm_topk_prob": True},
@@ -238,6 +248,12 @@ def test_the_keys_of_a_phi():
         ({"model_type": "gemma", "tie_word_embeddings": False}, "head of a gemma must be its emb"),
         ({"rope_scaling": YARN | {"truncate": False}}, "none for truncate = False"),
         ({"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 64}}, "Llama 3's rule"),
+        (
+            {"model_type": "gpt_oss", "rope_scaling": YARN | {"truncate": False}},
+            "gpt-oss have none for truncate = False of this gpt_oss",
+        ),
+        ({"model_type": "gpt_oss", "swiglu_limit": 5.0}, "none for swiglu_limit = 5.0"),
+        ({"model_type": "gpt_oss", "attention_bias": False}, "none for attention_bias = False"),
         (
             {"model_type": "deepseek_v2", "rope_scaling": YARN} | LATENT,
             r"deepseek2\.rope\.scaling\.yarn_log_multiplier .* got nothing",

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize
 from safetensors.numpy import load_file, save_file
 
 import xplm
@@ -154,3 +156,16 @@ def test_blocks_that_config_json_does_not_announce_are_refused(tmp_path: Path) -
 def test_other_quantised_weights_are_refused(hf: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="weights must be plain floats"):
         read_config(hf)
+
+
+def test_blocks_of_a_gguf_file_are_the_same_numbers_in_another_order():
+    kind = GGMLQuantizationType.__members__.get("MXFP4")
+    if kind is None:
+        pytest.skip("this release of the gguf package has no MXFP4")
+    rng = np.random.default_rng(4)
+    codes = rng.integers(0, 16, (5, 32), np.uint8)
+    scales = rng.integers(1, 254, (5, 1), np.uint8)
+    pairs = codes[:, 0::2] | codes[:, 1::2] << 4  # neighbours in a byte
+    halves = codes[:, :16] | codes[:, 16:] << 4  # value i and value i + 16
+    packed = np.concatenate([scales, halves], axis=1)
+    np.testing.assert_array_equal(dequantize(packed, kind), dequantise(pairs[:, None], scales))

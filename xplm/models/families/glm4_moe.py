@@ -10,14 +10,22 @@ from xplm.models.families.blocks import head_width, read_llama_block
 from xplm.models.families.experts import NUMBERED
 from xplm.models.families.family import COMMON, ROPE, SIZES, Family
 from xplm.models.families.fields import Fields
+from xplm.models.families.gguf import ROTATED, GGUFFile, GGUFLayout, read_rotated_share
 from xplm.models.families.rope import read_rope, read_share, share_of, write_rope
 from xplm.models.families.shared_experts import (
     COUNT,
+    GGUF_NORMALISED,
+    GGUF_SHARED,
     SHARED,
+    SHARED_MODULES,
+    SHARED_TENSORS,
+    SIGMOID,
     is_normalised,
     read_dense_first,
+    read_gguf_dense_first,
     read_scored_experts,
     write_dense_first,
+    write_gguf_dense_first,
 )
 from xplm.models.families.windows import FULL, require_layer_types
 from xplm.specs import BlockSpec, RMSNormSpec
@@ -50,6 +58,23 @@ def write_blocks(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
+def read_gguf(file: GGUFFile) -> dict[str, Any]:
+    """The rotated share, experts, and what the tensors say."""
+    return {
+        **read_rotated_share(file),
+        **read_gguf_dense_first(file, SIGMOID),
+        "norm_topk_prob": file.flag(GGUF_NORMALISED, False),
+        "attention_bias": file.has_bias("attn_q"),
+        "use_qk_norm": "blk.0.attn_q_norm.weight" in file.shapes,
+    }
+
+
+def write_gguf(config: DecoderConfig) -> dict[str, Any]:
+    """The keys that these are read from."""
+    experts = write_gguf_dense_first(config.blocks, SIGMOID)
+    return experts | {GGUF_NORMALISED: is_normalised(config.blocks)}
+
+
 GLM4_MOE = Family(
     "glm4_moe",
     "Glm4MoeForCausalLM",
@@ -75,4 +100,19 @@ GLM4_MOE = Family(
         "moe_intermediate_size": 1408,
     },
     modules=NUMBERED,
+    gguf=(
+        GGUFLayout(
+            "glm4moe",
+            keys=(ROTATED, *GGUF_SHARED, GGUF_NORMALISED),
+            read=read_gguf,
+            write=write_gguf,
+            modules={
+                **SHARED_MODULES,
+                "post_attention_layernorm": "post_attention_norm",
+                "self_attn.q_norm": "attn_q_norm",
+                "self_attn.k_norm": "attn_k_norm",
+            },
+            tensors=SHARED_TENSORS,
+        ),
+    ),
 )

@@ -10,13 +10,26 @@ from xplm.config import DecoderConfig
 from xplm.models.families.blocks import head_width, read_llama_block, with_windows
 from xplm.models.families.experts import (
     BALANCE,
+    GGUF_COUNTS,
+    GGUF_MODULES,
+    GGUF_WIDTH,
     read_balance,
     read_experts,
+    read_gguf_counts,
     routed_block,
     write_experts,
+    write_gguf_counts,
 )
 from xplm.models.families.family import COMMON, ROPE, SIZES, Family
 from xplm.models.families.fields import Fields
+from xplm.models.families.gguf import (
+    PATTERN,
+    WINDOW,
+    GGUFFile,
+    GGUFLayout,
+    read_windows_by_layer,
+    write_windows_by_layer,
+)
 from xplm.models.families.rope import read_rope, write_rope
 from xplm.models.families.stored import Modules, StoredAs
 from xplm.models.families.windows import (
@@ -93,6 +106,20 @@ def block_modules(block: BlockSpec) -> Modules:
     }
 
 
+def read_gguf(file: GGUFFile) -> dict[str, Any]:
+    """Experts, and the window of every other layer. yarn's ramp ends at whole pairs, as llama.cpp has it."""
+    experts = read_gguf_counts(file, COUNT) | {WIDTH: file.integer(GGUF_WIDTH)}
+    unscaled = {"rope_parameters": {"rope_type": "default"}}  # where there is no rope_scaling
+    return read_windows_by_layer(file, period=2) | experts | unscaled
+
+
+def write_gguf(config: DecoderConfig) -> dict[str, Any]:
+    """The keys that these are read from."""
+    experts = routed_block(config.blocks)[1]
+    widths = {GGUF_WIDTH: experts.intermediate_size}
+    return write_windows_by_layer(config) | write_gguf_counts(experts) | widths
+
+
 GPT_OSS = Family(
     "gpt_oss",
     "GptOssForCausalLM",
@@ -123,4 +150,15 @@ GPT_OSS = Family(
     modules={"mlp.gate": "mlp.router"},
     quant_methods=("mxfp4",),
     block_modules=block_modules,
+    gguf=(
+        GGUFLayout(
+            "gpt-oss",
+            keys=(WINDOW, PATTERN, *GGUF_COUNTS, GGUF_WIDTH),
+            read=read_gguf,
+            write=write_gguf,
+            modules={**GGUF_MODULES, "post_attention_layernorm": "post_attention_norm"},
+            tensors={"self_attn.sinks": "attn_sinks.weight"},
+            has_own_head=True,
+        ),
+    ),
 )
