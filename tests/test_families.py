@@ -175,3 +175,34 @@ def test_a_scale_that_config_json_cannot_describe_is_refused():
     for changes in ({"logit_scale": 0.5}, {"logit_cap": 30.0}, {"embedding_scale": 2.0}):
         with pytest.raises(ConfigError, match=f"the {next(iter(changes))} of a llama must be"):
             write_config(replace(make_config(), **changes))
+
+
+ROUTED = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "first_k_dense_replace": 0,
+    "n_group": 4,
+    "topk_group": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "given", "said"),
+    [
+        ("deepseek_v3", {"topk_group": 1}, "hold num_experts_per_tok experts, 3, .*; got 1 of 2$"),
+        ("glm4_moe", {"topk_group": 1}, "hold num_experts_per_tok experts, 3, .*; got 1 of 2$"),
+        ("deepseek_v2", {"topk_group": 1}, "hold num_experts_per_tok experts, 3, .*; got 1 of 2$"),
+        ("deepseek_v3", {"topk_group": 5}, "topk_group is at most n_group, 4; got 5$"),
+        ("deepseek_v3", {"n_group": 3}, "n_group divides the 8 experts .* 2 or more; got 3$"),
+        ("deepseek_v3", {"n_group": 8}, "n_group divides the 8 experts .* 2 or more; got 8$"),
+        ("deepseek_v2", {"n_group": 3}, "n_group divides the 8 experts .* 1 or more; got 3$"),
+    ],
+)
+def test_groups_of_which_a_router_cannot_choose_are_refused(model_type, given, said):
+    in_groups = {"topk_method": "group_limited_greedy"} if model_type == "deepseek_v2" else {}
+    hf = {"model_type": model_type, **ROUTED, **in_groups}
+    make_config(**hf)
+    with pytest.raises(ConfigError, match=said):
+        make_config(**hf | given)

@@ -44,13 +44,31 @@ def read_experts(
         facts: further fields of the ExpertsSpec.
 
     Raises:
-        ConfigError: more experts are chosen than there are.
+        ConfigError: more experts are chosen than there are, or than the kept groups hold.
     """
     E, k = hf.integer(count), hf.integer("num_experts_per_tok")
     if k > E:
         raise ConfigError(f"num_experts_per_tok is at most {count}, {E}; got {k}")
+    _check_groups(router, E, k)
     activation = read_activation(hf, is_gated=True)
     return ExpertsSpec(E, k, hf.integer(width), router, activation, **facts)
+
+
+def _check_groups(router: RouterSpec, E: int, k: int) -> None:
+    """Refuse groups from which the router cannot choose k of E experts."""
+    groups, kept = router.num_groups, router.kept_groups
+    size, least = E // groups, 2 if router.group_score == "best two" else 1
+    if E % groups or size < least:
+        raise ConfigError(
+            f"n_group divides the {E} experts into equal groups of {least} or more; got {groups}"
+        )
+    if kept > groups:
+        raise ConfigError(f"topk_group is at most n_group, {groups}; got {kept}")
+    if kept * size < k:
+        raise ConfigError(
+            f"the topk_group groups that are kept hold num_experts_per_tok experts, {k}, or more; "
+            f"got {kept} of {size}"
+        )
 
 
 def read_balance(hf: Fields) -> float:
