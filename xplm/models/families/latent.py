@@ -64,6 +64,11 @@ def read_latent_attention(hf: Fields, pairs: str = NEIGHBOURS) -> LatentAttentio
         )
     N = hf.integer("qk_nope_head_dim")
     rope = read_rope(hf, hf.integer("qk_rope_head_dim"), pairs=pairs)
+    given = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
+    if given.get("mscale_all_dim") and rope.rope_type not in ("default", "yarn"):
+        raise ConfigError(
+            f"mscale_all_dim of latent attention belongs to yarn; got it with {rope.rope_type}"
+        )
     return LatentAttentionSpec(
         num_heads=heads,
         q_rank=None if hf.get("q_lora_rank") is None else hf.integer("q_lora_rank"),
