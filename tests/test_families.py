@@ -213,3 +213,10 @@ def test_a_temperature_of_latent_attention_is_yarns():
     linear = {"rope_type": "linear", "factor": 4.0, "mscale_all_dim": 1.0}
     with pytest.raises(ConfigError, match=r"mscale_all_dim .* belongs to yarn; got it with linear$"):
         make_config(**hf, rope_parameters=linear)
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3", "qwen2_moe"])
+def test_sliding_layers_without_a_window_are_refused(model_type):
+    kinds = ["sliding_attention", "full_attention"]
+    with pytest.raises(ConfigError, match=r"use_sliding_window is true .*; got None and 7$"):
+        make_config(model_type=model_type, sliding_window=7, layer_types=kinds)

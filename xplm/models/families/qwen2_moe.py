@@ -70,7 +70,8 @@ def read_blocks(hf: Fields) -> tuple[BlockSpec, ...]:
 def _read_windows(hf: Fields) -> Sequence[int | None]:
     """Every other layer below `max_window_layers`, unless `layer_types` says otherwise."""
     below = hf.get("max_window_layers")
-    if hf.get("layer_types") is None and isinstance(below, int):
+    is_on = hf.flag("use_sliding_window")
+    if is_on and hf.get("layer_types") is None and isinstance(below, int):
         layers = range(hf.integer("num_hidden_layers"))
         kinds = [SLIDING if i % 2 == 0 and i < below else FULL for i in layers]
         return read_switched_windows(hf.but(layer_types=kinds))

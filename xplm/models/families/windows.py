@@ -31,6 +31,11 @@ def read_switched_windows(hf: Fields) -> tuple[int | None, ...]:
     layers = hf.integer("num_hidden_layers")
     is_on = hf.flag("use_sliding_window") and hf.get("sliding_window") is not None
     kinds = read_layer_types(hf)
+    if not is_on and SLIDING in (kinds or ()):
+        raise ConfigError(
+            f"layer_types may name {SLIDING} where use_sliding_window is true and sliding_window a number; "
+            f"got {shown(hf.get('use_sliding_window'))} and {shown(hf.get('sliding_window'))}"
+        )
     if not is_on:
         return (None,) * layers
     window = hf.integer("sliding_window")
