@@ -211,7 +211,9 @@ def test_groups_of_which_a_router_cannot_choose_are_refused(model_type, given, s
 def test_a_temperature_of_latent_attention_is_yarns():
     hf = {"model_type": "deepseek_v3", "num_attention_heads": 4, "num_key_value_heads": 4}
     linear = {"rope_type": "linear", "factor": 4.0, "mscale_all_dim": 1.0}
-    with pytest.raises(ConfigError, match=r"mscale_all_dim .* belongs to yarn; got it with linear$"):
+    with pytest.raises(
+        ConfigError, match=r"mscale_all_dim .* belongs to yarn; got it with linear$"
+    ):
         make_config(**hf, rope_parameters=linear)
 
 

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import xplm
+from xplm.language_model import LanguageModel
+
 REASON = 'needs torch and transformers: pip install ".[reference]"'
 
 
@@ -60,3 +63,15 @@ def load_oracle(torch: Any, transformers: Any) -> Callable[..., Oracle]:
         return Oracle(torch, model)
 
     return load
+
+
+@pytest.fixture(scope="module")
+def lm(path: Path) -> LanguageModel:
+    """xplm's model of the GGUF file that is the module's `path`."""
+    return xplm.load(path)
+
+
+@pytest.fixture(scope="module")
+def oracle(path: Path, load_oracle: Callable[..., Oracle]) -> Oracle:
+    """transformers' model of the same file."""
+    return load_oracle(path.parent, gguf_file=path.name)

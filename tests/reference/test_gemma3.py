@@ -38,16 +38,6 @@ def path():
     return gemma3_gguf()
 
 
-@pytest.fixture(scope="module")
-def lm(path):
-    return xplm.load(path)
-
-
-@pytest.fixture(scope="module")
-def oracle(path, load_oracle):
-    return load_oracle(path.parent, gguf_file=path.name)
-
-
 def test_tokens_equal_transformers(path, transformers):
     tokenizer = Tokenizer.from_gguf(read_gguf_header(path).metadata)
     reference = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)

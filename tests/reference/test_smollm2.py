@@ -53,16 +53,6 @@ def path():
     return smollm2_gguf()
 
 
-@pytest.fixture(scope="module")
-def lm(path):
-    return xplm.load(path)
-
-
-@pytest.fixture(scope="module")
-def oracle(path, load_oracle):
-    return load_oracle(path.parent, gguf_file=path.name)
-
-
 @pytest.mark.parametrize("text", [ENGLISH, CODE, CHINESE], ids=["english", "code", "chinese"])
 def test_logits_equal_transformers(lm, oracle, text):
     ids = lm.tokenizer.encode(text)[: max(LENGTHS)]
