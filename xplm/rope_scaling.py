@@ -17,10 +17,13 @@ Plain RoPE turns pair i of a head of width D by p * inv_freq[i] at position p:
 
 The frequencies of "dynamic" and "longrope" depend on the sequence's length. A pass rotates what it reads by those of
 the length that it reaches (`ends` of `xplm.models.decoder.forward`: all chunks of a prompt by those of the whole
-prompt); keys that a cache holds stay as they were rotated. So a reply that grows past the trained length, token by
-token, has other logits than the same tokens in one pass: keys from before the boundary have the short factors, or the
-smaller theta. transformers does the same with a cache, except in its `generate` of phi3, which computes the cache again
-at the boundary.
+prompt); keys that a cache holds stay as they were rotated.
+
+    longrope  A reply or a chat that grows past the trained length is computed once more from its first token, with the
+              long factors: its logits are those of the same tokens in one pass. transformers' `generate` does so for
+              phi3; for other families it keeps the keys with short factors, and so does `xplm.generate.scheduler`.
+    dynamic   Theta grows with each token, so keys keep the theta that they were rotated with, as transformers' do: a
+              reply that grows past the trained length has other logits than the same tokens in one pass.
 
 Numerics. Computed once a forward pass, on the host, in float64; `xplm.kernels.rope` rounds them to its island dtype.
 """
@@ -50,7 +53,7 @@ def inverse_frequencies(rope: RopeSpec, *, length: int) -> tuple[np.ndarray, flo
     if rope.rope_type == "dynamic":
         return _dynamic_theta(rope, length) ** -exponents, 1.0
     if rope.rope_type == "longrope":
-        slowed = rope.long_factor if length > _trained_length(rope) else rope.short_factor
+        slowed = rope.long_factor if has_long_factors(rope, length) else rope.short_factor
         inv_freq = rope.rope_theta**-exponents / np.asarray(slowed, np.float64)
         return inv_freq, _longrope_attention_factor(rope)
     return SCALINGS[rope.rope_type](rope, rope.rope_theta**-exponents)
@@ -64,6 +67,11 @@ def table_name(ropes: Iterable[RopeSpec], length: int) -> str:
             inv_freq, _ = inverse_frequencies(rope, length=length)
             names.append(inv_freq.tobytes().hex())
     return " ".join(names)
+
+
+def has_long_factors(rope: RopeSpec, length: int) -> bool:
+    """Whether longrope's long factors are those of a sequence of `length` positions."""
+    return rope.rope_type == "longrope" and length > _trained_length(rope)
 
 
 def stretched_context(rope: RopeSpec) -> int:

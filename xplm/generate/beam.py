@@ -71,7 +71,11 @@ def beam_steps(engine: Engine, cache: KVCache, reply: Reply) -> Iterator[Step]:
         # The first selection copies in any case: the caller's cache keeps the prompt and nothing else.
         if length == 1 or parents != list(range(cache.batch)):
             cache = cache.select(parents)
-        logits = engine.feed(cache, [beam.ids[-1:] for beam in running])
+        rows = [beam.ids[-1:] for beam in running]
+        if engine.outgrows(cache, rows):
+            cache.rollback(0)
+            rows = [(*reply.prompt_ids, *beam.ids) for beam in running]
+        logits = engine.feed(cache, rows)
 
     _, best = finished[0]
     pairs = zip(best.ids, best.logprobs, strict=True)

@@ -38,6 +38,9 @@ def generate_steps(engine: Engine, cache: KVCache, replies: Sequence[Reply]) -> 
     rows = list(range(len(replies)))
     ids = [reply.prompt_ids[cache.length :] for reply in replies]
     while rows:
+        if engine.outgrows(cache, ids):
+            cache.rollback(0)
+            ids = [[*replies[row].prompt_ids, *replies[row].ids] for row in rows]
         logits = engine.feed(cache, ids)
         parts = [
             (row, part) for i, row in enumerate(rows) for part in replies[row].advance(logits[i])

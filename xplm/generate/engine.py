@@ -21,7 +21,9 @@ from xplm.models import decoder
 from xplm.out_of_memory import memory_faults, require_memory
 from xplm.paged_cache import PagedCache, PagePool, PageRow
 from xplm.progress import READING, OnProgress, unseen
+from xplm.rope_scaling import has_long_factors
 from xplm.runtime import Runtime
+from xplm.specs import RopeSpec
 from xplm.typing import Array, Params
 
 
@@ -44,6 +46,26 @@ class Engine:
     def context(self) -> int:
         """The most tokens that a sequence can hold."""
         return self.config.context_length
+
+    def has_long_factors(self, length: int) -> bool:
+        """Whether a sequence of `length` tokens is rotated by the long factors of longrope."""
+        return any(has_long_factors(rope, length) for rope in self._ropes)
+
+    @cached_property
+    def _ropes(self) -> tuple[RopeSpec, ...]:
+        return self.config.ropes
+
+    def outgrows(self, cache: KVCache, rows: Sequence[Sequence[int]] | np.ndarray) -> bool:
+        """Whether the keys of a row must be computed again: it grows past the trained length of longrope.
+
+        Args:
+            cache: as `feed` takes it.
+            rows: likewise.
+        """
+        return any(
+            n > 0 and self.has_long_factors(n + len(row)) and not self.has_long_factors(n)
+            for n, row in zip(cache.lengths, rows, strict=True)
+        )
 
     def check_ids(self, ids: Ids) -> list[int]:
         """Refuse what the decoder cannot read.

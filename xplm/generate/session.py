@@ -76,6 +76,7 @@ class Chat:
         self._turns: tuple[Turn, ...] = ()
         self._cache: KVCache | None = None
         self._held: list[int] = []  # the token ids whose keys and values the cache holds, in order
+        self._has_long_factors = False  # of longrope, which rotated what the cache holds
         self._is_replying = False
 
     @property
@@ -189,6 +190,7 @@ class Chat:
         other._turns = self._turns
         other._cache = self._cache.fork() if self._cache else None
         other._held = list(self._held)
+        other._has_long_factors = self._has_long_factors
         return other
 
     def clear(self) -> None:
@@ -260,6 +262,8 @@ class Chat:
         """The cache, holding nothing but a beginning of the prompt, with room for the rest and for the reply."""
         # The last token of the prompt is always computed: its logits choose the reply's first.
         self._truncate(_common_prefix(self._held, reply.prompt_ids[:-1]))
+        if self._engine.has_long_factors(len(reply.prompt_ids)) != self._has_long_factors:
+            self._truncate(0)
 
         needed = len(reply.prompt_ids) + reply.max_tokens
         if self._cache is None:
@@ -274,6 +278,8 @@ class Chat:
         del self._held[length:]
         self._turns = tuple(t._replace(n_cached=min(t.n_cached, length)) for t in self._turns)
         if self._cache is not None:
+            was_long = self._has_long_factors or self._engine.has_long_factors(self._cache.length)
+            self._has_long_factors = was_long and length > 0
             self._cache.rollback(length)
 
     def _require_idle(self) -> None:

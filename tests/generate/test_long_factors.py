@@ -1,0 +1,65 @@
+"""Replies and chats that grow past the trained length of longrope: as if the long factors had been there at once."""
+
+import numpy as np
+import pytest
+
+from tests.generate.tiny import tiny_model
+from xplm.generate.sampling import log_normaliser
+
+TRAINED = 80
+LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.1, 1.3, 1.5],
+    "long_factor": [1.5, 2.0, 4.0, 9.0],
+    "original_max_position_embeddings": TRAINED,
+}
+PROMPTS = ["Hello", "Of these, this is the longest.", "a"]
+ATOL = 1e-4  # rounding of a float32 forward pass in pieces of other lengths, as in test_engine
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny_model(rope_scaling=LONGROPE, max_position_embeddings=512)
+
+
+def assert_as_whole(lm, prompt_ids, out):
+    """Each log-probability is that of one pass over all tokens before it, whose factors its length decides."""
+    ids = [*prompt_ids, *out.token_ids]
+    assert len(prompt_ids) <= TRAINED < len(ids) - 1
+    logits = np.concatenate([lm.logits(ids[:TRAINED]), lm.logits(ids)[TRAINED:]])
+    before = logits[len(prompt_ids) - 1 : -1].astype(np.float64)
+    of_token = np.take_along_axis(before, np.asarray(out.token_ids)[:, None], axis=-1)
+    expected = of_token - log_normaliser(before)
+    np.testing.assert_allclose(out.logprobs, expected[:, 0], atol=ATOL)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}])
+def test_a_reply_is_that_of_the_whole_sequence(lm, options):
+    prompt = lm.tokenizer.encode("Hello")
+    assert_as_whole(lm, prompt, lm.generate(prompt, max_new_tokens=85, ignore_eos=True, **options))
+
+
+def test_rows_of_a_batch_cross_one_after_the_other(lm):
+    outs = lm.generate(PROMPTS, max_new_tokens=90, ignore_eos=True)
+    for prompt, out in zip(PROMPTS, outs, strict=True):
+        assert_as_whole(lm, lm.tokenizer.encode(prompt), out)
+
+
+def test_a_chat_says_what_the_rendered_conversation_does(lm):
+    """Its second reply crosses the trained length; with that turn taken back the next is within it, the last beyond."""
+    chat = lm.chat()
+    lengths = []
+    for text, n_tokens, turns_back in (("Hi", 6, 0), ("On", 40, 0), ("On", 6, 1), ("Ever", 6, 0)):
+        chat.rollback(turns_back)
+        ids = chat.prompt_ids(text)
+        out = chat.send(text, max_new_tokens=n_tokens, ignore_eos=True)
+        expected = lm.generate(ids, max_new_tokens=n_tokens, ignore_eos=True)
+        assert out.token_ids == expected.token_ids
+        np.testing.assert_allclose(out.logprobs, expected.logprobs, atol=ATOL)
+        lengths.append((len(ids), len(ids) + n_tokens - 1))
+    assert [(n > TRAINED, m > TRAINED) for n, m in lengths] == [
+        (False, False),
+        (False, True),
+        (False, False),
+        (True, True),
+    ]
