@@ -21,6 +21,7 @@ from xplm.models.decoder import param_specs
 from xplm.models.families.family import Family, no_modules
 from xplm.models.families.stored import Modules, StoredAs
 from xplm.models.families.table import FAMILIES
+from xplm.params import ParamSpec
 
 Read = Callable[[str, np.dtype[Any]], np.ndarray]
 """(name, dtype) -> the tensor."""
@@ -131,7 +132,7 @@ def unpack(checkpoint: Checkpoint) -> Checkpoint:
         checkpoint: a directory as it is. Tensors that the family does not have keep their names.
 
     Raises:
-        CheckpointError: a tensor has not the shape of what is joined in it.
+        CheckpointError: a tensor has not the shape of what is joined in it, or is one of several, not all there.
     """
     config = checkpoint.config
     family = FAMILIES[config.model_type]
@@ -171,6 +172,16 @@ def unpack(checkpoint: Checkpoint) -> Checkpoint:
             f"a tensor must be stored once; {checkpoint.path} holds {visible(name)} and "
             f"{visible(found[name][1][0])}"
         )
+    read = _make_read(checkpoint, specs, found)
+    return replace(checkpoint, tensors=tensors | infos, read=read)
+
+
+def _make_read(
+    checkpoint: Checkpoint,
+    specs: Mapping[str, ParamSpec],
+    found: Mapping[str, tuple[Stored, tuple[str, ...]]],
+) -> Read:
+    """Reads parameters: those that are `found` out of what they are stored as, under the names of these tensors."""
 
     def read(name: str, dtype: np.dtype[Any]) -> np.ndarray:
         if name not in found:
@@ -186,18 +197,24 @@ def unpack(checkpoint: Checkpoint) -> Checkpoint:
             whole[number] = stored.split(checkpoint.read(source, dtype), parts)[place]
         return whole
 
-    return replace(checkpoint, tensors=tensors | infos, read=read)
+    return read
 
 
 def _names_in(checkpoint: Checkpoint, stored: Stored, shape: Shape, bare: str) -> tuple[str, ...]:
-    """The names of a stored tensor, or of all its numbered ones; none if the file lacks one."""
-    names: list[str] = []
-    for name in _names(stored, shape):
-        name = name.removeprefix(bare)
-        if name not in checkpoint.tensors:
-            return ()
-        names.append(name)
-    return tuple(names)
+    """The names of a stored tensor, or of all its numbered ones; none if the file has none of them.
+
+    Raises:
+        CheckpointError: it has some of them.
+    """
+    names = [name.removeprefix(bare) for name in _names(stored, shape)]
+    absent = [name for name in names if name not in checkpoint.tensors]
+    if 0 < len(absent) < len(names):
+        more = f" and {len(absent) - MAX_LISTED} more" if len(absent) > MAX_LISTED else ""
+        raise CheckpointError(
+            f"{checkpoint.path} must hold all {len(names)} of {visible(stored.name)}; it lacks "
+            f"{', '.join(map(visible, absent[:MAX_LISTED]))}{more}; download it again"
+        )
+    return () if absent else tuple(names)
 
 
 def _names(stored: Stored, shape: Shape) -> Iterator[str]:
