@@ -21,7 +21,7 @@ prompt); keys that a cache holds stay as they were rotated.
 
     longrope  A reply or a chat that grows past the trained length is computed once more from its first token, with the
               long factors: its logits are those of the same tokens in one pass. transformers' `generate` does so for
-              phi3; for other families it keeps the keys with short factors, and so does `xplm.generate.scheduler`.
+              phi3; for other families it keeps the keys with short factors.
     dynamic   Theta grows with each token, so keys keep the theta that they were rotated with, as transformers' do: a
               reply that grows past the trained length has other logits than the same tokens in one pass.
 

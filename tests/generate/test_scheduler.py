@@ -16,12 +16,17 @@ from xplm.views import PAGE
 
 OWNER = "somebody"
 LONGROPE = {
-    "rope_scaling": {
-        "rope_type": "longrope",
-        "short_factor": [1.0, 1.5, 2.0, 2.5],
-        "long_factor": [2.0, 5.0, 6.0, 7.0],
-        "original_max_position_embeddings": 128,
-    }
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.5, 2.0, 2.5],
+    "long_factor": [2.0, 5.0, 6.0, 7.0],
+    "original_max_position_embeddings": 128,
+}
+ROTATIONS = {
+    "longrope": {"rope_scaling": LONGROPE, "max_position_embeddings": 256},
+    "dynamic": {
+        "rope_scaling": {"rope_type": "dynamic", "factor": 2.0},
+        "max_position_embeddings": 128,
+    },
 }
 SAMPLED = {"temperature": 1.0, "top_p": 0.9}
 
@@ -78,7 +83,7 @@ def test_replies_together_are_each_as_alone(backend):
 @pytest.mark.parametrize("limit_pages", [4, None])
 def test_random_arrivals_and_departures_change_no_reply(name, limit_pages):
     """With room for one long reply and little more, most have to give way; with rotations that grow, too."""
-    lm = tiny_model(**(VARIANTS | {"longrope": LONGROPE})[name] | {"max_position_embeddings": 256})
+    lm = tiny_model(**(VARIANTS | ROTATIONS)[name])
     rng = random.Random(3)
     scheduler = make_scheduler(lm, limit_pages, most_rows=4)
     texts = [draw_prompt(n, 150) for n in range(3)]
@@ -150,25 +155,26 @@ def test_beginnings_are_kept_only_if_told():
     assert [request.reused_tokens for request in requests] == [0, 0]
 
 
-@pytest.mark.parametrize(("length", "reused", "later"), [(100, PAGE, 0), (230, 0, PAGE)])
-def test_beginnings_end_where_the_rotation_changes(length, reused, later):
-    """longrope turns a prompt of more than 128 tokens by other frequencies."""
-    lm = tiny_model(**LONGROPE)
-    ids = draw_prompt(1, length)
-    scheduler = make_scheduler(lm)
-    first = make_request(lm, draw_prompt(1, 100), max_new_tokens=90)  # past the boundary
+@pytest.mark.parametrize(
+    ("name", "length", "reused"),
+    [("longrope", 100, PAGE), ("longrope", 190, 2 * PAGE), ("dynamic", 190, 0)],
+)
+def test_a_beginning_is_found_by_those_who_rotate_alike(name, length, reused):
+    """longrope turns more than 128 tokens by other frequencies, dynamic RoPE each number of tokens by its own."""
+    lm = tiny_model(**ROTATIONS[name])
+    scheduler = make_scheduler(lm, limit_pages=16)
+    first = make_request(lm, draw_prompt(1, 100), max_new_tokens=95)  # past the boundary
     scheduler.submit(first)
     serve(scheduler)
-    second = make_request(lm, ids)
+    assert (
+        first.reply.ids
+        == lm.generate(first.reply.prompt_ids, max_new_tokens=95, ignore_eos=True).token_ids
+    )
+    second = make_request(lm, first.ids[:length])
     scheduler.submit(second)
     serve(scheduler)
     assert second.reused_tokens == reused
-    assert second.reply.ids == serve_alone(lm, ids)
-    again = make_request(lm, (first.reply.prompt_ids + first.reply.ids)[:190])
-    scheduler.submit(again)
-    serve(scheduler)
-    assert again.reused_tokens == later
-    assert again.reply.ids == serve_alone(lm, again.reply.prompt_ids)
+    assert second.reply.ids == serve_alone(lm, second.reply.prompt_ids)
 
 
 def test_logits_that_are_no_numbers_end_one_reply_alone():

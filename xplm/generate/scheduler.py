@@ -111,7 +111,7 @@ class Scheduler:
             keeps_prefixes: whether what a reply has computed is kept for a later one that begins alike.
             reserves_all: whether a row takes pages at once for all that it may become, so that they lie side by side.
         """
-        self._engine, self.pool = engine, pool
+        self._engine, self.pool, self._ropes = engine, pool, engine.config.ropes
         self._most_rows, self._keeps_prefixes = most_rows, keeps_prefixes
         self._reserves_all = reserves_all
         self.waiting: list[Request] = []  # in the order in which they are admitted
@@ -157,6 +157,8 @@ class Scheduler:
         Raises:
             OutOfMemoryError: an allocation failed; nobody has lost anything.
         """
+        for request in self.admitted:
+            self._rotate_anew(request)
         self._admit()
         begun = [r for r in self.admitted if r.n_unread == 1]
         decoding = [r for r in begun if self._reserve(r, 1)]
@@ -197,12 +199,19 @@ class Scheduler:
                 return  # one prompt at a time: who begins alike finds its pages later
 
     def _acquire(self, request: Request) -> PageRow:
-        prompt_ids = request.reply.prompt_ids
-        table = table_name(self._engine.config.ropes, len(prompt_ids))
-        ids = request.ids if request.reply.ids else prompt_ids
-        row = self.pool.acquire(ids, first_key(request.owner, table))
+        table = table_name(self._ropes, self._end(request, 0))
+        row = self.pool.acquire(request.ids, first_key(request.owner, table))
         row.is_kept = self._keeps_prefixes
         return row
+
+    def _rotate_anew(self, request: Request) -> None:
+        """Begin again where a reply has grown past the trained length of longrope."""
+        row, has_long_factors = request.row, self._engine.has_long_factors
+        if row is None or row.length == 0:
+            return
+        if has_long_factors(row.length) != has_long_factors(len(request.ids)):
+            row.release()
+            request.row = self._acquire(request)
 
     def _reserve(self, request: Request, count: int) -> bool:
         """Make room for more tokens of an admitted request; False if it had to give way itself."""
@@ -220,15 +229,16 @@ class Scheduler:
         if has_company and self._token_seconds > 0:
             patient = int(PATIENCE * self._decode_seconds / self._token_seconds)
             most = min(most, max(LEAST_CHUNK, patient // LEAST_CHUNK * LEAST_CHUNK))
-        begin, ropes = request.row.length, self._engine.config.ropes
-        table = table_name(ropes, self._end(request, begin))
-        count = 1
-        while count < most and table_name(ropes, self._end(request, begin + count)) == table:
+        begin, count = request.row.length, 1
+        table = table_name(self._ropes, self._end(request, begin))
+        while count < most and table_name(self._ropes, self._end(request, begin + count)) == table:
             count += 1
         return count
 
     def _end(self, request: Request, slot: int) -> int:
-        """The length by which a token is rotated: the prompt's for all of it, and then its own."""
+        """The length by which a token is rotated: the prompt's or, behind it, its own; all there is by long factors."""
+        if self._engine.has_long_factors(len(request.ids)):
+            return len(request.ids)
         return max(len(request.reply.prompt_ids), slot + 1)
 
     def _pass(self, requests: Sequence[Request], count: int) -> list[Event]:
@@ -239,12 +249,11 @@ class Scheduler:
             r.ids[row.length : row.length + count] for r, row in zip(requests, rows, strict=True)
         ]
         ends = [self._end(r, row.length + count - 1) for r, row in zip(requests, rows, strict=True)]
-        for request, row in zip(requests, rows, strict=True):
+        for request, row, end in zip(requests, rows, ends, strict=True):
             if row.length < len(request.reply.prompt_ids):
                 request.computed_tokens += count
-            table = table_name(self._engine.config.ropes, len(request.reply.prompt_ids))
-            if table_name(self._engine.config.ropes, ends[0]) != table:
-                row.is_kept = False
+            if table_name(self._ropes, end) != table_name(self._ropes, self._end(request, 0)):
+                row.is_kept = False  # the beginning is rotated otherwise
         logits = self._engine.read(self.pool, rows, ids, ends)
         seconds = perf_counter() - begun
         if count == 1:
