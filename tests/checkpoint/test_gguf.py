@@ -48,6 +48,8 @@ FAMILIES = {
     "olmo3": {"model_type": "olmo3", "sliding_window": 16, "rope_theta": 500_000.0},
     "phi3": {"model_type": "phi3"},
     "phi3, longrope, a window": PHI3_LONG | {"sliding_window": 16},
+    "gpt2": {"model_type": "gpt2", "n_inner": 64, "num_key_value_heads": 4},
+    "starcoder2": {"model_type": "starcoder2", "sliding_window": None},
     "phi": PHI,
     "phi, all of a head rotated": PHI | {"partial_rotary_factor": 1.0},
 }

@@ -109,6 +109,8 @@ GELU: dict[str, dict[str, Any]] = {
         "new_decoder_architecture": True,
         "num_kv_heads": 2,
     },
+    "gpt2": {"model_type": "gpt2", "n_inner": 64},
+    "starcoder2": {"model_type": "starcoder2"},
     "gpt_neox": {"model_type": "gpt_neox", "tie_word_embeddings": False},
     "gpt_neox, serial": {
         "model_type": "gpt_neox",

@@ -16,7 +16,7 @@ import numpy as np
 
 from xplm.checkpoint.gguf_keys import check_keys, is_equal, same_in_all_layers
 from xplm.checkpoint.gguf_names import gguf_name, join_names
-from xplm.checkpoint.gguf_rope import DEFAULT_THETA, read_scaling, write_factors, write_scaling
+from xplm.checkpoint.gguf_rope import DEFAULT_THETA, read_scaling, write_factors, write_rope_keys
 from xplm.config import DecoderConfig
 from xplm.errors import CheckpointError, ConfigError
 from xplm.models.decoder import EMBEDDING, LM_HEAD, param_specs
@@ -141,9 +141,7 @@ def gguf_metadata(config: DecoderConfig, architecture: str | None = None) -> GGU
         "attention.key_length": mixer.head_dim,
         "attention.value_length": mixer.value_dim,
         layout.norm_eps_key: config.norm.eps,
-        "rope.freq_base": rope.rope_theta,
-        ROTATED: rope.dim,
-        **write_scaling(rope),
+        **(write_rope_keys(rope) if rope else {}),
         **layout.write(config),
     }
     metadata: dict[str, Any] = {"general.architecture": layout.architecture}
@@ -154,7 +152,7 @@ def gguf_metadata(config: DecoderConfig, architecture: str | None = None) -> GGU
     if layout.has_own_head and config.tie_word_embeddings:
         tensors[gguf_name(LM_HEAD, layout)] = (EMBEDDING,)
         config = replace(config, tie_word_embeddings=False)
-    factors = write_factors(rope)
+    factors = write_factors(rope) if rope else {}
     shapes = {
         stored: (sum(specs[name].shape[0] for name in names), *specs[names[0]].shape[1:])
         for stored, names in tensors.items()
@@ -257,7 +255,7 @@ def _check_written(config: DecoderConfig, layout: GGUFLayout, back: DecoderConfi
 def _flat(hf: Mapping[str, Any]) -> dict[str, Any]:
     """A config.json with its RoPE parameters beside the rest."""
     rope = ("rope_parameters", "rope_scaling", "rope_theta")
-    return {k: v for k, v in hf.items() if k not in rope} | hf["rope_parameters"]
+    return {k: v for k, v in hf.items() if k not in rope} | hf.get("rope_parameters", {})
 
 
 def _stop_ids(metadata: Mapping[str, Any]) -> list[int]:

@@ -13,6 +13,7 @@ from xplm.models.families.gguf import GGUFLayout
 
 TOP_NAMES = {
     "model.embed_tokens": "token_embd",
+    "model.embed_positions": "position_embd",
     "model.norm": "output_norm",
     "lm_head": "output",
 }

@@ -19,7 +19,7 @@ import numpy as np
 
 from xplm.checkpoint.gguf_keys import FLOAT32_ROUNDING
 from xplm.errors import ConfigError
-from xplm.models.families.gguf import REQUIRED, YARN_LOG, GGUFFile, read_value
+from xplm.models.families.gguf import REQUIRED, ROTATED, YARN_LOG, GGUFFile, read_value
 from xplm.rope_scaling import inverse_frequencies
 from xplm.specs import RopeSpec
 
@@ -91,7 +91,12 @@ def read_scaling(
     )
 
 
-def write_scaling(rope: RopeSpec) -> dict[str, Any]:
+def write_rope_keys(rope: RopeSpec) -> dict[str, Any]:
+    """All keys of rotary positions."""
+    return {"rope.freq_base": rope.rope_theta, ROTATED: rope.dim, **_write_scaling(rope)}
+
+
+def _write_scaling(rope: RopeSpec) -> dict[str, Any]:
     """The keys of a linear, yarn or longrope scaling; none of another, which has no keys.
 
     llama.cpp divides all frequencies by a factor, which longrope has in its tensors.

@@ -96,9 +96,9 @@ ReadKeys: TypeAlias = Callable[[GGUFFile], dict[str, Any]]
 WriteKeys: TypeAlias = Callable[[DecoderConfig], dict[str, Any]]
 
 
-def first_rope(config: DecoderConfig) -> RopeSpec:
-    """The rotary positions of the first layer that has any."""
-    return config.ropes[0]
+def first_rope(config: DecoderConfig) -> RopeSpec | None:
+    """The rotary positions of the first layer that has any; None where they are learned."""
+    return config.ropes[0] if config.ropes else None
 
 
 def nothing(_: Any) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class GGUFLayout:
     """Fields of config.json beside those that all families have."""
     write: WriteKeys = nothing
     """The keys that they are read from; one whose value is None is left out."""
-    rope: Callable[[DecoderConfig], RopeSpec] = first_rope
+    rope: Callable[[DecoderConfig], RopeSpec | None] = first_rope
     """The rotary positions that the keys of all architectures hold."""
     modules: Mapping[str, str] = field(default_factory=dict)
     """Our name of a module in a block -> GGUF's, beside those that all architectures have."""

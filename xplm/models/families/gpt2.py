@@ -13,6 +13,7 @@ from xplm.models.families.activations import read_mlp
 from xplm.models.families.blocks import head_width, read_attention
 from xplm.models.families.family import COMMON, Family
 from xplm.models.families.fields import Fields
+from xplm.models.families.gguf import JOINED, LAYER_NORM_EPS, GGUFLayout
 from xplm.models.families.stored import StoredAs
 from xplm.models.families.windows import FULL, require_layer_types
 from xplm.specs import BlockSpec, LayerNormSpec
@@ -107,4 +108,5 @@ GPT2 = Family(
         "mlp.down_proj": Conv1D("mlp.c_proj"),
     },
     bare_prefix="transformer.",
+    gguf=(GGUFLayout("gpt2", norm_eps_key=LAYER_NORM_EPS, joined=JOINED),),
 )

@@ -7,6 +7,7 @@ from xplm.models.families.activations import read_mlp
 from xplm.models.families.blocks import head_width, in_all_layers, read_attention
 from xplm.models.families.family import COMMON, ROPE, SIZES, Family
 from xplm.models.families.fields import Fields
+from xplm.models.families.gguf import LAYER_NORM_EPS, GGUFLayout
 from xplm.models.families.rope import read_rope, write_rope
 from xplm.models.families.windows import read_window
 from xplm.specs import BlockSpec, LayerNormSpec
@@ -50,4 +51,5 @@ STARCODER2 = Family(
         "tie_word_embeddings": True,
     },
     modules={"mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj"},
+    gguf=(GGUFLayout("starcoder2", norm_eps_key=LAYER_NORM_EPS),),
 )
