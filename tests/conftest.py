@@ -1,7 +1,10 @@
 """The places that kernels, layers and models are tested on."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from importlib.metadata import entry_points
 from typing import Any
 
 import numba
@@ -11,6 +14,7 @@ from tests.helpers import Place
 from tests.on_backends import (  # noqa: F401 - pytest finds its hooks here
     load_or_skip,
     pytest_addoption,
+    pytest_collection,
     pytest_collection_modifyitems,
     pytest_configure,
     pytest_make_collect_report,
@@ -32,6 +36,15 @@ def has_float64(name: str) -> AbstractContextManager[None]:
 def one_thread() -> None:
     """Fused kernels take one thread unless a test asks for more: who waits for another spins on some worker's core."""
     numba.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def packages_are_searched_once() -> Iterator[None]:
+    """For backends, on each path: it takes 6 ms, and most tests load one."""
+    search = cache(lambda group, path: entry_points(group=group))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xplm.backend.entry_points", lambda group: search(group, tuple(sys.path)))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

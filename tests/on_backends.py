@@ -7,6 +7,7 @@ A test marked `nightly_on(NAME)` runs nightly on that backend, and always on the
 A backend that is not installed skips with the reason. NumPy is always there: a skip under its mark is a failure.
 """
 
+import gc
 import os
 from collections.abc import Generator
 from typing import Any
@@ -54,6 +55,17 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "cache"):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """What is collected stays to the end: Python's garbage collector looks at none of it, now or during the tests."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by marks
