@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 
 from tests.paths import STORY, smollm2_gguf
-from tests.text.vocabularies import read_gguf
+from xplm.checkpoint.gguf_header import read_gguf_header
 from xplm.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="session")
 def smollm2_metadata() -> dict[str, Any]:
-    return read_gguf(smollm2_gguf())
+    return read_gguf_header(smollm2_gguf()).metadata
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Token ids of chats: those of the rendered text, but for special tokens that a message spells out."""
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ CHATML = (
 )
 
 
+@cache
 def chatml() -> ChatEncoder:
     metadata = byte_level_metadata("gpt-2", ["h i"]) | {"tokenizer.chat_template": CHATML}
     return ChatEncoder(Tokenizer.from_gguf(metadata))

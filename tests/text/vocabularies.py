@@ -43,11 +43,6 @@ def sentencepiece_metadata(pieces: Mapping[str, float], **settings: bool) -> dic
     } | {f"tokenizer.ggml.{name}": value for name, value in settings.items()}
 
 
-def read_gguf(path: Path) -> dict[str, Any]:
-    """The key-value pairs of a GGUF file."""
-    return {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items()}
-
-
 def write_gguf(path: Path, metadata: Mapping[str, Any]) -> None:
     """Write a GGUF file without tensors, which llama.cpp takes for a vocabulary."""
     writer = gguf.GGUFWriter(path, "llama")
