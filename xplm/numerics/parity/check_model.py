@@ -11,7 +11,7 @@ The reference of the third is the first's: a cache must change nothing. So it is
 depends on the position, if every op of the cached pass is right and its logits are not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,13 +30,14 @@ from xplm.runtime import Runtime
 from xplm.typing import Array, Params
 
 ROWS = 2
+PASSES = ("logits", "training", "cached")
 
 
 class ModelParity(NamedTuple):
     """What comparing a model gave."""
 
     tables: list[Verdict]  # RoPE's
-    passes: dict[str, Comparison]  # "logits", "training", "cached"
+    passes: dict[str, Comparison]  # by the names of PASSES
 
     @property
     def faults(self) -> list[Fault]:
@@ -66,6 +67,7 @@ def check_model(
     length: int = 9,
     draws: int = DRAWS,
     seed: int = 0,
+    passes: Iterable[str] = PASSES,
 ) -> ModelParity:
     """A model on a small batch, the second row of which is shorter.
 
@@ -77,6 +79,7 @@ def check_model(
         length: tokens to a row, at most.
         draws: as `compare` takes it.
         seed: of parameters, tokens and perturbations.
+        passes: of PASSES, those to compare.
     """
     numbers = Numbers(test)
     drawn = draw_params(param_specs(config), seed) if params is None else params
@@ -139,11 +142,19 @@ def check_model(
             rows.append(xp.concat([*own, rest], axis=1))
         return {"logits": _kept(rt, xp.concat(rows, axis=0), scored)}
 
-    passes = {}
-    for name, work in (("logits", logits), ("training", training), ("cached", cached)):
-        whole = logits if name == "cached" else None
-        passes[name] = compare(work, test, reference, truth=whole, draws=draws, seed=seed)
-    return ModelParity(check_tables(test, config, T), passes)
+    works = {"logits": logits, "training": training, "cached": cached}
+    compared = {
+        name: compare(
+            works[name],
+            test,
+            reference,
+            truth=logits if name == "cached" else None,
+            draws=draws,
+            seed=seed,
+        )
+        for name in passes
+    }
+    return ModelParity(check_tables(test, config, T), compared)
 
 
 def _kept(rt: Runtime, logits: Array, scored: np.ndarray) -> Array:

@@ -14,9 +14,9 @@ the probability 6e-7 with DRAWS = 16 and 4e-5 with 8. Ops are never excused by i
 over.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import numpy as np
 
@@ -117,13 +117,13 @@ def compare(
     found += [(index, 0, fault) for index, fault in _between(work, test, trace, results)]
     faults = [fault for _, _, fault in sorted(found, key=lambda f: f[:2])]
 
-    formats = formats_of(test)
-    plain, exact_outputs = _perturbed(work, reference, formats, trace.calls, None)
+    noises = [_noise(call, formats_of(test)) for call in trace.calls]
+    plain, exact_outputs = _perturbed(work, reference, noises, None)
     spread: dict[str, float] = dict.fromkeys(plain, 0.0)
     growth = np.zeros(len(trace.calls))
     for draw in range(draws):
         rng = np.random.default_rng([seed, draw])
-        moved, outputs = _perturbed(work, reference, formats, trace.calls, rng)
+        moved, outputs = _perturbed(work, reference, noises, rng)
         for name in plain:
             spread[name] += norm(moved[name], plain[name]) ** 2 / draws
         if len(outputs) == len(exact_outputs) == len(growth):
@@ -178,35 +178,51 @@ def _between(
     return found
 
 
+class _Noise(NamedTuple):
+    """The most that rounding may have moved each number of one call, by the array's name."""
+
+    inputs: dict[str, np.ndarray]  # of those that layers cast to something narrower on their way
+    outputs: dict[str, np.ndarray]
+
+
+def _noise(call: Call, formats: PolicyDtypes) -> _Noise:
+    def is_cast(array: np.ndarray | None) -> TypeGuard[np.ndarray]:
+        return (
+            array is not None
+            and is_float(array)
+            and unit_roundoff(array.dtype) > unit_roundoff(formats.compute)
+        )
+
+    given = {name: call.inputs.get(name) for name in CAST}
+    sizes = {name: radius + half_spacing(call.outputs[name]) for name, radius in call.radii.items()}
+    return _Noise(
+        {name: half_spacing(array) for name, array in given.items() if is_cast(array)},
+        {name: np.where(np.isfinite(size), size, 0.0) for name, size in sizes.items()},
+    )
+
+
 def _perturbed(
     work: Work,
     reference: Runtime,
-    formats: PolicyDtypes,
-    calls: list[Call],
+    noises: Sequence[_Noise],
     rng: np.random.Generator | None,
 ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-    """The reference's results, and each call's first output, with noise as large as the test's roundings may be."""
+    """The reference's results, and each call's first output, with noise as large as the test's roundings may be.
+
+    Args:
+        work: what to do.
+        reference: a float64 runtime.
+        noises: of each of the test's calls, in order.
+        rng: draws the noise; None: there is none.
+    """
     outputs: list[np.ndarray] = []
     position = 0
 
-    def moved(array: Array, size: np.ndarray) -> Array:
+    def moved(array: Array, size: np.ndarray | None) -> Array:
+        if rng is None or size is None or size.shape != array.shape:
+            return array
         host = to_host(reference, array)
-        if rng is None or size.shape != host.shape:
-            return array
-        size = np.where(np.isfinite(size), size, 0.0)
         return to_device(reference, host + rng.uniform(-1.0, 1.0, host.shape) * size)
-
-    def noisy(array: Array, name: str, call: Call | None) -> Array:
-        if call is None or name not in call.radii:
-            return array
-        return moved(array, call.radii[name] + half_spacing(call.outputs[name]))
-
-    def narrowed(array: Array | None, name: str, call: Call | None) -> Array | None:
-        given = None if call is None else call.inputs.get(name)
-        if array is None or given is None or name not in CAST or not is_float(given):
-            return array
-        is_cast = unit_roundoff(given.dtype) > unit_roundoff(formats.compute)
-        return moved(array, half_spacing(given)) if is_cast else array
 
     def wrap(name: str, names: tuple[str, ...]) -> Callable[..., Any]:
         kernel = reference.kernels[name]
@@ -214,16 +230,19 @@ def _perturbed(
 
         def call(*arrays: Array | None, **options: Any) -> Any:
             nonlocal position
-            at = calls[position] if position < len(calls) else None
+            noise = noises[position] if position < len(noises) else _Noise({}, {})
             position += 1
             if not is_backward:
-                arrays = tuple(narrowed(*pair, at) for pair in zip(arrays, names, strict=False))
+                arrays = tuple(
+                    None if array is None else moved(array, noise.inputs.get(argument))
+                    for array, argument in zip(arrays, names, strict=False)
+                )
                 y, saved = kernel(*arrays, **options)
-                y = noisy(y, "y", at)
+                y = moved(y, noise.outputs.get("y"))
                 outputs.append(to_host(reference, y))
                 return y, saved
             gradients = tuple(
-                None if gradient is None else noisy(gradient, f"d{argument}", at)
+                None if gradient is None else moved(gradient, noise.outputs.get(f"d{argument}"))
                 for argument, gradient in zip(names, kernel(*arrays, **options), strict=False)
             )
             outputs.append(to_host(reference, next(g for g in gradients if g is not None)))
