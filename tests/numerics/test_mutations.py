@@ -1,5 +1,9 @@
 """Every planted mistake is caught by the check that is meant to catch it; and without it, the check passes."""
 
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
 import numpy as np
 import pytest
 
@@ -14,7 +18,7 @@ from xplm.backend import load_backend
 from xplm.kernels import PORTABLE, linear_cross_entropy_fwd
 from xplm.numerics.check_layers import VARIANTS, check_layer
 from xplm.numerics.check_model import check_model
-from xplm.numerics.check_ops import run_case
+from xplm.numerics.check_ops import accepted, run_case
 from xplm.numerics.gradient_check import MODEL_LIMIT, OP_LIMIT
 from xplm.numerics.op_cases import op_cases
 from xplm.numerics.tiny_models import TINY_MODELS, tiny_config
@@ -27,51 +31,98 @@ MARGIN = 1e3
 """A mistake is off by this many times the limit at least: it is not a matter of rounding."""
 
 
-def op_errors(name):
-    backend = load_backend("numpy")
-    for case in op_cases(name):
-        yield from (e.error for e in run_case(backend, PORTABLE, name, case).errors)
+class Check(NamedTuple):
+    """A check of several subjects, each of them by a name and what `subjects` gives."""
+
+    subjects: Callable[[str], Sequence[Any]]  # by the name of an op, a layer, a model
+    shows: Callable[
+        [str, Any], bool
+    ]  # whether a mistake does in a subject, at a glance: it is checked first
+    errors: Callable[[str, Any], Iterable[float]]  # of a subject
+    limit: float
 
 
-def layer_errors(name):
-    backend = load_backend("numpy")
-    for variant in VARIANTS:
-        errors = check_layer(backend, "portable", name, variant, entries=ENTRIES)
-        yield from (e.error for e in errors)
+def gradients(name, case):
+    """What an op's backward kernel returns for a random dy."""
+    forward, backward = PORTABLE[f"{name}_fwd"], PORTABLE[f"{name}_bwd"]
+    y, saved = forward(*case.args, **case.options, **accepted(forward, case.tuning))
+    dy = np.random.default_rng(0).standard_normal(y.shape)
+    return backward(dy, saved, **accepted(backward, case.tuning))
 
 
-def model_errors(name):
+@cache
+def cases(name):
+    """An op's, each with the gradients of right kernels."""
+    return [(case, gradients(name, case)) for case in op_cases(name)]
+
+
+def op_shows(name, subject):
+    case, right = subject
+    return any(not np.array_equal(a, b) for a, b in zip(gradients(name, case), right, strict=True))
+
+
+def op_errors(name, subject):
+    run = run_case(load_backend("numpy"), PORTABLE, name, subject[0])
+    return [e.error for e in run.errors]
+
+
+def layer_errors(name, variant, entries=ENTRIES):
+    errors = check_layer(load_backend("numpy"), "portable", name, variant, entries=entries)
+    return [e.error for e in errors]
+
+
+def layer_shows(name, variant):
+    """Along a direction through all numbers of each gradient."""
+    return max(layer_errors(name, variant, entries=0)) > OP_LIMIT
+
+
+def model_errors(name, _):
     config = tiny_config(TINY_MODELS[name])
     errors = check_model(load_backend("numpy"), "portable", config, entries=ENTRIES)
-    yield from (e.error for e in errors)
+    return [e.error for e in errors]
 
 
-def clip_errors(_):
+def clip_errors(*_):
     """Three tensors of norm 0.8, together 1.39, to be clipped to 1."""
     grads = {name: np.full(4, 0.4) for name in "abc"}
     clipped, _ = clip_by_global_norm(grads, 1.0)
-    yield abs(float(global_norm(clipped)) - 1.0)
+    return [abs(float(global_norm(clipped)) - 1.0)]
 
 
-def clipped_errors(_):
+def clipped_errors(*_):
     """Attention whose q, k and v are clipped."""
-    yield from (e.error for e in check_clipped())
+    return [e.error for e in check_clipped()]
+
+
+def alone(errors, limit):
+    """A check of one subject."""
+    return Check(lambda name: [None], lambda name, subject: True, errors, limit)
 
 
 CHECKS = {
-    "clipped": (clipped_errors, OP_LIMIT),
-    "op": (op_errors, OP_LIMIT),
-    "layer": (layer_errors, OP_LIMIT),
-    "model": (model_errors, MODEL_LIMIT),
-    "clip": (clip_errors, OP_LIMIT),
+    "clipped": alone(clipped_errors, OP_LIMIT),
+    "op": Check(cases, op_shows, op_errors, OP_LIMIT),
+    "layer": Check(lambda name: [*VARIANTS], layer_shows, layer_errors, OP_LIMIT),
+    "model": alone(model_errors, MODEL_LIMIT),
+    "clip": alone(clip_errors, OP_LIMIT),
 }
 
 
-def run_check(check):
-    """The errors of a check, computed as they are asked for, and their limit."""
+def parse(check):
+    """The check and the name of what it is of."""
     kind, _, name = check.partition(" ")
-    errors, limit = CHECKS[kind]
-    return errors(name), limit
+    return CHECKS[kind], name
+
+
+def in_order(check, name, subjects):
+    """Those in which a mistake shows, then the others."""
+    others = []
+    for subject in subjects:
+        if check.shows(name, subject):
+            yield subject
+        else:
+            others.append(subject)
+    yield from others
 
 
 @pytest.fixture(autouse=True)
@@ -82,9 +133,14 @@ def _small_chunks(monkeypatch):
 
 @pytest.mark.parametrize("mutation", EVERY, ids=lambda m: m.says)
 def test_a_planted_mistake_is_caught(mutation):
+    check, name = parse(mutation.check)
+    subjects = check.subjects(name)
     with planted(mutation.path, mutation.old, mutation.new), np.errstate(all="ignore"):
-        errors, limit = run_check(mutation.check)
-        assert any(not error <= MARGIN * limit for error in errors)
+        assert any(
+            not error <= MARGIN * check.limit
+            for subject in in_order(check, name, subjects)
+            for error in check.errors(name, subject)
+        )
 
 
 CONTROLS = sorted({m.check for m in EVERY if not m.check.startswith("op ")})
@@ -93,8 +149,9 @@ CONTROLS = sorted({m.check for m in EVERY if not m.check.startswith("op ")})
 
 @pytest.mark.parametrize("check", CONTROLS)
 def test_the_same_check_passes_without_a_mistake(check):
-    errors, limit = run_check(check)
-    assert max(errors) <= limit
+    check, name = parse(check)
+    for subject in check.subjects(name):
+        assert max(check.errors(name, subject)) <= check.limit
 
 
 def test_there_are_enough_of_them():
