@@ -3,7 +3,8 @@
 import pytest
 
 from tests.numerics.planted import planted
-from xplm.numerics.check_layers import LAYERS
+from xplm.cli import gradcheck
+from xplm.numerics.check_layers import LAYERS, VARIANTS
 from xplm.numerics.op_cases import OPS
 from xplm.numerics.tiny_models import TINY_MODELS
 
@@ -20,12 +21,23 @@ z_loss = 0.01
 """
 
 
-def test_everything(xplm):
+@pytest.mark.parametrize(
+    ("variants", "models"),
+    [
+        (["llama, K < H", "gpt2"], ["llama", "gpt2", "deepseek_v3"]),
+        pytest.param([*VARIANTS], [*TINY_MODELS], marks=pytest.mark.nightly),
+    ],
+    ids=["some", "all"],
+)
+def test_everything(xplm, monkeypatch, variants, models):
+    """Of layers and models some; tests/numerics/test_gradients.py checks each."""
+    monkeypatch.setattr(gradcheck, "VARIANTS", variants)
+    monkeypatch.setattr(gradcheck, "TINY_MODELS", {name: TINY_MODELS[name] for name in models})
     out = xplm("gradcheck", "--entries", 1, "--json")
     assert out.code == 0
     assert [row["name"] for row in out.json["ops"]] == list(OPS)
     assert [row["name"] for row in out.json["layers"]] == list(LAYERS)
-    assert [row["name"] for row in out.json["models"]] == list(TINY_MODELS)
+    assert [row["name"] for row in out.json["models"]] == models
     assert max(row["max_relative_error"] for row in out.json["ops"]) <= 1e-8
     assert max(row["max_relative_error"] for row in out.json["models"]) <= 1e-6
 

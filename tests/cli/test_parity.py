@@ -1,14 +1,17 @@
 """`xplm parity`: a table, a certificate, a page, and exit code 1 where something is a bug."""
 
 import re
+from functools import partial
 from xml.etree import ElementTree
 
 import pytest
 
 from tests.numerics.planted import planted
+from xplm.cli import parity
 from xplm.cli.parity import parse_side
 from xplm.numerics.check_layers import LAYERS
 from xplm.numerics.op_cases import OPS
+from xplm.numerics.parity import report
 from xplm.numerics.parity.certificate import gpus
 from xplm.train.optimizers.table import OPTIMIZERS
 
@@ -28,6 +31,13 @@ def write_recipe(folder):
     path = folder / "recipe.toml"
     path.write_text(RECIPE)
     return path
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Of ops attention alone, of layers one configuration."""
+    monkeypatch.setattr(parity, "op_rows", partial(report.op_rows, ops=("attention",)))
+    monkeypatch.setattr(report, "VARIANTS", ["gpt2"])
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +61,7 @@ def test_everything(xplm, page_path):
     assert named["optimizers"] == list(OPTIMIZERS)
 
 
-def test_the_certificate_says_what_was_compared_and_where(xplm, tmp_path):
+def test_the_certificate_says_what_was_compared_and_where(xplm, quick, tmp_path):
     path = write_recipe(tmp_path)
     out = xplm("parity", "--test", "strict:fp32", "--seed", "3", "--model", path, "--json")
     made = out.json
@@ -110,7 +120,7 @@ def test_table_of_a_model_on_disk(xplm, tiny_directory):
     assert lines[-1].startswith("Every difference is rounding: ")
 
 
-def test_a_bug_is_exit_code_1_and_has_a_place(xplm, tmp_path):
+def test_a_bug_is_exit_code_1_and_has_a_place(xplm, quick, tmp_path):
     side = ("parity", "--test", "numpy:bf16", "--model", write_recipe(tmp_path))
     with planted("xplm/kernels/attention.py", "visible = key <= query", "visible = key < query"):
         out = xplm(*side, "--html", tmp_path / "bug.html")
