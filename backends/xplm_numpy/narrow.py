@@ -60,8 +60,17 @@ def bits(array):
 def _behaved(array):
     if not (array.flags.c_contiguous and array.flags.aligned):
         array = np.array(array, order="C")
-    stored = array.view(STORED[array.dtype])
-    return stored if stored.flags.writeable else np.asarray(_Writeable(stored))
+    return _unflagged(array.view(STORED[array.dtype]))
+
+
+def contiguous(array, dtype=None):
+    """An array of a dtype that numba has as kernels are given it: dense, aligned, of `dtype` if one is given."""
+    array = np.ascontiguousarray(array, dtype)
+    return array if array.flags.behaved else _unflagged(np.require(array, requirements="A"))
+
+
+def _unflagged(array):
+    return array if array.flags.writeable else np.asarray(_Writeable(array))
 
 
 def dense(array):

@@ -24,6 +24,7 @@ from numba import prange
 from xplm.errors import KernelError
 from xplm_numpy.blocks import BLOCK, block_of
 from xplm_numpy.jit import parallel, serial
+from xplm_numpy.narrow import contiguous
 
 ROWS = 32
 """The fewest rows of a block: each block has a sum for every column."""
@@ -38,7 +39,7 @@ def adafactor_rule(param, grad, moments, *, spec, step, lr, options):
     new_share = number(step**options.decay_rate)
     eps1 = np.finfo(param.dtype).eps
     shape = (1, param.size) if "variance" in moments else param.shape
-    p, g = (np.ascontiguousarray(x).reshape(shape) for x in (param, grad))
+    p, g = (contiguous(x).reshape(shape) for x in (param, grad))
     new = np.empty(shape, param.dtype)
     R, C = shape
 

@@ -12,7 +12,7 @@ from xplm.kernels.cross_entropy import CrossEntropySaved
 from xplm_numpy.arrays import empty
 from xplm_numpy.exp import exp
 from xplm_numpy.jit import parallel, serial
-from xplm_numpy.narrow import bits, in_float32, narrow, takes, widen
+from xplm_numpy.narrow import bits, contiguous, in_float32, narrow, takes, widen
 
 ROWS_PER_BLOCK = 16
 LANES = 16
@@ -27,7 +27,7 @@ def cross_entropy_fwd(x, targets, *, ignore_index, label_smoothing=0.0, z_loss=0
         return portable.cross_entropy_fwd(x, targets, **options, island=island)
     loss, lse = (np.empty(len(x), np.float32) for _ in range(2))
     shares = np.float32(label_smoothing), np.float32(z_loss)
-    forward_rows(bits(x), np.ascontiguousarray(targets, np.int64), ignore_index, *shares, loss, lse)
+    forward_rows(bits(x), contiguous(targets, np.int64), ignore_index, *shares, loss, lse)
     return loss, CrossEntropySaved(x, targets, lse, **options)
 
 
@@ -36,7 +36,7 @@ def cross_entropy_bwd(dloss, saved):
     if not takes(x) or not dloss.dtype == lse.dtype == np.float32:
         return portable.cross_entropy_bwd(dloss, saved)
     dx = np.empty(x.shape, x.dtype)
-    ids = np.ascontiguousarray(targets, np.int64)
+    ids = contiguous(targets, np.int64)
     shares = np.float32(label_smoothing), np.float32(z_loss)
     backward_rows(bits(dloss), bits(x), ids, lse, ignore_index, *shares, bits(dx))
     return dx, None

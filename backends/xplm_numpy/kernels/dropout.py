@@ -10,7 +10,7 @@ from xplm.kernels import dropout as portable
 from xplm.kernels.dropout import DropoutSaved
 from xplm_numpy.blocks import BLOCK, block_of
 from xplm_numpy.jit import parallel, serial
-from xplm_numpy.narrow import bits, narrow, takes, widen
+from xplm_numpy.narrow import bits, contiguous, narrow, takes, widen
 
 
 def dropout_fwd(x, keep, *, rate):
@@ -27,7 +27,7 @@ def dropout_bwd(dy, saved):
 
 def _scaled(x, keep, rate):
     y = np.empty(x.shape, x.dtype)
-    mask = np.ascontiguousarray(keep).reshape(-1)
+    mask = contiguous(keep).reshape(-1)
     _scale(bits(x).reshape(-1), mask, np.float32(1.0 / (1.0 - rate)), bits(y).reshape(-1))
     return y
 

@@ -9,7 +9,7 @@ from numba import prange
 
 from xplm.kernels import embedding as portable
 from xplm_numpy.jit import parallel, serial
-from xplm_numpy.narrow import bits, takes, widen
+from xplm_numpy.narrow import bits, contiguous, takes, widen
 
 COLUMNS_PER_BLOCK = 64
 
@@ -19,7 +19,7 @@ def embedding_bwd(dy, saved):
     if not takes(dy):
         return portable.embedding_bwd(dy, saved)
     dweight = np.zeros(weight.shape, np.float32)
-    places = np.ascontiguousarray(ids, np.int64).reshape(-1)
+    places = contiguous(ids, np.int64).reshape(-1)
     _scatter(places, bits(dy).reshape(-1, weight.shape[1]), dweight)
     return None, dweight
 

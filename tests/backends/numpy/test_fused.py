@@ -8,6 +8,7 @@ import pytest
 from xplm_numpy import blas
 from xplm_numpy.kernels import linear as fused_linear
 from xplm_numpy.kernels import linear_cross_entropy as fused_head
+from xplm_numpy.narrow import contiguous
 
 from tests.backends.numpy.cases import fused_cases
 from tests.backends.numpy.layouts import assert_same_bits, shifted, spread
@@ -168,6 +169,15 @@ def test_arguments_may_be_read_only_strided_and_misaligned(op):
         if op == "linear" and moved is spread:
             given[1] = arrays[1]  # a strided weight is the portable kernel's
         assert_same_bits(run(op, given, case.options), expected)
+
+
+@pytest.mark.parametrize("moved", [frozen, spread, shifted])
+@pytest.mark.parametrize("dtype", [np.bool_, np.int64, np.float64])
+def test_one_compiled_kernel_serves_them_all(moved, dtype):
+    array = np.arange(7).astype(dtype)
+    given = contiguous(moved(array))
+    assert given.flags.carray
+    np.testing.assert_array_equal(given, array)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
