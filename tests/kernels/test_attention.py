@@ -48,6 +48,7 @@ def check(place, q, k, v, first=None, sinks=None, **options):
     assert_close(place.backend, saved.lse, lse, dtype=place.wide, bound=lse_bound)
 
 
+@pytest.mark.nightly_on("jax")
 def test_two_queries_by_hand(backend):
     # The first query sees key 0 alone. The second has scores 0 and ln 3, so weights 1/4 and 3/4.
     place = Place(backend, "float64")
@@ -62,6 +63,7 @@ def test_two_queries_by_hand(backend):
     assert (saved.start, saved.scale, saved.window) == (0, 2.0, None)
 
 
+@pytest.mark.nightly_on("jax")
 def test_window_and_padding_by_hand(backend):
     # Equal scores: a query's result is the mean of the values that it sees.
     place = Place(backend, "float64")
@@ -125,6 +127,7 @@ def test_chunks_equal_the_whole(place, query_rows, padded, window):
     check(place, q, k, v, first, start=2, window=window, query_rows=query_rows)
 
 
+@pytest.mark.nightly_on("jax")
 def test_a_cap_and_a_sink_by_hand(backend):
     # Scores 0 and 2 atanh(1/2) become 0 and 1 under a cap of 2. A sink of 1 makes the weights 1, e, e over 1 + 2e.
     place = Place(backend, "float64")

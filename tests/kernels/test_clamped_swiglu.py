@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pytest
 
 from tests.helpers import Place, assert_close, pure, rounding_bound, to_numpy
 from tests.places import on_places
@@ -9,6 +10,7 @@ from xplm.kernels.clamped_swiglu import clamped_swiglu_bwd, clamped_swiglu_fwd
 OPTIONS = {"alpha": 1.702, "limit": 7.0}
 
 
+@pytest.mark.nightly_on("jax")
 def test_known_values(backend):
     # sigmoid(ln 3) = 3/4; a gate of 99 is 7, and ups of 99 and -99 are 7 and -7.
     place = Place(backend, "float64")

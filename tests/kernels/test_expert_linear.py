@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from tests import naive
 from tests.helpers import Place, assert_close, pure, rounding_bound, to_numpy
@@ -6,6 +7,7 @@ from tests.places import on_places
 from xplm.kernels.expert_linear import expert_linear_bwd, expert_linear_fwd
 
 
+@pytest.mark.nightly_on("jax")
 def test_known_values(backend):
     place = Place(backend, "float64")
     x = place.array([[1, 2], [3, 4], [5, 6]])

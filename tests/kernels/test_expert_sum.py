@@ -1,10 +1,12 @@
 import numpy as np
+import pytest
 
 from tests.helpers import Place, assert_close, pure, rounding_bound, to_numpy
 from tests.places import on_places
 from xplm.kernels.expert_sum import expert_sum_bwd, expert_sum_fwd
 
 
+@pytest.mark.nightly_on("jax")
 def test_known_values(backend):
     place = Place(backend, "float64")
     rows, places = place.array([[1, 2], [3, 4], [5, 6], [7, 8]]), place.ids([[2, 0], [1, 3]])

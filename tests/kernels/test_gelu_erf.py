@@ -9,6 +9,7 @@ from tests.places import on_places
 from xplm.kernels.gelu_erf import gelu_erf_fwd, normal_share
 
 
+@pytest.mark.nightly_on("jax")
 def test_known_values(backend):
     # Phi(1) = 0.8413447; far out it is 1 or 0.
     place = Place(backend, "float32")

@@ -7,6 +7,7 @@ from tests.places import on_places
 from xplm.kernels.layer_norm import layer_norm_fwd
 
 
+@pytest.mark.nightly_on("jax")
 def test_row_by_hand(backend):
     place = Place(backend, "float32")
     x, weight, bias = place.array([[1, 3], [7, 7]]), place.array([2, 4]), place.array([10, 20])

@@ -18,6 +18,7 @@ def tables(place, positions, inv_freq, *, scale=1.0, island=None):
     return tuple(place.backend.from_host(table) for table in host)
 
 
+@pytest.mark.nightly_on("jax")
 def test_quarter_turn_by_hand(backend):
     # D = 4: features (0, 2) and (1, 3) are the pairs. Position 1 turns the first by 90 degrees, the second by 0.
     place = Place(backend, "float64")

@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pytest
 
 from tests.helpers import Place, assert_close, pure, rounding_bound, to_numpy
 from tests.places import on_places
@@ -21,6 +22,7 @@ def weights_of(logits, chosen, *, scores, is_normalised, factor):
     return weights
 
 
+@pytest.mark.nightly_on("jax")
 def test_known_values(backend):
     # The scores are 1/8, 1/4 and 5/8.
     place = Place(backend, "float64")

@@ -1,12 +1,14 @@
 import math
 
 import numpy as np
+import pytest
 
 from tests.helpers import Place, assert_close, pure, rounding_bound, to_numpy
 from tests.places import on_places
 from xplm.kernels.sigmoid_gate import sigmoid_gate_bwd, sigmoid_gate_fwd
 
 
+@pytest.mark.nightly_on("jax")
 def test_known_values(backend):
     # sigmoid(ln 3) = 3/4, whose derivative is 3/16.
     place = Place(backend, "float64")

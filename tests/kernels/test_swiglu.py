@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pytest
 
 from tests import naive
 from tests.helpers import Place, assert_close, pure, rounding_bound, to_numpy
@@ -8,6 +9,7 @@ from tests.places import on_places
 from xplm.kernels.swiglu import sigmoid, swiglu_fwd
 
 
+@pytest.mark.nightly_on("jax")
 def test_known_values(backend):
     # sigmoid(ln 3) = 3/4, sigmoid(-ln 3) = 1/4.
     place = Place(backend, "float64")
