@@ -6,6 +6,7 @@ They are made by scripts/make_tiny_models.py.
 import json
 import runpy
 import warnings
+from functools import cache
 from zlib import crc32
 
 import numpy as np
@@ -79,20 +80,29 @@ def draw(name, length):
 
 
 @pytest.fixture(scope="session")
-def script(transformers):
+def make(transformers, tmp_path_factory):
+    """make(name): the directory of a tiny model, made once."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of others' code
-        return runpy.run_path(str(SCRIPT))
+        script, directory = runpy.run_path(str(SCRIPT)), tmp_path_factory.mktemp("tiny")
+    return cache(lambda name: script["make_model"](name, directory))
 
 
 @pytest.fixture(scope="session")
-def directory(tmp_path_factory):
-    return tmp_path_factory.mktemp("tiny")
+def continuation(make):
+    """continuation(name, backend): 16 greedy tokens."""
+
+    @cache
+    def generate(name, backend):
+        lm = xplm.load(make(name), backend=backend)
+        return lm.generate(draw(name, 9), max_new_tokens=16, temperature=0.0).token_ids
+
+    return generate
 
 
 @every(NAMES)
-def test_logits_equal_transformers_without_a_warning(script, directory, load_oracle, name, caplog):
-    path = script["make_model"](name, directory)
+def test_logits_equal_transformers_without_a_warning(make, load_oracle, name, caplog):
+    path = make(name)
     recipe = RECIPES[name]
     config = json.loads((path / "config.json").read_text())
     assert len(list(path.glob("*.safetensors"))) == 1 or "shards" in name
@@ -111,8 +121,8 @@ def test_logits_equal_transformers_without_a_warning(script, directory, load_ora
 
 
 @every(["llama-gqa", "mistral-window", "qwen2-layer-types", "gpt2-scaled-by-layer", *WHOLE])
-def test_greedy_ids_equal_transformers(script, directory, load_oracle, name):
-    path = script["make_model"](name, directory)
+def test_greedy_ids_equal_transformers(make, load_oracle, name):
+    path = make(name)
     oracle, lm = load_oracle(path), xplm.load(path)
     ids = np.random.default_rng(50).integers(3, 256, 9).tolist()
     result = lm.generate(ids, max_new_tokens=24, temperature=0.0)
@@ -122,8 +132,8 @@ def test_greedy_ids_equal_transformers(script, directory, load_oracle, name):
 
 
 @every(WHOLE, KINDS)
-def test_token_by_token_is_the_whole(script, directory, name):
-    lm = xplm.load(script["make_model"](name, directory))
+def test_token_by_token_is_the_whole(make, name):
+    lm = xplm.load(make(name))
     prompt = draw(name, 30)  # longer than the window
     result = lm.generate(prompt, max_new_tokens=60, temperature=0.0)
     logits = lm.logits([*prompt, *result.token_ids])[len(prompt) - 1 : -1].astype(np.float64)
@@ -136,9 +146,9 @@ def test_token_by_token_is_the_whole(script, directory, name):
 
 @every(WHOLE, KINDS)
 def test_converted_it_gives_transformers_the_same(
-    script, directory, load_oracle, transformers, tmp_path, caplog, name
+    make, load_oracle, transformers, tmp_path, caplog, name
 ):
-    path = script["make_model"](name, directory)
+    path = make(name)
     convert(path, tmp_path / "back", "fp32")
     transformers.utils.logging.enable_propagation()
     caplog.clear()
@@ -155,13 +165,13 @@ def test_converted_it_gives_transformers_the_same(
 
 @pytest.mark.parametrize("policy", ["bf16", "fp16"])
 @every(WHOLE, KINDS)
-def test_narrow_policies_are_near_float32(script, directory, name, policy):
+def test_narrow_policies_are_near_float32(make, name, policy):
     """Rounded by a share u each: two layers' 12 results and 6 matrices, and the head's. Together 40 u at most.
 
     Where rounding makes a router choose another expert, that token and those after it are off by more; so are, in these
     models, fewer than half of all tokens.
     """
-    path, ids = script["make_model"](name, directory), draw(name, 40)
+    path, ids = make(name), draw(name, 40)
     logits, narrow = (xplm.load(path, policy=p).logits(ids) for p in ("fp32", policy))
     u = {"bf16": 2.0**-8, "fp16": 2.0**-11}[policy]
     errors = np.abs(narrow - logits).max(-1)
@@ -172,12 +182,7 @@ def test_narrow_policies_are_near_float32(script, directory, name, policy):
 @pytest.mark.nightly_on("jax")  # it compiles each op for each length
 @pytest.mark.parametrize("backend", [pytest.param(other, marks=on(other)) for other in OTHERS])
 @every(KINDS)
-def test_16_greedy_tokens_are_those_of_every_backend(script, directory, name, backend):
+def test_16_greedy_tokens_are_those_of_every_backend(continuation, name, backend):
     load_or_skip(backend)
-    path, prompt = script["make_model"](name, directory), draw(name, 9)
-    ours, other = (
-        xplm.load(path, backend=b).generate(prompt, max_new_tokens=16, temperature=0.0).token_ids
-        for b in ("numpy", backend)
-    )
-    assert len(ours) == 16
-    assert other == ours
+    assert len(continuation(name, "numpy")) == 16
+    assert continuation(name, backend) == continuation(name, "numpy")
