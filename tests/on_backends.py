@@ -59,13 +59,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, Any, Any]:
-    """What is collected stays to the end: Python's garbage collector looks at none of it, now or during the tests."""
+    """What is collected stays to the end: Python's garbage collector looks at none of it, now or during the tests.
+
+    Of what these make it looks at more at a time: what is compiled and imported is much, and stays as well.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
         gc.enable()
         gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by marks
