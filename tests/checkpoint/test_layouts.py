@@ -8,7 +8,8 @@ from safetensors.numpy import load_file, save_file
 
 from tests.checkpoint.tiny import hf_config, random_tensors
 from xplm.backend import load_backend
-from xplm.checkpoint.adapter import adapter_product, read_adapter, write_adapter
+from xplm.checkpoint.adapter import adapter_product, merge_adapter, read_adapter, write_adapter
+from xplm.checkpoint.convert import convert
 from xplm.checkpoint.files import write_json
 from xplm.checkpoint.huggingface import open_directory
 from xplm.checkpoint.layouts import Stored, join, split, stored_tensors
@@ -279,6 +280,39 @@ def test_adapters_of_joined_matrices_have_their_rows(tmp_path, like_llama):
         np.testing.assert_allclose(
             adapter_product(back, layer), adapter_product(given, layer), atol=1e-5
         )
+
+
+def test_adapters_of_experts_one_by_one_are_merged(tmp_path):
+    """Of two ranks, and of some experts alone."""
+    hf = hf_config(model_type="mixtral", num_local_experts=3, num_experts_per_tok=2)
+    ours, config, rng = write(tmp_path / "model", hf), read_config(hf), np.random.default_rng(0)
+    module = "model.layers.1.block_sparse_moe.experts"
+    tensors, deltas = {}, {}
+    for number, rank in ((0, 2), (2, 4)):
+        a, b = (rng.standard_normal(s, np.float32) for s in ((rank, 64), (32, rank)))
+        name = f"base_model.model.{module}.{number}.w2"
+        tensors |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
+        deltas[number] = b @ a * (8 / rank)
+    tmp_path.joinpath("adapter").mkdir()
+    save_file(tensors, tmp_path / "adapter" / "adapter_model.safetensors")
+    facts = {"peft_type": "LORA", "r": 2, "lora_alpha": 8, "target_modules": ["w2"]}
+    facts |= {"rank_pattern": {"experts.2.w2": 4}}
+    write_json(tmp_path / "adapter" / "adapter_config.json", facts)
+
+    rt, name = make_runtime(load_backend("numpy"), "fp32"), "model.layers.1.mlp.experts.down_proj"
+    adapters = read_adapter(tmp_path / "adapter", config)
+    params = load(tmp_path / "model")
+    merged = merge_adapter(rt, params, adapters)
+    expected = ours[f"{name}.weight"].copy()
+    for number, delta in deltas.items():
+        expected[number] += delta
+    np.testing.assert_allclose(merged[f"{name}.weight"], expected, atol=1e-5)  # sums of 4 terms
+    assert all(merged[n] is params[n] for n in params if n != f"{name}.weight")
+
+    convert(tmp_path / "model", tmp_path / "merged", "fp32", adapter=tmp_path / "adapter")
+    np.testing.assert_array_equal(
+        load(tmp_path / "merged")[f"{name}.weight"], merged[f"{name}.weight"]
+    )
 
 
 def test_every_parameter_lies_in_one_stored_tensor():

@@ -16,6 +16,9 @@ Where a family stores several matrices as one, as GPT-2 does q, k and v, an adap
 
 Rows of B are in the order of the matrix's.
 
+Where a family stores each expert by itself, PEFT does so with its adapter under transformers 4, as of Mixtral's w1, w2
+and w3. These are read, and merged as A (E, R, C) and B (E, N, R), 0 for an expert that has none.
+
 An adapter of one of two tied tables unties them: the other stays as it is.
 """
 
@@ -129,6 +132,8 @@ def read_adapter(path: Path, config: DecoderConfig) -> dict[str, np.ndarray]:
     tensors = _read_tables(file, facts, config, unused)
     for stored in stored_tensors(config):
         shapes = [specs[name].shape for name in stored.parameters]
+        if stored.is_numbered and len(shapes[0]) == 3:
+            tensors |= _read_numbered(file, facts, stored, shapes[0], unused)
         if not specs[stored.parameters[0]].is_hidden_matrix:
             continue
         module = stored.name.removesuffix(".weight")
@@ -219,6 +224,39 @@ def _read_tables(
     return tensors
 
 
+def _read_numbered(
+    file: SafetensorsFile,
+    facts: AdapterConfig,
+    stored: Stored,
+    shape: tuple[int, ...],
+    unused: set[str],
+) -> dict[str, np.ndarray]:
+    """Adapters of matrices that are stored one by one, stacked: 0 for those without.
+
+    Returns:
+        A (E, R, C) and B (E, N, R) of a parameter (E, N, C), R the largest rank; nothing where no matrix has one.
+
+    Raises:
+        CheckpointError: one does not fit.
+    """
+    E, N, C = shape
+    read: dict[int, Halves] = {}
+    for number in range(E):
+        module = stored.name.removesuffix(".weight").replace("{}", str(number))
+        names = PREFIX + module + A, PREFIX + module + B
+        if unused.intersection(names):
+            read[number] = _read_halves(file, facts, module, names, (N, C))
+            unused.difference_update(names)
+    if not read:
+        return {}
+    rank = max(len(a) for a, _ in read.values())
+    stacked_a, stacked_b = np.zeros((E, rank, C), np.float32), np.zeros((E, N, rank), np.float32)
+    for number, (a, b) in read.items():
+        stacked_a[number, : len(a)], stacked_b[number, :, : len(a)] = a, b
+    layer = stored.parameters[0].removesuffix(".weight")
+    return {layer + A: stacked_a, layer + B: stacked_b}
+
+
 def _read_halves(
     file: SafetensorsFile,
     facts: AdapterConfig,
@@ -266,7 +304,7 @@ def merge_adapter(rt: Runtime, params: Params, tensors: Mapping[str, np.ndarray]
 
 
 def adapter_product(tensors: Mapping[str, np.ndarray], layer: str) -> np.ndarray:
-    """B A (N, C) of one layer, float32."""
+    """B A (N, C) of one layer, or (E, N, C) of experts, float32."""
     return tensors[layer + B] @ tensors[layer + A]
 
 
