@@ -14,8 +14,9 @@ from xplm.backend import DeviceMemory
 from xplm.cache import KVCache
 from xplm.config import DecoderConfig
 from xplm.memory_plan import MemoryPlan, Moment, plan_peak
+from xplm.models.counted_ops import is_fused
 from xplm.models.decoder import param_specs
-from xplm.models.memory import is_fused, measure_blocks
+from xplm.models.memory import measure_blocks
 from xplm.params import count_params
 from xplm.runtime import Runtime
 

@@ -13,11 +13,12 @@ number of blocks, X what the head keeps of its input and G the gradients, the mo
 and with recompute, L A is A and the inputs of the other blocks.
 
 An op of the library's own shows its steps; a backend's own kernel saves the same and has none. Where such a run does
-not show what an op takes, it is counted by hand: `_ops`, `head_scratch`. Not counted: rows of statistics in an op,
-tiles of fused kernels, and what BLAS packs. NumPy writes over a step that nobody else holds, and takes less.
+not show what an op takes, it is counted by hand: `xplm.models.counted_ops`, `head_scratch`. Not counted: rows of
+statistics in an op, tiles of fused kernels, and what BLAS packs. NumPy writes over a step that nobody else holds, and
+takes less.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -27,24 +28,16 @@ from xplm.backend import assign
 from xplm.cache import KVCache
 from xplm.config import DecoderConfig
 from xplm.gradients import Gradients
-from xplm.kernels import PORTABLE
-from xplm.kernels.attention import QUERY_ROWS
-from xplm.kernels.expert_linear import ExpertLinearSaved
-from xplm.kernels.fusions import FUSIONS
-from xplm.kernels.linear import LinearSaved
 from xplm.kernels.linear_cross_entropy import LOGITS_PER_CHUNK
 from xplm.layers.block import block_bwd, block_fwd, block_name
 from xplm.memory_plan import Moment
-from xplm.meter import Counted, Meter
+from xplm.meter import Meter
+from xplm.models.counted_ops import ROWS, count_ops, is_fused, wide_bytes
 from xplm.models.decoder import EMBEDDING, head_name, make_context, param_specs
 from xplm.params import ParamSpec, count_params
 from xplm.runtime import Runtime
 from xplm.specs import BlockSpec
 from xplm.typing import Params
-from xplm.views import KeyView, gather
-
-ROWS = 2
-"""Positions of a block that is measured."""
 
 
 class BlockMemory(NamedTuple):
@@ -85,7 +78,7 @@ def measure_pass(
         dropout: as `measure_blocks` takes it.
         recompute: as `loss_and_grads` takes it.
     """
-    n, wide, head = batch * tokens, _wide(rt), trained.get(head_name(config))
+    n, wide, head = batch * tokens, wide_bytes(rt), trained.get(head_name(config))
     x = n * config.hidden_size * rt.host_dtype.compute.itemsize
     ends = 2 * x + (n * config.hidden_size if dropout else 0)  # the final norm's, the embedding's
     blocks = measure_blocks(rt, config, batch, tokens, trained, dropout=dropout)
@@ -144,7 +137,7 @@ def measure_blocks(
             to_host=np.asarray,
             assign=assign,
         ),
-        kernels=_ops(rt, meter, batch, tokens, capacity or tokens),
+        kernels=count_ops(rt, meter, batch, tokens, capacity or tokens),
         dtype=dtype,
     )
     cache = KVCache.allocate(host, config, 1, ROWS) if capacity else None
@@ -184,7 +177,7 @@ def head_scratch(
         n: positions.
         is_frozen: whether the table's gradient is left out.
     """
-    V, C, wide = config.vocab_size, config.hidden_size, _wide(rt)
+    V, C, wide = config.vocab_size, config.hidden_size, wide_bytes(rt)
     is_narrow = rt.host_dtype.compute.itemsize < wide
     rows = min(n, max(1, LOGITS_PER_CHUNK // V))
     chunk, table = rows * V * wide, V * C * wide
@@ -199,129 +192,6 @@ def head_scratch(
     return HeadScratch(chunk, (6 + has_more) * chunk, (tables + is_narrow) * table)
 
 
-def is_fused(rt: Runtime, name: str) -> bool:
-    """Whether an op is the backend's own, and takes arrays of this policy."""
-    op, _, _ = name.rpartition("_")
-    island = {"attention": rt.policy.softmax, "linear_cross_entropy": rt.policy.loss}.get(op)
-    is_taken = rt.host_dtype.compute.itemsize <= 4 and island in (None, "float32")
-    return is_taken and rt.kernels[name] is not (PORTABLE | FUSIONS)[name]
-
-
-def _ops(
-    rt: Runtime, meter: Meter, batch: int, tokens: int, slots: int
-) -> dict[str, Callable[..., Any]]:
-    """Kernels of counted arrays; of parameters they give no gradients."""
-    n, keys, wide = batch * tokens, batch * slots, _wide(rt)
-
-    def widened(*arrays: Any) -> int:
-        return sum(wide * n * x.size // ROWS for x in arrays if x.itemsize < wide)
-
-    def matrix(weight: Any) -> int:  # which a fused kernel widens a part at a time
-        return 0 if is_fused(rt, "linear_fwd") or weight.itemsize == wide else wide * weight.size
-
-    def linear_fwd(x: Any, weight: Any, bias: Any = None) -> tuple[Any, LinearSaved]:
-        y = meter.count(np.zeros((*x.shape[:-1], len(weight)), x.dtype))
-        meter.note(widened(x, y) + matrix(weight))
-        return y, LinearSaved(x, weight, bias)
-
-    def linear_bwd(dy: Any, saved: LinearSaved, **_: Any) -> tuple[Any, None, None]:
-        dx = np.zeros_like(saved.x)
-        meter.note(widened(dy, saved.x, dx) + matrix(saved.weight))
-        return dx, None, None
-
-    def expert_linear_fwd(
-        x: Any, weight: Any, bias: Any = None, *, counts: Any
-    ) -> tuple[Any, ExpertLinearSaved]:
-        y, _ = linear_fwd(x, weight[0])
-        return y, ExpertLinearSaved(x, weight, bias, counts)
-
-    def expert_linear_bwd(dy: Any, saved: Any, **_: Any) -> tuple[Any, None, None]:
-        if not is_fused(rt, "expert_linear_bwd"):  # the experts' gradients, before they are stacked
-            meter.note(wide * saved.weight.size)
-        return linear_bwd(dy, LinearSaved(saved.x, saved.weight[0], None))
-
-    def remade(*arrays: Any) -> int:
-        """What keys and values take that are made of a cache's latents: a row a slot, of which `n` are counted."""
-        wholes = [x if x.base is None else x.base for x in arrays if isinstance(x, Counted)]
-        return sum(whole.nbytes * (keys - n) // ROWS for whole in wholes)
-
-    def is_flash(name: str, k: Any, v: Any) -> bool:  # a fused kernel takes one width
-        return is_fused(rt, name) and k.shape == v.shape
-
-    def attention_fwd(q: Any, k: Any, v: Any, *first: Any, **options: Any) -> tuple[Any, Any]:
-        meter.is_hidden = True
-        y, saved = PORTABLE["attention_fwd"](q, k, v, *first, **options)
-        y = _as_rows(y) if is_flash("attention_fwd", k, v) else y
-        saved = saved._replace(y=y)
-        meter.is_hidden = False
-        pairs = 2 * wide * keys * k.size // ROWS
-        more = remade(k, v) + (pairs if k.itemsize < wide else 0)
-        if is_flash("attention_fwd", k, v):  # k and v in blocks
-            meter.note(more + pairs + widened(q, y))
-        else:  # scores, exponents and probabilities of some queries
-            meter.note(more + 3 * min(QUERY_ROWS, tokens) * keys * q.shape[1] * wide)
-        return y, saved
-
-    def cached_attention(q: Any, view: Any, sinks: Any = None, **options: Any) -> Any:
-        k, v, first, start = gather(view, q.shape[2])
-        return attention_fwd(q, k, v, first, sinks, start=start, **options)[0]
-
-    def absorbed_attention(q: Any, view: Any, weight: Any, **options: Any) -> Any:
-        latents, (rows, R) = view.latents, weight.shape
-        N = q.shape[3] - (latents.shape[3] - R)
-        absorbed = meter.count(np.zeros((*q.shape[:3], latents.shape[3]), q.dtype))
-        sums = cached_attention(absorbed, KeyView(latents, latents, view.rows), **options)
-        y = meter.count(np.zeros((*q.shape[:3], rows // q.shape[1] - N), q.dtype))
-        meter.note(widened(absorbed, sums, y) + matrix(weight))
-        return y
-
-    def attention_bwd(dy: Any, saved: Any) -> tuple[Any, ...]:
-        dq, dk, dv, *_ = op("attention_bwd")(dy, saved)
-        if is_flash("attention_bwd", dk, dv):
-            meter.is_hidden = True
-            dq, dk, dv = (_as_rows(x) for x in (dq, dk, dv))
-            meter.is_hidden = False
-            meter.note(widened(dy, *saved[:3], saved.y, dq, dk, dv))
-        else:  # scores, P, dP and a step between; dq, dk and dv before they are cast
-            scores = 4 * min(QUERY_ROWS, tokens) * n * dq.shape[1]
-            meter.note((scores + n * (dq.size + dk.size + dv.size) // ROWS) * wide)
-        return dq, dk, dv, None, None
-
-    def op(name: str) -> Callable[..., Any]:
-        kernel, is_own = (PORTABLE | FUSIONS)[name], is_fused(rt, name)
-
-        def call(*args: Any, **options: Any) -> Any:
-            meter.is_hidden = is_own or name == "attention_bwd"
-            results = kernel(*args, **options)
-            if is_own and name in ("rope_fwd", "rope_bwd"):
-                results = tuple(_as_rows(x) for x in results)
-            meter.is_hidden = False
-            if name.endswith("_bwd"):
-                results = tuple(None if np.ndim(x) < args[0].ndim else x for x in results)
-            meter.note()
-            return results
-
-        return call
-
-    by_hand = (
-        *(linear_fwd, linear_bwd, expert_linear_fwd, expert_linear_bwd),
-        *(attention_fwd, attention_bwd, cached_attention, absorbed_attention),
-    )
-    return {name: op(name) for name in rt.kernels} | {op.__name__: op for op in by_hand}
-
-
-def _as_rows(x: Any) -> Any:
-    """Heads (B, H, T, D) that lie as (B, T, H, D), as fused kernels leave them; other results as they are."""
-    if not isinstance(x, np.ndarray) or x.ndim != 4:
-        return x
-    return x.transpose(0, 2, 1, 3).copy(order="C").transpose(0, 2, 1, 3)
-
-
 def _of_layer(specs: Mapping[str, ParamSpec], layer: int) -> dict[str, ParamSpec]:
     prefix = f"{block_name(layer)}."
     return {name: spec for name, spec in specs.items() if name.startswith(prefix)}
-
-
-def _wide(rt: Runtime) -> int:
-    """Bytes of a number in the dtype that sums run in."""
-    return max(4, rt.host_dtype.compute.itemsize)
