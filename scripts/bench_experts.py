@@ -8,22 +8,18 @@ prompt is read, then tokens are decoded one by one. Exit codes: 0 the threshold 
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
 from statistics import median
 
-import numpy as np
+from bench.decoding import Seconds, make_run
 from bench.run import add_where_flags
 from bench.verdicts import Row, table
 
 from xplm.backend import load_backend
-from xplm.cache import KVCache
 from xplm.config import DecoderConfig
-from xplm.layers.step import Steps
-from xplm.models.decoder import forward, param_specs
+from xplm.models.decoder import param_specs
 from xplm.models.families.config_json import read_config
-from xplm.params import count_params, init_params
-from xplm.runtime import Runtime, make_runtime
+from xplm.params import count_params
+from xplm.runtime import make_runtime
 
 CHOSEN = 2
 SHAPE = {
@@ -45,31 +41,6 @@ def make_configs() -> dict[str, DecoderConfig]:
     return {"routed": read_config(SHAPE | routed), "dense": read_config(SHAPE | dense)}
 
 
-def make_run(
-    rt: Runtime, config: DecoderConfig, prompt_tokens: int, new_tokens: int
-) -> Callable[[int], tuple[float, float]]:
-    """What reads a prompt and decodes: seconds of the prompt, and of a token."""
-    params = init_params(rt, param_specs(config), seed=0)
-    steps = Steps(rt, config, params)
-    ids = np.random.default_rng(0).integers(0, config.vocab_size, prompt_tokens + new_tokens)
-
-    def run(turn: int) -> tuple[float, float]:
-        on_device = rt.backend.from_host(np.roll(ids, turn)[None, :])
-        cache = KVCache.allocate(rt, config, batch=1, capacity=prompt_tokens + new_tokens)
-        with rt.backend.computing():
-            begin = time.perf_counter()
-            forward(rt, config, params, on_device[:, :prompt_tokens], cache, last_only=True)
-            rt.backend.synchronize()
-            read = time.perf_counter()
-            for t in range(prompt_tokens, prompt_tokens + new_tokens):
-                forward(rt, config, params, on_device[:, t : t + 1], cache, steps=steps)
-            rt.backend.synchronize()
-            end = time.perf_counter()
-        return read - begin, (end - read) / new_tokens
-
-    return run
-
-
 def main() -> int:
     """Measure, judge, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
@@ -86,7 +57,7 @@ def main() -> int:
         name: make_run(rt, config, plan.prompt_tokens, plan.new_tokens)
         for name, config in configs.items()
     }
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    found: dict[str, list[Seconds]] = {name: [] for name in runs}
     for turn in range(-1, plan.turns):  # the first compiles, and is not counted
         for name in runs if turn % 2 else reversed(runs):
             seconds = runs[name](turn)
@@ -97,8 +68,8 @@ def main() -> int:
         Row(f"parameters, {name}", count_params(param_specs(config)))
         for name, config in configs.items()
     ]
-    for place, what in enumerate(("prompt", "token")):
-        times = {name: [turn[place] for turn in turns] for name, turns in found.items()}
+    for what in Seconds._fields:
+        times = {name: [getattr(turn, what) for turn in turns] for name, turns in found.items()}
         rows += [Row(f"ms a {what}, {name}", 1e3 * median(own)) for name, own in times.items()]
         ratios = [a / b for a, b in zip(times["routed"], times["dense"], strict=True)]
         asked = ("<=", MOST) if what == "token" else ("", 0.0)

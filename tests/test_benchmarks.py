@@ -3,6 +3,7 @@
 import json
 import math
 
+import bench_shapes
 import bench_train
 import pytest
 from bench import peers_rows, scaling
@@ -16,7 +17,7 @@ from bench.processes import MACHINE_VARIABLES, Worker, environment, run_to_end
 from bench.train_processes import has_learned, judge_whole
 from bench.turns import Log, Spread, of, ratio, repeated, spread, take_turns
 from bench.verdicts import Row, row, table
-from bench.weights import Sizes, prefill_flop
+from bench.weights import Sizes, measure_sizes, prefill_flop
 
 from tests.paths import ROOT
 
@@ -389,3 +390,11 @@ def test_a_commands_memory_is_told():
     """In a process of its own: this one may hold more than the commands."""
     small, large = run_to_end(["-c", TWO_COMMANDS, str(ROOT / "scripts")], 1).result
     assert small < 200_000_000 < large
+
+
+def test_shapes_that_are_compared_are_of_about_150_million_parameters_and_of_their_families():
+    configs = bench_shapes.make_configs()
+    for config in configs.values():
+        assert 1.3e8 < measure_sizes(config).read_numbers < 1.6e8
+    windows = [block.mixer.window for block in configs["Gemma 3"].blocks]
+    assert windows == 3 * [*[512] * 5, None]
