@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from tests.generate.tiny import tiny_model
+from xplm.backend import DeviceMemory
+from xplm.generate.memory import plan_generation
 from xplm.generate.sampling import log_normaliser
 
 TRAINED = 80
@@ -63,3 +65,13 @@ def test_a_chat_says_what_the_rendered_conversation_does(lm):
         (False, False),
         (True, True),
     ]
+
+
+def test_memory_is_counted_for_what_is_computed_again(lm):
+    def activations(prompt_tokens, new_tokens):
+        sizes = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
+        plan = plan_generation(lm.engine, DeviceMemory(0, 0, 0), **sizes)
+        return plan.parts["activations"]
+
+    assert activations(5, TRAINED - 5) < activations(5, TRAINED - 4)
+    assert activations(5, 100) == activations(105, 0)

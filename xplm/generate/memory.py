@@ -2,7 +2,8 @@
 
 The weights and the cache stay allocated. Next to them, at the larger of two moments:
 
-    prefill      a block's forward pass over one chunk of the prompt (`xplm.models.memory`)
+    prefill      a block's forward pass over one chunk of the prompt, or of all where longrope has it computed again
+                 (`xplm.models.memory`)
     logits       of the last position, and those before them; the head, where no fused kernel widens it in parts
 
 Decoding's own arrays are a chunk of one token's.
@@ -43,7 +44,9 @@ def plan_generation(
     """
     rt, config = engine.rt, engine.config
     capacity = prompt_tokens + new_tokens
-    tokens = min(prompt_tokens, engine.chunk_tokens)
+    is_long = engine.has_long_factors
+    is_read_again = is_long(capacity) and not is_long(prompt_tokens)  # at the trained length
+    tokens = min(capacity if is_read_again else prompt_tokens, engine.chunk_tokens)
     block, largest = _forward(rt, config, batch, tokens, capacity=capacity)
 
     def moment(name: str, activations: int, logits: int = 0) -> Moment:
