@@ -24,6 +24,12 @@ LATENT = hf_config(
     num_experts_per_tok=2,
     moe_intermediate_size=32,
 )
+MIXTRAL = hf_config(
+    model_type="mixtral",
+    num_local_experts=4,
+    num_experts_per_tok=2,
+    tie_word_embeddings=False,
+)
 KV_B = "model.layers.1.self_attn.kv_b_proj.weight"
 KEYS, VALUES = "blk.1.attn_k_b.weight", "blk.1.attn_v_b.weight"
 
@@ -108,3 +114,43 @@ def test_a_part_without_the_other_is_no_parameter(tmp_path):
     tensors = open_gguf(path).tensors
     assert VALUES in tensors
     assert KV_B not in tensors
+
+
+def numbered(stored):
+    """One tensor for each expert, as files of the first Mixtral have them."""
+    old = {}
+    for name, array in stored.items():
+        if "_exps" not in name:
+            old[name] = array
+            continue
+        for number, expert in enumerate(array):
+            old[name.replace("_exps", f".{number}")] = expert
+    return old
+
+
+@pytest.mark.parametrize("kind", [Kind.F32, Kind.Q8_0], ids=lambda kind: kind.name)
+def test_experts_of_one_tensor_each_are_stacked(tmp_path, kind):
+    tensors = random_tensors(MIXTRAL)
+    path = write_gguf(tmp_path / "m.gguf", MIXTRAL, tensors, kind, change=numbered)
+    assert "blk.1.ffn_up.3.weight" in {tensor.name for tensor in GGUFReader(path).tensors}
+    checkpoint = open_gguf(path)
+    newer = open_gguf(write_gguf(tmp_path / "n.gguf", MIXTRAL, tensors, kind))
+    assert checkpoint.config == newer.config
+    assert checkpoint.tensors == newer.tensors
+    for name in tensors:
+        np.testing.assert_array_equal(checkpoint.read(name, FLOAT32), newer.read(name, FLOAT32))
+
+
+def without_one(stored):
+    return {name: x for name, x in numbered(stored).items() if name != "blk.1.ffn_up.2.weight"}
+
+
+def with_another_shape(stored):
+    return numbered(stored) | {"blk.1.ffn_up.2.weight": np.zeros((8, 32), np.float32)}
+
+
+@pytest.mark.parametrize("change", [without_one, with_another_shape])
+def test_experts_that_are_no_stack_are_refused(tmp_path, change):
+    path = write_gguf(tmp_path / "m.gguf", MIXTRAL, random_tensors(MIXTRAL), change=change)
+    with pytest.raises(CheckpointError, match=r"numbered from 0 .* of blk\.1\.ffn_up_exps\.weight"):
+        open_gguf(path)

@@ -4,6 +4,7 @@ blk.0.attn_k_b   (H, R, N)     of self_attn.kv_b_proj (H (N + Dv), R) the first 
 blk.0.attn_v_b   (H, Dv, R)    and the other Dv (`GGUFLayout.by_head`)
 """
 
+import re
 from collections.abc import Callable, Mapping
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -11,13 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xplm.checkpoint.gguf_header import StoredTensor
-from xplm.checkpoint.gguf_names import IN_BLOCK
+from xplm.checkpoint.gguf_names import IN_BLOCK, hugging_face_name
 from xplm.errors import CheckpointError
 from xplm.models.families.gguf import GGUFLayout
 
 Unpack = Callable[[StoredTensor, np.dtype[Any], str], np.ndarray]
 """(tensor, dtype, our name) -> its numbers."""
 Shape = tuple[int, ...]
+MAX_LISTED = 9  # experts or shapes in a message
+OF_EXPERT = re.compile(r"(blk\.\d+)\.(\w+)\.(0|[1-9]\d{0,8})\.weight")
+"""A tensor of one expert: block, module, expert."""
 
 
 class Part(NamedTuple):
@@ -57,7 +61,7 @@ def take_cut_tensors(stored: dict[str, StoredTensor], layout: GGUFLayout) -> dic
     Raises:
         CheckpointError: the parts of a parameter do not fit together.
     """
-    return _take_heads(stored, layout)
+    return _take_heads(stored, layout) | _take_experts(stored, layout)
 
 
 def _take_heads(stored: dict[str, StoredTensor], layout: GGUFLayout) -> dict[str, CutTensor]:
@@ -71,6 +75,29 @@ def _take_heads(stored: dict[str, StoredTensor], layout: GGUFLayout) -> dict[str
                 tensors = {name: stored.pop(name) for name in names}
                 taken[f"{layer}.{module}.weight"] = _by_head(tensors, names)
     return taken
+
+
+def _take_experts(stored: dict[str, StoredTensor], layout: GGUFLayout) -> dict[str, CutTensor]:
+    found: dict[str, dict[int, StoredTensor]] = {}
+    for name in list(stored):
+        match = OF_EXPERT.fullmatch(name)
+        if match and match[2] in layout.numbered:
+            whole = f"{match[1]}.{layout.numbered[match[2]]}.weight"
+            found.setdefault(whole, {})[int(match[3])] = stored.pop(name)
+    return {hugging_face_name(name, layout): _stacked(name, found[name]) for name in found}
+
+
+def _stacked(name: str, experts: Mapping[int, StoredTensor]) -> CutTensor:
+    """One after another."""
+    shapes = {tensor.shape for tensor in experts.values()}
+    if len(shapes) > 1 or {*experts} != {*range(len(experts))}:
+        raise CheckpointError(
+            f"experts must be numbered from 0 and have one shape; the parts of {name} are "
+            f"{sorted(experts)[:MAX_LISTED]} of the shapes {sorted(shapes)[:MAX_LISTED]}; convert the model again"
+        )
+    shape = (len(experts), *shapes.pop())
+    parts = tuple(Part(tensor, (number,), False) for number, tensor in experts.items())
+    return CutTensor(parts, shape, shape)
 
 
 def _by_head(tensors: Mapping[str, StoredTensor], turned: Mapping[str, bool]) -> CutTensor:

@@ -132,6 +132,8 @@ class GGUFLayout:
     """A module that holds several as one, as in JOINED, in every file of this layout."""
     by_head: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
     """Our module -> GGUF's, each with some rows of every head, (H, rows, inputs); True: stored as (H, inputs, rows)."""
+    numbered: Mapping[str, str] = field(default_factory=dict)
+    """A module of older files, one for each expert as in blk.0.MODULE.3.weight -> that of all experts."""
     vectors: frozenset[str] = frozenset()
     """Our names of modules of one row (1, C), whose weight a file may hold as (C,)."""
     has_interleaved_rows: bool = False

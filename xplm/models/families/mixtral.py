@@ -95,6 +95,7 @@ MIXTRAL = Family(
             read=read_gguf,
             write=write_gguf,
             modules=GGUF_MODULES,
+            numbered={f"ffn_{part}": f"ffn_{part}_exps" for part in ("gate", "up", "down")},
             has_interleaved_rows=True,
         ),
     ),
