@@ -25,6 +25,8 @@ from xplm.errors import CheckpointError, RequestError
 from xplm.train.metrics import read_lines
 from xplm.train.state import load_state
 
+pytestmark = pytest.mark.first
+
 
 @pytest.mark.parametrize(
     ("optimizer", "stop"),

@@ -14,6 +14,8 @@ from xplm.models.loss_scale import LossScale
 from xplm.train.data import Batch
 from xplm.train.step import train_step
 
+pytestmark = pytest.mark.first
+
 U32 = 2.0**-24
 
 
