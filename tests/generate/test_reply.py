@@ -59,6 +59,46 @@ def test_logits_that_are_not_finite_are_refused_however_the_token_is_chosen(temp
     assert reply.ids == []
 
 
+class Spells:
+    """Allows one text, letter by letter."""
+
+    def __init__(self, ids):
+        self.ids = list(ids)
+
+    @property
+    def is_complete(self):
+        return not self.ids
+
+    def mask(self, logits):
+        if self.ids[0] is None:
+            raise RequestError("nothing may follow")
+        masked = np.full_like(logits, -np.inf)
+        masked[self.ids[0]] = logits[self.ids[0]]
+        return masked
+
+    def push(self, token):
+        assert token == self.ids.pop(0)
+
+
+def test_a_constraint_chooses_and_ends_a_reply():
+    ids = tiny_tokenizer().encode("a🙂")
+    reply, _ = make_reply(SamplingOptions(top_logprobs=2), constraint=Spells(ids))
+    logits = np.zeros(258, np.float32)
+    while reply.finish_reason is None:
+        reply.advance(logits)
+    assert (reply.text, reply.ids, reply.finish_reason) == ("a🙂", ids, "stop")
+    np.testing.assert_allclose(reply.logprobs, -np.log(258), rtol=1e-7)
+    assert [[token for token, _ in top] for top in reply.top_logprobs] == [[0, 1]] * len(ids)
+
+
+def test_a_constraint_that_cannot_be_met_leaves_the_reply_as_it_is():
+    reply, _ = make_reply(constraint=Spells([7, None]))
+    reply.advance(np.zeros(258, np.float32))
+    with pytest.raises(RequestError, match="nothing may follow"):
+        reply.advance(np.zeros(258, np.float32))
+    assert (reply.ids, reply.finish_reason) == ([7], None)
+
+
 @pytest.mark.parametrize(
     ("stop", "text"),
     [

@@ -6,6 +6,8 @@ import pytest
 from xplm.errors import RequestError
 from xplm.generate.options import SamplingOptions
 from xplm.generate.sampling import (
+    apply_count_penalties,
+    apply_logit_bias,
     apply_min_p,
     apply_repetition_penalty,
     apply_temperature,
@@ -15,6 +17,7 @@ from xplm.generate.sampling import (
     log_normaliser,
     make_coin,
     make_transforms,
+    rank_tokens,
     sample,
 )
 
@@ -76,6 +79,83 @@ def test_min_p_is_relative_to_the_likeliest():
 def test_repetition_penalty_pushes_both_signs_down_once():
     logits = np.float32([2, -2, 2, -2])
     np.testing.assert_array_equal(apply_repetition_penalty(logits, [0, 1, 0], 2.0), [1, -4, 2, -2])
+
+
+def test_a_bias_is_added_once():
+    np.testing.assert_array_equal(
+        apply_logit_bias(np.float32([2, -2, 2]), ((0, -100.0), (2, 0.5))), [-98, -2, 2.5]
+    )
+
+
+def test_penalties_count_tokens():
+    logits = np.float32([2, -2, 2, -2])
+    counted = apply_count_penalties(logits, [0, 1, 0], 0.5, 0.25)
+    np.testing.assert_array_equal(counted, [0.75, -2.75, 2, -2])
+    np.testing.assert_array_equal(apply_count_penalties(logits, [], 0.5, 0.25), logits)
+
+
+def test_penalties_of_counts_leave_the_prompt_out_and_follow_that_of_repetition():
+    options = SamplingOptions(
+        logit_bias={2: 4.0}, repetition_penalty=2.0, frequency_penalty=1.0, presence_penalty=0.5
+    )
+    logits = np.float32([2, -2, 2, -2])
+    for transform in make_transforms(options, n_prompt=2):
+        logits = transform(logits, [0, 1, 2, 1, 2])
+    np.testing.assert_array_equal(logits, [1, -5.5, 0.5, -2])  # 2 / 2, -2 x 2 - 1.5, 6 / 2 - 2.5
+    choice = choose_token(np.float32([2, -2, 2, -2]), [0, 1, 2, 1, 2], options, n_prompt=2)
+    assert choice.token == 0
+
+
+def test_the_likeliest_tokens_have_the_models_own_logprobs():
+    options = SamplingOptions(top_logprobs=3, temperature=2.0, top_k=1, logit_bias={0: 50.0})
+    choice = choose_token(logits_of(0.125, 0.25, 0.5, 0.125), [0], options)
+    assert choice.token == 0
+    assert choice.logprob == np.log(0.125)
+    assert [token for token, _ in choice.top] == [2, 1, 0]  # of equal ones the lowest id
+    np.testing.assert_allclose(
+        [logprob for _, logprob in choice.top], np.log([0.5, 0.25, 0.125]), rtol=1e-15
+    )
+    assert [token for token, _ in rank_tokens(np.float32([1, 3]), 5, 0.0)] == [1, 0]
+    assert choose_token(logits_of(0.5, 0.5), [0], SamplingOptions()).top == []
+
+
+def test_no_token_but_those_allowed_is_chosen():
+    logits = np.float32([1, 9, 2, 3])
+    allowed = np.where([True, False, True, True], logits, -np.inf)
+    greedy = choose_token(logits, [0], SamplingOptions(), allowed=allowed)
+    assert greedy.token == 3
+    assert greedy.logprob == pytest.approx(3 - log_normaliser(logits)[0], abs=1e-12)
+    sampled = SamplingOptions(temperature=2.0, top_p=0.9)
+    assert 1 not in {
+        choose_token(logits, [0] * n, sampled, allowed=allowed).token for n in range(50)
+    }
+    with pytest.raises(RequestError, match="cannot be met"):
+        choose_token(logits, [0], sampled, allowed=np.full(4, -np.inf))
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1, 2.5, 30.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_large_vocabulary_is_cut_and_drawn_as_sorting_and_summing_all_of_it_do(spread, dtype):
+    rng = np.random.default_rng(7)
+    for n in range(6):
+        logits = (spread * rng.normal(size=5000)).astype(dtype)
+        logits[rng.integers(0, 5000, 2000)] = logits[rng.integers(0, 5000, 2000)]  # ties
+        logits[rng.integers(0, 5000, 500 * n)] = -np.inf
+        probs = np.exp(logits.astype(np.float64) - np.max(logits))
+        order = np.argsort(-logits, kind="stable")
+        for share in (1e-12, 0.1, 0.5, 0.9, 0.999, 1 - 1e-9, 1.0):
+            cumulative = np.cumsum(probs[order])
+            count = 1 + np.searchsorted(cumulative, share * cumulative[-1])
+            cut = apply_top_p(logits, share)
+            assert cut.dtype == dtype
+            expected = np.full_like(logits, -np.inf)
+            expected[order[:count]] = logits[order[:count]]
+            np.testing.assert_array_equal(cut, expected)
+        cumulative = np.cumsum(probs)
+        exact = cumulative[rng.integers(0, 5000, 20)] / cumulative[-1]
+        for coin in [0.0, *rng.random(20), *exact[exact < 1], np.nextafter(1.0, 0.0)]:
+            expected = np.searchsorted(cumulative, coin * cumulative[-1], side="right")
+            assert sample(logits, coin) == expected
 
 
 def test_a_coin_picks_the_token_whose_interval_it_is_in():

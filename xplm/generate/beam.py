@@ -28,7 +28,7 @@ class Beam(NamedTuple):
 
     ids: tuple[int, ...]  # new tokens, the prompt's left out
     logprobs: tuple[float, ...]  # of each id, the model's own
-    score: float  # sum of the log-probabilities, after the repetition penalty
+    score: float  # sum of the log-probabilities, after the penalties
     parent: int  # row of the beam it extends
 
 
@@ -91,7 +91,7 @@ def _extend(running: list[Beam], logits: np.ndarray, reply: Reply) -> list[Beam]
     logprobs = logits - log_normaliser(logits)  # (rows, V)
     vocab_size = logprobs.shape[1]
     scores = logprobs
-    for transform in make_transforms(reply.options):
+    for transform in make_transforms(reply.options, len(reply.prompt_ids)):
         rows = zip(scores, running, strict=True)
         scores = np.stack([transform(row, [*reply.prompt_ids, *beam.ids]) for row, beam in rows])
     scores = (scores + [[beam.score] for beam in running]).ravel()  # (rows V,)

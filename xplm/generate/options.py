@@ -9,6 +9,8 @@ from typing import Any, TypedDict
 from xplm.errors import RequestError, did_you_mean
 from xplm.text.faults import BYTES
 
+MOST_TOP_LOGPROBS = 20
+
 
 @dataclass(frozen=True)
 class SamplingOptions:
@@ -31,7 +33,15 @@ class SamplingOptions:
     min_p: float = 0.0
     """Keep tokens at least this share as likely as the likeliest, in [0, 1]."""
     repetition_penalty: float = 1.0
-    """Above 1 makes tokens that already occurred less likely."""
+    """Above 1 makes tokens that already occurred, in the prompt too, less likely."""
+    presence_penalty: float = 0.0
+    """Is taken from the logit of each token that the reply already has, in [-2, 2]."""
+    frequency_penalty: float = 0.0
+    """Is taken from it once for each time that the reply has the token, in [-2, 2]."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Pairs of a token id and what is added to its logit, in [-100, 100]; a mapping stands for its pairs."""
+    top_logprobs: int = 0
+    """Report the log-probabilities of so many of the likeliest tokens at each place, at most 20."""
     stop: tuple[str, ...] = ()
     """Texts that end a reply; they are not part of it."""
     stop_token_ids: tuple[int, ...] = ()
@@ -49,6 +59,7 @@ class SamplingOptions:
         """Check every field; a single stop text or id may stand for a tuple of one."""
         self._make_tuple("stop", str, "a text or a list of texts")
         self._make_tuple("stop_token_ids", Integral, "an integer or a list of integers")
+        self._make_pairs()
 
         self._require_number("max_new_tokens", Integral, 1, inf)
         self._require_number("temperature", Real, 0, inf)
@@ -56,6 +67,9 @@ class SamplingOptions:
         self._require_number("top_p", Real, 0, 1, exclude_low=True)
         self._require_number("min_p", Real, 0, 1)
         self._require_number("repetition_penalty", Real, 0, inf, exclude_low=True)
+        self._require_number("presence_penalty", Real, -2, 2)
+        self._require_number("frequency_penalty", Real, -2, 2)
+        self._require_number("top_logprobs", Integral, 0, MOST_TOP_LOGPROBS)
         self._require_number("num_beams", Integral, 1, 1024)
         self._require_number("length_penalty", Real, -10, 10)
         self._require_number("seed", Integral, 0, 2**64 - 1)
@@ -71,6 +85,27 @@ class SamplingOptions:
                 f"beam search does not sample, so num_beams={self.num_beams} needs temperature 0; "
                 f"got temperature {self.temperature}"
             )
+        if self.num_beams > 1 and self.top_logprobs > 0:
+            raise RequestError(
+                f"beam search reports no top_logprobs, so num_beams={self.num_beams} needs 0; "
+                f"got {self.top_logprobs}"
+            )
+
+    def _make_pairs(self) -> None:
+        """Check `logit_bias`; the last of several pairs with one id counts."""
+        value = self.logit_bias
+        pairs = value.items() if isinstance(value, Mapping) else value
+        try:
+            biases = {int(token): float(bias) for token, bias in pairs if _is_bias(token, bias)}
+            is_good = len(biases) == len(pairs)
+        except (TypeError, ValueError):
+            is_good = False
+        if not is_good:
+            raise RequestError(
+                "logit_bias must map token ids to numbers, at least -100 and at most 100; "
+                f"got {value!r:.100}"
+            )
+        object.__setattr__(self, "logit_bias", tuple(biases.items()))
 
     def _make_tuple(self, name: str, kind: type, noun: str) -> None:
         value = getattr(self, name)
@@ -102,6 +137,10 @@ class RowKeywords(TypedDict, total=False):
     top_p: float
     min_p: float
     repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float] | Sequence[tuple[int, float]]
+    top_logprobs: int
     stop: str | Sequence[str]
     stop_token_ids: int | Sequence[int]
     ignore_eos: bool
@@ -125,6 +164,11 @@ class BatchKeywords(RowKeywords, total=False):
 def is_integer(value: object) -> bool:
     """Whether a value is an integer, Python's or NumPy's; True and False are none."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_bias(token: object, bias: object) -> bool:
+    is_number = isinstance(bias, Real) and not isinstance(bias, bool)
+    return is_integer(token) and is_number and -100 <= bias <= 100  # type: ignore[operator]
 
 
 def make_options(options: Mapping[str, Any]) -> SamplingOptions:

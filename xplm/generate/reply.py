@@ -5,11 +5,12 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from xplm.cache import KVCache
-from xplm.errors import ContextError
+from xplm.errors import ContextError, RequestError
+from xplm.generate.constraint import Constraint, Unconstrained
 from xplm.generate.engine import Engine
 from xplm.generate.options import SamplingOptions
 from xplm.generate.result import FinishReason, Generation, Timings
-from xplm.generate.sampling import choose_token
+from xplm.generate.sampling import Ranked, choose_token
 from xplm.generate.stop import StopFilter, hide_special
 from xplm.text.detokenize import StreamDecoder
 from xplm.text.reply_parts import Kind, Part, join_calls
@@ -30,6 +31,7 @@ class Reply:
         max_tokens: int,
         continues_prompt: bool,
         reply_format: ReplyFormat = Plain(),  # noqa: B008, a value
+        constraint: Constraint = Unconstrained(),  # noqa: B008, a value
     ) -> None:
         """Start an empty reply.
 
@@ -42,6 +44,7 @@ class Reply:
             continues_prompt: the text runs on from the prompt's, so that a space between the two is part of it; else
                 it stands alone, as a turn of a chat does.
             reply_format: how thoughts are told from the answer.
+            constraint: which tokens may be chosen; it is this reply's alone.
 
         Raises:
             RequestError: a stop text holds a lone surrogate.
@@ -52,11 +55,13 @@ class Reply:
         self.max_tokens = max_tokens
         self.ids: list[int] = []
         self.logprobs: list[float] = []
+        self.top_logprobs: list[Ranked] = []  # of each id, as many as the options ask for
         self.parts: list[Part] = []  # so far, as they came
         self.finish_reason: FinishReason | None = None
         self._tokenizer = tokenizer
         self._continues_prompt = continues_prompt
         self._format = reply_format
+        self._constraint = constraint
         self._decoder = StreamDecoder(tokenizer)
         markers = reply_format.markers
         special = tokenizer.special_token_ids if options.stop or markers else {}
@@ -77,14 +82,23 @@ class Reply:
         """Choose the next token.   logits (V,) float32, the model's  ->  parts that can be shown now
 
         Raises:
-            RequestError: the logits are not finite.
+            RequestError: the logits are not finite, or the constraint allows none.
         """
-        return self.push(*choose_token(logits, self.prompt_ids + self.ids, self.options))
+        choice = choose_token(
+            logits,
+            self.prompt_ids + self.ids,
+            self.options,
+            n_prompt=len(self.prompt_ids),
+            allowed=self._constraint.mask(logits),
+        )
+        self._constraint.push(choice.token)
+        return self.push(*choice)
 
-    def push(self, token: int, logprob: float) -> list[Part]:
+    def push(self, token: int, logprob: float, top: Sequence[tuple[int, float]] = ()) -> list[Part]:
         """Take in the next token; return the parts that can be shown now, which may be none."""
         self.ids.append(token)
         self.logprobs.append(logprob)
+        self.top_logprobs.append(list(top))
 
         stand_in = self._stand_ins.get(token, "")
         if token in self.stop_ids:
@@ -97,6 +111,9 @@ class Reply:
                 piece += self._stop_filter.push(self._decoder.flush())
         if self._stop_filter.is_stopped:
             self.finish_reason = "stop"
+        elif self._constraint.is_complete and self.finish_reason is None:
+            self.finish_reason = "stop"
+            piece += self._stop_filter.push(self._decoder.flush())
         if self.finish_reason:
             piece += self._stop_filter.flush()
 
@@ -132,6 +149,7 @@ class Reply:
             text=self.text,
             token_ids=self.ids,
             logprobs=self.logprobs,
+            top_logprobs=self.top_logprobs if self.options.top_logprobs else [],
             finish_reason=self.finish_reason,
             prompt_tokens=len(self.prompt_ids),
             timings=timings,
@@ -154,6 +172,7 @@ def start_reply(
     continues_prompt: bool,
     turn_end_ids: Collection[int] = (),
     reply_format: ReplyFormat = Plain(),  # noqa: B008, a value
+    constraint: Constraint = Unconstrained(),  # noqa: B008, a value
     cache: KVCache | None = None,
 ) -> Reply:
     """An empty reply to a prompt, after checking that there is room for one.
@@ -166,11 +185,12 @@ def start_reply(
         continues_prompt: as for Reply.
         turn_end_ids: ids that end a turn of a chat, besides the model's own end of sequence.
         reply_format: as for Reply.
+        constraint: as for Reply; beam search takes none.
         cache: that is there for the reply; another is allocated where it is too small, or None.
 
     Raises:
         RequestError: the prompt is empty, fills the model's context, or has an id outside the vocabulary, as a stop
-            id may.
+            id or that of a bias may; or beam search is asked for under a constraint.
         OutOfMemoryError: the device's free memory cannot hold the reply's cache and activations.
     """
     prompt_ids = engine.check_ids(prompt_ids)
@@ -181,6 +201,11 @@ def start_reply(
             f"got {len(prompt_ids)} tokens; shorten it"
         )
     engine.require_known("stop_token_ids", options.stop_token_ids)
+    engine.require_known("ids of logit_bias", [token for token, _ in options.logit_bias])
+    if options.num_beams > 1 and not isinstance(constraint, Unconstrained):
+        raise RequestError(
+            f"beam search follows no grammar, so one needs num_beams 1; got {options.num_beams}"
+        )
     max_tokens = min(options.max_new_tokens, room)
     capacity = 0 if cache is None or options.num_beams > 1 else cache.capacity
     has_cache = capacity >= len(prompt_ids) + max_tokens
@@ -196,6 +221,7 @@ def start_reply(
         max_tokens=max_tokens,
         continues_prompt=continues_prompt,
         reply_format=reply_format,
+        constraint=constraint,
     )
 
 

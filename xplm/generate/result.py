@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from reprlib import Repr
 from typing import Literal
 
+from xplm.generate.sampling import Ranked
 from xplm.text.reply_parts import Call
 
 FinishReason = Literal["stop", "length"]
@@ -70,6 +71,8 @@ class Generation:
     """What the model thought before its answer, in a chat whose template or tokens mark thoughts."""
     calls: Sequence[Call] = ()
     """What it sends to tools, in a chat whose tokens mark recipients."""
+    top_logprobs: Sequence[Ranked] = ()
+    """Of each id the likeliest tokens in its place with their log-probabilities, if `top_logprobs` asks for them."""
 
     def __repr__(self) -> str:
         """The text's beginning and end, and why it ends."""
