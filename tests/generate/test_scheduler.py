@@ -38,9 +38,10 @@ def make_scheduler(lm, limit_pages=None, **options):
     return Scheduler(lm.engine, pool, **options)
 
 
-def make_request(lm, ids, owner=OWNER, **options):
+def make_request(lm, ids, owner=OWNER, *, scores_prompt=False, **options):
     options = SamplingOptions(**({"max_new_tokens": 12, "ignore_eos": True} | options))
-    return Request(start_reply(lm.engine, lm.tokenizer, ids, options, continues_prompt=True), owner)
+    reply = start_reply(lm.engine, lm.tokenizer, ids, options, continues_prompt=True)
+    return Request(reply, owner, scores_prompt=scores_prompt)
 
 
 def draw_prompt(seed, length):
@@ -196,6 +197,48 @@ def test_logits_that_are_no_numbers_end_one_reply_alone():
     scheduler.submit(after)
     serve(scheduler)
     assert after.reply.ids == serve_alone(lm, [5, 6])
+
+
+@pytest.mark.parametrize("limit_pages", [4, None])
+def test_a_prompts_own_tokens_are_scored(limit_pages):
+    """In chunks, next to other replies, after somebody else has read it, and after giving way."""
+    lm, ids = tiny_model(), draw_prompt(1, 150)
+    scheduler = make_scheduler(lm, limit_pages)
+    requests = [make_request(lm, ids), make_request(lm, draw_prompt(2, 60), max_new_tokens=60)]
+    requests += [make_request(lm, ids, scores_prompt=True, top_logprobs=3, max_new_tokens=30)]
+    requests += [make_request(lm, ids[:1], scores_prompt=True)]
+    for request in requests:
+        scheduler.submit(request)
+    serve(scheduler)
+    assert (scheduler.preemptions > 0) == (limit_pages is not None)
+    scored = requests[2].prompt_scores
+    logits = lm.logits(ids).astype(np.float64)
+    logprobs = logits - np.log(np.sum(np.exp(logits), -1, keepdims=True))
+    expected = logprobs[np.arange(149), ids[1:]]
+    # float32 logits of up to about 30, whose products are summed in another order.
+    np.testing.assert_allclose(scored.logprobs, expected, atol=1e-4)
+    best = np.argsort(-logprobs[:-1], axis=-1)[:, :3]
+    assert [[token for token, _ in top] for top in scored.top] == best.tolist()
+    assert requests[3].prompt_scores.logprobs == []
+    for request in requests:
+        options = {"max_new_tokens": request.reply.max_tokens}
+        assert request.reply.ids == serve_alone(lm, request.reply.prompt_ids, **options)
+    assert len(requests[2].result().top_logprobs) == len(requests[2].reply.ids)
+
+
+def test_logits_of_a_prompt_that_are_no_numbers_end_one_reply_alone():
+    lm = tiny_model()
+    lm.params["model.embed_tokens.weight"][9] = np.nan
+    scheduler = make_scheduler(lm)
+    bad = make_request(lm, [9, *draw_prompt(1, 150)], scores_prompt=True)
+    good = make_request(lm, [5, 6])
+    for request in (good, bad):
+        scheduler.submit(request)
+    errors = [(event.request, event.error) for event in serve(scheduler) if event.error]
+    assert [request for request, _ in errors] == [bad]
+    assert "finite" in str(errors[0][1])
+    assert good.reply.finish_reason == "length"
+    assert scheduler.pool.held_bytes == 0
 
 
 def test_what_cannot_fit_is_refused():

@@ -207,6 +207,8 @@ class Engine:
         rows: Sequence[PageRow],
         ids: Sequence[Sequence[int]],
         ends: Sequence[int],
+        *,
+        last_only: bool = True,
     ) -> np.ndarray:
         """Run the next tokens of rows of a pool in one pass, and keep their keys and values.
 
@@ -215,9 +217,10 @@ class Engine:
             rows: B of them.
             ids: of each the tokens, as many for all.
             ends: of each the length by which they are rotated (`xplm.models.decoder.forward`).
+            last_only: give the logits after each row's last token alone.
 
         Returns:
-            (B, V) float32, the logits after each row's last token.
+            (B, V) float32, the logits after each row's last token; or (B, T, V), those after every token.
 
         Raises:
             OutOfMemoryError: an allocation failed; the rows are as before.
@@ -232,10 +235,11 @@ class Engine:
                 self._to_device(np.asarray(ids)),
                 cache,
                 ends=ends,
-                last_only=True,
+                last_only=last_only,
                 steps=self.steps,
             )
-            return self._to_host(logits)[:, -1]
+            logits = self._to_host(logits)
+        return logits[:, -1] if last_only else logits
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """Logits after every token of one sequence, in one pass without a cache.   ids (T,)  ->  (T, V) float32

@@ -18,6 +18,7 @@ import numpy as np
 
 from xplm.errors import RequestError
 from xplm.generate.engine import Engine
+from xplm.generate.prompt_scores import PromptScores
 from xplm.generate.reply import Reply
 from xplm.generate.result import Generation, Timings
 from xplm.out_of_memory import format_bytes
@@ -35,19 +36,26 @@ PATIENCE = 2.0
 LEAST_CHUNK = 16
 """Tokens of such a chunk, at least."""
 
+SCORED_CHUNK = 64
+"""Tokens of a chunk of a prompt whose every token has its logits computed, at most."""
+
 
 class Request:
     """A reply that is asked for, and what serving it has taken so far."""
 
-    def __init__(self, reply: Reply, owner: str = "") -> None:
+    def __init__(self, reply: Reply, owner: str = "", *, scores_prompt: bool = False) -> None:
         """Nothing is computed yet.
 
         Args:
             reply: empty.
             owner: whose it is; a beginning of a text is shared between requests of one owner alone.
+            scores_prompt: whether the log-probabilities of the prompt's tokens are asked for, too. Such a prompt is
+                read from its first token on.
         """
         self.reply = reply
         self.owner = owner
+        n_top = reply.options.top_logprobs
+        self.prompt_scores = PromptScores(reply.prompt_ids, n_top) if scores_prompt else None
         self.row: PageRow | None = None  # None while it waits
         self.reused_tokens = 0
         """Tokens whose keys and values were there already."""
@@ -66,6 +74,11 @@ class Request:
         """Tokens whose keys and values are not stored."""
         held = 0 if self.row is None else self.row.length
         return len(self.reply.prompt_ids) + len(self.reply.ids) - held
+
+    @property
+    def is_scoring(self) -> bool:
+        """Whether tokens of the prompt are still to be scored."""
+        return self.prompt_scores is not None and not self.prompt_scores.is_complete
 
     def result(self) -> Generation:
         """The finished reply."""
@@ -199,8 +212,9 @@ class Scheduler:
                 return  # one prompt at a time: who begins alike finds its pages later
 
     def _acquire(self, request: Request) -> PageRow:
+        ids = request.ids[:1] if request.is_scoring else request.ids
         table = table_name(self._ropes, self._end(request, 0))
-        row = self.pool.acquire(request.ids, first_key(request.owner, table))
+        row = self.pool.acquire(ids, first_key(request.owner, table))
         row.is_kept = self._keeps_prefixes
         return row
 
@@ -226,6 +240,8 @@ class Scheduler:
         """How many tokens of a prompt to read: such as one table rotates, and no more than others bear."""
         assert request.row is not None
         most = min(request.n_unread, self._engine.chunk_tokens)
+        if request.is_scoring:
+            most = min(most, SCORED_CHUNK)
         if has_company and self._token_seconds > 0:
             patient = int(PATIENCE * self._decode_seconds / self._token_seconds)
             most = min(most, max(LEAST_CHUNK, patient // LEAST_CHUNK * LEAST_CHUNK))
@@ -254,20 +270,30 @@ class Scheduler:
                 request.computed_tokens += count
             if table_name(self._ropes, end) != table_name(self._ropes, self._end(request, 0)):
                 row.is_kept = False  # the beginning is rotated otherwise
-        logits = self._engine.read(self.pool, rows, ids, ends)
+        is_scoring = any(request.is_scoring for request in requests)
+        logits = self._engine.read(self.pool, rows, ids, ends, last_only=not is_scoring)
         seconds = perf_counter() - begun
         if count == 1:
             self._decode_seconds = seconds
         else:
             self._token_seconds = seconds / count
         pairs = zip(requests, logits, strict=True)
-        return [self._choose(request, scores) for request, scores in pairs if request.n_unread == 0]
+        events = [self._take(request, scores) for request, scores in pairs]
+        return [event for event in events if event is not None]
 
-    def _choose(self, request: Request, logits: np.ndarray) -> Event:
+    def _take(self, request: Request, logits: np.ndarray) -> Event | None:
+        """Score a prompt's tokens and choose the next token, as far as it is time.   logits (V,) or (T, V)"""
+        parts: list[Part] = []
         try:
+            if logits.ndim == 2:
+                if request.prompt_scores is not None and request.row is not None:
+                    request.prompt_scores.push(request.row.length - len(logits), logits)
+                logits = logits[-1]
+            if request.n_unread > 0:
+                return None
             parts, error = request.reply.advance(logits), None
         except RequestError as refused:
-            parts, error = [], refused
+            error = refused
         now = perf_counter()
         request.times = (
             [*request.times[:3], now] if len(request.times) > 2 else [*request.times, now, now]
