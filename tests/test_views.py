@@ -27,8 +27,11 @@ def gather_slot_by_slot(array, starts, T, first):
 
 @pytest.mark.parametrize(
     ("starts", "T", "Dv"),
-    [([0, 4, 2], 1, 3), ([5, 0], 3, 4), ([1, 8, 8, 3], 1, 2)],
-    ids=["one query", "values of another width", "full"],
+    [
+        pytest.param([0, 4, 2], 1, 3, id="one query", marks=pytest.mark.nightly_on("jax")),
+        pytest.param([5, 0], 3, 4, id="values of another width"),
+        pytest.param([1, 8, 8, 3], 1, 2, id="full", marks=pytest.mark.nightly_on("jax")),
+    ],
 )
 def test_rows_end_in_the_same_slot(backend, starts, T, Dv):
     place = Place(backend, "float64")

@@ -95,12 +95,14 @@ def test_equals_one_query_at_a_time(place, sizes):
     check(place, q, k, v, start=0)
 
 
+@pytest.mark.nightly_on("jax")
 @on_places(("T", "window"), product((1, 2, 5), (None, 1, 3, 100)), elsewhere=(5, 3))
 def test_later_queries_see_the_cache(place, T, window):
     q, k, v = draw(place, 12, T=T, S=6 + T)
     check(place, q, k, v, start=6, window=window)
 
 
+@pytest.mark.nightly_on("jax")
 @on_places(("T", "window"), product((1, 5), (None, 2)), elsewhere=(5, 2))
 def test_padding_is_never_seen(place, T, window):
     first = np.array([[3], [0]]) + np.zeros((2, T), np.int64)
