@@ -56,7 +56,7 @@ is_installed=0
 [[ "$(cat "$stamp" 2>/dev/null)" == "$sum" ]] && is_installed=1
 ((is_installed)) || make_environment
 
-# Kernels compile while pip unpacks what they do not need.
+# Kernels compile while pip unpacks what they do not need, and the last of them while tests are collected.
 "$python" scripts/compile_kernels.py &
 compiling=$!
 if ! ((is_installed)); then
@@ -65,12 +65,11 @@ if ! ((is_installed)); then
 fi
 "$python" -m xplm pull smollm2-135m-instruct:q4_1
 report install
-wait "$compiling"
-report compile
 
 # A file's tests stay with one worker, so that its models are loaded and its kernels compiled once. Files are taken in
 # order, or else those of few long tests would come last, one worker idle.
 status=0
 "$python" -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder "$@" || status=$?
+wait "$compiling" || status=1
 report tests
 exit "$status"
