@@ -180,7 +180,7 @@ DENSE = {
     ),
     "phi3": Recipe(LONGER | UNPADDED, model_type="phi3"),
     "phi3-longrope": Recipe(
-        LONGER | UNPADDED | {"sliding_window": 16, "original_max_position_embeddings": 20},
+        ENDLESS | UNPADDED | {"sliding_window": 16, "original_max_position_embeddings": 20},
         LONGROPE,
         "phi3",
     ),
