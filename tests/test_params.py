@@ -5,6 +5,7 @@ from tests.helpers import Place, assert_on, to_numpy
 from tests.tiny import make_config
 from xplm.backend import load_backend
 from xplm.models.decoder import param_specs
+from xplm.numerics.tiny_models import TINY_MODELS, tiny_config
 from xplm.params import ParamSpec, count_params, global_norm, init_params
 from xplm.runtime import make_runtime
 
@@ -48,6 +49,16 @@ def test_smollm2_has_as_many_parameters_as_its_model_card_says():
         tie_word_embeddings=True,
     )
     assert count_params(param_specs(config)) == 134_515_008
+
+
+@pytest.mark.parametrize("keys", TINY_MODELS.values(), ids=TINY_MODELS)
+def test_norms_and_biases_of_two_axes_are_no_matrices(keys):
+    """Norms with a row for each head, biases with a row for each expert: weight decay and Muon leave them out."""
+    for name, spec in param_specs(tiny_config(keys)).items():
+        is_vector = "norm" in name or name.endswith(("bias", "sinks"))
+        assert spec.decays is not is_vector
+        is_inside = len(spec.shape) == 2 and ".layers." in name
+        assert spec.is_hidden_matrix is (is_inside and not is_vector)
 
 
 def test_kinds_of_initialisation(numpy_backend):

@@ -24,16 +24,17 @@ class ParamSpec:
     shape: tuple[int, ...]
     init: str  # "normal", "ones" or "zeros"
     std: float = 0.0  # of "normal"
+    is_norm: bool = False  # of a norm; it may have a row for each head
 
     @property
     def decays(self) -> bool:
         """Whether weight decay applies: to matrices, stacked ones too, not to biases and norms."""
-        return len(self.shape) > 1 and not self.name.endswith(".bias")
+        return len(self.shape) > 1 and not (self.is_norm or self.name.endswith(".bias"))
 
     @property
     def is_hidden_matrix(self) -> bool:
-        """Whether it is a matrix inside a block: neither a table, nor the head, nor a vector."""
-        return len(self.shape) == 2 and ".layers." in self.name
+        """Whether it is a matrix inside a block: neither a table, nor the head, nor rows of vectors."""
+        return self.decays and len(self.shape) == 2 and ".layers." in self.name
 
     @property
     def size(self) -> int:

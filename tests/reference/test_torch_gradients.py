@@ -339,7 +339,10 @@ def test_ten_steps_of_adamw_track_torchs_loss(pair):
     state = optimizer.init(pair.params, pair.specs, options)
 
     parameters = list(pair.oracle.parameters())
-    decays = {n: p.ndim > 1 and not n.endswith("bias") for n, p in pair.oracle.named_parameters()}
+    decays = {
+        n: p.ndim > 1 and not n.endswith("bias") and "norm" not in n
+        for n, p in pair.oracle.named_parameters()
+    }
     groups = [
         {
             "params": [p for n, p in pair.oracle.named_parameters() if decays[n] is kind],

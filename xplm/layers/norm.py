@@ -35,7 +35,9 @@ class NormKind(NamedTuple):
 def norm_specs(spec: NormSpec, name: str, width: int) -> list[ParamSpec]:
     """The parameters of a norm of `width` features."""
     inits = NORMS[type(spec)].inits(spec)
-    return [ParamSpec(f"{name}.{part}", (width,), init) for part, init in inits.items()]
+    return [
+        ParamSpec(f"{name}.{part}", (width,), init, is_norm=True) for part, init in inits.items()
+    ]
 
 
 def norm_layer_fwd(

@@ -49,7 +49,11 @@ def count_numbers(config: DecoderConfig, window: int) -> dict[str, int]:
     scores = sum(mlp.num_experts for mlp in mlps if isinstance(mlp, ExpertsSpec))
     rotated = sum((m.num_heads + m.cached[0][0]) * m.rope.dim for m in mixers if m.rope is not None)
     specs = param_specs(config)
-    matrices = {name: s for name, s in specs.items() if len(s.shape) == 2 and "embed" not in name}
+    matrices = {
+        name: spec
+        for name, spec in specs.items()
+        if spec.decays and len(spec.shape) == 2 and "embed" not in name
+    }
     stacked = sum(_stacked_numbers(mlp, C) for mlp in mlps)
     chosen = sum(_stacked_numbers(mlp, C, is_active=True) for mlp in mlps)
     products = count_params(matrices) + V * C * config.tie_word_embeddings + chosen
