@@ -142,18 +142,11 @@ def check_model(
             rows.append(xp.concat([*own, rest], axis=1))
         return {"logits": _kept(rt, xp.concat(rows, axis=0), scored)}
 
-    works = {"logits": logits, "training": training, "cached": cached}
-    compared = {
-        name: compare(
-            works[name],
-            test,
-            reference,
-            truth=logits if name == "cached" else None,
-            draws=draws,
-            seed=seed,
-        )
-        for name in passes
-    }
+    works = {"logits": (logits, None), "training": (training, None), "cached": (cached, logits)}
+    compared = {}
+    for name in passes:
+        work, truth = works[name]
+        compared[name] = compare(work, test, reference, truth=truth, draws=draws, seed=seed)
     return ModelParity(check_tables(test, config, T), compared)
 
 
