@@ -111,11 +111,9 @@ def match_names(checkpoint: Checkpoint, specs: Mapping[str, ParamSpec]) -> dict[
         tensors.keys() - stored.values(), checkpoint.config.num_hidden_layers
     )
     if left_out:
-        _log.warning(
-            "%s: the layers that predict the token after the next are left out, and their %d tensors are not read",
-            checkpoint.path,
-            len(left_out),
-        )
+        which = "the layers that predict the token after the next are left out"
+        n = len(left_out)
+        _log.warning("%s: %s, and their %d tensors are not read", checkpoint.path, which, n)
     unexpected = [
         name
         for name in tensors.keys() - stored.values() - left_out
