@@ -18,7 +18,7 @@ OPS = ("kernels/", "backends/")
 def crossings(run: Callable[[], object]) -> list[list[str]]:
     """The calls of a run from one file of the library into another, in their order.
 
-    A function is "generate/decode.py: generate_steps": its file below xplm/, or from backends/ on, and its name; one
+    A function is "generate/scheduler.py: generate_steps": its file below xplm/, or from backends/ on, and its name; one
     inside another goes by the outer one's. A call through another library is that of the function which called it.
     Left out are attributes that are computed, and what an op calls.
 

@@ -29,6 +29,7 @@ LAYERS = [
         "runtime",
         "cache",
         "pages",
+        "page_pool",
         "paged_cache",
     },
     {"layers"},

@@ -8,7 +8,7 @@ import pytest
 from tests.tiny import VARIANTS, draw_ids, make_config, make_params
 from xplm.cache import KVCache
 from xplm.generate.engine import Engine
-from xplm.paged_cache import DROPPED, PagePool
+from xplm.page_pool import DROPPED, PagePool
 from xplm.pages import first_key
 from xplm.runtime import make_runtime
 from xplm.views import PAGE

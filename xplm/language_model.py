@@ -16,14 +16,15 @@ from xplm.checkpoint.pull import pull
 from xplm.checkpoint.sampling import NO_SAMPLING, ModelSampling, read_sampling
 from xplm.config import DecoderConfig
 from xplm.errors import RequestError, refuse_unknown_keywords
-from xplm.generate.decode import generate_steps, sum_timings
 from xplm.generate.engine import Engine
 from xplm.generate.fragility import AGAINST, TokenFragility, measure_fragility
 from xplm.generate.options import BatchKeywords, SamplingKeywords, make_options
 from xplm.generate.perplexity import Perplexity, compute_perplexity
 from xplm.generate.prompts import Ids, Prompt, is_ids, refused_prompt, require_ids, split_batch
 from xplm.generate.reply import Reply, start_reply
+from xplm.generate.request import Request, sum_timings
 from xplm.generate.result import Generation
+from xplm.generate.scheduler import generate_steps
 from xplm.generate.session import Chat
 from xplm.generate.stream import TextStream, stream_reply
 from xplm.models.decoder import param_specs
@@ -170,11 +171,10 @@ class LanguageModel:
         prompt_tokens = max(len(reply.prompt_ids) for reply in replies)
         new_tokens = max(reply.max_tokens for reply in replies)
         self.engine.require_memory(len(replies), prompt_tokens, new_tokens)
-        cache = self.engine.allocate(len(replies), prompt_tokens + new_tokens)
-        compiled_before = self.engine.rt.backend.compiler.compilations()
-        seconds = [step.seconds for step in generate_steps(self.engine, cache, replies)]
-        prefill_tokens = sum(len(reply.prompt_ids) for reply in replies)
-        timings = sum_timings(self.engine, replies, prefill_tokens, seconds, compiled_before)
+        requests = [Request(reply) for reply in replies]
+        for _ in generate_steps(self.engine, requests):
+            pass
+        timings = sum_timings(requests)
         return [reply.result(timings) for reply in replies]
 
     def stream(self, prompt: Prompt, **options: Unpack[SamplingKeywords]) -> TextStream:
@@ -278,7 +278,7 @@ class LanguageModel:
         )
 
     def _stream(self, reply: Reply) -> TextStream:
-        return TextStream(stream_reply(self.engine, reply))
+        return TextStream(stream_reply(self.engine, Request(reply)))
 
 
 @refuse_unknown_keywords

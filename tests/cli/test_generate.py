@@ -18,15 +18,15 @@ def lm():
 
 def interrupt_at(monkeypatch, call):
     """Have the forward pass of that number end as Ctrl-C ends it."""
-    feed, calls = Engine.feed, []
+    read, calls = Engine.read, []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         calls.append(1)
         if len(calls) == call:
             raise KeyboardInterrupt
-        return feed(*arguments)
+        return read(*arguments, **options)
 
-    monkeypatch.setattr(Engine, "feed", interrupted)
+    monkeypatch.setattr(Engine, "read", interrupted)
 
 
 def test_text_goes_to_stdout_and_timings_to_stderr(xplm, tiny_directory, lm):

@@ -10,8 +10,9 @@ from tests.tiny import VARIANTS
 from xplm.errors import RequestError
 from xplm.generate.options import SamplingOptions
 from xplm.generate.reply import start_reply
-from xplm.generate.scheduler import Request, Scheduler
-from xplm.paged_cache import PagePool
+from xplm.generate.request import Request
+from xplm.generate.scheduler import Scheduler
+from xplm.page_pool import PagePool
 from xplm.views import PAGE
 
 OWNER = "somebody"

@@ -97,13 +97,13 @@ def thinking_model(tokenizer):
 def saying(tokenizer, text):
     """Have any model say a text, special tokens spelled out, and then token 1, which ends it, without end."""
     script = iter([*tokenizer.encode(text, add_special_tokens=False), 1])
-    feed = Engine.feed
+    read = Engine.read
 
-    def scripted(self, cache, ids):
-        logits = np.zeros_like(feed(self, cache, ids))
+    def scripted(self, *arguments, **options):
+        logits = np.zeros_like(read(self, *arguments, **options))
         logits[:, next(script, 1)] = 1.0
         return logits
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "feed", scripted)
+        patch.setattr(Engine, "read", scripted)
         yield

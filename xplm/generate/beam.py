@@ -9,17 +9,18 @@ is full and the best beam, were it to end now, would not enter it: transformers'
 these are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
 
-from xplm.cache import KVCache
-from xplm.generate.decode import Step
 from xplm.generate.engine import Engine
 from xplm.generate.reply import Reply
+from xplm.generate.result import Generation, Timings
 from xplm.generate.sampling import log_normaliser, make_transforms
+from xplm.page_pool import PagePool, PageRow
+from xplm.pages import first_key
 from xplm.text.reply_parts import merge_parts
 
 
@@ -32,55 +33,92 @@ class Beam(NamedTuple):
     parent: int  # row of the beam it extends
 
 
-def beam_steps(engine: Engine, cache: KVCache, reply: Reply) -> Iterator[Step]:
+def beam_steps(engine: Engine, pool: PagePool, row: PageRow, reply: Reply) -> Iterator[float]:
     """Search for the best reply.
 
     Args:
         engine: the decoder.
-        cache: one row with room for the prompt, empty or holding a beginning of it; it ends up holding the prompt.
+        pool: without a limit.
+        row: of the pool, empty or holding a beginning of the prompt, short of all; it ends up holding the prompt.
         reply: empty; ends up holding the best sequence found.
 
     Yields:
-        A step for every forward pass; the last carries all parts.
+        The seconds of each forward pass and of what it led to.
     """
     num_beams, length_penalty = reply.options.num_beams, reply.options.length_penalty
     running = [Beam((), (), 0.0, 0)]
     finished: list[tuple[float, Beam]] = []  # (rank, beam), best first
 
     started = perf_counter()
-    logits = engine.feed(cache, [reply.prompt_ids[cache.length :]])
-    for length in range(1, reply.max_tokens + 1):
-        candidates = _extend(running, logits, reply)
-        is_end = [reply.would_end(beam.ids) for beam in candidates]
+    rows: list[PageRow] = []  # a copy of the row for each beam
+    try:
+        logits = engine.read_on(pool, [row], [reply.prompt_ids[row.length :]])
+        for length in range(1, reply.max_tokens + 1):
+            candidates = _extend(running, logits, reply)
+            is_end = [reply.would_end(beam.ids) for beam in candidates]
 
-        ranked = zip(candidates[:num_beams], is_end, strict=False)
-        finished += [(beam.score / length**length_penalty, beam) for beam, end in ranked if end]
-        finished = sorted(finished, key=lambda pair: -pair[0])[:num_beams]
+            ranked = zip(candidates[:num_beams], is_end, strict=False)
+            finished += [(beam.score / length**length_penalty, beam) for beam, end in ranked if end]
+            finished = sorted(finished, key=lambda pair: -pair[0])[:num_beams]
 
-        unended = zip(candidates, is_end, strict=True)
-        running = [beam for beam, end in unended if not end][:num_beams]
-        is_full = len(finished) == num_beams
-        if not running or (
-            is_full and running[0].score / length**length_penalty <= finished[-1][0]
-        ):
-            break
-        yield Step([], perf_counter() - started)
+            unended = zip(candidates, is_end, strict=True)
+            running = [beam for beam, end in unended if not end][:num_beams]
+            is_full = len(finished) == num_beams
+            if not running or (
+                is_full and running[0].score / length**length_penalty <= finished[-1][0]
+            ):
+                break
+            yield perf_counter() - started
 
-        started = perf_counter()
-        parents = [beam.parent for beam in running]
-        # The first selection copies in any case: the caller's cache keeps the prompt and nothing else.
-        if length == 1 or parents != list(range(cache.batch)):
-            cache = cache.select(parents)
-        rows = [beam.ids[-1:] for beam in running]
-        if engine.outgrows(cache, rows):
-            cache.rollback(0)
-            rows = [(*reply.prompt_ids, *beam.ids) for beam in running]
-        logits = engine.feed(cache, rows)
+            started = perf_counter()
+            rows = _follow(rows or [row], running, is_first=length == 1)
+            ids = [[*reply.prompt_ids, *beam.ids] for beam in running]
+            if engine.outgrows(rows[0].length, 1):
+                for own in rows:
+                    own.rollback(0)
+            logits = engine.read_on(
+                pool, rows, [own[held.length :] for own, held in zip(ids, rows, strict=True)]
+            )
+    finally:
+        for own in rows:
+            own.release()
 
     _, best = finished[0]
-    pairs = zip(best.ids, best.logprobs, strict=True)
-    parts = merge_parts([part for token, logprob in pairs for part in reply.push(token, logprob)])
-    yield Step([(0, part) for part in parts], perf_counter() - started)
+    for token, logprob in zip(best.ids, best.logprobs, strict=True):
+        reply.push(token, logprob)
+    reply.parts = merge_parts(reply.parts)
+    yield perf_counter() - started
+
+
+def search_beams(
+    engine: Engine, reply: Reply, pool: PagePool | None = None, row: PageRow | None = None
+) -> Generation:
+    """The best reply that beam search finds; arguments as `beam_steps`', the pool and row new where there are none."""
+    if pool is None or row is None:
+        pool = PagePool(engine.rt, engine.config)
+        row = PageRow(pool, first_key())
+    compiled_before = engine.rt.backend.compiler.compilations()
+    held = row.length
+    first, *rest = beam_steps(engine, pool, row, reply)
+    return reply.result(
+        Timings(
+            prefill_tokens=len(reply.prompt_ids) - held,
+            prefill_seconds=first,
+            decode_tokens=len(reply.ids) - 1,
+            decode_seconds=sum(rest),
+            compilations=engine.rt.backend.compiler.compilations() - compiled_before,
+            reused_tokens=held,
+        )
+    )
+
+
+def _follow(rows: Sequence[PageRow], running: Sequence[Beam], *, is_first: bool) -> list[PageRow]:
+    """Rows that hold what the parents of beams do. These are given back, but the first, which is the caller's."""
+    followers = [rows[beam.parent].fork() for beam in running]
+    if not is_first:
+        for row in rows:
+            row.release()
+    return followers
 
 
 def _extend(running: list[Beam], logits: np.ndarray, reply: Reply) -> list[Beam]:

@@ -19,7 +19,8 @@ from xplm.generate.prompts import Ids, require_ids
 from xplm.layers.step import Steps
 from xplm.models import decoder
 from xplm.out_of_memory import memory_faults, require_memory
-from xplm.paged_cache import PagedCache, PagePool, PageRow
+from xplm.page_pool import PagePool, PageRow
+from xplm.paged_cache import PagedCache
 from xplm.progress import READING, OnProgress, unseen
 from xplm.rope_scaling import has_long_factors
 from xplm.runtime import Runtime
@@ -55,17 +56,12 @@ class Engine:
     def _ropes(self) -> tuple[RopeSpec, ...]:
         return self.config.ropes
 
-    def outgrows(self, cache: KVCache, rows: Sequence[Sequence[int]] | np.ndarray) -> bool:
-        """Whether the keys of a row must be computed again: it grows past the trained length of longrope.
+    def outgrows(self, length: int, count: int) -> bool:
+        """Whether `count` tokens more make a sequence of `length` longer than longrope was trained on.
 
-        Args:
-            cache: as `feed` takes it.
-            rows: likewise.
+        Then its keys must be computed again.
         """
-        return any(
-            n > 0 and self.has_long_factors(n + len(row)) and not self.has_long_factors(n)
-            for n, row in zip(cache.lengths, rows, strict=True)
-        )
+        return length > 0 and self.has_long_factors(length + count) != self.has_long_factors(length)
 
     def check_ids(self, ids: Ids) -> list[int]:
         """Refuse what the decoder cannot read.
@@ -240,6 +236,23 @@ class Engine:
             )
             logits = self._to_host(logits)
         return logits[:, -1] if last_only else logits
+
+    def read_on(
+        self, pool: PagePool, rows: Sequence[PageRow], ids: Sequence[Sequence[int]]
+    ) -> np.ndarray:
+        """As `read`, of any number of tokens, in chunks, and with the pages taken; the pool has no limit."""
+        n_tokens = len(ids[0])
+        ends = [row.length + n_tokens for row in rows]
+        for row in rows:
+            assert row.reserve(n_tokens), "a pool without a limit has room"
+        for begin in range(0, n_tokens, self.chunk_tokens):
+            if n_tokens > self.chunk_tokens:
+                self.progress(READING, begin, n_tokens)
+            chunk = [own[begin : begin + self.chunk_tokens] for own in ids]
+            logits = self.read(pool, rows, chunk, ends)
+        if n_tokens > self.chunk_tokens:
+            self.progress(READING, n_tokens, n_tokens)
+        return logits
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """Logits after every token of one sequence, in one pass without a cache.   ids (T,)  ->  (T, V) float32

@@ -4,7 +4,6 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from xplm.cache import KVCache
 from xplm.errors import ContextError, RequestError
 from xplm.generate.constraint import Constraint, Unconstrained
 from xplm.generate.engine import Engine
@@ -12,6 +11,7 @@ from xplm.generate.options import SamplingOptions
 from xplm.generate.result import FinishReason, Generation, Timings
 from xplm.generate.sampling import Ranked, choose_token
 from xplm.generate.stop import StopFilter, hide_special
+from xplm.page_pool import PageRow
 from xplm.text.detokenize import StreamDecoder
 from xplm.text.reply_parts import Kind, Part, join_calls
 from xplm.text.thoughts import Plain, ReplyFormat
@@ -173,7 +173,7 @@ def start_reply(
     turn_end_ids: Collection[int] = (),
     reply_format: ReplyFormat = Plain(),  # noqa: B008, a value
     constraint: Constraint = Unconstrained(),  # noqa: B008, a value
-    cache: KVCache | None = None,
+    row: PageRow | None = None,
 ) -> Reply:
     """An empty reply to a prompt, after checking that there is room for one.
 
@@ -186,7 +186,7 @@ def start_reply(
         turn_end_ids: ids that end a turn of a chat, besides the model's own end of sequence.
         reply_format: as for Reply.
         constraint: as for Reply; beam search takes none.
-        cache: that is there for the reply; another is allocated where it is too small, or None.
+        row: that is there for the reply, and may have all the pages that it takes; None: there is none.
 
     Raises:
         RequestError: the prompt is empty, fills the model's context, or has an id outside the vocabulary, as a stop
@@ -207,8 +207,8 @@ def start_reply(
             f"beam search follows no grammar, so one needs num_beams 1; got {options.num_beams}"
         )
     max_tokens = min(options.max_new_tokens, room)
-    capacity = 0 if cache is None or options.num_beams > 1 else cache.capacity
-    has_cache = capacity >= len(prompt_ids) + max_tokens
+    n_tokens = len(prompt_ids) + max_tokens
+    has_cache = row is not None and options.num_beams == 1 and row.has_room(n_tokens)
     engine.require_memory(options.num_beams, len(prompt_ids), max_tokens, has_cache=has_cache)
 
     ends = (*engine.config.eos_token_id, *tokenizer.eos_token_ids, *turn_end_ids)

@@ -12,14 +12,16 @@ from os import PathLike
 from reprlib import repr as shown  # a value of any length, cut short
 from typing import Any, NamedTuple, Unpack
 
-from xplm.cache import KVCache
 from xplm.errors import RequestError
 from xplm.generate.engine import Engine
 from xplm.generate.options import SamplingKeywords, make_options
 from xplm.generate.reply import Reply, start_reply
+from xplm.generate.request import Request
 from xplm.generate.result import FinishReason, Generation
 from xplm.generate.stream import TextStream, stream_reply
 from xplm.generate.transcript import REASONING, read_transcript, write_transcript
+from xplm.page_pool import PagePool
+from xplm.pages import first_key
 from xplm.text.chat import Message
 from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.faults import require_text
@@ -74,9 +76,8 @@ class Chat:
         for name, value in self._template_args.items():
             _require_read(name, value, encoder.tokenizer)
         self._turns: tuple[Turn, ...] = ()
-        self._cache: KVCache | None = None
-        self._held: list[int] = []  # the token ids whose keys and values the cache holds, in order
-        self._has_long_factors = False  # of longrope, which rotated what the cache holds
+        self._pool = PagePool(engine.rt, engine.config)
+        self._row = self._pool.acquire([], first_key())
         self._is_replying = False
 
     @property
@@ -94,7 +95,7 @@ class Chat:
     def __repr__(self) -> str:
         """The system message, and the turns and tokens so far."""
         system = "" if self.system is None else f"system={shown(self.system)}, "
-        held = f"tokens={len(self._held)} of {self._engine.context}"
+        held = f"tokens={self._row.length} of {self._engine.context}"
         return f"Chat({system}turns={self.n_turns}, {held})"
 
     @property
@@ -167,7 +168,7 @@ class Chat:
         require_text("an answer", assistant)
         require_text("a thought", reasoning)
         self._require_idle()
-        self._turns += (Turn(user, assistant, len(self._held), reasoning=reasoning),)
+        self._turns += (Turn(user, assistant, self._row.length, reasoning=reasoning),)
 
     def rollback(self, turns: int = 1) -> None:
         """Take back the last turns, as if they had never been sent.
@@ -188,9 +189,7 @@ class Chat:
         self._require_idle()
         other = Chat(self._engine, self._encoder, self.system, self._template_args)
         other._turns = self._turns
-        other._cache = self._cache.fork() if self._cache else None
-        other._held = list(self._held)
-        other._has_long_factors = self._has_long_factors
+        other._pool, other._row = self._pool, self._row.fork()
         return other
 
     def clear(self) -> None:
@@ -242,45 +241,40 @@ class Chat:
             continues_prompt=False,
             turn_end_ids=self._turn_end_ids(),
             reply_format=self._format,
-            cache=self._cache,
+            row=self._row,
         )
 
         self._is_replying = True
+        held = self._row.length
         try:
             yield Part("content", "")  # the request is good: what `stream` waits for
-            cache = self._make_room(reply)
-            generation = yield from stream_reply(self._engine, reply, cache)
-            self._held = (reply.prompt_ids + reply.ids)[: cache.length]
-            turn = Turn(text, generation.text, cache.length, generation.finish_reason)
+            held = self._keep_beginning(reply)
+            generation = yield from stream_reply(
+                self._engine, Request(reply, row=self._row), self._pool
+            )
+            held = self._row.length
+            turn = Turn(text, generation.text, held, generation.finish_reason)
             self._turns += (turn._replace(reasoning=generation.reasoning),)
             return generation
         finally:
             self._is_replying = False
-            self._truncate(len(self._held))  # of a reply that was broken off, nothing stays
+            self._truncate(held)  # of a reply that was broken off, nothing stays
 
-    def _make_room(self, reply: Reply) -> KVCache:
-        """The cache, holding nothing but a beginning of the prompt, with room for the rest and for the reply."""
+    def _keep_beginning(self, reply: Reply) -> int:
+        """Have the row hold nothing but a beginning of the prompt; returns how much."""
         # The last token of the prompt is always computed: its logits choose the reply's first.
-        self._truncate(_common_prefix(self._held, reply.prompt_ids[:-1]))
-        if self._engine.has_long_factors(len(reply.prompt_ids)) != self._has_long_factors:
+        self._truncate(_common_prefix(self._row.ids, reply.prompt_ids[:-1]))
+        if self._engine.outgrows(self._row.length, len(reply.prompt_ids) - self._row.length):
             self._truncate(0)
-
-        needed = len(reply.prompt_ids) + reply.max_tokens
-        if self._cache is None:
-            self._cache = self._engine.allocate(1, needed)
-        elif self._cache.capacity < needed:
-            # Doubling keeps the copying of a long conversation in proportion to its length.
-            self._cache.grow(max(needed, min(2 * self._cache.capacity, self._engine.context)))
-        return self._cache
+        return self._row.length
 
     def _truncate(self, length: int) -> None:
-        """Forget what the cache holds beyond `length` tokens."""
-        del self._held[length:]
+        """Forget what is held beyond `length` tokens; all of it, where a window has passed the rest."""
+        was_long = self._engine.has_long_factors(self._row.length)
+        if not self._row.rollback(length) or was_long != self._engine.has_long_factors(length):
+            self._row.release()
+        length = self._row.length
         self._turns = tuple(t._replace(n_cached=min(t.n_cached, length)) for t in self._turns)
-        if self._cache is not None:
-            was_long = self._has_long_factors or self._engine.has_long_factors(self._cache.length)
-            self._has_long_factors = was_long and length > 0
-            self._cache.rollback(length)
 
     def _require_idle(self) -> None:
         if self._is_replying:

@@ -2,26 +2,25 @@
 
 from collections.abc import Generator, Iterator
 
-from xplm.cache import KVCache
 from xplm.errors import RequestError
-from xplm.generate.beam import beam_steps
-from xplm.generate.decode import generate_steps, sum_timings
+from xplm.generate.beam import search_beams
 from xplm.generate.engine import Engine
-from xplm.generate.reply import Reply
+from xplm.generate.request import Request
 from xplm.generate.result import Generation
+from xplm.generate.scheduler import generate_steps
+from xplm.page_pool import PagePool
 from xplm.text.reply_parts import Part
 
 
 def stream_reply(
-    engine: Engine, reply: Reply, cache: KVCache | None = None
+    engine: Engine, request: Request, pool: PagePool | None = None
 ) -> Generator[Part, None, Generation]:
     """Generate one reply.
 
     Args:
         engine: the decoder.
-        reply: empty; owns how to generate, and ends up holding the result.
-        cache: one row with room for the prompt and its reply; empty, or holding a beginning of the prompt. None:
-            one is allocated for the first piece.
+        request: its reply is empty, and ends up holding the result.
+        pool: that holds the request's row; None: one of its own.
 
     Yields:
         Its parts. Beam search knows them at the end only.
@@ -29,17 +28,14 @@ def stream_reply(
     Returns:
         The finished reply.
     """
-    if cache is None:
-        cache = engine.allocate(1, len(reply.prompt_ids) + reply.max_tokens)
-    seconds, compiled_before = [], engine.rt.backend.compiler.compilations()
-    prefill_tokens = len(reply.prompt_ids) - cache.length
-    is_beam = reply.options.num_beams > 1
-    steps = beam_steps(engine, cache, reply) if is_beam else generate_steps(engine, cache, [reply])
-    for step in steps:
-        seconds.append(step.seconds)
-        for _, part in step.parts:
-            yield part
-    return reply.result(sum_timings(engine, [reply], prefill_tokens, seconds, compiled_before))
+    if request.reply.options.num_beams > 1:
+        generation = search_beams(engine, request.reply, pool, request.row)
+        yield from request.reply.parts
+        return generation
+    for events in generate_steps(engine, [request], pool):
+        for event in events:
+            yield from event.parts
+    return request.result()
 
 
 class TextStream(Iterator[str]):

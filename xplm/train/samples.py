@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from xplm.generate.decode import generate_steps
 from xplm.generate.engine import Engine
 from xplm.generate.options import SamplingOptions
 from xplm.generate.reply import start_reply
+from xplm.generate.request import Request
+from xplm.generate.scheduler import generate_steps
 from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.tokenizer import Tokenizer
 
@@ -61,8 +62,6 @@ def draw_samples(
     ]
     if not replies:
         return []
-    # Every row has room for the longest prompt and the longest reply.
-    capacity = max(len(r.prompt_ids) for r in replies) + max(r.max_tokens for r in replies)
-    for _ in generate_steps(engine, engine.allocate(len(replies), capacity), replies):
+    for _ in generate_steps(engine, [Request(reply) for reply in replies]):
         pass
     return [Sample(step, p, r.text) for p, r in zip(prompts, replies, strict=True)]

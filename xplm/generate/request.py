@@ -1,0 +1,100 @@
+"""A reply that is asked for: what the scheduler serves, and what it hands back."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from xplm.errors import RequestError
+from xplm.generate.prompt_scores import PromptScores
+from xplm.generate.reply import Reply
+from xplm.generate.result import Generation, Timings
+from xplm.page_pool import PageRow
+from xplm.text.reply_parts import Part
+
+
+class Request:
+    """A reply that is asked for, and what serving it has taken so far."""
+
+    def __init__(
+        self,
+        reply: Reply,
+        owner: str = "",
+        row: PageRow | None = None,
+        *,
+        scores_prompt: bool = False,
+    ) -> None:
+        """Nothing is computed yet.
+
+        Args:
+            reply: empty.
+            owner: whose it is; a beginning of a text is shared between requests of one owner alone.
+            row: of the scheduler's pool, holding a beginning of the prompt, short of all. It is the caller's, and holds
+                all tokens of the prompt and the reply but the last when it has ended; None: the request gets one.
+            scores_prompt: whether the log-probabilities of the prompt's tokens are asked for, too. Such a prompt is
+                read from its first token on.
+        """
+        self.reply = reply
+        self.owner = owner
+        n_top = reply.options.top_logprobs
+        self.prompt_scores = PromptScores(reply.prompt_ids, n_top) if scores_prompt else None
+        self.row = row  # None while it waits without one
+        self.is_row_lent = row is not None
+        self.reused_tokens = 0
+        """Tokens whose keys and values were there already."""
+        self.computed_tokens = 0
+        """Tokens of the prompt that were computed, more than once after it had to give its pages back."""
+        self.prefill_seconds = 0.0
+        """Of the passes that it took part in, up to its first token."""
+        self.decode_seconds = 0.0
+        """Of those after that."""
+        self.is_admitted = False  # it has been, at least once
+        self.compilations = 0
+        """Kernels that were compiled meanwhile, for who counts them."""
+
+    @property
+    def ids(self) -> list[int]:
+        """The prompt and what follows it."""
+        return self.reply.prompt_ids + self.reply.ids
+
+    @property
+    def n_unread(self) -> int:
+        """Tokens whose keys and values are not stored."""
+        held = 0 if self.row is None else self.row.length
+        return len(self.reply.prompt_ids) + len(self.reply.ids) - held
+
+    @property
+    def is_scoring(self) -> bool:
+        """Whether tokens of the prompt are still to be scored."""
+        return self.prompt_scores is not None and not self.prompt_scores.is_complete
+
+    def result(self) -> Generation:
+        """The finished reply."""
+        return self.reply.result(
+            Timings(
+                prefill_tokens=self.computed_tokens,
+                prefill_seconds=self.prefill_seconds,
+                decode_tokens=len(self.reply.ids) - 1,
+                decode_seconds=self.decode_seconds,
+                compilations=self.compilations,
+                reused_tokens=self.reused_tokens,
+            )
+        )
+
+
+class Event(NamedTuple):
+    """What a pass gave to one request."""
+
+    request: Request
+    parts: list[Part]  # that can be shown now
+    error: RequestError | None = None  # why it ended without a reply
+
+
+def sum_timings(requests: Sequence[Request]) -> Timings:
+    """The timings of requests that were served together, one prompt after another and then all replies at once."""
+    return Timings(
+        prefill_tokens=sum(r.computed_tokens for r in requests),
+        prefill_seconds=sum(r.prefill_seconds for r in requests),
+        decode_tokens=sum(len(r.reply.ids) - 1 for r in requests),
+        decode_seconds=max(r.decode_seconds for r in requests),
+        compilations=max(r.compilations for r in requests),
+        reused_tokens=sum(r.reused_tokens for r in requests),
+    )
