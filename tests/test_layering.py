@@ -192,7 +192,6 @@ WEIGHT_READERS = {
     "xplm/layers/linear.py": "linear",
     "xplm/models/decoder.py": "embedding and head",
     "xplm/layers/norm.py": "vectors, which are never packed",
-    "xplm/layers/step.py": "vectors of norms",
 }
 
 

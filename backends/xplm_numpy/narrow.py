@@ -41,8 +41,8 @@ def takes(*arrays):
 
 
 def alike(arrays):
-    """Whether all have one dtype."""
-    return all(array.dtype == arrays[0].dtype for array in arrays)
+    """Whether all of these, None aside, have one dtype."""
+    return len({array.dtype for array in arrays if array is not None}) == 1
 
 
 def in_float32(island):
@@ -87,6 +87,11 @@ class _Writeable(NamedTuple):
     def __array_interface__(self):
         interface = self.array.__array_interface__
         return interface | {"data": (interface["data"][0], False)}
+
+
+def weight_bits(weight, like):
+    """A matrix as kernels are given it: where there is none, one of no rows, stored like another."""
+    return bits(like)[:0] if weight is None else bits(weight)
 
 
 def bias_bits(bias, weight):

@@ -7,6 +7,7 @@ import pytest
 
 from tests.helpers import to_numpy
 from tests.tiny import (
+    BASE,
     VARIANTS,
     change_mixers,
     draw_ids,
@@ -20,13 +21,12 @@ from xplm.kernels import PORTABLE
 from xplm.layers.block import block_fwd
 from xplm.layers.step import Steps
 from xplm.models.decoder import embed_fwd, forward, make_context
+from xplm.numerics.tiny_models import tiny_config
 from xplm.runtime import make_runtime
 from xplm.specs import LayerNormSpec, RMSNormSpec
 
-NOT_BOUND = ("phi", "gelu", "granite", "gemma", "cohere", "nemotron")
-"""Beginnings of VARIANTS whose blocks the fusions do not compute."""
-
 ADDED_TO_1 = RMSNormSpec(1e-5, offset=1.0)
+PLAIN = LayerNormSpec(1e-5, has_weight=False, has_bias=False)
 POLICIES = ["fp32", "bf16", "fp16", "bf16,cache=fp32", "fp32,param=bf16", "fp8", "bf16,matmul=fp8"]
 
 
@@ -66,7 +66,18 @@ def block_by_block(rt, config, params, x, context):
     "name",
     [
         *("gqa", "head_dim", "attention_bias", "mlp_bias", "mistral", "yarn", "qwen3", "parallel"),
-        *("ropes_by_layer", "cap and sinks"),
+        *("ropes_by_layer", "cap and sinks", "gelu", "granite", "gemma", "cohere", "nemotron"),
+        *(
+            "phi_qk_norm",
+            "gpt2",
+            "starcoder2",
+            "gemma2",
+            "gemma3_text",
+            "olmo2",
+            "exaone4",
+            "gpt_neox",
+        ),
+        *("glm4", "stablelm", "cohere2", "falcon"),
     ],
 )
 def test_a_step_is_its_blocks_to_the_last_bit(numpy_backend, policy, name, counts):
@@ -143,17 +154,15 @@ def test_who_takes_steps(numpy_backend):
     ):
         other = make_runtime(numpy_backend, policy)
         assert not Steps(other, config, params).take(context())
-    for kind in ("gpt2", "starcoder2", "phi"):
-        assert not Steps(rt, other_family(kind), params).take(context())
-    gelu = make_config(hidden_act="gelu_pytorch_tanh")
-    assert not Steps(rt, gelu, params).take(context())
+    for kind in ("mixtral", "deepseek_v2"):
+        assert not Steps(rt, tiny_config({"model_type": kind}), params).take(context())
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        *(name for name in VARIANTS if not name.startswith(NOT_BOUND)),
-        *("parallel", "ropes_by_layer"),
+        *VARIANTS,
+        *("parallel", "ropes_by_layer", "gpt2", "starcoder2", "gemma3_text", "olmo2"),
     ],
 )
 @pytest.mark.parametrize("kernels", ["fused", "portable"])
@@ -201,6 +210,7 @@ def test_blocks_of_which_none_is_rotated_are_not_bound(numpy_backend):
     assert not Steps(rt, config, params).take(context())
 
 
+@pytest.mark.parametrize("policy", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -211,14 +221,18 @@ def test_blocks_of_which_none_is_rotated_are_not_bound(numpy_backend):
         {"mlp_norm": None},
         {"is_parallel": True},
         {"branch_scale": 0.5},
+        dict.fromkeys(("norm", "mlp_norm", "mixer_output_norm", "mlp_output_norm"), PLAIN),
     ],
     ids=str,
 )
-def test_blocks_with_other_norms_or_a_scale_are_not_bound(numpy_backend, changes):
+def test_blocks_with_other_norms_or_a_scale(numpy_backend, policy, changes):
     config = make_config()
     config = replace(config, blocks=tuple(replace(block, **changes) for block in config.blocks))
-    rt, config, params, _, context = start(numpy_backend, "fp32", config=config)
-    assert not Steps(rt, config, params).take(context())
+    rt, config, params, x, context = start(numpy_backend, policy, config=config)
+    assert Steps(rt, config, params).take(context())
+    y = Steps(rt, config, params)(x, context())
+    expected = block_by_block(rt, config, params, x, context())
+    np.testing.assert_array_equal(to_numpy(rt.backend, y), expected)
 
 
 def find_config(name):
@@ -227,10 +241,9 @@ def find_config(name):
         "ropes_by_layer": make_ropes_by_layer,
         "cap and sinks": make_capped,
     }
-    return made[name]() if name in made else make_config(**VARIANTS[name])
-
-
-def other_family(kind):
-    if kind in ("starcoder2", "phi"):
-        return make_config(model_type=kind)
-    return make_config(model_type=kind, n_embd=16, n_layer=2, n_head=4, n_positions=64, n_inner=24)
+    if name in made:
+        return made[name]()
+    if name in VARIANTS:
+        return make_config(**VARIANTS[name])
+    sizes = {"vocab_size": BASE["vocab_size"], "hidden_size": 32}
+    return tiny_config({"model_type": name} | sizes)

@@ -13,14 +13,13 @@ offset compute in the island up to y and round once, in Gemma's order; Llama's r
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from array_api_compat import device
-
 from xplm.gradients import Gradients
+from xplm.kernels.parts.norms import LAYER, RMS, RMS_ONCE
 from xplm.params import ParamSpec
 from xplm.precision import cast
 from xplm.runtime import Runtime
 from xplm.specs import LayerNormSpec, NormSpec, RMSNormSpec
-from xplm.typing import Array, Params
+from xplm.typing import Array, DType, Params
 
 
 class NormKind(NamedTuple):
@@ -30,6 +29,8 @@ class NormKind(NamedTuple):
     fwd: Callable[[Runtime, Any, Params, str, Array], tuple[Array, Any]]
     bwd: Callable[[Runtime, Any, Array, Any], dict[str, Array]]
     """(rt, spec, dy, saved) -> the gradients of "x" and of each parameter, by the end of its name."""
+    bind: Callable[[Runtime, Any, Params, str, int], Array]
+    """As `bind_norm`."""
 
 
 def norm_specs(spec: NormSpec, name: str, width: int) -> list[ParamSpec]:
@@ -95,6 +96,18 @@ def add_norm_layer_bwd(
     return dy + norm_layer_bwd(rt, spec, name, dn, saved, grads)
 
 
+def fusion_kind(spec: NormSpec) -> str:
+    """Its kind among those of `xplm.kernels.parts.norms`."""
+    if isinstance(spec, LayerNormSpec):
+        return LAYER
+    return RMS_ONCE if spec.offset else RMS
+
+
+def bind_norm(rt: Runtime, spec: NormSpec, params: Params, name: str, width: int) -> Array:
+    """The array that the fusions of `xplm.kernels.parts.norms` take for a norm of `width` features."""
+    return NORMS[type(spec)].bind(rt, spec, params, name, width)
+
+
 def _is_one_op(rt: Runtime, spec: NormSpec) -> bool:
     """Whether the table has addition and norm as one op, both ways: see `xplm.kernels.fusions`."""
     is_plain = isinstance(spec, RMSNormSpec) and not spec.offset
@@ -127,6 +140,10 @@ def _rms_norm_bwd(rt: Runtime, spec: RMSNormSpec, dy: Array, saved: Any) -> dict
     return {"x": cast(dx, dy.dtype) if spec.offset else dx, "weight": dweight}
 
 
+def _bind_rms_norm(rt: Runtime, spec: RMSNormSpec, params: Params, name: str, width: int) -> Array:
+    return _with_offset(rt, spec, params[f"{name}.weight"])
+
+
 def _layer_norm_inits(spec: LayerNormSpec) -> dict[str, str]:
     weight = {"weight": _start(spec)} if spec.has_weight else {}
     return weight | ({"bias": "zeros"} if spec.has_bias else {})
@@ -135,14 +152,31 @@ def _layer_norm_inits(spec: LayerNormSpec) -> dict[str, str]:
 def _layer_norm_fwd(
     rt: Runtime, spec: LayerNormSpec, params: Params, name: str, x: Array
 ) -> tuple[Array, Any]:
-    def constant(make: Callable[..., Array]) -> Array:
-        return make((x.shape[-1],), dtype=x.dtype, device=device(x))
-
-    xp = rt.backend.xp
-    weight = params[f"{name}.weight"] if spec.has_weight else constant(xp.ones)
-    bias = params[f"{name}.bias"] if spec.has_bias else constant(xp.zeros)
-    weight = _with_offset(rt, spec, weight)
+    weight, bias = _layer_norm_params(rt, spec, params, name, x.shape[-1], x.dtype)
     return rt.ops.layer_norm_fwd(x, weight, bias, eps=spec.eps, island=rt.dtype.norm)
+
+
+def _layer_norm_params(
+    rt: Runtime, spec: LayerNormSpec, params: Params, name: str, width: int, dtype: DType
+) -> tuple[Array, Array]:
+    """Weight and bias as the op takes them, ones and zeros (width,) of a dtype for those that there are not."""
+    xp, device = rt.backend.xp, rt.backend.device
+    if spec.has_weight:
+        weight = _with_offset(rt, spec, params[f"{name}.weight"])
+    else:
+        weight = xp.ones((width,), dtype=dtype, device=device)
+    if spec.has_bias:
+        return weight, params[f"{name}.bias"]
+    return weight, xp.zeros((width,), dtype=dtype, device=device)
+
+
+def _bind_layer_norm(
+    rt: Runtime, spec: LayerNormSpec, params: Params, name: str, width: int
+) -> Array:
+    island = rt.dtype.norm
+    pair = _layer_norm_params(rt, spec, params, name, width, island)
+    weight, bias = (cast(part, island) for part in pair)
+    return rt.backend.xp.stack([weight, rt.backend.xp.broadcast_to(bias, weight.shape)])
 
 
 def _layer_norm_bwd(rt: Runtime, spec: LayerNormSpec, dy: Array, saved: Any) -> dict[str, Array]:
@@ -151,6 +185,8 @@ def _layer_norm_bwd(rt: Runtime, spec: LayerNormSpec, dy: Array, saved: Any) -> 
 
 
 NORMS: dict[type, NormKind] = {
-    RMSNormSpec: NormKind(lambda spec: {"weight": _start(spec)}, _rms_norm_fwd, _rms_norm_bwd),
-    LayerNormSpec: NormKind(_layer_norm_inits, _layer_norm_fwd, _layer_norm_bwd),
+    RMSNormSpec: NormKind(
+        lambda spec: {"weight": _start(spec)}, _rms_norm_fwd, _rms_norm_bwd, _bind_rms_norm
+    ),
+    LayerNormSpec: NormKind(_layer_norm_inits, _layer_norm_fwd, _layer_norm_bwd, _bind_layer_norm),
 }

@@ -1,7 +1,7 @@
 """A decoder's blocks for one token a row, as decoding takes them: what `block_fwd` gives, in one call for all layers.
 
-x = x + attention(norm(x))          extends the cache            L times
-x = x + mlp(norm(x))
+x = x + c m(attention(norm(x)))     extends the cache            L times
+x = x + c f(mlp(mlp_norm(x)))
 """
 
 from operator import is_not
@@ -9,11 +9,21 @@ from typing import Any, NamedTuple
 
 from xplm.config import DecoderConfig
 from xplm.kernels.fusions.bind_blocks import BlockWeights, BoundBlocks
-from xplm.layers.block import MIXER, MLP, MLP_NORM, NORM, block_name
+from xplm.kernels.rope import HALVES
+from xplm.layers.block import (
+    MIXER,
+    MIXER_OUTPUT_NORM,
+    MLP,
+    MLP_NORM,
+    MLP_OUTPUT_NORM,
+    NORM,
+    block_name,
+)
 from xplm.layers.context import Context
 from xplm.layers.linear import read_linear
+from xplm.layers.norm import bind_norm, fusion_kind
 from xplm.runtime import Runtime
-from xplm.specs import AttentionSpec, BlockSpec, MLPSpec, RMSNormSpec
+from xplm.specs import AttentionSpec, BlockSpec, MLPSpec, NormSpec, RopeSpec
 from xplm.typing import Array, Params
 
 
@@ -40,7 +50,10 @@ class Steps:
         False for several tokens a row, an adapter, an island other than float32, a block that the fusions do not
         compute, or where the runtime lacks one of the three decode fusions.
         """
-        is_one_token = all(cos.shape[2] == 1 for cos, _ in context.ropes.values())
+        lengths = [cos.shape[2] for cos, _ in context.ropes.values()]
+        if context.positions is not None:
+            lengths.append(context.positions.shape[1])
+        is_one_token = all(length == 1 for length in lengths)
         return is_one_token and context.cache is not None and self._blocks() is not None
 
     def __call__(self, x: Array, context: Context) -> Array:
@@ -48,7 +61,7 @@ class Steps:
         cache, blocks = context.cache, self._blocks()
         assert cache is not None, "a step reads what came before it"
         assert context.rows is not None
-        assert blocks is not None, "a step takes blocks like Llama's; ask `take`"
+        assert blocks is not None, "a step takes blocks that the fusions compute; ask `take`"
         caches = [cache.of_layer(layer) for layer in range(self._config.num_hidden_layers)]
         tables = [context.ropes[rope] for rope in self._config.ropes]
         return blocks(x, tables, caches, context.rows)
@@ -66,39 +79,63 @@ class Steps:
         islands = (rt.dtype.norm, rt.dtype.rope, rt.dtype.softmax)
         if (
             not rt.has("bind_blocks", "norm_attention_residual", "norm_mlp_residual")
-            or not config.ropes  # whose tables tell how many tokens a row has
-            or not all(_is_like_llamas(block) for block in config.blocks)
+            or not (config.ropes or config.has_learned_positions)  # which tell a row's tokens
+            or not all(_is_taken(block) for block in config.blocks)
             or len({_shared(block) for block in config.blocks}) != 1
             or any(dtype != rt.backend.xp.float32 for dtype in islands)
             or any("lora_A" in name for name in self._params)
         ):
             return None
 
-        blocks, tables = [], {rope: number for number, rope in enumerate(config.ropes)}
-        for layer, block in enumerate(config.blocks):
-            name = block_name(layer)
-            norms = [self._params.get(f"{name}.{MIXER}.{part}_norm.weight") for part in "qk"]
-            heads = self._gather([f"{name}.{MIXER}.{part}_proj" for part in "qkvo"])
-            sinks = self._params.get(f"{name}.{MIXER}.sinks")
-            attention = (self._params[f"{name}.{NORM}.weight"], *heads, *norms, sinks)
-            linears = self._gather([f"{name}.{MLP}.{part}_proj" for part in ("gate", "up", "down")])
-            mlp_norm = NORM if block.is_parallel else MLP_NORM
-            mlp = (self._params[f"{name}.{mlp_norm}.weight"], *linears)
-            rope = block.mixer.rope
-            facts = (block.mixer.window, block.is_parallel)
-            if rope is None:
-                blocks.append(BlockWeights(attention, mlp, *facts, table=None))
-            else:
-                blocks.append(BlockWeights(attention, mlp, *facts, tables[rope], rope.pairs))
+        tables = {rope: number for number, rope in enumerate(config.ropes)}
+        blocks = [self._weights(layer, block, tables) for layer, block in enumerate(config.blocks)]
+        first = config.blocks[0]
+        assert isinstance(first.mlp, MLPSpec)
         return rt.ops.bind_blocks(
             tuple(blocks),
             attention_half=rt.ops.norm_attention_residual,
             mlp_half=rt.ops.norm_mlp_residual,
-            scale=config.blocks[0].mixer.scale,
-            cap=config.blocks[0].mixer.cap,
-            eps=config.blocks[0].first_norm.eps,
+            scale=first.mixer.scale,
+            cap=first.mixer.cap,
+            activation=first.mlp.activation,
+            branch_scale=first.branch_scale,
+            norm_kind=fusion_kind(first.first_norm),
+            eps=first.first_norm.eps,
             island=rt.dtype.norm,
         )
+
+    def _weights(self, layer: int, block: BlockSpec, tables: dict[RopeSpec, int]) -> BlockWeights:
+        """One block's arrays and facts."""
+        assert isinstance(block.mlp, MLPSpec)
+        name, C, rope = block_name(layer), self._config.hidden_size, block.mixer.rope
+        mixer, mlp = f"{name}.{MIXER}", f"{name}.{MLP}"
+        sinks = self._params.get(f"{mixer}.sinks")
+        heads = self._gather([f"{mixer}.{part}_proj" for part in "qkvo"])
+        of_heads = [
+            self._norm(block.mixer.qk_norm, f"{mixer}.{part}_norm", block.mixer.head_dim)
+            for part in "qk"
+        ]
+        norm = self._norm(block.norm, f"{name}.{NORM}", C)
+        read = norm
+        if not block.is_parallel or block.mlp_norm is not None:
+            read = self._norm(block.mlp_norm, f"{name}.{MLP_NORM}", C)
+        parts = ("gate", "up", "down") if block.mlp.is_gated else ("up", "down")
+        linears = self._gather([f"{mlp}.{part}_proj" for part in parts])
+        return BlockWeights(
+            (norm, *heads, *of_heads, sinks),
+            (read, *(linears if block.mlp.is_gated else _without_gate(*linears))),
+            window=block.mixer.window,
+            is_parallel=block.is_parallel,
+            table=None if rope is None else tables[rope],
+            pairs=HALVES if rope is None else rope.pairs,
+            output_norms=(
+                self._norm(block.mixer_output_norm, f"{name}.{MIXER_OUTPUT_NORM}", C),
+                self._norm(block.mlp_output_norm, f"{name}.{MLP_OUTPUT_NORM}", C),
+            ),
+        )
+
+    def _norm(self, spec: NormSpec | None, name: str, width: int) -> Array | None:
+        return None if spec is None else bind_norm(self._rt, spec, self._params, name, width)
 
     def _gather(self, names: list[str]) -> tuple[Array | None, ...]:
         """The weights of linear layers, then their biases, None where there is none."""
@@ -106,26 +143,29 @@ class Steps:
         return (*weights, *biases)
 
 
+def _without_gate(
+    up: Array | None, down: Array | None, up_bias: Array | None, down_bias: Array | None
+) -> tuple[Array | None, ...]:
+    """Weights and biases of an MLP as the fusion takes them."""
+    return None, up, down, None, up_bias, down_bias
+
+
 def _shared(block: BlockSpec) -> tuple[Any, ...]:
     """The facts that all blocks of a step have in common."""
-    mixer = block.mixer
-    norms = block.norm, block.mlp_norm, mixer.qk_norm
-    return mixer.scale, mixer.cap, mixer.has_sinks, *norms
+    mixer, mlp = block.mixer, block.mlp
+    assert isinstance(mlp, MLPSpec)
+    heads = mixer.scale, mixer.cap, mixer.has_sinks, mixer.qk_norm_over
+    return *heads, *_norms(block), mlp.is_gated, mlp.activation, block.branch_scale
 
 
-def _is_like_llamas(block: BlockSpec) -> bool:
-    """Whether a block is what the two fusions compute."""
-    mixer, mlp, norm = block.mixer, block.mlp, block.norm
-    return (
-        isinstance(norm, RMSNormSpec)
-        and not norm.offset
-        and block.mlp_norm == (None if block.is_parallel else norm)
-        and block.mixer_output_norm is block.mlp_output_norm is None
-        and block.branch_scale == 1.0
-        and isinstance(mixer, AttentionSpec)
-        and mixer.qk_norm in (norm, None)
-        and mixer.qk_norm_over == "head"
-        and mixer.clip is None
-        and isinstance(mlp, MLPSpec)
-        and (mlp.is_gated, mlp.activation) == (True, "silu")
-    )
+def _norms(block: BlockSpec) -> tuple[NormSpec | None, ...]:
+    outputs = block.mixer_output_norm, block.mlp_output_norm
+    return block.norm, block.mlp_norm, block.mixer.qk_norm, *outputs
+
+
+def _is_taken(block: BlockSpec) -> bool:
+    """Whether a block is what the two fusions compute: all of its norms are of one kind."""
+    if not isinstance(block.mixer, AttentionSpec) or block.mixer.clip is not None:
+        return False
+    norms = {(fusion_kind(norm), norm.eps) for norm in _norms(block) if norm is not None}
+    return isinstance(block.mlp, MLPSpec) and len(norms) == 1

@@ -11,23 +11,32 @@ import numpy as np
 
 from xplm.errors import KernelError
 from xplm.kernels.fusions.bind_blocks import bind_blocks as portable
+from xplm.kernels.parts.norms import RMS
 from xplm.kernels.rope import NEIGHBOURS
+from xplm_numpy.activations import CODES
 from xplm_numpy.arrays import moved
 from xplm_numpy.attention_decode import sink_bits
+from xplm_numpy.halves import KINDS, norm_bits
 from xplm_numpy.jit import serial
+from xplm_numpy.kernels.norm_attention_residual import NOT_ROTATED
 from xplm_numpy.kernels.norm_attention_residual import compute as attention_kernel
 from xplm_numpy.kernels.norm_mlp_residual import compute as mlp_kernel
 from xplm_numpy.launch import launched
-from xplm_numpy.narrow import FLOAT32, alike, bias_bits, bits, in_float32, takes
+from xplm_numpy.narrow import FLOAT32, alike, bias_bits, bits, in_float32, takes, weight_bits
 
 compute_attention_half = attention_kernel.__wrapped__  # as compiled code calls it
 compute_mlp_half = mlp_kernel.__wrapped__
 
 
-def bind_blocks(blocks, *, attention_half, mlp_half, scale, cap=None, eps, island=None):
-    halves = {"attention_half": attention_half, "mlp_half": mlp_half}
-    by_halves = portable(blocks, scale=scale, cap=cap, eps=eps, island=island, **halves)
-    layers = [_laid_out(block) for block in blocks]
+def bind_blocks(
+    blocks, *, attention_half, mlp_half, scale, cap=None, activation="silu", branch_scale=1.0, norm_kind=RMS, eps,
+    island=None,
+):  # fmt: skip
+    by_halves = portable(
+        blocks, attention_half=attention_half, mlp_half=mlp_half, scale=scale, cap=cap, activation=activation,
+        branch_scale=branch_scale, norm_kind=norm_kind, eps=eps, island=island,
+    )  # fmt: skip
+    layers = [_laid_out(block, norm_kind) for block in blocks]
     if not layers or None in layers or not in_float32(island):
         return by_halves
     if not all(map(_differ_by_place, zip(*layers, strict=True))):
@@ -38,7 +47,8 @@ def bind_blocks(blocks, *, attention_half, mlp_half, scale, cap=None, eps, islan
     is_parallel = np.array([block.is_parallel for block in blocks])
     tables_of = np.array([-1 if block.table is None else block.table for block in blocks])
     are_neighbours = np.array([block.pairs == NEIGHBOURS for block in blocks])
-    scale, cap, eps = np.float32(scale), np.float32(cap or 0.0), np.float32(eps)
+    scale, cap = np.float32(scale), np.float32(cap or 0.0)
+    ends = np.float32(branch_scale), KINDS[norm_kind], np.float32(eps)
 
     def step(x, tables, caches, rows):
         stored = [(cache.keys, cache.values) for cache in caches]
@@ -54,7 +64,7 @@ def bind_blocks(blocks, *, attention_half, mlp_half, scale, cap=None, eps, islan
         if not is_taken:
             return by_halves(x, tables, caches, rows)
 
-        cos, sin = map(np.stack, zip(*tables, strict=True))
+        cos, sin = map(np.stack, zip(*tables or [(NOT_ROTATED, NOT_ROTATED)], strict=True))
         cache = tuple(map(bits, stored[0]))
         assert max(rows.begins) < cache[0].shape[2], "a cache is as large as its capacity; grow it"
         y, between = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
@@ -74,7 +84,8 @@ def bind_blocks(blocks, *, attention_half, mlp_half, scale, cap=None, eps, islan
                 windows,
                 cap,
                 is_parallel,
-                eps,
+                CODES[activation],
+                *ends,
                 bits(between),
                 bits(y),
             )
@@ -85,30 +96,35 @@ def bind_blocks(blocks, *, attention_half, mlp_half, scale, cap=None, eps, islan
     return step
 
 
-def _laid_out(block):
+def _laid_out(block, norm_kind):
     """The arrays of both halves, as these take them; None if they would have to be copied, or are not for kernels."""
-    halves = [(block.attention, 4), (block.mlp, 3)]
+    halves = zip((block.attention, block.mlp), (4, 3), block.output_norms, strict=True)
     found = []
-    for (norm, *linears), n in halves:
+    for (norm, *linears), n, output_norm in halves:
         weights, biases = linears[:n], linears[n : 2 * n]
         norms, sinks = linears[2 * n : 2 * n + 2], linears[2 * n + 2 :]
-        there = [array for array in (norm, *linears) if array is not None]
+        there = [array for array in (norm, *linears, output_norm) if array is not None]
         if not takes(*there) or not alike(weights):
             return None
         if not all(array.flags.c_contiguous and array.flags.aligned for array in there):
             return None
-        bound = (*map(bits, weights), *map(bias_bits, biases, weights))
-        small = *(bias_bits(part, norm) for part in norms), *map(sink_bits, sinks)
-        found.append((bits(norm), *bound, *small))
+        found.append(
+            (
+                norm_bits(norm, norm_kind),
+                *(weight_bits(weight, weights[-1]) for weight in weights),
+                *(bias_bits(bias, weights[-1]) for bias in biases),
+                *(norm_bits(part, norm_kind) for part in norms),
+                *map(sink_bits, sinks),
+                norm_bits(output_norm, norm_kind),
+            )
+        )
     return found
 
 
 def _are_alike(tables):
     """Whether the tables of all kinds of RoPE are float32, and of one shape."""
     every = [array for pair in tables for array in pair]
-    return bool(every) and all(
-        array.dtype == FLOAT32 and array.shape == every[0].shape for array in every
-    )
+    return all(array.dtype == FLOAT32 and array.shape == every[0].shape for array in every)
 
 
 def _differ_by_place(layers):
@@ -126,7 +142,8 @@ def _places(layers):
 @serial(is_kernel=True)
 def _step(
     x, attention, mlp, cache, attention_places, mlp_places, cache_places,
-    cos, sin, tables_of, are_neighbours, starts, scale, windows, cap, is_parallel, eps, between, y,
+    cos, sin, tables_of, are_neighbours, starts, scale, windows, cap, is_parallel, activation, branch_scale, kind,
+    eps, between, y,
 ):  # fmt: skip
     """attention, mlp, cache: the first layer's arrays; places: where those of each layer lie.
 
@@ -140,8 +157,10 @@ def _step(
         compute_attention_half(
             rows, *moved(attention, attention_places[layer]),
             cos[table, :, :, :, :half], sin[table, :, :, :, :half], keys, values,
-            starts, scale, windows[layer], cap, are_neighbours[layer], eps, between,
+            starts, scale, windows[layer], cap, are_neighbours[layer], branch_scale, kind, eps, between,
         )  # fmt: skip
         read = rows if is_parallel[layer] else between
-        compute_mlp_half(read, between, *moved(mlp, mlp_places[layer]), eps, y)
+        compute_mlp_half(
+            read, between, *moved(mlp, mlp_places[layer]), activation, branch_scale, kind, eps, y
+        )
         rows = y

@@ -10,14 +10,11 @@ import numpy as np
 from numba import prange
 
 from xplm.kernels import gelu as portable
-from xplm.kernels.gelu import CUBIC, SCALE, GeluSaved
+from xplm.kernels.gelu import GeluSaved
+from xplm_numpy.activations import CUBE, ONE, TWO_SCALE, gelu, share_of_gelu
 from xplm_numpy.blocks import BLOCK, block_of
-from xplm_numpy.exp import exp
 from xplm_numpy.jit import parallel, serial
 from xplm_numpy.narrow import bits, narrow, takes, widen
-
-TWO_SCALE, CUBE = np.float32(2.0 * SCALE), np.float32(CUBIC)
-ONE, SATURATED = np.float32(1.0), np.float32(80.0)
 
 
 def gelu_fwd(x):
@@ -62,23 +59,15 @@ def _backward(dy, x, dx):
 @serial()
 def _forward_block(x, y):
     for i in range(len(x)):
-        v = widen(x[i])
-        y[i] = narrow(v * _share(v), y)
+        y[i] = narrow(gelu(widen(x[i])), y)
 
 
 @serial()
 def _backward_block(dy, x, dx):
     for i in range(len(x)):
         v = widen(x[i])
-        s = _share(v)
+        s = share_of_gelu(v)
 
         # y = x s(2u),  2u = 2 SCALE (x + CUBIC x^3)
         du = TWO_SCALE * (ONE + np.float32(3.0) * CUBE * v * v)
         dx[i] = narrow(widen(dy[i]) * (s + v * s * (ONE - s) * du), dx)
-
-
-@serial()
-def _share(x):
-    """(1 + tanh(u)) / 2."""
-    e = exp(min(TWO_SCALE * (x + CUBE * x * x * x), SATURATED))
-    return e / (ONE + e)

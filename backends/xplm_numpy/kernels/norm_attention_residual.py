@@ -1,14 +1,15 @@
 """Norm, attention over the cache and residual in one call: `xplm.kernels.fusions.norm_attention_residual`.
 
 Bytes: those of the four weights, C (H + K) (D + Dv) numbers, and the cache's (`xplm_numpy.attention_decode`); FLOPs:
-2 B of each weight, beside attention's. The norms and the rotation are of a few hundred numbers, which one thread has
-done before a second has woken up.
+2 B of each weight, beside attention's. The rotation is of a few hundred numbers, which one thread has done before a
+second has woken up.
 """
 
 import numpy as np
 from numba import prange
 
 from xplm.kernels.fusions.norm_attention_residual import norm_attention_residual as portable
+from xplm.kernels.parts.norms import RMS
 from xplm.kernels.rope import HALVES, NEIGHBOURS
 from xplm_numpy.arrays import empty
 from xplm_numpy.attention_decode import (
@@ -20,9 +21,19 @@ from xplm_numpy.attention_decode import (
     sink_bits,
 )
 from xplm_numpy.gemv import count_blocks, multiply
+from xplm_numpy.halves import KINDS, add_branch, finish_rows, norm_bits, normalise
 from xplm_numpy.jit import parallel, serial
-from xplm_numpy.kernels.norm_mlp_residual import add_residual, normalise
-from xplm_numpy.narrow import FLOAT32, alike, bias_bits, bits, in_float32, narrow, takes, widen
+from xplm_numpy.narrow import (
+    FLOAT32,
+    alike,
+    bias_bits,
+    bits,
+    in_float32,
+    narrow,
+    takes,
+    widen,
+    widen_rows,
+)
 
 NOT_ROTATED = np.empty((1, 1, 1, 0), np.float32)
 """Tables of no pair."""
@@ -30,28 +41,32 @@ NOT_ROTATED = np.empty((1, 1, 1, 0), np.float32)
 
 def norm_attention_residual(
     x, norm, q_weight, k_weight, v_weight, o_weight, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, sinks, cos,
-    sin, cache, rows, *, scale, window=None, cap=None, pairs=HALVES, eps, island=None,
+    sin, cache, rows, output_norm=None, *, scale, window=None, cap=None, pairs=HALVES, branch_scale=1.0,
+    norm_kind=RMS, eps, island=None,
 ):  # fmt: skip
     weights, biases = (q_weight, k_weight, v_weight, o_weight), (q_bias, k_bias, v_bias, o_bias)
     norms, (keys, values, _, pages) = (q_norm, k_norm), cache
     cos_or_empty, sin_or_empty = (NOT_ROTATED, NOT_ROTATED) if cos is None else (cos, sin)
     is_float32 = cos_or_empty.dtype == sin_or_empty.dtype == FLOAT32 and in_float32(island)
-    is_taken = takes(x, norm, *weights, *biases, *norms, sinks, keys, values) and alike(weights[:3])
+    vectors = norm, *biases, *norms, sinks, output_norm
+    is_taken = takes(x, *weights, *vectors, keys, values) and alike(weights[:3])
     is_writable = pages is None and keys.flags.carray and values.flags.carray
     if x.shape[1] != 1 or not is_float32 or not is_taken or not is_writable:
-        seen = {"scale": scale, "window": window, "cap": cap, "pairs": pairs}
-        arrays = *weights, *biases, *norms, sinks, cos, sin
-        return portable(x, norm, *arrays, cache, rows, **seen, eps=eps, island=island)
+        return portable(
+            x, norm, *weights, *biases, *norms, sinks, cos, sin, cache, rows, output_norm, scale=scale, window=window,
+            cap=cap, pairs=pairs, branch_scale=branch_scale, norm_kind=norm_kind, eps=eps, island=island,
+        )  # fmt: skip
 
     assert max(rows.begins) < keys.shape[2], "a cache is as large as its capacity; grow it"
     y = np.empty(x.shape, x.dtype)
     compute(
         bits(x),
-        bits(norm),
+        norm_bits(norm, norm_kind),
         *map(bits, weights),
         *map(bias_bits, biases, weights),
-        *(bias_bits(part, norm) for part in norms),
+        *(norm_bits(part, norm_kind) for part in norms),
         sink_bits(sinks),
+        norm_bits(output_norm, norm_kind),
         bits(cos_or_empty),
         bits(sin_or_empty),
         bits(keys),
@@ -61,6 +76,8 @@ def norm_attention_residual(
         window or 0,
         np.float32(cap or 0.0),
         pairs == NEIGHBOURS,
+        np.float32(branch_scale),
+        KINDS[norm_kind],
         np.float32(eps),
         bits(y),
     )
@@ -69,12 +86,13 @@ def norm_attention_residual(
 
 @parallel()
 def compute(
-    x, norm, q_weight, k_weight, v_weight, o_weight, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, sinks, cos,
-    sin, keys, values, starts, scale, window, cap, are_neighbours, eps, y,
+    x, norm, q_weight, k_weight, v_weight, o_weight, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, sinks,
+    output_norm, cos, sin, keys, values, starts, scale, window, cap, are_neighbours, branch_scale, kind, eps, y,
 ):  # fmt: skip
     B, _, C = x.shape
     D, Dv = keys.shape[3], values.shape[3]
-    rows = normalise(x.reshape(B, C), norm, eps)
+    rows = widen_rows(x.reshape(B, C))
+    normalise(rows, norm, kind, eps, x)
     q_sums = empty((B, len(q_weight)))
     k_sums = empty((B, len(k_weight)))
     v_sums = empty((B, len(v_weight)))
@@ -92,18 +110,18 @@ def compute(
             weight, sums, begin = v_weight, v_sums, k_end
         multiply(rows, weight, block - begin, sums)
 
-    _finish_rows(q_sums, q_bias, x)
-    _finish_rows(k_sums, k_bias, x)
-    _finish_rows(v_sums, v_bias, x)
+    finish_rows(v_sums, v_bias, x)
+    for is_k in range(2):
+        sums, bias, own = (k_sums, k_bias, k_norm) if is_k else (q_sums, q_bias, q_norm)
+        finish_rows(sums, bias, x)
+        normalise(sums, own, kind, eps, x)
     q, k = empty((B, len(q_weight) // D, 1, D)), empty((D,))
     for b in range(B):
         for h in range(q.shape[1]):
             head = q_sums[b, h * D : (h + 1) * D]
-            _normalise_head(head, q_norm, eps, x)
             _rotate(head, b, cos, sin, are_neighbours, x, q[b, h, 0])
         for h in range(keys.shape[1]):
             head = k_sums[b, h * D : (h + 1) * D]
-            _normalise_head(head, k_norm, eps, x)
             _rotate(head, b, cos, sin, are_neighbours, x, k)
             for d in range(D):
                 keys[b, h, starts[b], d] = narrow(k[d], keys)
@@ -118,44 +136,12 @@ def compute(
             np.int64(unit), q, keys, values, NO_PADDING, starts, scale, window, cap, low, length, parts
         )  # fmt: skip
     joined = join(parts, sinks, q)[0].reshape(B, o_weight.shape[1])
-    _finish_rows(joined, o_bias[:0], x)
+    finish_rows(joined, o_bias[:0], x)
 
-    sums = empty((B, C))
+    o_sums = empty((B, C))
     for unsigned in prange(count_blocks(o_weight)):
-        block = np.int64(unsigned)
-        multiply(joined, o_weight, block, sums)
-        add_residual(sums, o_bias, block, x, y)
-
-
-@serial()
-def _finish_rows(sums, bias, like):
-    """Products (B, N) with their bias, in place, rounded as the array `like` stores them.
-
-    As `finish`, by loops over whole rows, which fill vector registers.
-    """
-    B, N = sums.shape
-    for b in range(B):
-        if len(bias) > 0:
-            for n in range(N):
-                sums[b, n] += widen(bias[n])
-        for n in range(N):
-            sums[b, n] = widen(narrow(sums[b, n], like))
-
-
-@serial()
-def _normalise_head(head, weight, eps, like):
-    """head / rms(head) * weight, in place, of a head (D,), rounded as the array `like` stores it; nothing without a
-    weight.
-    """
-    if len(weight) == 0:
-        return
-    total = np.float32(0.0)
-    for d in range(len(head)):
-        total += head[d] * head[d]
-    rstd = np.float32(1.0) / np.sqrt(total / np.float32(len(head)) + eps)
-    for d in range(len(head)):
-        n = widen(narrow(head[d] * rstd, like))
-        head[d] = widen(narrow(n * widen(narrow(widen(weight[d]), like)), like))
+        multiply(joined, o_weight, np.int64(unsigned), o_sums)
+    add_branch(o_sums, o_bias, output_norm, kind, eps, branch_scale, x, y)
 
 
 @serial()

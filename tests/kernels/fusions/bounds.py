@@ -4,8 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xplm.kernels.parts.norms import LAYER, RMS
 from xplm.numerics.parity.attention_bounds import attend_balls
 from xplm.numerics.parity.bounds import Arithmetic, Ball, exact, may_round
+from xplm.numerics.parity.op_bounds import gelu, gelu_erf
 from xplm.precision import HOST_DTYPES
 from xplm.views import KeyView, LayerCache, Rows
 
@@ -31,11 +33,20 @@ def rounded(ball, dtype):
     return Stored(may_round(ball, dtype), dtype)
 
 
-def rms_norm(x, weight, eps):
-    mean_square = WIDE.mean(WIDE.times(x.ball, x.ball))
-    rstd = WIDE.over(WIDE.scalar(1.0), WIDE.root(WIDE.plus(mean_square, WIDE.scalar(eps))))
-    n = may_round(WIDE.times(x.ball, rstd), x.dtype)
-    return rounded(WIDE.times(n, may_round(exact(weight), x.dtype)), x.dtype)
+def normed(x, norm, kind=RMS):
+    """The norm of x (..., W), or x where it is left out; norm (W,) or (H, W), of a layer norm weight and bias of it."""
+    if norm is None:
+        return x
+    weight, bias = norm if kind == LAYER else (norm, 0.0 * norm)
+    given = x.ball if kind != LAYER else WIDE.minus(x.ball, WIDE.mean(x.ball))
+    mean_square = WIDE.mean(WIDE.times(given, given))
+    rstd = WIDE.over(WIDE.scalar(1.0), WIDE.root(WIDE.plus(mean_square, WIDE.scalar(EPS))))
+    n = WIDE.times(given, rstd)
+    if kind == RMS:
+        return rounded(
+            WIDE.times(may_round(n, x.dtype), may_round(exact(weight), x.dtype)), x.dtype
+        )
+    return rounded(WIDE.plus(WIDE.times(n, exact(weight)), exact(bias)), x.dtype)
 
 
 def linear(x, weight, bias):
@@ -94,6 +105,33 @@ def swiglu(gate, up):
     return rounded(WIDE.times(silu, up.ball), gate.dtype)
 
 
+def activated(up, activation):
+    """The activation of an MLP without a gate, or of its gate."""
+    positive = Ball(np.maximum(up.ball.mid, 0.0), up.ball.rad)  # whose slope is at most 1
+    found = {
+        "gelu": lambda: gelu(WIDE, up.ball),
+        "gelu_erf": lambda: gelu_erf(WIDE, up.ball),
+        "relu": lambda: positive,
+        "relu2": lambda: WIDE.times(positive, positive),
+    }
+    return rounded(found[activation](), up.dtype)
+
+
+def gated(gate, up, activation):
+    """act(gate) * up."""
+    if activation == "silu":
+        return swiglu(gate, up)
+    return rounded(WIDE.times(activated(gate, activation).ball, up.ball), up.dtype)
+
+
+def add_branch(residual, branch, norm, kind, scale):
+    """residual + scale norm(branch)."""
+    branch = normed(branch, norm, kind)
+    if scale != 1.0:
+        branch = rounded(WIDE.times(branch.ball, WIDE.scalar(scale)), branch.dtype)
+    return plus(residual, branch)
+
+
 def plus(x, y):
     return rounded(WIDE.plus(x.ball, y.ball), x.dtype)
 
@@ -114,31 +152,44 @@ def joined(x):
 
 
 def attention_half(
-    x, norm, *linears, norms=(None, None), cos, sin, keys, values, starts, pairs="halves", **options
-):
+    x, norm, *linears, norms=(None, None), cos, sin, keys, values, starts, pairs="halves", output_norm=None,
+    norm_kind=RMS, branch_scale=1.0, **options,
+):  # fmt: skip
     """What `norm_attention_residual` gives, and pairs of what it writes, of keys and of values."""
     weights, biases = linears[:4], linears[4:]
-    n = rms_norm(x, norm, EPS)
-    widths = keys.shape[3], keys.shape[3], values.shape[3]
-    q, k, v = (
-        heads(linear(n, w, b), width)
-        for w, b, width in zip(weights[:3], biases[:3], widths, strict=True)
-    )
-    q, k = (
-        a if own is None else rms_norm(a, own, EPS) for a, own in zip((q, k), norms, strict=True)
-    )
+    n = normed(x, norm, norm_kind)
+    q, k, v = (linear(n, w, b) for w, b in zip(weights[:3], biases[:3], strict=True))
+    q, k = (by_heads(a, own, norm_kind) for a, own in zip((q, k), norms, strict=True))
+    q, k, v = heads(q, keys.shape[3]), heads(k, keys.shape[3]), heads(v, values.shape[3])
     if cos is not None:
         q, k = rope(q, cos, sin, pairs), rope(k, cos, sin, pairs)
     y, written = attention(q, (keys, k), (values, v), starts, **options)
-    return plus(x, linear(joined(y), weights[3], biases[3])), written
+    branch = linear(joined(y), weights[3], biases[3])
+    return add_branch(x, branch, output_norm, norm_kind, branch_scale), written
 
 
-def mlp_half(x, residual, norm, *linears):
+def by_heads(x, norm, kind):
+    """x (B, T, N D), its norm taken over as many numbers as that has weights in a row."""
+    if norm is None:
+        return x
+    rows = x._replace(ball=x.ball.map(lambda a: a.reshape(*a.shape[:2], -1, norm.shape[-1])))
+    whole = x.ball.mid.shape
+    return x._replace(ball=normed(rows, norm, kind).ball.map(lambda a: a.reshape(whole)))
+
+
+def mlp_half(
+    x, residual, norm, *linears, output_norm=None, norm_kind=RMS, branch_scale=1.0, activation="silu"
+):  # fmt: skip
     """What `norm_mlp_residual` gives."""
     weights, biases = linears[:3], linears[3:]
-    n = rms_norm(x, norm, EPS)
-    gate, up = (linear(n, w, b) for w, b in zip(weights[:2], biases[:2], strict=True))
-    return plus(residual, linear(swiglu(gate, up), weights[2], biases[2]))
+    n = normed(x, norm, norm_kind)
+    up = linear(n, weights[1], biases[1])
+    if weights[0] is None:
+        hidden = activated(up, activation)
+    else:
+        hidden = gated(linear(n, weights[0], biases[0]), up, activation)
+    branch = linear(hidden, weights[2], biases[2])
+    return add_branch(residual, branch, output_norm, norm_kind, branch_scale)
 
 
 def assert_written(cache, before, written, starts):
@@ -159,6 +210,11 @@ def assert_within(array, expected):
     assert array.shape == expected.ball.mid.shape
     excess = np.abs(array.astype(np.float64) - expected.ball.mid) - expected.ball.rad
     assert np.max(excess, initial=0.0) <= 0.0
+
+
+def draw_norm(rng, dtype, kind, *shape):
+    """A norm of a kind: its weight, which is float32 where an offset is added to it, or weight and bias stacked."""
+    return draw(rng, dtype if kind == RMS else "float32", *(2,) * (kind == LAYER), *shape)
 
 
 def draw(rng, dtype, *shape, scale=1.0):

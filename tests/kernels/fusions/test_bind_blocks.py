@@ -12,12 +12,17 @@ from tests.kernels.fusions.bounds import (
     assert_written,
     attention_half,
     draw,
+    draw_norm,
     make_cache,
     make_rows,
     mlp_half,
     stored,
 )
 from xplm.kernels.fusions.bind_blocks import BlockWeights
+from xplm.kernels.parts.norms import LAYER, RMS, RMS_ONCE
+
+FEW = {"C": 6, "F": 3, "H": 1, "K": 1, "D": 2}
+"""Sizes of a block whose second norm of outputs the bounds of bfloat16 keep away from dividing by 0."""
 
 CASES = {
     "few slots": {},
@@ -36,6 +41,23 @@ CASES = {
         **{"starts": [3, 0, 70], "windows": (20,), "D": 10, "R": 6, "Dv": 7},
         **{"norms": True, "bias": True, "is_parallel": True, "has_sinks": True, "cap": 1.5},
     },
+    "no table": {"tables": (None,), "has_tables": False},
+    "Gemma 3's": {
+        **{
+            "norm_kind": RMS_ONCE,
+            "norms": True,
+            "has_output_norms": True,
+            "mlp_activation": "gelu",
+        },
+        **{"B": 2, "windows": (3,), **FEW},
+    },
+    "GPT-2's": {
+        **{"norm_kind": LAYER, "bias": True, "is_gated": False, "mlp_activation": "gelu"},
+        **{"tables": (None,), "has_tables": False},
+    },
+    "output norms alone, a scale": {
+        **{"has_norms": False, "has_output_norms": True, "branch_scale": 0.3, "B": 2, **FEW},
+    },
     "several queries": {"T": 3},
     "several queries, different rows": {"T": 3, "starts": [4, 0], "is_parallel": True},
 }
@@ -47,7 +69,8 @@ class Case:
     def __init__(
         self, activation, weight, *, start=5, starts=None, L=1, B=1, C=33, H=4, K=2, D=6, R=None, Dv=None, F=20,
         T=1, bias=False, norms=False, windows=None, is_parallel=False, cache=None, pairs="halves", tables=None,
-        has_sinks=False, cap=None,
+        has_sinks=False, cap=None, norm_kind=RMS, has_norms=True, has_output_norms=False, is_gated=True,
+        has_tables=True, mlp_activation="silu", branch_scale=1.0,
     ):  # fmt: skip
         """Random numbers, the same for the same arguments; a cache is stored like activations if not said otherwise."""
         rng = np.random.default_rng(52)
@@ -58,14 +81,20 @@ class Case:
             weights = [draw(rng, weight, *shape, scale=shape[1] ** -0.5) for shape in shapes]
             return *weights, *[draw(rng, weight, n) if bias else None for n, _ in shapes]
 
+        def norm(width, is_there=True):
+            return draw_norm(rng, weight, norm_kind, width) if is_there else None
+
         def block(window, table):
             heads = linears((H * D, C), (K * D, C), (K * Dv, C), (C, H * Dv))
-            own = [draw(rng, weight, D) if norms else None for _ in "qk"]
+            own = [norm(D, norms) for _ in "qk"]
             mlp = linears((F, C), (F, C), (C, F))
+            if not is_gated:
+                mlp = (None, *mlp[1:3], None, *mlp[4:])
             sinks = draw(rng, weight, H) if has_sinks else None
-            attention = (draw(rng, weight, C), *heads, *own, sinks)
-            halves = attention, (draw(rng, weight, C), *mlp)
-            return BlockWeights(*halves, window, is_parallel, table, pairs)
+            attention = (norm(C, has_norms), *heads, *own, sinks)
+            halves = attention, (norm(C, has_norms), *mlp)
+            outputs = norm(C, has_output_norms), norm(C, has_output_norms)
+            return BlockWeights(*halves, window, is_parallel, table, pairs, outputs)
 
         angles = rng.uniform(0, 6, (2, B, 1, T, (R or D) // 2))
         windows = windows or L * (None,)
@@ -74,6 +103,9 @@ class Case:
         self.x = draw(rng, activation, B, T, C)
         cosines, sines = (f(angles).astype(np.float32) for f in (np.cos, np.sin))
         self.tables = [list(pair) for pair in zip(cosines, sines, strict=True)]  # of two kinds
+        self.tables = self.tables if has_tables else []
+        self.ends = {"branch_scale": branch_scale, "norm_kind": norm_kind}
+        self.activation = mlp_activation
         self.scale, self.cap, self.island = D**-0.5, cap, np.dtype(np.float32)
         shape = (B, K, max(self.starts) + T + 30)
         self.before = [
@@ -84,6 +116,7 @@ class Case:
     def bind(self, fusions, blocks=slice(None)):
         """The blocks, or some of them, bound."""
         options = {"scale": self.scale, "cap": self.cap, "eps": EPS, "island": self.island}
+        options |= self.ends | {"activation": self.activation}
         halves = {
             "attention_half": fusions["norm_attention_residual"],
             "mlp_half": fusions["norm_mlp_residual"],
@@ -99,7 +132,7 @@ class Case:
 
     def by_halves(self, fusions):
         """The same without `bind_blocks`."""
-        norm = {"eps": EPS, "island": self.island}
+        norm = {"eps": EPS, "island": self.island, **self.ends}
 
         def step(x, tables, caches, rows):
             for block, cache in zip(self.blocks, caches, strict=True):
@@ -107,9 +140,10 @@ class Case:
                 cos, sin = (None, None) if block.table is None else tables[block.table]
                 seen["scale"] = self.scale
                 half = fusions["norm_attention_residual"]
-                y = half(x, *block.attention, cos, sin, cache, rows, **seen, **norm)
-                read = x if block.is_parallel else y
-                x = fusions["norm_mlp_residual"](read, y, *block.mlp, **norm)
+                outputs, arrays = block.output_norms, (cos, sin, cache, rows)
+                y = half(x, *block.attention, *arrays, outputs[0], **seen, **norm)
+                read, half = x if block.is_parallel else y, fusions["norm_mlp_residual"]
+                x = half(read, y, *block.mlp, outputs[1], activation=self.activation, **norm)
             return x
 
         return step
@@ -131,10 +165,12 @@ class Case:
         between, written = attention_half(
             x, *weights, norms=(q_norm, k_norm), cos=cos, sin=sin, keys=before[0], values=before[1], sinks=sinks,
             starts=self.starts, scale=self.scale, window=block.window, pairs=block.pairs, cap=self.cap,
+            output_norm=block.output_norms[0], **self.ends,
         )  # fmt: skip
         assert_written(caches[0][:2], before, written, self.starts)
         read = x if block.is_parallel else between
-        assert_within(y, mlp_half(read, between, *block.mlp))
+        ends = self.ends | {"activation": self.activation, "output_norm": block.output_norms[1]}
+        assert_within(y, mlp_half(read, between, *block.mlp, **ends))
 
     def assert_same(self, step, other):
         """Two steps give and write the same, to the last bit."""

@@ -1,5 +1,8 @@
 """The declared parts of each fusion are the ops and the fusions that its code calls."""
 
+from itertools import chain
+from types import FunctionType
+
 import pytest
 
 from xplm.kernels import PORTABLE
@@ -9,16 +12,28 @@ from xplm.kernels.rope import rope_fwd
 
 
 def called(function):
-    """Names of the ops and fusions that a function's code refers to, also in its inner functions and these fusions."""
+    """Names of the ops and fusions that a function's code refers to, also in its inner functions, in tables of ops, and
+    in the fusions and their parts that it calls.
+    """
     codes, names = [function.__code__], set()
     while codes:
         code = codes.pop()
         names.update(code.co_names)
         codes += [constant for constant in code.co_consts if hasattr(constant, "co_names")]
-    found = [function.__globals__.get(name) for name in names]
+    values = [function.__globals__.get(name) for name in names]
+    tables = [value.values() for value in values if isinstance(value, dict)]
+    found = [*values, *chain.from_iterable(tables)]
     ops = {op.__name__ for op in found if op in PORTABLE.values()}
     fusions = [fusion for fusion in found if fusion in FUSIONS.values()]
-    return ops.union({f.__name__ for f in fusions}, *[called(fusion) for fusion in fusions])
+    helpers = [
+        value
+        for value in found
+        if getattr(value, "__module__", "").startswith(
+            ("xplm.kernels.fusions", "xplm.kernels.parts")
+        )
+        and isinstance(value, FunctionType)
+    ]
+    return ops.union({f.__name__ for f in fusions}, *[called(helper) for helper in helpers])
 
 
 @pytest.mark.parametrize("name", FUSIONS)

@@ -10,11 +10,13 @@ from tests.kernels.fusions.bounds import (
     attention_half,
     cache_of,
     draw,
+    draw_norm,
     make_cache,
     make_rows,
     stored,
 )
 from xplm.kernels.fusions import FUSIONS
+from xplm.kernels.parts.norms import LAYER, RMS, RMS_ONCE
 from xplm.precision import HOST_DTYPES
 
 FLOAT32 = np.dtype(np.float32)
@@ -60,6 +62,21 @@ CASES = {
     },
     "neighbours": {"start": 9, "R": 4, "pairs": "neighbours", "B": 2},
     "nothing rotated": {"start": 9, "rotates": False, "norms": True},
+    "no norm": {"start": 9, "has_norm": False},
+    "an output norm alone, a scale": {
+        **{"start": 3, "has_norm": False, "has_output_norm": True, "branch_scale": 0.3},
+    },
+    "rounded once": {
+        **{"start": 3, "B": 2, "norm_kind": RMS_ONCE, "norms": True, "has_output_norm": True},
+    },
+    "layer norms": {"start": 9, "B": 2, "norm_kind": LAYER, "norms": True, "bias": True},
+    "a norm of each head": {"start": 5, "B": 2, "norms": "each head"},
+    "a norm of all heads": {"start": 5, "B": 2, "norms": "all heads"},
+    "layer norms of each head": {"starts": [2, 9], "norm_kind": LAYER, "norms": "each head"},
+    "several queries, norms of another kind": {
+        **{"T": 3, "start": 2, "norm_kind": RMS_ONCE, "norms": "all heads"},
+        **{"has_output_norm": True, "branch_scale": 0.7},
+    },
 }
 
 
@@ -71,7 +88,8 @@ def kind(request):
 
 def make_case(
     kind, *, start=0, B=1, starts=None, C=33, H=4, K=2, D=6, R=None, Dv=None, T=1, bias=False, norms=False,
-    window=None, tables=None, pairs="halves", rotates=True, cap=None, has_sinks=False,
+    window=None, tables=None, pairs="halves", rotates=True, cap=None, has_sinks=False, has_norm=True,
+    has_output_norm=False, branch_scale=1.0, norm_kind=RMS,
 ):  # fmt: skip
     """A fusion's arrays, keys and values among them in place of a cache, and its options, `starts` among them."""
     rng = np.random.default_rng(50)
@@ -80,19 +98,26 @@ def make_case(
     B, Dv = len(starts), Dv or D
     outputs = (H * D, K * D, K * Dv)
     angles = rng.uniform(0, 6, (tables or B, 1, T, (R or D) // 2))
+    of_heads = {"each head": ((H, D), (K, D)), "all heads": ((H * D,), (K * D,))}
+    of_heads = of_heads.get(norms, ((D,), (D,)))
     arrays = [
         draw(rng, activation, B, T, C),
-        draw(rng, weight, C),
+        draw_norm(rng, weight, norm_kind, C) if has_norm else None,
         *[draw(rng, weight, n, C, scale=C**-0.5) for n in outputs],
         draw(rng, weight, C, H * Dv, scale=(H * Dv) ** -0.5),
         *[draw(rng, weight, n) if bias else None for n in (*outputs, C)],
-        *[draw(rng, weight, D) if norms else None for _ in "qk"],
+        *[draw_norm(rng, weight, norm_kind, *shape) if norms else None for shape in of_heads],
         draw(rng, weight, H) if has_sinks else None,
         *[f(angles).astype(np.float32) if rotates else None for f in (np.cos, np.sin)],
         *[draw(rng, cache, B, K, max(starts) + T + 30, width) for width in (D, Dv)],
     ]
     seen = {"scale": D**-0.5, "window": window, "pairs": pairs, "cap": cap}
-    return arrays, {"starts": starts, **seen}
+    ends = {
+        "output_norm": draw_norm(rng, weight, norm_kind, C) if has_output_norm else None,
+        "branch_scale": branch_scale,
+        "norm_kind": norm_kind,
+    }
+    return arrays, {"starts": starts, **seen, **ends}
 
 
 def run(fusion, arrays, options, *, cache=None, island=FLOAT32):

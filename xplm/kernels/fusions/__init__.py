@@ -17,7 +17,12 @@ from xplm.kernels.fusions.bind_blocks import bind_blocks
 from xplm.kernels.fusions.cached_attention import cached_attention
 from xplm.kernels.fusions.norm_attention_residual import norm_attention_residual
 from xplm.kernels.fusions.norm_mlp_residual import norm_mlp_residual
+from xplm.kernels.gelu import gelu_fwd
+from xplm.kernels.gelu_erf import gelu_erf_fwd
+from xplm.kernels.layer_norm import layer_norm_fwd
 from xplm.kernels.linear import linear_fwd
+from xplm.kernels.relu import relu_fwd
+from xplm.kernels.relu2 import relu2_fwd
 from xplm.kernels.rms_norm import rms_norm_bwd, rms_norm_fwd
 from xplm.kernels.rope import rope_fwd
 from xplm.kernels.swiglu import swiglu_fwd
@@ -42,16 +47,19 @@ FUSIONS: dict[str, Callable[..., Any]] = {
 }
 """The portable fusions by function name."""
 
+_NORMS = (rms_norm_fwd, layer_norm_fwd)
+_ACTIVATIONS = (gelu_fwd, gelu_erf_fwd, relu_fwd, relu2_fwd, swiglu_fwd)
+
 _PARTS: dict[Callable[..., Any], tuple[Callable[..., Any], ...]] = {
     add_rms_norm_fwd: (rms_norm_fwd, rms_norm_bwd),  # saves what rms_norm_bwd reads
     add_rms_norm_bwd: (rms_norm_fwd, rms_norm_bwd),
     cached_attention: (attention_fwd,),
     absorbed_attention: (attention_fwd, cached_attention),
     norm_attention_residual: (
-        *(rms_norm_fwd, linear_fwd, rope_fwd, attention_fwd),
+        *(*_NORMS, linear_fwd, rope_fwd, attention_fwd),
         cached_attention,
     ),
-    norm_mlp_residual: (rms_norm_fwd, linear_fwd, swiglu_fwd),
+    norm_mlp_residual: (*_NORMS, linear_fwd, *_ACTIVATIONS),
     bind_blocks: (),  # calls the halves that it is given
 }
 

@@ -7,6 +7,7 @@ x = norm_mlp_residual(y, residual=y)        of x where attention and MLP are par
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from xplm.kernels.parts.norms import RMS
 from xplm.kernels.rope import HALVES
 from xplm.typing import Array, DType
 from xplm.views import LayerCache, Rows
@@ -25,6 +26,7 @@ class BlockWeights(NamedTuple):
         0  # number of its RoPE tables among the step's; None: q and k are not rotated
     )
     pairs: str = HALVES  # features that are rotated together
+    output_norms: tuple[Array | None, Array | None] = (None, None)  # of attention, of the MLP
 
 
 Tables: TypeAlias = Sequence[tuple[Array, Array]]
@@ -41,6 +43,9 @@ def bind_blocks(
     mlp_half: Callable[..., Array],
     scale: float,
     cap: float | None = None,
+    activation: str = "silu",
+    branch_scale: float = 1.0,
+    norm_kind: str = RMS,
     eps: float,
     island: DType | None = None,
 ) -> BoundBlocks:
@@ -48,7 +53,10 @@ def bind_blocks(
 
     The halves are `norm_attention_residual` and `norm_mlp_residual`, as a backend has them.
     """
-    norm: dict[str, Any] = {"eps": eps, "island": island}
+    both: dict[str, Any] = {
+        **{"branch_scale": branch_scale, "norm_kind": norm_kind},
+        **{"eps": eps, "island": island},
+    }
 
     def step(
         x: Array,
@@ -59,8 +67,11 @@ def bind_blocks(
         for block, cache in zip(blocks, caches, strict=True):
             seen = {"scale": scale, "window": block.window, "cap": cap, "pairs": block.pairs}
             cos, sin = (None, None) if block.table is None else tables[block.table]
-            y = attention_half(x, *block.attention, cos, sin, cache, rows, **seen, **norm)
-            x = mlp_half(x if block.is_parallel else y, y, *block.mlp, **norm)
+            of_attention, of_mlp = block.output_norms
+            given = *block.attention, cos, sin, cache, rows, of_attention
+            y = attention_half(x, *given, **seen, **both)
+            read = x if block.is_parallel else y
+            x = mlp_half(read, y, *block.mlp, of_mlp, activation=activation, **both)
         return x
 
     return step

@@ -205,13 +205,15 @@ def _gelu_tanh(w: Arithmetic, x: Ball) -> Ball:
     return w.tanh(w.times(w.scalar(math.sqrt(2.0 / math.pi)), w.plus(x, cube)))
 
 
+def gelu(w: Arithmetic, x: Ball) -> Ball:
+    """The op, of a ball."""
+    half = w.times(w.scalar(0.5), x)
+    return w.times(half, w.plus(w.scalar(1.0), _gelu_tanh(w, x)))
+
+
 def _gelu_fwd(args: Args, options: Options) -> Expected:
     (x,) = args
-    w = Arithmetic(wide_of(x.dtype))
-    xw = exact(x)
-    half = w.times(w.scalar(0.5), xw)
-    y = w.times(half, w.plus(w.scalar(1.0), _gelu_tanh(w, xw)))
-    return Expected(y, x.dtype)
+    return Expected(gelu(Arithmetic(wide_of(x.dtype)), exact(x)), x.dtype)
 
 
 def _gelu_bwd(dy: np.ndarray, args: Args, options: Options) -> list[Expected | None]:
@@ -248,11 +250,14 @@ def _normal_share(w: Arithmetic, x: Ball) -> tuple[Ball, Ball]:
     return Ball(*(np.where(x.mid < 0.0, a, b) for a, b in zip(tail, above, strict=True))), e
 
 
+def gelu_erf(w: Arithmetic, x: Ball) -> Ball:
+    """The op, of a ball."""
+    return w.times(x, _normal_share(w, x)[0])
+
+
 def _gelu_erf_fwd(args: Args, options: Options) -> Expected:
     (x,) = args
-    w = Arithmetic(wide_of(x.dtype))
-    share, _ = _normal_share(w, exact(x))
-    return Expected(w.times(exact(x), share), x.dtype)
+    return Expected(gelu_erf(Arithmetic(wide_of(x.dtype)), exact(x)), x.dtype)
 
 
 def _gelu_erf_bwd(dy: np.ndarray, args: Args, options: Options) -> list[Expected | None]:

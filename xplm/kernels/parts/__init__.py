@@ -1,0 +1,1 @@
+"""Compositions of ops that several fusions are made of."""
