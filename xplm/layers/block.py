@@ -131,6 +131,28 @@ def block_fwd(
     )
 
 
+def mlp_half_fwd(
+    rt: Runtime,
+    spec: BlockSpec,
+    params: Params,
+    layer: int,
+    x: Array,
+    residual: Array,
+    context: Context,
+) -> Array:
+    """A block's second half, as decoding takes it: residual + c f(mlp(n)) with the norm n of x that its MLP reads.
+
+    Arguments as `block_fwd`'s; x, residual (B, T, C): the same in a sequential block.
+    """
+    name = block_name(layer)
+    reads_norm = spec.is_parallel and spec.mlp_norm is None
+    norm, place = (spec.norm, NORM) if reads_norm else (spec.mlp_norm, MLP_NORM)
+    n, _ = _norm_fwd(rt, norm, params, f"{name}.{place}", x)
+    y, _ = LAYERS[type(spec.mlp)].fwd(rt, spec.mlp, params, f"{name}.{MLP}", n, context)
+    y, _ = _norm_fwd(rt, spec.mlp_output_norm, params, f"{name}.{MLP_OUTPUT_NORM}", y)
+    return residual + scaled(y, spec.branch_scale)
+
+
 def block_bwd(
     rt: Runtime, spec: BlockSpec, layer: int, dx: Array, saved: BlockSaved, grads: Gradients
 ) -> Array:

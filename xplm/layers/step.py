@@ -8,7 +8,7 @@ from operator import is_not
 from typing import Any, NamedTuple
 
 from xplm.config import DecoderConfig
-from xplm.kernels.fusions.bind_blocks import BlockWeights, BoundBlocks
+from xplm.kernels.fusions.bind_blocks import BlockWeights, BoundBlocks, Half
 from xplm.kernels.rope import HALVES
 from xplm.layers.block import (
     MIXER,
@@ -18,13 +18,16 @@ from xplm.layers.block import (
     MLP_OUTPUT_NORM,
     NORM,
     block_name,
+    mlp_half_fwd,
 )
 from xplm.layers.context import Context
 from xplm.layers.linear import read_linear
 from xplm.layers.norm import bind_norm, fusion_kind
 from xplm.runtime import Runtime
-from xplm.specs import AttentionSpec, BlockSpec, MLPSpec, NormSpec, RopeSpec
+from xplm.specs import AttentionSpec, BlockSpec, ExpertsSpec, MLPSpec, NormSpec
 from xplm.typing import Array, Params
+
+MLP_PARTS = ("gate", "up", "down")
 
 
 class _Bound(NamedTuple):
@@ -82,57 +85,66 @@ class Steps:
             or not (config.ropes or config.has_learned_positions)  # which tell a row's tokens
             or not all(_is_taken(block) for block in config.blocks)
             or len({_shared(block) for block in config.blocks}) != 1
+            or len({(mlp.is_gated, mlp.activation) for mlp in _dense(config)}) > 1
             or any(dtype != rt.backend.xp.float32 for dtype in islands)
             or any("lora_A" in name for name in self._params)
         ):
             return None
 
-        tables = {rope: number for number, rope in enumerate(config.ropes)}
-        blocks = [self._weights(layer, block, tables) for layer, block in enumerate(config.blocks)]
-        first = config.blocks[0]
-        assert isinstance(first.mlp, MLPSpec)
+        first, dense = config.blocks[0], _dense(config)
         return rt.ops.bind_blocks(
-            tuple(blocks),
+            tuple(self._weights(layer) for layer in range(config.num_hidden_layers)),
             attention_half=rt.ops.norm_attention_residual,
             mlp_half=rt.ops.norm_mlp_residual,
             scale=first.mixer.scale,
             cap=first.mixer.cap,
-            activation=first.mlp.activation,
+            activation=dense[0].activation if dense else "silu",
             branch_scale=first.branch_scale,
             norm_kind=fusion_kind(first.first_norm),
             eps=first.first_norm.eps,
             island=rt.dtype.norm,
         )
 
-    def _weights(self, layer: int, block: BlockSpec, tables: dict[RopeSpec, int]) -> BlockWeights:
+    def _weights(self, layer: int) -> BlockWeights:
         """One block's arrays and facts."""
-        assert isinstance(block.mlp, MLPSpec)
-        name, C, rope = block_name(layer), self._config.hidden_size, block.mixer.rope
-        mixer, mlp = f"{name}.{MIXER}", f"{name}.{MLP}"
-        sinks = self._params.get(f"{mixer}.sinks")
+        block, name, C = self._config.blocks[layer], block_name(layer), self._config.hidden_size
+        mixer, rope = f"{name}.{MIXER}", block.mixer.rope
+        norm = self._norm(block.norm, f"{name}.{NORM}", C)
         heads = self._gather([f"{mixer}.{part}_proj" for part in "qkvo"])
         of_heads = [
             self._norm(block.mixer.qk_norm, f"{mixer}.{part}_norm", block.mixer.head_dim)
             for part in "qk"
         ]
-        norm = self._norm(block.norm, f"{name}.{NORM}", C)
-        read = norm
-        if not block.is_parallel or block.mlp_norm is not None:
-            read = self._norm(block.mlp_norm, f"{name}.{MLP_NORM}", C)
-        parts = ("gate", "up", "down") if block.mlp.is_gated else ("up", "down")
-        linears = self._gather([f"{mlp}.{part}_proj" for part in parts])
+        sinks = self._params.get(f"{mixer}.sinks")
         return BlockWeights(
             (norm, *heads, *of_heads, sinks),
-            (read, *(linears if block.mlp.is_gated else _without_gate(*linears))),
+            self._mlp(layer, block.mlp, norm),
             window=block.mixer.window,
             is_parallel=block.is_parallel,
-            table=None if rope is None else tables[rope],
+            table=None if rope is None else self._config.ropes.index(rope),
             pairs=HALVES if rope is None else rope.pairs,
             output_norms=(
                 self._norm(block.mixer_output_norm, f"{name}.{MIXER_OUTPUT_NORM}", C),
                 self._norm(block.mlp_output_norm, f"{name}.{MLP_OUTPUT_NORM}", C),
             ),
         )
+
+    def _mlp(
+        self, layer: int, mlp: MLPSpec | ExpertsSpec, norm: Array | None
+    ) -> tuple[Array | None, ...] | Half:
+        """The arrays of a block's second half; of a routed one what computes it. `norm` is the first half's."""
+        rt, block, name = self._rt, self._config.blocks[layer], block_name(layer)
+        if isinstance(mlp, ExpertsSpec):
+            context = Context(None, {}, None, None, layer)
+            return lambda x, y: mlp_half_fwd(rt, block, self._params, layer, x, y, context)
+        if not block.is_parallel or block.mlp_norm is not None:
+            norm = self._norm(block.mlp_norm, f"{name}.{MLP_NORM}", self._config.hidden_size)
+        if mlp.is_gated:
+            return norm, *self._gather([f"{name}.{MLP}.{part}_proj" for part in MLP_PARTS])
+        up, down, up_bias, down_bias = self._gather(
+            [f"{name}.{MLP}.{part}_proj" for part in MLP_PARTS[1:]]
+        )
+        return norm, None, up, down, None, up_bias, down_bias
 
     def _norm(self, spec: NormSpec | None, name: str, width: int) -> Array | None:
         return None if spec is None else bind_norm(self._rt, spec, self._params, name, width)
@@ -143,19 +155,16 @@ class Steps:
         return (*weights, *biases)
 
 
-def _without_gate(
-    up: Array | None, down: Array | None, up_bias: Array | None, down_bias: Array | None
-) -> tuple[Array | None, ...]:
-    """Weights and biases of an MLP as the fusion takes them."""
-    return None, up, down, None, up_bias, down_bias
+def _dense(config: DecoderConfig) -> list[MLPSpec]:
+    """The MLPs that are not routed."""
+    return [block.mlp for block in config.blocks if isinstance(block.mlp, MLPSpec)]
 
 
 def _shared(block: BlockSpec) -> tuple[Any, ...]:
-    """The facts that all blocks of a step have in common."""
-    mixer, mlp = block.mixer, block.mlp
-    assert isinstance(mlp, MLPSpec)
+    """The facts that all blocks of a step have in common, but for those of their MLPs."""
+    mixer = block.mixer
     heads = mixer.scale, mixer.cap, mixer.has_sinks, mixer.qk_norm_over
-    return *heads, *_norms(block), mlp.is_gated, mlp.activation, block.branch_scale
+    return *heads, *_norms(block), block.branch_scale
 
 
 def _norms(block: BlockSpec) -> tuple[NormSpec | None, ...]:
@@ -164,8 +173,8 @@ def _norms(block: BlockSpec) -> tuple[NormSpec | None, ...]:
 
 
 def _is_taken(block: BlockSpec) -> bool:
-    """Whether a block is what the two fusions compute: all of its norms are of one kind."""
+    """Whether the fusions compute a block, an MLP of experts aside: all of its norms are of one kind."""
     if not isinstance(block.mixer, AttentionSpec) or block.mixer.clip is not None:
         return False
     norms = {(fusion_kind(norm), norm.eps) for norm in _norms(block) if norm is not None}
-    return isinstance(block.mlp, MLPSpec) and len(norms) == 1
+    return len(norms) == 1

@@ -98,6 +98,8 @@ def bind_blocks(
 
 def _laid_out(block, norm_kind):
     """The arrays of both halves, as these take them; None if they would have to be copied, or are not for kernels."""
+    if callable(block.mlp):
+        return None
     halves = zip((block.attention, block.mlp), (4, 3), block.output_norms, strict=True)
     found = []
     for (norm, *linears), n, output_norm in halves:

@@ -305,6 +305,14 @@ def test_caches_that_differ_go_by_halves(fusions, change):
     case.assert_same(step, case.by_halves(fusions))
 
 
+def test_a_half_may_be_a_function(fusions):
+    """As that of a block with experts, which no fusion computes."""
+    case, other = (Case("float32", "float32", L=3, is_parallel=True) for _ in "ab")
+    arrays, half = case.blocks[1].mlp, fusions["norm_mlp_residual"]
+    case.blocks[1] = case.blocks[1]._replace(mlp=lambda x, y: half(x, y, *arrays, eps=EPS))
+    case.assert_same(case.bind(fusions), other.by_halves(fusions))
+
+
 def test_float64_goes_by_halves(fusions):
     case = Case("float32", "float32", L=2)
     case.x = case.x.astype(np.float64)

@@ -12,6 +12,9 @@ from xplm.kernels.rope import HALVES
 from xplm.typing import Array, DType
 from xplm.views import LayerCache, Rows
 
+Half: TypeAlias = Callable[[Array, Array], Array]
+"""(x, residual) -> y, as `norm_mlp_residual` has them: what computes a half that the fusion does not."""
+
 
 class BlockWeights(NamedTuple):
     """A block's weights and biases as the two fusions take them, and how far back its attention sees."""
@@ -19,7 +22,7 @@ class BlockWeights(NamedTuple):
     attention: tuple[
         Array | None, ...
     ]  # norm; weights of q, k, v, o; their biases; norms of q, k; sinks
-    mlp: tuple[Array | None, ...]  # norm; weights of gate, up, down; their biases
+    mlp: tuple[Array | None, ...] | Half  # norm; weights of gate, up, down; their biases
     window: int | None
     is_parallel: bool = False
     table: int | None = (
@@ -71,7 +74,10 @@ def bind_blocks(
             given = *block.attention, cos, sin, cache, rows, of_attention
             y = attention_half(x, *given, **seen, **both)
             read = x if block.is_parallel else y
-            x = mlp_half(read, y, *block.mlp, of_mlp, activation=activation, **both)
+            if callable(block.mlp):
+                x = block.mlp(read, y)
+            else:
+                x = mlp_half(read, y, *block.mlp, of_mlp, activation=activation, **both)
         return x
 
     return step
