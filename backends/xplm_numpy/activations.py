@@ -4,7 +4,6 @@ import numpy as np
 
 from xplm.kernels.gelu import CUBIC, SCALE
 from xplm.kernels.gelu_erf import CENTRE, COEFFICIENTS, FAR, ROOT_HALF, SINGLE
-from xplm.kernels.swiglu import SATURATED
 from xplm_numpy.exp import exp
 from xplm_numpy.jit import exact, serial
 
@@ -13,7 +12,10 @@ IS_SILU, IS_GELU, IS_GELU_ERF, IS_RELU = (
     CODES[name] for name in ("silu", "gelu", "gelu_erf", "relu")
 )
 
-TWO_SCALE, CUBE, LARGE = np.float32(2.0 * SCALE), np.float32(CUBIC), np.float32(80.0)
+SATURATED = np.float32(30.0)
+"""Where the sigmoid is 1: LLVM orders x exp(x) / (1 + exp(x)) up as it likes, and nothing in it shall overflow."""
+
+TWO_SCALE, CUBE = np.float32(2.0 * SCALE), np.float32(CUBIC)
 TERMS = np.array(COEFFICIENTS[:SINGLE], np.float32)
 ONE, TWO, HALF = np.float32(1.0), np.float32(2.0), np.float32(0.5)
 ZERO = np.float32(0.0)
@@ -22,7 +24,7 @@ ZERO = np.float32(0.0)
 @serial()
 def silu(x):
     """x sigmoid(x)."""
-    e = exp(min(x, np.float32(SATURATED)))
+    e = exp(min(x, SATURATED))
     return x * (e / (ONE + e))
 
 
@@ -35,7 +37,7 @@ def gelu(x):
 @serial()
 def share_of_gelu(x):
     """(1 + tanh(u)) / 2."""
-    e = exp(min(TWO_SCALE * (x + CUBE * x * x * x), LARGE))
+    e = exp(min(TWO_SCALE * (x + CUBE * x * x * x), SATURATED))
     return e / (ONE + e)
 
 

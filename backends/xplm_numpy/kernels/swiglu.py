@@ -8,7 +8,8 @@ import numpy as np
 from numba import prange
 
 from xplm.kernels import swiglu as portable
-from xplm.kernels.swiglu import SATURATED, SwigluSaved
+from xplm.kernels.swiglu import SwigluSaved
+from xplm_numpy.activations import SATURATED
 from xplm_numpy.blocks import BLOCK, block_of
 from xplm_numpy.exp import exp
 from xplm_numpy.jit import parallel, serial
@@ -77,5 +78,5 @@ def _backward_block(dy, gate, up, dgate, dup):
 
 @serial()
 def _sigmoid(x):
-    e = exp(min(x, np.float32(SATURATED)))
+    e = exp(min(x, SATURATED))
     return e / (np.float32(1.0) + e)

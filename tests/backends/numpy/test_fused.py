@@ -6,6 +6,7 @@ import numba
 import numpy as np
 import pytest
 from xplm_numpy import blas
+from xplm_numpy.kernels import FUSED
 from xplm_numpy.kernels import linear as fused_linear
 from xplm_numpy.kernels import linear_cross_entropy as fused_head
 from xplm_numpy.narrow import contiguous
@@ -294,3 +295,14 @@ def test_clipping_is_clip_by_global_norm(max_norm):
     assert abs(norm - exact) <= 2**14 * 2.0**-24 * exact
     for name, grad in expected.items():
         assert np.all(abs(found[name] - grad) <= 2**14 * 2.0**-24 * abs(grad))
+
+
+def test_products_of_large_activations_are_finite():
+    """However LLVM orders the factors of gate * exp(gate) / (1 + exp(gate)) * up."""
+    x = np.array([100.0, 5e3, 1e5, -1e5, 1e10] * 4, np.float32)
+    up = np.abs(x)
+    for y, expected in (
+        (FUSED["gelu_fwd"](x)[0], np.maximum(x, 0.0)),
+        (FUSED["swiglu_fwd"](x, up)[0], np.maximum(x, 0.0) * up),
+    ):
+        np.testing.assert_allclose(y, expected, rtol=4.0 * np.finfo(np.float32).eps)
