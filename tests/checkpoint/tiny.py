@@ -117,6 +117,16 @@ def join_qkv(stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return joined
 
 
+def add_keys(writer: gguf.GGUFWriter, keys: Mapping[str, Any]) -> None:
+    """Keys of a file, each as the kind of its value."""
+    add = {
+        int: writer.add_uint32, float: writer.add_float32, str: writer.add_string,
+        bool: writer.add_bool, list: writer.add_array,
+    }  # fmt: skip
+    for key, value in keys.items():
+        add[type(value)](key, value)
+
+
 def write_gguf(
     path: Path,
     config: Mapping[str, Any],
@@ -150,12 +160,7 @@ def write_gguf(
     for name in ("bos", "eos"):
         keys[f"tokenizer.ggml.{name}_token_id"] = config[f"{name}_token_id"]
     keys |= {key.replace("__", "."): value for key, value in metadata.items()}
-    add = {
-        int: writer.add_uint32, float: writer.add_float32, str: writer.add_string,
-        bool: writer.add_bool, list: writer.add_array,
-    }  # fmt: skip
-    for key, value in keys.items():
-        add[type(value)](key, value)
+    add_keys(writer, keys)
 
     cut = [n for n in model.tensors if n.endswith((".attn_k_b.weight", ".attn_v_b.weight"))]
     stored = {
@@ -168,8 +173,7 @@ def write_gguf(
     if has_vectors:
         rows = [n for n in stored if is_vector(hugging_face_name(n, model.layout), model.layout)]
         stored |= {name: stored[name][0] for name in rows}
-    if is_joined:
-        stored = join_qkv(stored)
+    stored = join_qkv(stored) if is_joined else stored
     for name, array in change(stored).items():
         if array.ndim == 1 or kind == gguf.GGMLQuantizationType.F32:
             writer.add_tensor(name, array)
