@@ -18,6 +18,7 @@ from xplm_numpy.kernels.cross_entropy import cross_entropy_bwd, cross_entropy_fw
 from xplm_numpy.kernels.dropout import dropout_bwd, dropout_fwd
 from xplm_numpy.kernels.embedding import embedding_bwd
 from xplm_numpy.kernels.expert_linear import expert_linear_bwd, expert_linear_fwd
+from xplm_numpy.kernels.expert_sum import expert_sum_bwd, expert_sum_fwd
 from xplm_numpy.kernels.gelu import gelu_bwd, gelu_fwd
 from xplm_numpy.kernels.layer_norm import layer_norm_bwd, layer_norm_fwd
 from xplm_numpy.kernels.linear import linear_bwd, linear_fwd
@@ -31,6 +32,7 @@ from xplm_numpy.kernels.norm_attention_residual import norm_attention_residual
 from xplm_numpy.kernels.norm_mlp_residual import norm_mlp_residual
 from xplm_numpy.kernels.rms_norm import rms_norm_bwd, rms_norm_fwd
 from xplm_numpy.kernels.rope import rope_bwd, rope_fwd
+from xplm_numpy.kernels.router import router_bwd, router_fwd
 from xplm_numpy.kernels.sgd import sgd_rule
 from xplm_numpy.kernels.softmax import softmax_bwd, softmax_fwd
 from xplm_numpy.kernels.swiglu import swiglu_bwd, swiglu_fwd
@@ -47,6 +49,8 @@ FUSED: dict[str, Callable[..., Any]] = {
         embedding_bwd,
         expert_linear_fwd,
         expert_linear_bwd,
+        expert_sum_fwd,
+        expert_sum_bwd,
         gelu_fwd,
         gelu_bwd,
         layer_norm_fwd,
@@ -59,6 +63,8 @@ FUSED: dict[str, Callable[..., Any]] = {
         rms_norm_bwd,
         rope_fwd,
         rope_bwd,
+        router_fwd,
+        router_bwd,
         softmax_fwd,
         softmax_bwd,
         swiglu_fwd,
