@@ -84,12 +84,16 @@ class Tagged(NamedTuple):
 
     def splitter(self, prompt_ids: Sequence[int], stand_ins: Mapping[str, str]) -> Splitter:
         """One that begins in the thought where the prompt has opened it."""
-        tail = self.tokenizer.decode(prompt_ids[-_TAIL_TOKENS:], skip_special_tokens=False)
         return TagSplitter(
             stand_ins.get(self.begin, self.begin),
             stand_ins.get(self.end, self.end),
-            is_open=tail.rstrip().endswith(self.begin),
+            is_open=self.is_open(prompt_ids),
         )
+
+    def is_open(self, prompt_ids: Sequence[int]) -> bool:
+        """Whether a prompt ends inside of a thought."""
+        tail = self.tokenizer.decode(prompt_ids[-_TAIL_TOKENS:], skip_special_tokens=False)
+        return tail.rstrip().endswith(self.begin)
 
 
 class Channels(NamedTuple):
@@ -116,7 +120,7 @@ class Channels(NamedTuple):
 
 def find_format(tokenizer: Tokenizer) -> ReplyFormat:
     """The form of a model's replies."""
-    templates = _templates(tokenizer)
+    templates = chat_templates(tokenizer)
     special = tokenizer.special_token_ids
     if set(_CHANNEL_TOKENS) <= special.keys() and _CHANNEL_TOKENS.channel in templates:
         return Channels(tokenizer)
@@ -130,8 +134,13 @@ def find_format(tokenizer: Tokenizer) -> ReplyFormat:
 
 def reasoning_key(tokenizer: Tokenizer) -> str | None:
     """The name under which a model's templates read the thoughts of an earlier reply; None where they read none."""
-    templates = _templates(tokenizer)
+    templates = chat_templates(tokenizer)
     return next((key for key in _KEYS if _is_read(key, templates)), None)
+
+
+def chat_templates(tokenizer: Tokenizer) -> str:
+    """The sources of all chat templates of a tokenizer."""
+    return "\n".join([tokenizer.chat_template or "", *tokenizer.named_templates.values()])
 
 
 def _is_read(key: str, template: str) -> bool:
@@ -139,7 +148,3 @@ def _is_read(key: str, template: str) -> bool:
     return bool(
         re.search(rf"\.{key}\b|\[\s*['\"]{key}['\"]\s*\]|get\(\s*['\"]{key}['\"]", template)
     )
-
-
-def _templates(tokenizer: Tokenizer) -> str:
-    return "\n".join([tokenizer.chat_template or "", *tokenizer.named_templates.values()])
