@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import models
 
 from tests.generate.thinkers import FORMS
 from tests.generate.tiny import tiny_model, tiny_tokenizer
@@ -11,8 +13,10 @@ from tests.text.vocabularies import byte_level_metadata, sentencepiece_metadata
 from xplm.errors import RequestError
 from xplm.generate.options import SamplingOptions
 from xplm.generate.reply import start_reply
-from xplm.generate.scheduler import Request, Scheduler
-from xplm.paged_cache import PagePool
+from xplm.generate.request import Request
+from xplm.generate.scheduler import Scheduler
+from xplm.page_pool import PagePool
+from xplm.text.parts import TokenizerParts
 from xplm.text.thoughts import Plain, find_format
 from xplm.text.tokenizer import Tokenizer
 
@@ -131,6 +135,17 @@ def test_tokenizers_of_gguf_files_take_grammars(metadata):
         ids = grammars._read_tokens().tokenize_str(text)
         assert follows(constraint, ids, tokenizer.vocab_size) == expected
         assert constraint.is_complete == expected
+
+
+def test_tokenizers_that_grammars_cannot_follow_are_refused():
+    words = tokenizers.Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, unk_token="a"))
+    tokenizer = Tokenizer(TokenizerParts(words, {}, (1,), None))
+    for grammars, message in (
+        (Grammars(tokenizer, Plain(), (1,)), "tokens are bytes or SentencePiece's"),
+        (Grammars(tiny_tokenizer(), Plain(), ()), "a token that ends a reply"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            grammars.json_schema()
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,10 @@ class Grammars:
         return GrammarConstraint(matcher)
 
     def _read_tokens(self) -> llguidance.LLTokenizer:
+        if not self._end_ids:
+            raise RequestError(
+                "a grammar needs a model with a token that ends a reply; it has none"
+            )
         with self._lock:
             if self._tokens is None:
                 pipeline = self._tokenizer.pipeline.to_str()
