@@ -63,7 +63,7 @@ def passes(form, text, several=True):
         ("XML", ULM_XML, f"{ULM_XML}\n{NOW_XML}"),
         (
             "Mistral's list",
-            '[TOOL_CALLS][{"name": "now", "arguments": {}}]',
+            '[TOOL_CALLS] [{"name": "now", "arguments": {}}]',
             '[TOOL_CALLS][{"name": "now", "arguments": {}}, {"name": "now", "arguments": {}}]',
         ),
         (

@@ -125,7 +125,7 @@ def _mistral(tokenizer: Tokenizer) -> _Body:
     begin = as_token(tokenizer, TOOL_CALLS)
     if _has_args(tokenizer):
         return _Body(f"{begin} tool")
-    return _Body("tool", between='", "', begin=f'{begin} "["', end='"]"')
+    return _Body("tool", between='", "', begin=f'{begin} " "? "["', end='"]"')
 
 
 def _llama(tokenizer: Tokenizer) -> _Body:
