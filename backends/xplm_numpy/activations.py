@@ -12,8 +12,10 @@ IS_SILU, IS_GELU, IS_GELU_ERF, IS_RELU = (
     CODES[name] for name in ("silu", "gelu", "gelu_erf", "relu")
 )
 
-SATURATED = np.float32(30.0)
-"""Where the sigmoid is 1: LLVM orders x exp(x) / (1 + exp(x)) up as it likes, and nothing in it shall overflow."""
+SATURATED = np.float32(28.0 * np.log(2.0))
+"""Where the sigmoid is 1: exp of it is 2^28 exactly, and so is 1 + 2^28 in float32. LLVM orders the factors of
+x exp(x) / (1 + exp(x)) up as it likes; a power of two cancels without a rounding, and this one overflows nowhere near.
+"""
 
 TWO_SCALE, CUBE = np.float32(2.0 * SCALE), np.float32(CUBIC)
 TERMS = np.array(COEFFICIENTS[:SINGLE], np.float32)

@@ -1,6 +1,7 @@
 """exp of the fused kernels, against float64's."""
 
 import numpy as np
+from xplm_numpy.activations import SATURATED
 from xplm_numpy.exp import exp
 from xplm_numpy.jit import serial
 
@@ -40,3 +41,9 @@ def test_between_two_neighbours_it_does_not_fall():
 def test_special_values():
     x = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e30, -1e30]
     np.testing.assert_array_equal(exponentials(x), [1, 1, np.inf, 0, np.nan, np.inf, 0])
+
+
+def test_where_a_sigmoid_is_1_it_is_a_power_of_two():
+    (e,) = exponentials([SATURATED])
+    assert e == np.float32(2.0**28)
+    assert e + np.float32(1.0) == e
