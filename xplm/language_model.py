@@ -16,6 +16,8 @@ from xplm.checkpoint.pull import pull
 from xplm.checkpoint.sampling import NO_SAMPLING, ModelSampling, read_sampling
 from xplm.config import DecoderConfig
 from xplm.errors import RequestError, refuse_unknown_keywords
+from xplm.generate.chat_format import ChatFormat
+from xplm.generate.embed import embed
 from xplm.generate.engine import Engine
 from xplm.generate.fragility import AGAINST, TokenFragility, measure_fragility
 from xplm.generate.options import BatchKeywords, SamplingKeywords, make_options
@@ -34,7 +36,6 @@ from xplm.params import count_params
 from xplm.precision import Policy
 from xplm.progress import OnProgress, unseen
 from xplm.runtime import Runtime, make_runtime
-from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.faults import described, require_text
 from xplm.text.tokenizer import Tokenizer
 from xplm.text.unknown import count_left_out, count_unknown
@@ -212,8 +213,8 @@ class LanguageModel:
             raise RequestError(
                 f"template arguments are a dict of names and values; got {described(template_args)}"
             )
-        encoder = ChatEncoder(self.tokenizer, self.engine.context)
-        return Chat(self.engine, encoder, system, template_args)
+        chat_format = ChatFormat(self.tokenizer, self.engine.context)
+        return Chat(self.engine, chat_format, system, template_args)
 
     @refuse_unknown_keywords
     def perplexity(self, text: Prompt, *, window: int | None = None) -> Perplexity:
@@ -235,6 +236,22 @@ class LanguageModel:
             unknown_tokens=count_unknown(self.tokenizer, np.asarray(ids)),
             lost_characters=count_left_out(self.tokenizer, [text]) if isinstance(text, str) else 0,
         )
+
+    @refuse_unknown_keywords
+    def embed(self, texts: Prompt | Sequence[Prompt]) -> np.ndarray:
+        """Texts as vectors (C,), or (N, C) for a list, in float32: means of the decoder's last states over tokens.
+
+        Args:
+            texts: one text, or its token ids, or a list of these.
+
+        Raises:
+            RequestError: a text is empty, fills more than the context, or has an unknown id.
+        """
+        batch = split_batch(texts)
+        if batch is None:
+            return embed(self.engine, self._ids_of(texts))
+        vectors = [embed(self.engine, self._ids_of(text)) for text in batch]
+        return np.stack(vectors) if vectors else np.empty((0, self.config.hidden_size), np.float32)
 
     @refuse_unknown_keywords
     def fragility(

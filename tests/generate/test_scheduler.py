@@ -7,7 +7,8 @@ import pytest
 
 from tests.generate.tiny import tiny_model
 from tests.tiny import VARIANTS
-from xplm.errors import RequestError
+from xplm.errors import OutOfMemoryError, RequestError
+from xplm.generate.engine import Engine
 from xplm.generate.options import SamplingOptions
 from xplm.generate.reply import start_reply
 from xplm.generate.request import Request
@@ -248,3 +249,34 @@ def test_what_cannot_fit_is_refused():
     with pytest.raises(RequestError, match="must fit the cache"):
         scheduler.submit(make_request(lm, draw_prompt(1, 120)))
     assert scheduler.is_idle
+
+
+@pytest.mark.parametrize("place", ["pages", "a pass"])
+def test_an_allocation_that_fails_ends_what_it_was_for_alone(place, monkeypatch):
+    lm = tiny_model()
+    scheduler = make_scheduler(lm)
+    good, bad = make_request(lm, [5, 6]), make_request(lm, draw_prompt(1, 150))
+    scheduler.submit(good)
+    scheduler.step()
+    read = Engine.read
+
+    def fail_to_grow(self, group, missing):
+        raise OutOfMemoryError("no memory")
+
+    def fail_to_read(self, pool, rows, ids, ends, **options):
+        if len(ids[0]) > 1:
+            raise OutOfMemoryError("no memory")
+        return read(self, pool, rows, ids, ends, **options)
+
+    scheduler.submit(bad)
+    with monkeypatch.context() as patch:
+        if place == "pages":
+            patch.setattr(PagePool, "_grow", fail_to_grow)
+        else:
+            patch.setattr(Engine, "read", fail_to_read)
+        events = scheduler.step()
+    assert [event.request for event in events if event.error] == [bad]
+    assert len(good.reply.ids) == 2  # its token of that step
+    serve(scheduler)
+    assert good.reply.ids == serve_alone(lm, [5, 6])
+    assert scheduler.pool.held_bytes == 0

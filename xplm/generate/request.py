@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from xplm.errors import RequestError
+from xplm.errors import XplmError
 from xplm.generate.prompt_scores import PromptScores
 from xplm.generate.reply import Reply
 from xplm.generate.result import Generation, Timings
@@ -85,7 +85,7 @@ class Event(NamedTuple):
 
     request: Request
     parts: list[Part]  # that can be shown now
-    error: RequestError | None = None  # why it ended without a reply
+    error: XplmError | None = None  # why it ended without a reply
 
 
 def sum_timings(requests: Sequence[Request]) -> Timings:

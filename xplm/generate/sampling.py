@@ -127,7 +127,7 @@ def rank_tokens(logits: np.ndarray, count: int, normaliser: float) -> Ranked:
     least = np.partition(logits, -count)[-count]
     ids = np.flatnonzero(logits >= least)
     ids = ids[np.argsort(-logits[ids], kind="stable")[:count]]
-    return [(int(token), float(logits[token] - normaliser)) for token in ids]
+    return [(int(token), float(logits[token]) - normaliser) for token in ids]
 
 
 def make_coin(seed: int, position: int) -> float:

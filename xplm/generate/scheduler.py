@@ -15,7 +15,7 @@ from time import perf_counter
 
 import numpy as np
 
-from xplm.errors import RequestError
+from xplm.errors import OutOfMemoryError, RequestError, XplmError
 from xplm.generate.engine import Engine
 from xplm.generate.request import Event, Request
 from xplm.out_of_memory import format_bytes
@@ -23,7 +23,6 @@ from xplm.page_pool import PagePool, PageRow
 from xplm.pages import first_key
 from xplm.progress import READING
 from xplm.rope_scaling import LENGTH_DEPENDENT, table_name
-from xplm.text.reply_parts import Part
 
 MOST_ROWS = 32
 """Replies that grow at a time, unless told."""
@@ -81,6 +80,15 @@ class Scheduler:
         Raises:
             RequestError: the pool could not hold the reply even by itself.
         """
+        self.require_fit(request)
+        self.waiting.append(request)
+
+    def require_fit(self, request: Request) -> None:
+        """Refuse a request that the pool could not hold even by itself.
+
+        Raises:
+            RequestError: it and its reply have too many tokens.
+        """
         n_tokens = len(request.reply.prompt_ids) + request.reply.max_tokens
         needed, limit = self.pool.count_bytes(n_tokens), self.pool.limit_bytes
         if limit is not None and needed > limit:
@@ -88,7 +96,6 @@ class Scheduler:
                 f"a prompt and its reply must fit the cache of {format_bytes(limit)}; {n_tokens} tokens take "
                 f"{format_bytes(needed)}; ask for fewer new tokens, or give the cache more memory"
             )
-        self.waiting.append(request)
 
     def cancel(self, request: Request) -> None:
         """Stop serving a request, at any time; what it holds is given back."""
@@ -101,39 +108,33 @@ class Scheduler:
         """Serve whoever can be served.
 
         Returns:
-            What each pass gave; a request whose reply has a finish reason, or an error, is served no more.
-
-        Raises:
-            OutOfMemoryError: an allocation failed; nobody has lost anything.
+            What each pass gave; a request whose reply has a finish reason, or an error, is served no more. Where an
+            allocation fails, it is the error of those that it was for.
         """
+        events: list[Event] = []
         if self._tables_vary:
             for request in self.admitted:
                 self._rotate_anew(request)
-        self._admit()
-        begun = [r for r in self.admitted if r.n_unread == 1]
-        decoding = [r for r in begun if self._reserve(r, 1)]
-        decoding = [
-            r for r in decoding if r.row is not None
-        ]  # nobody who had to make room for another
-        events = self._pass(decoding, 1) if decoding else []
+        self._admit(events)
+        decoding = self._ready_to_decode(events)
+        if decoding:
+            events += self._pass(decoding, 1)
 
         reading = next((r for r in self.admitted if r.n_unread > 1), None)
         if reading is not None:
             count = self._chunk(reading, has_company=bool(decoding))
-            if self._reserve(reading, count):
-                self._report(reading)
-                events += self._pass([reading], count)
-                self._report(reading)
+            if self._reserve(reading, count, events):
+                events += self._read_chunk(reading, count)
         return events
 
-    def _ready_to_decode(self) -> list[Request]:
+    def _ready_to_decode(self, events: list[Event]) -> list[Request]:
         """Those with one token to read, and room for it."""
         for request in [r for r in self.admitted if r.n_unread == 1]:
             if request in self.admitted:  # it may have had to make room for another
-                self._reserve(request, 1)
+                self._reserve(request, 1, events)
         return [r for r in self.admitted if r.n_unread == 1]
 
-    def _admit(self) -> None:
+    def _admit(self, events: list[Event]) -> None:
         """Let those in who wait, for as long as there is room for what they are about to read."""
         while self.waiting and len(self.admitted) < self._most_rows:
             request = self.waiting[0]
@@ -142,7 +143,12 @@ class Scheduler:
             count = request.n_unread
             if self._is_batch:
                 count += request.reply.max_tokens - len(request.reply.ids)
-            if not request.row.reserve(count):
+            try:
+                has_room = request.row.reserve(count)
+            except OutOfMemoryError as error:
+                events.append(self._fail(request, error))
+                continue
+            if not has_room:
                 assert self.admitted, (
                     "a request that fits the pool finds room there once it is alone"
                 )
@@ -169,20 +175,31 @@ class Scheduler:
             if not request.is_row_lent:
                 request.row = self._acquire(request)
 
-    def _reserve(self, request: Request, count: int) -> bool:
-        """Make room for more tokens of an admitted request; False if it had to give way itself."""
-        while request.row is not None and not request.row.reserve(count):
-            last = self.admitted.pop()
-            self._give_back(last)
-            self.waiting.insert(0, last)
-            self.preemptions += 1
-        return request.row is not None
+    def _reserve(self, request: Request, count: int, events: list[Event]) -> bool:
+        """Make room for more tokens of an admitted request; False if it had to give way, or to end, itself."""
+        try:
+            while request in self.admitted:
+                if request.row is not None and request.row.reserve(count):
+                    return True
+                last = self.admitted.pop()
+                self._give_back(last)
+                self.waiting.insert(0, last)
+                self.preemptions += 1
+        except OutOfMemoryError as error:
+            events.append(self._fail(request, error))
+        return False
 
-    def _report(self, request: Request) -> None:
-        """Show how far a prompt of several chunks is."""
-        n_tokens = len(request.reply.prompt_ids)
-        if request.row is not None and n_tokens > self._engine.chunk_tokens:
-            self._engine.progress(READING, request.row.length, n_tokens)
+    def _read_chunk(self, request: Request, count: int) -> list[Event]:
+        """Read a chunk of a prompt, and show how far it is if it has several."""
+        assert request.row is not None
+        begin, n_tokens = request.row.length, len(request.reply.prompt_ids)
+        has_several = n_tokens > self._engine.chunk_tokens
+        if has_several and request.computed_tokens == 0:
+            self._engine.progress(READING, begin, n_tokens)
+        events = self._pass([request], count)
+        if has_several:
+            self._engine.progress(READING, min(begin + count, n_tokens), n_tokens)
+        return events
 
     def _chunk(self, request: Request, *, has_company: bool) -> int:
         """How many tokens of a prompt to read: such as one table rotates, and no more than others bear."""
@@ -223,7 +240,10 @@ class Scheduler:
             if self._table(request, row.length + count - 1) != self._table(request, 0):
                 row.is_kept = False  # the beginning is rotated otherwise
         is_scoring = any(request.is_scoring for request in requests)
-        logits = self._engine.read(self.pool, rows, ids, ends, last_only=not is_scoring)
+        try:
+            logits = self._engine.read(self.pool, rows, ids, ends, last_only=not is_scoring)
+        except OutOfMemoryError as failed:
+            return [self._fail(request, failed) for request in requests]
         are_first = [not request.reply.ids for request in requests]
         pairs = zip(requests, logits, strict=True)
         events = [self._take(request, scores) for request, scores in pairs]
@@ -242,7 +262,6 @@ class Scheduler:
 
     def _take(self, request: Request, logits: np.ndarray) -> Event | None:
         """Score a prompt's tokens and choose the next token, as far as it is time.   logits (V,) or (T, V)"""
-        parts: list[Part] = []
         try:
             if logits.ndim == 2:
                 if request.prompt_scores is not None and request.row is not None:
@@ -250,13 +269,16 @@ class Scheduler:
                 logits = logits[-1]
             if request.n_unread > 0:
                 return None
-            parts, error = request.reply.advance(logits), None
+            parts = request.reply.advance(logits)
         except RequestError as refused:
-            error = refused
-        if error is not None or request.reply.finish_reason is not None:
-            self.admitted.remove(request)
-            self._give_back(request)
-        return Event(request, parts, error)
+            return self._fail(request, refused)
+        if request.reply.finish_reason is not None:
+            self.cancel(request)
+        return Event(request, parts)
+
+    def _fail(self, request: Request, error: XplmError) -> Event:
+        self.cancel(request)
+        return Event(request, [], error)
 
     def _give_back(self, request: Request) -> None:
         if request.row is not None and not request.is_row_lent:

@@ -6,13 +6,13 @@ So taking turns back, changing the system message or loading another conversatio
 never wrong.
 """
 
-import re
 from collections.abc import Generator, Mapping, Sequence
 from os import PathLike
 from reprlib import repr as shown  # a value of any length, cut short
 from typing import Any, NamedTuple, Unpack
 
 from xplm.errors import RequestError
+from xplm.generate.chat_format import ChatFormat
 from xplm.generate.engine import Engine
 from xplm.generate.options import SamplingKeywords, make_options
 from xplm.generate.reply import Reply, start_reply
@@ -23,14 +23,8 @@ from xplm.generate.transcript import REASONING, read_transcript, write_transcrip
 from xplm.page_pool import PagePool
 from xplm.pages import first_key
 from xplm.text.chat import Message
-from xplm.text.chat_encoder import ChatEncoder
 from xplm.text.faults import require_text
 from xplm.text.reply_parts import Part
-from xplm.text.thoughts import find_format, reasoning_key
-from xplm.text.tokenizer import Tokenizer
-
-OWN_NAMES = ("messages", "add_generation_prompt", "now")
-"""What a template is given by the conversation itself."""
 
 
 class Turn(NamedTuple):
@@ -51,7 +45,7 @@ class Chat:
     def __init__(
         self,
         engine: Engine,
-        encoder: ChatEncoder,
+        chat_format: ChatFormat,
         system: str | None,
         template_args: Mapping[str, Any] | None = None,
     ) -> None:
@@ -59,7 +53,7 @@ class Chat:
 
         Args:
             engine: the decoder.
-            encoder: the model's chat format and tokenizer.
+            chat_format: the model's chat format and tokenizer.
             system: the system message, or None for the template's default. It may be set at any time.
             template_args: further names for the chat template.
 
@@ -69,12 +63,10 @@ class Chat:
         self.system = system
         """The system message; None for what the template says by itself. It may be set at any time."""
         self._engine = engine
-        self._encoder = encoder
-        self._format = find_format(encoder.tokenizer)
-        self._reasoning_key = reasoning_key(encoder.tokenizer)
+        self._format = chat_format
         self._template_args = dict(template_args or {})
         for name, value in self._template_args.items():
-            _require_read(name, value, encoder.tokenizer)
+            chat_format.require_read(name, value)
         self._turns: tuple[Turn, ...] = ()
         self._pool = PagePool(engine.rt, engine.config)
         self._row = self._pool.acquire([], first_key())
@@ -124,8 +116,8 @@ class Chat:
         require_text("a message", text)
         if self.system is not None:
             require_text("a system message", self.system)
-        messages = [*map(self._for_template, self.messages), {"role": "user", "content": text}]
-        return self._encoder.encode(messages, **self._template_args)
+        messages = [*self.messages, {"role": "user", "content": text}]
+        return self._format.encode(messages, **self._template_args)
 
     def send(self, text: str, **options: Unpack[SamplingKeywords]) -> Generation:
         """Say something, and wait for the whole reply. As `stream`, but for what it returns."""
@@ -187,7 +179,7 @@ class Chat:
     def fork(self) -> "Chat":
         """An independent conversation that begins with this one's turns, and with a copy of its cache."""
         self._require_idle()
-        other = Chat(self._engine, self._encoder, self.system, self._template_args)
+        other = Chat(self._engine, self._format, self.system, self._template_args)
         other._turns = self._turns
         other._pool, other._row = self._pool, self._row.fork()
         return other
@@ -218,29 +210,16 @@ class Chat:
             for user, assistant, reasoning in transcript.turns
         )
 
-    def _for_template(self, message: Message) -> Message:
-        """A message with its thoughts where the template reads them; without, where it reads none."""
-        if REASONING not in message:
-            return message
-        kept = {name: value for name, value in message.items() if name != REASONING}
-        key = self._reasoning_key
-        return kept | ({key: message[REASONING]} if key else {})
-
-    def _turn_end_ids(self) -> list[int]:
-        tokens = self._encoder.tokenizer.special_token_ids.items()
-        ends = {token_id for token, token_id in tokens if self._format.ends_reply(token)}
-        return [token_id for token_id in self._encoder.turn_end_ids if token_id in ends]
-
     def _reply_to(self, text: str, options: SamplingKeywords) -> Generator[Part, None, Generation]:
         self._require_idle()
         reply = start_reply(
             self._engine,
-            self._encoder.tokenizer,
+            self._format.encoder.tokenizer,
             self.prompt_ids(text),
             make_options(options),
             continues_prompt=False,
-            turn_end_ids=self._turn_end_ids(),
-            reply_format=self._format,
+            turn_end_ids=self._format.turn_end_ids,
+            reply_format=self._format.reply_format,
             row=self._row,
         )
 
@@ -279,23 +258,6 @@ class Chat:
     def _require_idle(self) -> None:
         if self._is_replying:
             raise RequestError("one reply at a time; read the earlier one to its end, or close it")
-
-
-def _require_read(name: str, value: Any, tokenizer: Tokenizer) -> None:
-    """Refuse a template argument that is not the caller's to give, or that no template reads."""
-    if name in OWN_NAMES:
-        raise RequestError(
-            f'a template argument must not be one of {", ".join(OWN_NAMES)}; got "{name}"'
-        )
-    if name == "chat_template":  # chooses among those that have names
-        if not isinstance(value, str):
-            raise RequestError(f"chat_template must be a template's name; got {value!r:.40}")
-        return
-    sources = [tokenizer.chat_template or "", *tokenizer.named_templates.values()]
-    if not any(re.search(rf"\b{re.escape(name)}\b", source) for source in sources):
-        raise RequestError(
-            f'a template argument must be read by the chat template; it has no "{name}"; check the name'
-        )
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -97,11 +97,8 @@ def forward(
     B, T = ids.shape
     context = make_context(rt, config, T, cache, ends)
     x, _ = embed_fwd(rt, config, params, ids, context)
-    if steps is not None and steps.take(context):
-        x = steps(x, context)
-    else:
-        for layer, block in enumerate(config.blocks):
-            x, _ = block_fwd(rt, block, params, layer, x, context)
+    has_step = steps is not None and steps.take(context)
+    x = steps(x, context) if steps and has_step else _blocks(rt, config, params, x, context)
     if cache is not None:
         cache.advance(counts or (T,) * B)
 
@@ -111,6 +108,45 @@ def forward(
     head = head_weight(config, params)
     logits, _ = rt.ops.linear_fwd(cast(x, rt.dtype.loss), head, params.get(HEAD_BIAS))
     return scale_and_cap(logits, config.logit_scale, config.logit_cap)
+
+
+def last_states(
+    rt: Runtime,
+    config: DecoderConfig,
+    params: Params,
+    ids: Array,
+    cache: Cache,
+    ends: Sequence[int],
+) -> Array:
+    """The states that the head would take: those behind the last norm.
+
+    Args:
+        rt: backend, kernels and dtypes.
+        config: the model's.
+        params: its parameters.
+        ids: as `forward` takes them, as many in each row.
+        cache: likewise.
+        ends: likewise.
+
+    Returns:
+        (B, T, C) in the policy's compute dtype.
+    """
+    B, T = ids.shape
+    context = make_context(rt, config, T, cache, ends)
+    x, _ = embed_fwd(rt, config, params, ids, context)
+    x = _blocks(rt, config, params, x, context)
+    cache.advance((T,) * B)
+    x, _ = norm_layer_fwd(rt, config.norm, params, NORM, x)
+    return x
+
+
+def _blocks(
+    rt: Runtime, config: DecoderConfig, params: Params, x: Array, context: Context
+) -> Array:
+    """x (B, T, C) through all blocks, one after another."""
+    for layer, block in enumerate(config.blocks):
+        x, _ = block_fwd(rt, block, params, layer, x, context)
+    return x
 
 
 def _last_rows(rt: Runtime, x: Array, counts: Sequence[int] | None) -> Array:
