@@ -24,8 +24,8 @@ BROKEN_PIPE = 1  # as typer answers one that it meets itself
 BAD_INPUT = 2
 
 COMMANDS = (
-    "generate", "chat", "pull", "models", "convert", "eval", "train", "precision", "bench", "explain", "gradcheck",
-    "grade", "parity", "doctor",
+    "generate", "chat", "serve", "pull", "models", "convert", "eval", "train", "precision", "bench", "explain",
+    "gradcheck", "grade", "parity", "doctor",
 )  # fmt: skip
 """In the order of the help. Each is a function, or an `app` of several, in a module of its own name."""
 

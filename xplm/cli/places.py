@@ -35,13 +35,24 @@ def token_cache(out: Output) -> Path:
 
 def history_file() -> Path | None:
     """What was typed in chats, in the user's state directory; None: there is no such directory."""
+    path = _state_directory()
+    return path / "chat_history.jsonl" if path else None
+
+
+def sessions_directory() -> Path | None:
+    """The conversations of a server, in the user's state directory; None: there is no such directory."""
+    path = _state_directory()
+    return path / "sessions" if path else None
+
+
+def _state_directory() -> Path | None:
     from platformdirs import user_state_dir  # for chats alone
 
     try:
         path = Path(user_state_dir("xplm", appauthor=False))
     except RuntimeError:  # the user has no home directory
         return None
-    return path / "chat_history.jsonl" if path.is_absolute() else None
+    return path if path.is_absolute() else None
 
 
 def package_index() -> str | None:

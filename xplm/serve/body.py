@@ -1,0 +1,106 @@
+"""The body of a request: read within limits, and parsed into a struct.
+
+A field that nobody knows is ignored and named in the response's `warnings`. One that is known and not supported is
+refused, unless it has a value that changes nothing.
+"""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import Request
+
+from xplm.errors import one_line
+from xplm.serve.errors import ApiError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+MOST_NAMED = 20
+"""Unknown fields that are named."""
+
+NO_EFFECT = frozenset(
+    {
+        "user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+        "store", "parallel_tool_calls", "request_id", "priority",
+    }
+)  # fmt: skip
+"""Fields that change no reply."""
+
+_FIELD = re.compile(r"`\$\.(\w+)")
+
+
+async def read_body(request: Request, limit: int, seconds: float) -> bytes:
+    """The whole body.
+
+    Args:
+        request: the request.
+        limit: bytes, at most.
+        seconds: for the body to arrive.
+
+    Raises:
+        ApiError: it is larger, or takes longer.
+        ClientDisconnect: the client left.
+    """
+    too_large = ApiError(
+        f"a request's body may have {limit} bytes; send less", status=413, code="body_too_large"
+    )
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared[:20]) > limit:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise too_large
+    except TimeoutError:
+        raise ApiError(f"a request's body must arrive within {seconds:g} s", status=408) from None
+    return bytes(body)
+
+
+def parse_body(body: bytes, kind: type[T], unsupported: Mapping[str, Any]) -> tuple[T, list[str]]:
+    """A body as a struct.
+
+    Args:
+        body: JSON.
+        kind: the struct.
+        unsupported: fields that are known and not supported, and a value of each that changes nothing, beside null.
+
+    Returns:
+        The struct, and a warning for each unknown field.
+
+    Raises:
+        ApiError: the body is malformed, or asks for what is not supported.
+    """
+    try:
+        fields = msgspec.json.decode(body)
+    except msgspec.DecodeError as error:
+        raise ApiError(f"a request's body must be JSON in UTF-8; got: {error}") from None
+    except RecursionError:
+        raise ApiError("a request's body must be JSON; it is nested too deep") from None
+    if not isinstance(fields, dict):
+        raise ApiError(f"a request's body must be a JSON object; got {type(fields).__name__}")
+    for name, neutral in unsupported.items():
+        if name in fields and fields[name] is not None and fields[name] != neutral:
+            raise ApiError(
+                f'"{name}" is not supported; leave it out',
+                param=name,
+                code="unsupported_parameter",
+            )
+    given = {name: value for name, value in fields.items() if name not in unsupported}
+    try:
+        parsed = msgspec.convert(given, kind, str_keys=True)
+    except msgspec.ValidationError as error:
+        found = _FIELD.search(str(error))
+        raise ApiError(str(error), param=found[1] if found else None) from None
+    known = {field.encode_name for field in msgspec.structs.fields(kind)} | NO_EFFECT
+    unknown = [name for name in given if name not in known]
+    warnings = [
+        f'unknown field "{one_line(name)[:80]}" is ignored' for name in unknown[:MOST_NAMED]
+    ]
+    if len(unknown) > MOST_NAMED:
+        warnings.append(f"and {len(unknown) - MOST_NAMED} more")
+    return parsed, warnings

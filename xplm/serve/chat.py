@@ -1,0 +1,143 @@
+"""`/v1/chat/completions`: conversations answered."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from xplm.generate.reply import Reply, start_reply
+from xplm.serve.chat_form import ChatForm
+from xplm.serve.envelope import Envelope
+from xplm.serve.errors import ApiError
+from xplm.serve.options import UNSUPPORTED, Sampling, draw_seed, sampling_options
+from xplm.serve.prompts import plain_messages, template_args
+from xplm.serve.respond import Hooks, respond
+from xplm.serve.serving import Serving, as_request, read_request, serving_of
+
+UNSUPPORTED_HERE: Mapping[str, Any] = {
+    **UNSUPPORTED,
+    "tools": [],
+    "tool_choice": "none",
+    "functions": [],
+    "function_call": "none",
+    "audio": None,
+    "modalities": ["text"],
+    "prediction": None,
+    "web_search_options": None,
+    "continue_final_message": False,
+    "echo": False,
+}
+
+
+class ChatFields(Sampling, kw_only=True):
+    """Fields of a request for an answer."""
+
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    reasoning_effort: str | None = None
+
+
+class ChatRequest(ChatFields, kw_only=True):
+    """The body."""
+
+    messages: list[dict[str, Any]]
+
+
+async def chat_completions(request: HttpRequest) -> Response:
+    """Answer the last message of a conversation, n times."""
+    body, warnings = await read_request(request, ChatRequest, UNSUPPORTED_HERE)
+    return await answer(request, body, body.messages, warnings, Hooks())
+
+
+async def answer(
+    request: HttpRequest,
+    body: ChatFields,
+    messages: Sequence[Any],
+    warnings: list[str],
+    hooks: Hooks,
+) -> Response:
+    """Answer messages.
+
+    Args:
+        request: whose answer it is.
+        body: how to answer.
+        messages: the conversation.
+        warnings: about the body.
+        hooks: what else the response does.
+    """
+    serving = serving_of(request)
+    is_begun = False
+    try:
+        serving.require_model(body.model)
+        seed = draw_seed() if body.seed is None else body.seed
+        replies, more = await run_in_threadpool(_start, serving, body, messages, seed)
+        form = ChatForm(
+            Envelope(
+                "chat.completion",
+                "chatcmpl",
+                serving.settings.model,
+                serving.fingerprint,
+                seed,
+                body.n_choices,
+                body.include_usage,
+                warnings + more,
+            ),
+            serving.texts,
+            bool(body.logprobs),
+        )
+        requests = [as_request(request, reply) for reply in replies]
+        submitted = serving.worker.submit(requests)
+        is_begun = True
+    finally:
+        if not is_begun:
+            hooks.close()
+    return await respond(
+        request,
+        submitted,
+        form,
+        is_stream=bool(body.stream),
+        send_seconds=serving.settings.send_seconds,
+        hooks=hooks,
+    )
+
+
+def _start(
+    serving: Serving, body: ChatFields, given_messages: Sequence[Any], seed: int
+) -> tuple[list[Reply], list[str]]:
+    """Empty replies, in the order of their choices, and warnings."""
+    lm, chat_format = serving.lm, serving.require_chat()
+    if body.top_logprobs and not body.logprobs:
+        raise ApiError("top_logprobs needs logprobs; give it true", param="top_logprobs")
+    given = dict(body.chat_template_kwargs or {})
+    if body.reasoning_effort is not None:
+        given.setdefault("reasoning_effort", body.reasoning_effort)
+    variables, warnings = template_args(given, chat_format)
+    opens = True if body.add_generation_prompt is None else body.add_generation_prompt
+    messages = plain_messages(given_messages, chat_format)
+    ids = chat_format.encode(messages, add_generation_prompt=opens, **variables)
+    if body.max_tokens is None:
+        body.max_tokens = body.max_completion_tokens
+    replies = [
+        start_reply(
+            lm.engine,
+            lm.tokenizer,
+            ids,
+            sampling_options(
+                body,
+                lm.sampling,
+                seed=seed + choice,
+                max_tokens=serving.room(len(ids)),
+                top_logprobs=body.top_logprobs or 0,
+            ),
+            continues_prompt=False,
+            turn_end_ids=chat_format.turn_end_ids,
+            reply_format=chat_format.reply_format,
+        )
+        for choice in range(serving.require_count(body.n_choices))
+    ]
+    return replies, warnings

@@ -1,0 +1,99 @@
+"""Listening: the application behind uvicorn, from its start until it has ended in order."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from starlette.applications import Starlette
+
+from xplm.errors import RequestError
+
+BACKLOG = 1024
+KEEP_ALIVE_SECONDS = 75
+
+
+class Server(uvicorn.Server):
+    """Says when it serves."""
+
+    def __init__(self, app: Starlette, on_ready: Callable[[], None], *, drain_seconds: int) -> None:
+        """It does not listen yet.
+
+        Args:
+            app: the application.
+            on_ready: called once requests are served.
+            drain_seconds: for replies that are under way to finish at the end.
+        """
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=drain_seconds,
+            )
+        )
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+
+def listen(
+    app: Starlette,
+    host: str,
+    port: int,
+    *,
+    on_ready: Callable[[str], None],
+    drain_seconds: int,
+) -> None:
+    """Serve until SIGTERM or SIGINT; replies that are under way then finish first.
+
+    Args:
+        app: the application.
+        host: the address to listen on.
+        port: 0 takes one that is free.
+        on_ready: is given the server's address once requests are served.
+        drain_seconds: for replies to finish.
+
+    Raises:
+        RequestError: the address cannot be listened on.
+    """
+    listening = open_socket(host, port)
+    address = address_of(listening)
+    server = Server(app, lambda: on_ready(address), drain_seconds=drain_seconds)
+    # When it has ended, uvicorn sends itself the signal again, for handlers that were there before.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        asyncio.run(server.serve(sockets=[listening]))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """A socket that connections can be made to.
+
+    Raises:
+        RequestError: the address cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise RequestError(
+            f"cannot listen on {host} port {port}: {error.strerror}; choose another --host or --port"
+        ) from error
+
+
+def address_of(listening: socket.socket) -> str:
+    """The URL of a socket, such as "http://127.0.0.1:8000"."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

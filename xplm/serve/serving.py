@@ -1,0 +1,147 @@
+"""The model that is served, and what endpoints need beside it."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import Request as HttpRequest
+
+import xplm as library
+from xplm.errors import TemplateError
+from xplm.generate.chat_format import ChatFormat
+from xplm.generate.reply import Reply
+from xplm.generate.request import Request
+from xplm.generate.scheduler import Scheduler
+from xplm.language_model import LanguageModel
+from xplm.page_pool import PagePool
+from xplm.serve.body import parse_body, read_body
+from xplm.serve.errors import ApiError
+from xplm.serve.logprobs import TokenTexts
+from xplm.serve.metrics import Metrics
+from xplm.serve.settings import Settings
+from xplm.serve.store import Store
+from xplm.serve.worker import Worker
+from xplm.views import PAGE
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """One model on one server."""
+
+    lm: LanguageModel
+    settings: Settings
+    worker: Worker
+    metrics: Metrics
+    texts: TokenTexts
+    format: ChatFormat | None  # None: it cannot chat
+    fingerprint: str
+    """Of what a reply's text depends on beside the request."""
+    store: Store | None
+    """Of conversations; None: it keeps none."""
+
+    def require_model(self, name: str | None) -> None:
+        """Refuse a request for another model.
+
+        Raises:
+            ApiError: the name is another's.
+        """
+        if name not in (None, "", self.settings.model) and not self.settings.takes_any_model:
+            raise ApiError(
+                f"this server has the model {self.settings.model}; got {name}",
+                status=404,
+                kind="not_found_error",
+                param="model",
+                code="model_not_found",
+            )
+
+    def require_chat(self) -> ChatFormat:
+        """The chat format.
+
+        Raises:
+            ApiError: the model has none.
+        """
+        if self.format is None:
+            raise ApiError(
+                "a chat needs a chat template, and this model has none that is valid; use /v1/completions"
+            )
+        return self.format
+
+    def require_count(self, n_replies: int) -> int:
+        """The number; refuse more replies than can ever be served at a time, before any is started.
+
+        Raises:
+            ApiError: there are more.
+        """
+        most = self.settings.most_rows + self.settings.most_waiting
+        if n_replies > most:
+            raise ApiError(f"a request may ask for {most} replies; got {n_replies}; ask for fewer")
+        return n_replies
+
+    def room(self, n_prompt_tokens: int) -> int:
+        """Tokens that a reply to a prompt may have, at least 1; whether the prompt fits is for others to say."""
+        most = self.lm.engine.context
+        n_pages = self.worker.scheduler.pool.most_pages
+        if n_pages is not None:
+            most = min(most, n_pages * PAGE)
+        return max(1, most - n_prompt_tokens)
+
+
+def make_serving(lm: LanguageModel, settings: Settings) -> Serving:
+    """A model ready to be served; its worker is not started.
+
+    Raises:
+        RequestError: conversations cannot be kept where the settings say.
+    """
+    pool = PagePool(lm.rt, lm.config, settings.cache_bytes)
+    scheduler = Scheduler(lm.engine, pool, most_rows=settings.most_rows)
+    metrics = Metrics(scheduler)
+    worker = Worker(
+        scheduler,
+        metrics,
+        most_open=settings.most_rows + settings.most_waiting,
+        reply_seconds=settings.reply_seconds,
+    )
+    try:
+        chat_format = ChatFormat(lm.tokenizer, lm.engine.context)
+    except TemplateError:
+        chat_format = None
+    texts = TokenTexts(lm.tokenizer)
+    store = Store(settings.sessions) if settings.sessions else None
+    fingerprint = _fingerprint(lm, settings)
+    return Serving(lm, settings, worker, metrics, texts, chat_format, fingerprint, store)
+
+
+def serving_of(request: HttpRequest) -> Serving:
+    """What an endpoint serves."""
+    found = request.app.state.serving
+    assert isinstance(found, Serving)
+    return found
+
+
+async def read_request(
+    request: HttpRequest, kind: type[T], unsupported: Mapping[str, object]
+) -> tuple[T, list[str]]:
+    """The body of a request as a struct, and warnings about it.
+
+    Raises:
+        ApiError: it is malformed, too large or too slow, or asks for what is not supported.
+    """
+    settings = serving_of(request).settings
+    body = await read_body(request, settings.body_bytes, settings.body_seconds)
+    return parse_body(body, kind, unsupported)
+
+
+def as_request(request: HttpRequest, reply: Reply, *, scores_prompt: bool = False) -> Request:
+    """A reply as the scheduler serves it, for the owner of an HTTP request."""
+    return Request(reply, request.scope["owner"], scores_prompt=scores_prompt)
+
+
+def _fingerprint(lm: LanguageModel, settings: Settings) -> str:
+    """A digest of the model's name and shape, its policy, and the versions that compute."""
+    parts = (library.__version__, settings.model, repr(lm), lm.stored_as, repr(lm.config))
+    digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=8)
+    return f"blake2b-{digest.hexdigest()}"

@@ -1,0 +1,236 @@
+"""`/v1/sessions`: conversations that the server keeps."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from xplm.generate.result import Generation
+from xplm.generate.transcript import REASONING
+from xplm.serve.chat import UNSUPPORTED_HERE, ChatFields, answer
+from xplm.serve.errors import ApiError, json_response
+from xplm.serve.respond import Hooks
+from xplm.serve.serving import read_request, serving_of
+from xplm.serve.store import Session, Store, Turn
+
+
+class StartRequest(msgspec.Struct):
+    """A conversation to begin."""
+
+    title: str = ""
+    system: str | None = None
+    turns: tuple[Turn, ...] = ()
+
+
+class ChangeRequest(msgspec.Struct):
+    """What to change; fields that are left out stay."""
+
+    title: str | msgspec.UnsetType | None = msgspec.UNSET
+    system: str | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class SendRequest(ChatFields, kw_only=True):
+    """A message, and how to answer it."""
+
+    content: str
+
+
+class AppendRequest(msgspec.Struct):
+    """An exchange as it is, such as one whose answer was broken off."""
+
+    user: str
+    assistant: str
+    reasoning_content: str = ""
+
+
+class PlaceRequest(msgspec.Struct):
+    """A number of turns from the beginning; None: all."""
+
+    turns: int | None = None
+
+
+class EditRequest(msgspec.Struct):
+    """Other words for an earlier turn; what follows it stays."""
+
+    turn: int
+    user: str | None = None
+    assistant: str | None = None
+
+
+async def list_sessions(request: HttpRequest) -> Response:
+    """All conversations, the one that changed last first, without what was said."""
+    found = [_describe(s) for s in _store(request).of_owner(request.scope["owner"])]
+    return json_response({"object": "list", "data": found})
+
+
+async def start_session(request: HttpRequest) -> Response:
+    """Begin a conversation."""
+    body, _ = await read_request(request, StartRequest, {})
+    store = _store(request)
+    session = store.start(
+        request.scope["owner"], title=body.title, system=body.system, turns=body.turns
+    )
+    return _whole(await store.save(session), 201)
+
+
+async def get_session(request: HttpRequest) -> Response:
+    """A conversation with all that was said."""
+    return _whole(_find(request))
+
+
+async def change_session(request: HttpRequest) -> Response:
+    """Change the title or the system message."""
+    body, _ = await read_request(request, ChangeRequest, {})
+    async with _held(request) as session:
+        title = session.title if body.title is msgspec.UNSET else body.title or ""
+        system = session.system if body.system is msgspec.UNSET else body.system
+        changed = msgspec.structs.replace(session, title=title, system=system)
+        return _whole(await _store(request).save(changed))
+
+
+async def delete_session(request: HttpRequest) -> Response:
+    """Remove a conversation."""
+    async with _held(request) as session:
+        await _store(request).delete(session)
+    return json_response({"id": session.id, "object": "session.deleted", "deleted": True})
+
+
+async def append_turn(request: HttpRequest) -> Response:
+    """Add an exchange."""
+    body, _ = await read_request(request, AppendRequest, {})
+    async with _held(request) as session:
+        turn = Turn(body.user, body.assistant, body.reasoning_content)
+        changed = msgspec.structs.replace(session, turns=(*session.turns, turn))
+        return _whole(await _store(request).save(changed))
+
+
+async def rollback_session(request: HttpRequest) -> Response:
+    """Take back all turns after some."""
+    body, _ = await read_request(request, PlaceRequest, {})
+    async with _held(request) as session:
+        n = len(session.turns) - 1 if body.turns is None else body.turns
+        changed = msgspec.structs.replace(session, turns=_first(session, n))
+        return _whole(await _store(request).save(changed))
+
+
+async def fork_session(request: HttpRequest) -> Response:
+    """Begin another conversation with this one's first turns."""
+    body, _ = await read_request(request, PlaceRequest, {})
+    session, store = _find(request), _store(request)
+    n = len(session.turns) if body.turns is None else body.turns
+    other = store.start(
+        session.owner,
+        title=session.title,
+        system=session.system,
+        turns=_first(session, n),
+        parent=session.id,
+    )
+    return _whole(await store.save(other), 201)
+
+
+async def edit_turn(request: HttpRequest) -> Response:
+    """Change the words of an earlier turn."""
+    body, _ = await read_request(request, EditRequest, {})
+    async with _held(request) as session:
+        if not 0 <= body.turn < len(session.turns):
+            raise ApiError(
+                f"the conversation has {len(session.turns)} turns, counted from 0; got {body.turn}",
+                param="turn",
+            )
+        turn = session.turns[body.turn]
+        if body.user is not None:
+            turn = msgspec.structs.replace(turn, user=body.user)
+        if body.assistant is not None:
+            said = {"assistant": body.assistant, "reasoning_content": "", "finish_reason": None}
+            turn = msgspec.structs.replace(turn, **said)
+        turns = (*session.turns[: body.turn], turn, *session.turns[body.turn + 1 :])
+        changed = msgspec.structs.replace(session, turns=turns)
+        return _whole(await _store(request).save(changed))
+
+
+async def send_message(request: HttpRequest) -> Response:
+    """Say something, and have it answered; the turn is stored before the response ends, or not at all."""
+    body, warnings = await read_request(request, SendRequest, UNSUPPORTED_HERE)
+    if body.n_choices > 1:
+        raise ApiError("a message of a conversation has one answer; leave out n", param="n")
+    session, store = _find(request), _store(request)
+    store.hold(session)
+
+    async def keep(generations: Sequence[Generation]) -> dict[str, Any]:
+        (found,) = generations
+        turn = Turn(body.content, found.text, found.reasoning, found.finish_reason)
+        kept = await store.save(msgspec.structs.replace(session, turns=(*session.turns, turn)))
+        return {"session": _describe(kept)}
+
+    hooks = Hooks(finish=keep, close=lambda: store.release(session))
+    messages = [*messages_of(session), {"role": "user", "content": body.content}]
+    return await answer(request, body, messages, warnings, hooks)
+
+
+def messages_of(session: Session) -> list[dict[str, Any]]:
+    """A conversation as a chat has it."""
+    messages: list[dict[str, Any]] = []
+    if session.system:
+        messages.append({"role": "system", "content": session.system})
+    for turn in session.turns:
+        messages.append({"role": "user", "content": turn.user})
+        said = {"role": "assistant", "content": turn.assistant}
+        thought = {REASONING: turn.reasoning_content} if turn.reasoning_content else {}
+        messages.append(said | thought)
+    return messages
+
+
+def _store(request: HttpRequest) -> Store:
+    """The store of a server that keeps conversations."""
+    store = serving_of(request).store
+    if store is None:
+        raise ApiError(
+            "this server keeps no conversations; start it with --sessions",
+            status=501,
+            kind="not_supported_error",
+            code="not_supported",
+        )
+    return store
+
+
+def _find(request: HttpRequest) -> Session:
+    return _store(request).find(request.path_params["name"], request.scope["owner"])
+
+
+@asynccontextmanager
+async def _held(request: HttpRequest) -> AsyncIterator[Session]:
+    """A conversation that nobody else changes meanwhile."""
+    session, store = _find(request), _store(request)
+    store.hold(session)
+    try:
+        yield session
+    finally:
+        store.release(session)
+
+
+def _first(session: Session, n: int) -> tuple[Turn, ...]:
+    if not 0 <= n <= len(session.turns):
+        raise ApiError(
+            f"the conversation has {len(session.turns)} turns; got {n} to keep", param="turns"
+        )
+    return session.turns[:n]
+
+
+def _describe(session: Session) -> dict[str, Any]:
+    return {
+        "id": session.id,
+        "object": "session",
+        "created": session.created,
+        "updated": session.updated,
+        "title": session.title,
+        "system": session.system,
+        "parent": session.parent,
+        "n_turns": len(session.turns),
+    }
+
+
+def _whole(session: Session, status: int = 200) -> Response:
+    return json_response(_describe(session) | {"turns": session.turns}, status)

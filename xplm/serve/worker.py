@@ -1,0 +1,306 @@
+"""The thread that computes: it owns the scheduler, and hands what each step gives to the event loop.
+
+Whoever asks for replies gets them through a queue that the thread never waits for: what a slow reader has not taken
+stays there, at most as many entries as its replies may have tokens. Work that is no reply, such as an embedding, is a
+generator, of which the thread computes one part between two steps.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from time import perf_counter
+from typing import Any, NamedTuple, TypeVar
+
+from xplm.errors import OutOfMemoryError, XplmError
+from xplm.generate.request import Event, Request
+from xplm.generate.result import Generation
+from xplm.generate.sampling import Ranked
+from xplm.generate.scheduler import Scheduler
+from xplm.serve.errors import ApiError, ModelError
+from xplm.serve.metrics import Metrics
+from xplm.text.reply_parts import Part
+
+T = TypeVar("T")
+Work = Generator[None, None, T]
+"""Work in parts."""
+
+STOPPED = "the server has stopped computing"
+
+
+class Delta(NamedTuple):
+    """What a step gave to one of several replies."""
+
+    choice: int  # which reply
+    parts: list[Part]  # that can be shown now
+    ids: list[int]  # chosen since the last
+    logprobs: list[float]  # of these
+    top: list[Ranked]  # of each of these the likeliest in its place, or empty
+    end: Generation | XplmError | None  # the whole, once it is there, or why there is none
+
+
+class _Job(NamedTuple):
+    work: Work[Any]
+    future: "asyncio.Future[Any]"
+
+
+class Replies:
+    """Replies that are under way, as the event loop sees them: iterate over their deltas, and cancel at the end."""
+
+    def __init__(self, worker: "Worker", requests: Sequence[Request], deadline: float) -> None:
+        """Nothing has come yet; `Worker.submit` makes one."""
+        self.requests = requests
+        self._worker, self._deadline = worker, deadline
+        self._queue: asyncio.Queue[Delta] = asyncio.Queue()
+        self.n_left = len(requests)
+
+    def put(self, delta: Delta) -> None:
+        """Take in what a step gave."""
+        self._queue.put_nowait(delta)
+
+    def __aiter__(self) -> "Replies":
+        """Itself."""
+        return self
+
+    async def __anext__(self) -> Delta:
+        """The next delta of any reply.
+
+        Raises:
+            ApiError: the time for the replies is over.
+        """
+        if self.n_left == 0:
+            raise StopAsyncIteration
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                delta = await self._queue.get()
+        except TimeoutError:
+            raise ApiError(
+                "a reply took longer than this server allows; ask for fewer tokens",
+                status=503,
+                kind="server_error",
+                code="timeout",
+            ) from None
+        if delta.end is not None:
+            self.n_left -= 1
+        return delta
+
+    def cancel(self) -> None:
+        """Stop those that have not ended. Whoever submitted replies calls this at the end."""
+        if self.n_left:
+            self._worker.cancel(self.requests)
+            self.n_left = 0
+
+
+class _Target:
+    """Where the deltas of a request go, and how much of its reply has gone there."""
+
+    def __init__(self, replies: Replies, index: int) -> None:
+        self.replies, self.index = replies, index
+        self.n_ids = 0
+        self.asked = perf_counter()
+
+    def delta(self, event: Event) -> Delta:
+        reply, begin = event.request.reply, self.n_ids
+        self.n_ids = len(reply.ids)
+        end: Generation | XplmError | None = None
+        if event.error is not None:
+            is_own = isinstance(event.error, ApiError)
+            end = event.error if is_own else _as_failure(event.error)
+        elif reply.finish_reason is not None:
+            end = event.request.result()
+        top = reply.top_logprobs[begin:] if reply.options.top_logprobs else []
+        return Delta(self.index, event.parts, reply.ids[begin:], reply.logprobs[begin:], top, end)
+
+
+class Worker:
+    """Owns the thread. Every method but `_run` and what it calls is the event loop's."""
+
+    def __init__(
+        self, scheduler: Scheduler, metrics: Metrics, *, most_open: int, reply_seconds: float
+    ) -> None:
+        """Nothing runs yet.
+
+        Args:
+            scheduler: what the thread steps.
+            metrics: is given what each step did.
+            most_open: replies that are under way or wait, at most.
+            reply_seconds: for a reply, from the request to its last token.
+        """
+        self.scheduler = scheduler
+        self._metrics, self._most_open, self._reply_seconds = metrics, most_open, reply_seconds
+        self._targets: dict[Request, _Target] = {}  # the thread's
+        self._jobs: list[_Job] = []  # the thread's
+        self._condition = threading.Condition()
+        self._commands: list[Callable[[], None]] = []  # what the event loop asks of the thread
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._run, name="xplm-worker", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._open: set[Request] = set()  # the event loop's: not ended and not cancelled
+        self._n_computing = 0  # likewise: jobs
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests can be served."""
+        return self._thread.is_alive() and not self._is_closing
+
+    def start(self) -> None:
+        """Start the thread, from the event loop that it hands replies to."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def close(self) -> None:
+        """End what is under way, and the thread."""
+        with self._condition:
+            self._is_closing = True
+            self._condition.notify()
+        await asyncio.to_thread(self._thread.join)
+
+    def submit(self, requests: Sequence[Request]) -> Replies:
+        """Have requests served.
+
+        Raises:
+            ApiError: too many wait, or the server is about to end.
+            RequestError: one could not be served even alone.
+        """
+        for request in requests:
+            self.scheduler.require_fit(request)
+        self._require_room(len(requests))
+        assert self._loop is not None
+        replies = Replies(self, requests, self._loop.time() + self._reply_seconds)
+        self._open.update(requests)
+        self._ask(partial(self._take, requests, replies))
+        return replies
+
+    def cancel(self, requests: Sequence[Request]) -> None:
+        """Stop serving requests, as far as they are not served already."""
+        self._open.difference_update(requests)
+        self._ask(partial(self._drop, requests))
+
+    async def compute(self, work: Work[T]) -> T:
+        """Have work done between the steps; returns what it returns.
+
+        Raises:
+            XplmError: the work did.
+            ApiError: too many wait, or the server is about to end.
+        """
+        self._require_room(1)
+        assert self._loop is not None
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._ask(partial(self._jobs.append, _Job(work, future)))
+        self._n_computing += 1
+        try:
+            return await future
+        finally:
+            self._n_computing -= 1
+
+    def _require_room(self, count: int) -> None:
+        if not self.is_alive:
+            raise ApiError(STOPPED, status=503, kind="server_error", code="unavailable")
+        n_open = len(self._open) + self._n_computing
+        if n_open + count > self._most_open:
+            raise ApiError(
+                f"this server serves and queues {self._most_open} replies at a time; {n_open} are there and "
+                f"{count} more were asked for; try again later",
+                status=429,
+                kind="rate_limit_error",
+                code="queue_full",
+                headers={"retry-after": "1"},
+            )
+
+    def _ask(self, command: Callable[[], None]) -> None:
+        with self._condition:
+            self._commands.append(command)
+            self._condition.notify()
+
+    # From here on, in the thread.
+
+    def _run(self) -> None:
+        try:
+            while not self._is_closing:
+                for command in self._wait():
+                    command()
+                if not self.scheduler.is_idle:
+                    begun = perf_counter()
+                    events = self.scheduler.step()
+                    self._metrics.count_step(perf_counter() - begun)
+                    self._deliver(events)
+                if self._jobs:
+                    self._advance(self._jobs.pop(0))
+        finally:  # whoever waits is told, whatever ended the loop
+            self._is_closing = True
+            for command in self._wait():
+                command()
+            stopped = ApiError(STOPPED, status=503, kind="server_error", code="unavailable")
+            self._deliver([Event(request, [], stopped) for request in self._targets])
+            for job in self._jobs:
+                self._settle(job.future, stopped)
+
+    def _wait(self) -> list[Callable[[], None]]:
+        """What the event loop has asked for, once there is something to do."""
+        with self._condition:
+            while not (self._commands or self._jobs or self._is_closing) and self.scheduler.is_idle:
+                self._condition.wait()
+            commands, self._commands = self._commands, []
+        return commands
+
+    def _take(self, requests: Sequence[Request], replies: Replies) -> None:
+        for index, request in enumerate(requests):
+            self._targets[request] = _Target(replies, index)
+            self.scheduler.submit(request)
+
+    def _drop(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            if self._targets.pop(request, None) is not None:
+                self.scheduler.cancel(request)
+                self._metrics.cancelled.inc()
+
+    def _deliver(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._metrics.count_event(event, perf_counter() - self._targets[event.request].asked)
+        batch = [(self._targets[e.request], self._targets[e.request].delta(e)) for e in events]
+        ended = [e.request for e, (_, d) in zip(events, batch, strict=True) if d.end is not None]
+        for request in ended:
+            del self._targets[request]
+        if batch:
+            self._call(partial(self._hand_out, batch, ended))
+
+    def _advance(self, job: _Job) -> None:
+        """Compute one part of a job; put it back if there is more."""
+        if job.future.cancelled():
+            job.work.close()
+            return
+        try:
+            next(job.work)
+        except StopIteration as end:
+            self._settle(job.future, end.value)
+        except XplmError as error:
+            self._settle(job.future, error)
+        else:
+            self._jobs.insert(0, job)
+
+    def _settle(self, future: "asyncio.Future[Any]", outcome: Any) -> None:
+        def settle() -> None:
+            if future.done():
+                return
+            if isinstance(outcome, XplmError):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        self._call(settle)
+
+    def _call(self, function: Callable[[], None]) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(function)
+
+    # In the event loop again.
+
+    def _hand_out(self, batch: Sequence[tuple[_Target, Delta]], ended: Sequence[Request]) -> None:
+        self._open.difference_update(ended)
+        for target, delta in batch:
+            target.replies.put(delta)
+
+
+def _as_failure(error: XplmError) -> XplmError:
+    """An error that a request met after it had been admitted."""
+    return error if isinstance(error, OutOfMemoryError) else ModelError(str(error))
