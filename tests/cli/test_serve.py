@@ -13,7 +13,7 @@ from xplm.cli.serve import parse_size
 from xplm.errors import RequestError
 
 httpx = pytest.importorskip("httpx", reason='the extra "dev" is not installed')
-for library in ("starlette", "uvicorn", "msgspec", "prometheus_client"):
+for library in ("starlette", "uvicorn", "msgspec", "prometheus_client", "llguidance"):
     pytest.importorskip(library, reason='the extra "serve" is not installed')
 
 

@@ -13,7 +13,8 @@ from tests.generate.tiny import tiny_model
 from xplm.generate.engine import Engine
 
 WHY = 'the extra "serve" is not installed'
-for library in ("starlette", "uvicorn", "msgspec", "prometheus_client", "httpx", "openai"):
+NEEDED = ("starlette", "uvicorn", "msgspec", "prometheus_client", "llguidance", "httpx", "openai")
+for library in NEEDED:
     pytest.importorskip(library, reason=WHY)
 
 from starlette.testclient import TestClient  # noqa: E402

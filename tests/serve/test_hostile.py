@@ -111,7 +111,7 @@ def test_a_body_that_is_no_object_is_refused(client, body):
         ({"logit_bias": {str(n): 1 for n in range(1025)}}, "logit_bias"),
         ({"presence_penalty": 2.5}, "presence_penalty"),
         ({"frequency_penalty": "much"}, "frequency_penalty"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
         ({"stream_options": 5}, "stream_options"),
     ],
 )

@@ -13,7 +13,7 @@ from xplm.cli.places import sessions_directory
 from xplm.errors import RequestError
 from xplm.out_of_memory import UNITS, format_bytes
 
-NEEDED = ("starlette", "uvicorn", "msgspec", "prometheus_client")
+NEEDED = ("starlette", "uvicorn", "msgspec", "prometheus_client", "llguidance")
 INSTALL = 'pip install "xplm[serve]"'
 
 DRAIN_SECONDS = 600

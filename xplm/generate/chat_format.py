@@ -8,7 +8,7 @@ from xplm.errors import RequestError
 from xplm.generate.transcript import REASONING
 from xplm.text.chat import Message
 from xplm.text.chat_encoder import ChatEncoder
-from xplm.text.thoughts import find_format, reasoning_key
+from xplm.text.thoughts import ReplyFormat, find_format, reasoning_key
 from xplm.text.tokenizer import Tokenizer
 
 OWN_NAMES = ("messages", "add_generation_prompt", "now")
@@ -39,11 +39,10 @@ class ChatFormat:
         sources = [tokenizer.chat_template or "", *tokenizer.named_templates.values()]
         self._source = "\n".join(sources)
 
-    @property
-    def turn_end_ids(self) -> list[int]:
-        """Ids that end an answer, besides the model's own end of sequence."""
+    def turn_end_ids(self, reply_format: ReplyFormat) -> list[int]:
+        """Ids that end an answer of a form, besides the model's own end of sequence."""
         tokens = self.encoder.tokenizer.special_token_ids.items()
-        ends = {token_id for token, token_id in tokens if self.reply_format.ends_reply(token)}
+        ends = {token_id for token, token_id in tokens if reply_format.ends_reply(token)}
         return [token_id for token_id in self.encoder.turn_end_ids if token_id in ends]
 
     def reads(self, name: str) -> bool:

@@ -218,7 +218,7 @@ class Chat:
             self.prompt_ids(text),
             make_options(options),
             continues_prompt=False,
-            turn_end_ids=self._format.turn_end_ids,
+            turn_end_ids=self._format.turn_end_ids(self._format.reply_format),
             reply_format=self._format.reply_format,
             row=self._row,
         )

@@ -23,7 +23,7 @@ MOST_NAMED = 20
 NO_EFFECT = frozenset(
     {
         "user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-        "store", "parallel_tool_calls", "request_id", "priority",
+        "store", "request_id", "priority",
     }
 )  # fmt: skip
 """Fields that change no reply."""

@@ -9,17 +9,18 @@ from starlette.responses import Response
 
 from xplm.generate.reply import Reply, start_reply
 from xplm.serve.chat_form import ChatForm
+from xplm.serve.constrain import UNKNOWN_CALLS, Format, read_schema
 from xplm.serve.envelope import Envelope
 from xplm.serve.errors import ApiError
 from xplm.serve.options import UNSUPPORTED, Sampling, draw_seed, sampling_options
 from xplm.serve.prompts import plain_messages, template_args
 from xplm.serve.respond import Hooks, respond
 from xplm.serve.serving import Serving, as_request, read_request, serving_of
+from xplm.text.call_formats import with_calls
+from xplm.text.tools import read_offer
 
 UNSUPPORTED_HERE: Mapping[str, Any] = {
     **UNSUPPORTED,
-    "tools": [],
-    "tool_choice": "none",
     "functions": [],
     "function_call": "none",
     "audio": None,
@@ -37,6 +38,9 @@ class ChatFields(Sampling, kw_only=True):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     reasoning_effort: str | None = None
@@ -107,21 +111,24 @@ async def answer(
 
 
 def _start(
-    serving: Serving, body: ChatFields, given_messages: Sequence[Any], seed: int
+    serving: Serving, body: ChatFields, given: Sequence[Any], seed: int
 ) -> tuple[list[Reply], list[str]]:
     """Empty replies, in the order of their choices, and warnings."""
     lm, chat_format = serving.lm, serving.require_chat()
     if body.top_logprobs and not body.logprobs:
         raise ApiError("top_logprobs needs logprobs; give it true", param="top_logprobs")
-    given = dict(body.chat_template_kwargs or {})
-    if body.reasoning_effort is not None:
-        given.setdefault("reasoning_effort", body.reasoning_effort)
-    variables, warnings = template_args(given, chat_format)
+    form = _format_of(serving, body)
+    variables, warnings = template_args(_arguments(body, form), chat_format)
+    if form.offer.tools and not form.finds_calls:
+        warnings.append(UNKNOWN_CALLS)
     opens = True if body.add_generation_prompt is None else body.add_generation_prompt
-    messages = plain_messages(given_messages, chat_format)
+    messages = plain_messages(given, chat_format)
     ids = chat_format.encode(messages, add_generation_prompt=opens, **variables)
     if body.max_tokens is None:
         body.max_tokens = body.max_completion_tokens
+    reply_format = chat_format.reply_format
+    if form.call_format is not None and form.offer.tools:
+        reply_format = with_calls(lm.tokenizer, form.call_format, form.offer.tools)
     replies = [
         start_reply(
             lm.engine,
@@ -135,9 +142,39 @@ def _start(
                 top_logprobs=body.top_logprobs or 0,
             ),
             continues_prompt=False,
-            turn_end_ids=chat_format.turn_end_ids,
-            reply_format=chat_format.reply_format,
+            turn_end_ids=chat_format.turn_end_ids(reply_format),
+            reply_format=reply_format,
+            constraint=form.constraint(serving.grammars, ids),
         )
         for choice in range(serving.require_count(body.n_choices))
     ]
     return replies, warnings
+
+
+def _format_of(serving: Serving, body: ChatFields) -> Format:
+    """What the answers have to look like.
+
+    Raises:
+        ApiError, RequestError: tools or schema are malformed, or cannot be had together.
+    """
+    offer = read_offer(body.tools, body.tool_choice)
+    schema = read_schema(body.response_format)
+    if offer.tools and schema is not None:
+        raise ApiError(
+            "response_format does not go together with tools; leave one out, or give tool_choice none",
+            param="response_format",
+        )
+    if offer.is_required and serving.call_format is None:
+        raise ApiError(f"tool_choice must be auto or none: {UNKNOWN_CALLS}", param="tool_choice")
+    several = body.parallel_tool_calls is not False
+    return Format(schema, offer, serving.call_format, several)
+
+
+def _arguments(body: ChatFields, form: Format) -> dict[str, Any]:
+    """Names for the template."""
+    given = dict(body.chat_template_kwargs or {})
+    if body.reasoning_effort is not None:
+        given.setdefault("reasoning_effort", body.reasoning_effort)
+    if form.offer.described is not None:
+        given["tools"] = form.offer.described
+    return given

@@ -13,6 +13,7 @@ from xplm.generate.reply import Reply, start_reply
 from xplm.generate.request import Request
 from xplm.generate.result import Generation
 from xplm.generate.sampling import Ranked
+from xplm.serve.constrain import NO_TOOLS, Format, read_schema
 from xplm.serve.envelope import Envelope
 from xplm.serve.errors import ApiError
 from xplm.serve.logprobs import TokenTexts
@@ -155,6 +156,7 @@ async def completions(request: HttpRequest) -> Response:
 def _start(serving: Serving, body: CompletionRequest, seed: int) -> tuple[list[Reply], list[str]]:
     """Empty replies, in the order of their choices, and what is echoed in front of each."""
     lm, replies, echoes = serving.lm, [], []
+    form = Format(read_schema(body.response_format), NO_TOOLS, None, False)
     if not 0 <= (body.logprobs or 0) <= MOST_TOP_LOGPROBS:
         raise ApiError(
             f"logprobs must be at least 0 and at most {MOST_TOP_LOGPROBS}; got {body.logprobs}",
@@ -177,7 +179,14 @@ def _start(serving: Serving, body: CompletionRequest, seed: int) -> tuple[list[R
                 top_logprobs=body.logprobs or 0,
             )
             replies.append(
-                start_reply(lm.engine, lm.tokenizer, ids, options, continues_prompt=True)
+                start_reply(
+                    lm.engine,
+                    lm.tokenizer,
+                    ids,
+                    options,
+                    continues_prompt=True,
+                    constraint=form.constraint(serving.grammars, None),
+                )
             )
             echoes.append(echo)
     return replies, echoes

@@ -7,7 +7,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from xplm.errors import ContextError, OutOfMemoryError, XplmError, one_line
+from xplm.errors import (
+    ContextError,
+    OutOfMemoryError,
+    RequestError,
+    XplmError,
+    one_line,
+)
 
 CLIENT_LEFT = 499
 """Status of a response that nobody reads."""
@@ -43,6 +49,10 @@ class ApiError(XplmError):
         self.headers = headers
 
 
+class GrammarError(RequestError):
+    """A reply cannot go on in the form that its request asks for."""
+
+
 class ModelError(XplmError):
     """A reply ended without a result, through no fault of the request."""
 
@@ -56,6 +66,7 @@ def as_api_error(error: XplmError) -> ApiError:
     if isinstance(error, ModelError):
         return ApiError(str(error), status=500, kind="server_error")
     code = "context_length_exceeded" if isinstance(error, ContextError) else None
+    code = "grammar" if isinstance(error, GrammarError) else code
     return ApiError(str(error), code=code)
 
 

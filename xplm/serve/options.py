@@ -22,7 +22,6 @@ MOST_BIASES = 1024
 
 UNSUPPORTED: Mapping[str, Any] = {
     "best_of": 1,
-    "response_format": {"type": "text"},
     "guided_json": None,
     "guided_regex": None,
     "guided_choice": None,
@@ -66,6 +65,7 @@ class Sampling(msgspec.Struct, kw_only=True):
     ignore_eos: bool | None = None
     seed: int | None = None
     n: int | None = None
+    response_format: dict[str, Any] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 

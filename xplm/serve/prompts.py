@@ -6,6 +6,8 @@ from typing import Any
 from xplm.generate.chat_format import OWN_NAMES, ChatFormat
 from xplm.language_model import LanguageModel
 from xplm.serve.errors import ApiError
+from xplm.text.chat import Message
+from xplm.text.tools import template_messages
 
 TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 
@@ -43,15 +45,17 @@ def prompt_ids(lm: LanguageModel, prompt: str | list[int]) -> list[int]:
     return lm.tokenizer.encode(prompt)
 
 
-def plain_messages(messages: Sequence[Any], chat_format: ChatFormat) -> list[dict[str, Any]]:
-    """Messages as templates take them: their contents as texts, "developer" as a role that the template knows.
+def plain_messages(messages: Sequence[Any], chat_format: ChatFormat) -> list[Message]:
+    """Messages as templates take them: contents as texts, arguments of calls as objects, "developer" as a role that
+    the template knows.
 
     Raises:
         ApiError: there is none, one is malformed, or holds an image or a sound.
+        RequestError: a call is malformed.
     """
     if not messages:
         raise ApiError("messages must not be empty", param="messages")
-    plain = []
+    plain: list[Message] = []
     for message in messages:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise ApiError('a message must have a "role", a text', param="messages")
@@ -60,7 +64,7 @@ def plain_messages(messages: Sequence[Any], chat_format: ChatFormat) -> list[dic
             role = "system"
         content = _text_of(message.get("content"))
         plain.append({**message, "role": role, "content": content})
-    return plain
+    return template_messages(plain)
 
 
 def template_args(

@@ -18,11 +18,14 @@ from xplm.language_model import LanguageModel
 from xplm.page_pool import PagePool
 from xplm.serve.body import parse_body, read_body
 from xplm.serve.errors import ApiError
+from xplm.serve.grammar import Grammars
 from xplm.serve.logprobs import TokenTexts
 from xplm.serve.metrics import Metrics
 from xplm.serve.settings import Settings
 from xplm.serve.store import Store
 from xplm.serve.worker import Worker
+from xplm.text.call_formats import CallFormat, find_call_format
+from xplm.text.thoughts import find_format
 from xplm.views import PAGE
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -38,6 +41,8 @@ class Serving:
     metrics: Metrics
     texts: TokenTexts
     format: ChatFormat | None  # None: it cannot chat
+    call_format: CallFormat | None  # of calls of tools; None: none that is known
+    grammars: Grammars
     fingerprint: str
     """Of what a reply's text depends on beside the request."""
     store: Store | None
@@ -109,10 +114,20 @@ def make_serving(lm: LanguageModel, settings: Settings) -> Serving:
         chat_format = ChatFormat(lm.tokenizer, lm.engine.context)
     except TemplateError:
         chat_format = None
-    texts = TokenTexts(lm.tokenizer)
     store = Store(settings.sessions) if settings.sessions else None
     fingerprint = _fingerprint(lm, settings)
-    return Serving(lm, settings, worker, metrics, texts, chat_format, fingerprint, store)
+    return Serving(
+        lm,
+        settings,
+        worker,
+        metrics,
+        TokenTexts(lm.tokenizer),
+        chat_format,
+        find_call_format(lm.tokenizer),
+        _grammars(lm, chat_format),
+        fingerprint,
+        store,
+    )
 
 
 def serving_of(request: HttpRequest) -> Serving:
@@ -138,6 +153,15 @@ async def read_request(
 def as_request(request: HttpRequest, reply: Reply, *, scores_prompt: bool = False) -> Request:
     """A reply as the scheduler serves it, for the owner of an HTTP request."""
     return Request(reply, request.scope["owner"], scores_prompt=scores_prompt)
+
+
+def _grammars(lm: LanguageModel, chat_format: ChatFormat | None) -> Grammars:
+    """Grammars over the model's tokens, which are read when the first is asked for."""
+    reply_format = find_format(lm.tokenizer)
+    ends = [*lm.config.eos_token_id, *lm.tokenizer.eos_token_ids]
+    if chat_format is not None:
+        ends += chat_format.turn_end_ids(reply_format)
+    return Grammars(lm.tokenizer, reply_format, ends)
 
 
 def _fingerprint(lm: LanguageModel, settings: Settings) -> str:

@@ -17,7 +17,7 @@ from xplm.generate.request import Event, Request
 from xplm.generate.result import Generation
 from xplm.generate.sampling import Ranked
 from xplm.generate.scheduler import Scheduler
-from xplm.serve.errors import ApiError, ModelError
+from xplm.serve.errors import ApiError, GrammarError, ModelError
 from xplm.serve.metrics import Metrics
 from xplm.text.reply_parts import Part
 
@@ -104,8 +104,7 @@ class _Target:
         self.n_ids = len(reply.ids)
         end: Generation | XplmError | None = None
         if event.error is not None:
-            is_own = isinstance(event.error, ApiError)
-            end = event.error if is_own else _as_failure(event.error)
+            end = _as_failure(event.error)
         elif reply.finish_reason is not None:
             end = event.request.result()
         top = reply.top_logprobs[begin:] if reply.options.top_logprobs else []
@@ -302,5 +301,6 @@ class Worker:
 
 
 def _as_failure(error: XplmError) -> XplmError:
-    """An error that a request met after it had been admitted."""
-    return error if isinstance(error, OutOfMemoryError) else ModelError(str(error))
+    """An error that a request met after it had been admitted: the model's, unless it is known to be another's."""
+    is_known = isinstance(error, ApiError | GrammarError | OutOfMemoryError)
+    return error if is_known else ModelError(str(error))
