@@ -1,41 +1,50 @@
-"""Attention of a few queries over a long cache: decoding. Derivation: `xplm.kernels.attention`.
+"""Attention of queries over a cache, block by block of slots. Derivation: `xplm.kernels.attention`.
 
-The cache is read once, as it is stored, by blocks of slots of one key/value head; a block serves the G query heads that
-read the head, and leaves for each its maximum m, its sum of exponentials l, and its weighted sum of values a. Over
-the blocks of a query, in order,
+The cache is read as it is stored, by blocks of KEYS slots of one key/value head, counted from slot 0; a block serves
+the G query heads that read the head, and gives for each query its maximum m, its sum of exponentials l, and its
+weighted sum of values a. The blocks of a query are put together in order, from M = -inf, L = 0, y = 0 on:
 
-    M = max m,   y = sum(exp(m - M) a) / sum(exp(m - M) l),   lse = M + log(sum(exp(m - M) l))
+    M' = max(M, m),   L' = exp(M - M') L + exp(m - M') l,   y' = exp(M - M') y + exp(m - M') a
 
-A sink is one more block, whose m is the sink, its l 1 and its a 0.
-Where blocks begin depends on the slots alone, so a result does not depend on the number of threads.
+and then y = y / L, lse = M + log L. A query whose head has a sink begins with M = sink and L = 1.
 
-Bytes: 2 B K S D numbers of the cache, of those slots that a window shows. FLOPs: 4 B H T S D.
+Which blocks a query sees, and what it sees of them, depends on its slot and the window alone, and every sum is in an
+order of its own: over D as in `xplm_numpy.dot`, over slots one after another. So a query's bits are the same whatever
+is computed beside it: other rows, other queries, on any number of threads.
+
+Bytes: 2 B K S D numbers of the cache, of those slots that a window shows; for many queries once for each MOST_ROWS of
+them. FLOPs: 4 B H T S D.
 Source: the split over keys is that of Dao et al., "Flash-Decoding" (2023).
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import prange
 
 from xplm_numpy.arrays import empty
-from xplm_numpy.exp import exp
-from xplm_numpy.gemv import STREAMS, count_blocks, multiply
 from xplm_numpy.jit import parallel, serial
+from xplm_numpy.key_block import (
+    HIDDEN,
+    KEYS,
+    add_part,
+    attend_rows,
+    begin_row,
+    end_row,
+)
 from xplm_numpy.narrow import bits, widen
-from xplm_numpy.tanh import tanh
 
-MOST_KEYS = 256
-"""Slots of a block in a long cache."""
+MOST_ROWS = 48
+"""Queries that meet a block of keys at a time, those of all heads that read it together."""
 
-SHORT_BLOCKS = 4
-"""Blocks that a shorter cache is cut into, or one less, so that threads have as much to do as one another."""
+FEW_QUERIES = 4
+"""Queries of a head up to which the blocks of keys are shared out among threads."""
 
 NO_PADDING = np.empty((0, 0), np.int64)
 """What `attend` is given as `first` where every query sees from slot 0 on."""
 
 NO_SINKS = np.empty(0, np.float32)
 """What it is given as `sinks` where heads have none."""
-
-HIDDEN = np.float32(-np.inf)
 
 
 def cache_bits(array):
@@ -63,94 +72,192 @@ def sink_bits(sinks):
     return NO_SINKS if sinks is None else bits(np.asarray(sinks, np.float32))
 
 
-@parallel()
-def attend(q, k, v, first, sinks, starts, scale, window, cap):
-    """y (B, H, T, Dv) and lse (B, H, T), float32, not rounded.
+class Slots(NamedTuple):
+    """Where in arrays of keys and values the blocks of slots of each row are, counted in slots of such an array."""
 
-    q (B, H, T, D), k and v (B, K, slots, D or Dv) as stored; first (B, T) int64, or NO_PADDING; sinks (H,), or
-    NO_SINKS; starts (B,) int64, slots of the first queries; window, cap: 0 for none. Slots from a row's start + T on
-    are not read.
+    places: np.ndarray  # (B, blocks) int64, the first slot of the first head
+    heads: int  # key/value heads
+    head_slots: int  # from one head to the next
+
+
+def dense_slots(keys):
+    """Of keys (B, K, slots, D)."""
+    B, K, slots = keys.shape[:3]
+    return Slots(np.arange(B)[:, None] * (K * slots) + np.arange(0, slots, KEYS), K, slots)
+
+
+def paged_slots(keys, pages):
+    """Of a pool of keys (K, pages, KEYS, D), by a PageMap: its pages are such blocks."""
+    K, n_pages = keys.shape[:2]
+    return Slots(pages.table * KEYS, K, n_pages * KEYS)
+
+
+def attend_any(q, k, v, slots, first, sinks, starts, scale, window, cap):
+    """y (B, H, T, Dv) and lse (B, H, T), float32, not rounded, of any number of queries.
+
+    Args:
+        q: (B, H, T, D) as stored.
+        k: keys (..., D) as stored, dense.
+        v: values (..., Dv) as stored, dense.
+        slots: where they are.
+        first: (B, T) int64, or NO_PADDING.
+        sinks: (H,), or NO_SINKS.
+        starts: (B,) int64, slots of the first queries. Slots from a row's start + T on are not read.
+        scale: of scores.
+        window: slots that a query sees; 0 for all.
+        cap: of scores; 0 for none.
     """
+    compute = attend if q.shape[2] <= FEW_QUERIES else attend_many
+    seen = np.float32(scale), window or 0, np.float32(cap or 0.0)
+    return compute(q, k, v, *slots, first, sinks, starts, *seen)
+
+
+@parallel()
+def attend(q, k, v, places, K, head_slots, first, sinks, starts, scale, window, cap):
+    """`attend_any` of a few queries: each block of keys is a unit of work."""
     low, length, blocks = cut(starts, q.shape[2], window)
-    parts = make_parts(q, v, blocks)
-    for unit in prange(q.shape[0] * k.shape[1] * blocks):
-        attend_block(np.int64(unit), q, k, v, first, starts, scale, window, cap, low, length, parts)
+    parts = make_parts(q, K, v.shape[3], blocks)
+    for unsigned in prange(len(q) * K * blocks):
+        attend_block(
+            np.int64(unsigned), q, k, v, places, K, head_slots, first, starts, scale, window, cap, low, length, parts
+        )  # fmt: skip
     return join(parts, sinks, q)
+
+
+@parallel()
+def attend_many(q, k, v, places, K, head_slots, first, sinks, starts, scale, window, cap):
+    """`attend_any` of many queries: as many as meet a block of keys together are a unit of work."""
+    B, H, T, _ = q.shape
+    y, lse = empty((B, H, T, v.shape[3])), empty((B, H, T))
+    queries = max(1, MOST_ROWS // (H // K))
+    tiles = (T + queries - 1) // queries
+    for unsigned in prange(B * K * tiles):
+        unit = np.int64(unsigned)
+        b, head, i = unit // tiles // K, unit // tiles % K, unit % tiles
+        i = (
+            i // 2 if i % 2 == 0 else tiles - 1 - i // 2
+        )  # late queries see more: threads get as many of both
+        _attend_queries(
+            b, head, i * queries, min(T, (i + 1) * queries), q, k, v, places, K, head_slots, first, sinks,
+            starts, scale, window, cap, y, lse,
+        )  # fmt: skip
+    return y, lse
+
+
+@serial()
+def _attend_queries(
+    b, head, begin, end, q, k, v, places, K, head_slots, first, sinks, starts, scale, window, cap, y, lse
+):  # fmt: skip
+    """Queries begin .. end - 1 of the heads that read a key/value head."""
+    D, Dv = k.shape[3], v.shape[3]
+    G = q.shape[1] // K
+    R = (end - begin) * G
+    rows, scores, a = empty((R, D)), empty((R, KEYS)), empty((R, Dv))
+    m, total, M, L, sums = empty((R,)), empty((R,)), empty((R,)), empty((R,)), empty((R, Dv))
+    lows, highs = np.empty(R, np.int64), np.empty(R, np.int64)
+    keys, values = empty((KEYS, D)), empty((KEYS, Dv))
+    copy_queries(q, b, head * G, G, begin, end, scale, rows)
+    for r in range(R):
+        begin_row(sink_of(sinks, head * G + r % G), r, M, L, sums[r])
+
+    start = starts[b]
+    lowest = max(0, start + begin - window + 1) if window > 0 else 0
+    for slot in range(lowest // KEYS * KEYS, start + end, KEYS):
+        at = places[b, slot // KEYS] + head * head_slots
+        n = min(KEYS, start + end - slot)
+        _widen_slots(k, at, n, keys)
+        _widen_slots(v, at, n, values)
+        find_seen(first, b, start, window, slot, G, begin, end, lows, highs)
+        attend_rows(
+            rows, keys.reshape(keys.size), 0, D, values.reshape(values.size), 0, Dv, lows, highs, cap,
+            scores, m, total, a,
+        )  # fmt: skip
+        for r in range(R):
+            add_part(m, total, a, r, r, M, L, sums[r])
+
+    for r in range(R):
+        h, t = head * G + r % G, begin + r // G
+        lse[b, h, t] = end_row(r, M, L, sums[r])
+        for d in range(Dv):
+            y[b, h, t, d] = sums[r, d]
+
+
+@serial()
+def _widen_slots(stored, at, n, wide):
+    """float32 (n, D) from the slots of an array (..., D) that begin with its slot `at`."""
+    D = stored.shape[3]
+    flat = stored.reshape(stored.size)
+    for s in range(n):
+        for d in range(D):
+            wide[s, d] = widen(flat[(at + s) * D + d])
 
 
 @serial()
 def cut(starts, T, window):
-    """The first slot that T queries of any row see; the slots of a block; how many blocks there are.
+    """The first slot of the first block that T queries of any row see; the slots of a block; how many blocks there are.
 
-    Blocks of all rows are cut alike, from the earliest start and the latest.
+    From the earliest start of a row and the latest.
     """
     earliest, latest = starts[0], starts[0]
     for start in starts:
         earliest, latest = min(earliest, start), max(latest, start)
-    low = max(0, earliest - window + 1) if window > 0 else 0
-    slots = latest + T - low
-    length = min(MOST_KEYS, (slots + SHORT_BLOCKS - 1) // SHORT_BLOCKS)
-    return low, length, (slots + length - 1) // length
+    low = max(0, earliest - window + 1) // KEYS * KEYS if window > 0 else 0
+    return low, KEYS, (latest + T - low + KEYS - 1) // KEYS
 
 
 @serial()
-def make_parts(q, v, blocks):
-    """m and l (B, K, blocks, R) and a (B, K, blocks, R, Dv), of the R rows that read a key/value head."""
+def make_parts(q, K, Dv, blocks):
+    """m and l (B, K, blocks, R) and a (B, K, blocks, R, Dv), of the R = T G rows that read a key/value head."""
     B, H, T, _ = q.shape
-    K = v.shape[1]
     R = H // K * T
     m, total = empty((B, K, blocks, R)), empty((B, K, blocks, R))
-    return m, total, empty((B, K, blocks, R, v.shape[3]))
+    return m, total, empty((B, K, blocks, R, Dv))
 
 
 @serial()
-def attend_block(unit, q, k, v, first, starts, scale, window, cap, low, length, parts):
-    """The part of one of the B K blocks, of q (B, H, T, D) and k, v (B, K, slots, D); the others as `cut` gives them.
-
-    The heads of one query see the same slots.
-    """
+def attend_block(
+    unit, q, k, v, places, K, head_slots, first, starts, scale, window, cap, low, length, parts
+):  # fmt: skip
+    """The part of one of the B K blocks; arguments as `attend_any`'s, and as `cut` and `make_parts` have them."""
     T, D = q.shape[2:]
-    K = k.shape[1]
+    Dv = v.shape[3]
     G = q.shape[1] // K
     blocks = parts[0].shape[2]
     b, head, block = unit // blocks // K, unit // blocks % K, unit % blocks
-    m, total, a = parts[0][b, head, block], parts[1][b, head, block], parts[2][b, head, block]
-    begin, start = low + block * length, starts[b]
-    rows = empty((G, D))
-    sums = empty((G, v.shape[3]))
-    for t in range(T):
-        lowest = begin
+    at = places[b, low // length + block] + head * head_slots
+    rows, scores = empty((T * G, D)), empty((T * G, KEYS))
+    lows, highs = np.empty(T * G, np.int64), np.empty(T * G, np.int64)
+    copy_queries(q, b, head * G, G, 0, T, scale, rows)
+    find_seen(first, b, starts[b], window, low + block * length, G, 0, T, lows, highs)
+    attend_rows(
+        rows, k.reshape(k.size), at * D, D, v.reshape(v.size), at * Dv, Dv, lows, highs, cap, scores,
+        parts[0][b, head, block], parts[1][b, head, block], parts[2][b, head, block],
+    )  # fmt: skip
+
+
+@serial()
+def copy_queries(q, b, h, G, begin, end, scale, rows):
+    """rows (R, D) = scale q, of the queries begin .. end - 1 of G heads from h on, those of one query together."""
+    for t in range(begin, end):
+        for g in range(G):
+            for d in range(q.shape[3]):
+                rows[(t - begin) * G + g, d] = widen(q[b, h + g, t, d]) * scale
+
+
+@serial()
+def find_seen(first, b, start, window, slot, G, begin, end, lows, highs):
+    """Of each row the keys lows .. highs - 1 that it sees of the block from `slot` on; G rows to a query."""
+    for t in range(begin, end):
+        lowest = 0
         if window > 0:
             lowest = max(lowest, start + t - window + 1)
         if len(first) > 0:
             lowest = max(lowest, first[b, t])
-        n = max(0, min(begin + length, start + t + 1) - lowest)
-        keys, values = k[b, head, lowest : lowest + n], v[b, head, lowest : lowest + n]
-
+        low, high = max(0, lowest - slot), min(KEYS, start + t + 1 - slot)
+        if low >= high:
+            low, high = 0, 0
         for g in range(G):
-            for d in range(D):
-                rows[g, d] = widen(q[b, head * G + g, t, d]) * scale
-        scores = empty((G, n))
-        for four in range(count_blocks(keys)):
-            multiply(rows, keys, four, scores)
-        if cap > np.float32(0.0):
-            for g in range(G):
-                cap_row(scores, g, n, cap)
-        for g in range(G):
-            r = g * T + t
-            m[r] = _highest(scores, g)
-            total[r] = _exponentials(scores, g, m[r])
-        weigh(scores, values, sums)
-        for g in range(G):
-            for d in range(sums.shape[1]):
-                a[g * T + t, d] = sums[g, d]
-
-
-@serial()
-def cap_row(scores, r, n, cap):
-    """cap tanh(score / cap) in the place of a row's scores."""
-    for s in range(n):
-        scores[r, s] = cap * tanh(scores[r, s] / cap)
+            lows[(t - begin) * G + g], highs[(t - begin) * G + g] = low, high
 
 
 @serial()
@@ -160,104 +267,23 @@ def sink_of(sinks, h):
 
 
 @serial()
-def _highest(scores, g):
-    highest = HIDDEN
-    for s in range(scores.shape[1]):
-        highest = max(highest, scores[g, s])
-    return highest
-
-
-@serial()
-def _exponentials(scores, g, highest):
-    """exp(scores - highest) of a row in their place; returns their sum."""
-    total = np.float32(0.0)
-    for s in range(scores.shape[1]):
-        scores[g, s] = exp(scores[g, s] - highest)
-    for s in range(scores.shape[1]):
-        total += scores[g, s]
-    return total
-
-
-@serial()
-def weigh(probs, values, sums):
-    """sums = probs @ values, four slots and two rows at a time.   probs (G, n), values (n, D) as stored, sums (G, D)"""
-    G, n = probs.shape
-    D = values.shape[1]
-    for g in range(G):
-        for d in range(D):
-            sums[g, d] = np.float32(0.0)
-    for g in range(0, G - 1, 2):
-        _add_2_by_4(probs, g, values, sums)
-    if G % 2 == 1:
-        _add_1_by_4(probs, G - 1, values, sums)
-    for s in range(n // STREAMS * STREAMS, n):
-        for g in range(G):
-            for d in range(D):
-                sums[g, d] += probs[g, s] * widen(values[s, d])
-
-
-@serial()
-def _add_1_by_4(probs, g, values, sums):
-    quarter = len(values) // STREAMS
-    for s0 in range(quarter):
-        s1, s2, s3 = s0 + quarter, s0 + 2 * quarter, s0 + 3 * quarter
-        p0, p1, p2, p3 = probs[g, s0], probs[g, s1], probs[g, s2], probs[g, s3]
-        for d in range(values.shape[1]):
-            v0, v1 = widen(values[s0, d]), widen(values[s1, d])
-            v2, v3 = widen(values[s2, d]), widen(values[s3, d])
-            sums[g, d] += (p0 * v0 + p1 * v1) + (p2 * v2 + p3 * v3)
-
-
-@serial()
-def _add_2_by_4(probs, g, values, sums):
-    quarter = len(values) // STREAMS
-    for s0 in range(quarter):
-        s1, s2, s3 = s0 + quarter, s0 + 2 * quarter, s0 + 3 * quarter
-        p00, p01, p02, p03 = probs[g, s0], probs[g, s1], probs[g, s2], probs[g, s3]
-        p10, p11, p12, p13 = probs[g + 1, s0], probs[g + 1, s1], probs[g + 1, s2], probs[g + 1, s3]
-        for d in range(values.shape[1]):
-            v0, v1 = widen(values[s0, d]), widen(values[s1, d])
-            v2, v3 = widen(values[s2, d]), widen(values[s3, d])
-            sums[g, d] += (p00 * v0 + p01 * v1) + (p02 * v2 + p03 * v3)
-            sums[g + 1, d] += (p10 * v0 + p11 * v1) + (p12 * v2 + p13 * v3)
-
-
-@serial()
 def join(parts, sinks, q):
     """y (B, H, T, Dv) and lse (B, H, T) from the parts of all blocks."""
     B, H, T, _ = q.shape
     m, total, a = parts
-    R = m.shape[3]
-    y = empty((B, H, T, a.shape[4]))
-    lse = empty((B, H, T))
+    K = m.shape[1]
+    G = H // K
+    y, lse = empty((B, H, T, a.shape[4])), empty((B, H, T))
+    state = empty((2,))
     for b in range(B):
-        for head in range(m.shape[1]):
-            for r in range(R):
-                h, t = head * (R // T) + r // T, r % T
-                lse[b, h, t] = _join_row(
-                    m[b, head], total[b, head], a[b, head], sink_of(sinks, h), r, y[b, h, t]
-                )
+        for h in range(H):
+            for t in range(T):
+                r = t * G + h % G
+                begin_row(sink_of(sinks, h), 0, state[:1], state[1:], y[b, h, t])
+                for block in range(m.shape[2]):
+                    add_part(
+                        m[b, h // G, block], total[b, h // G, block], a[b, h // G, block], r,
+                        0, state[:1], state[1:], y[b, h, t],
+                    )  # fmt: skip
+                lse[b, h, t] = end_row(0, state[:1], state[1:], y[b, h, t])
     return y, lse
-
-
-@serial()
-def _join_row(m, total, a, sink, r, y):
-    """One row's blocks put together in y (D,); returns its log-sum-exp. A row that sees nothing is zeros; its sink."""
-    highest, seen = sink, np.float32(0.0)
-    for block in range(len(m)):
-        highest = max(highest, m[block, r])
-        seen += total[block, r]  # 1 and more of each block that it sees, or NaN
-    for d in range(len(y)):
-        y[d] = np.float32(0.0)
-    if seen == np.float32(0.0):
-        return sink
-
-    whole = exp(sink - highest)
-    for block in range(len(m)):
-        share = exp(m[block, r] - highest)
-        whole += share * total[block, r]
-        for d in range(len(y)):
-            y[d] += share * a[block, r, d]
-    for d in range(len(y)):
-        y[d] /= whole
-    return highest + np.log(whole)

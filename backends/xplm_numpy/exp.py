@@ -11,6 +11,7 @@ above x = 88.3 infinity, a little before float32 ends. NaN stays NaN.
 
 import numpy as np
 
+from xplm_numpy.dot import multiply_add
 from xplm_numpy.jit import exact
 from xplm_numpy.narrow import as_bits, from_bits
 
@@ -24,17 +25,17 @@ LOWEST, HIGHEST = np.float32(-87.3), np.float32(88.3)
 @exact()
 def exp(x):
     """The exponential of a float32."""
-    shifted = x * LOG2_E + ROUND
+    shifted = multiply_add(x, LOG2_E, ROUND)
     n = shifted - ROUND
-    r = x - n * LN2_HIGH - n * LN2_LOW
+    r = multiply_add(n, -LN2_LOW, multiply_add(n, -LN2_HIGH, x))
 
     p = np.float32(1.9875691500e-4)
-    p = p * r + np.float32(1.3981999507e-3)
-    p = p * r + np.float32(8.3334519073e-3)
-    p = p * r + np.float32(4.1665795894e-2)
-    p = p * r + np.float32(1.6666665459e-1)
-    p = p * r + np.float32(5.0000001201e-1)
-    y = p * r * r + r + np.float32(1.0)
+    p = multiply_add(p, r, np.float32(1.3981999507e-3))
+    p = multiply_add(p, r, np.float32(8.3334519073e-3))
+    p = multiply_add(p, r, np.float32(4.1665795894e-2))
+    p = multiply_add(p, r, np.float32(1.6666665459e-1))
+    p = multiply_add(p, r, np.float32(5.0000001201e-1))
+    y = multiply_add(p * r, r, r) + np.float32(1.0)
 
     scale = from_bits(np.uint32((as_bits(shifted) + np.uint32(127)) << np.uint32(23)))
     y = y * scale

@@ -5,21 +5,23 @@
 Memory answers one reader late and several at once: four rows of weights are read side by side, each from a quarter of
 the matrix of its own, so that a processor has four pages on their way instead of one. Block n holds the rows n, n + Q,
 n + 2 Q and n + 3 Q, Q = floor(N / 4), and one more block what is left of N, its last row as often as it takes. A weight
-is read from memory once for all rows of x, of which two are multiplied at a time, each of the eight sums in a vector
-register of its own.
+is read from memory once for all rows of x, of which three are multiplied at a time.
 
 Bytes: N C times the size of a stored weight. FLOPs: 2 B N C.
 
-Numerics. A sum is in float32, in an order that depends on C and on whether its row of x is multiplied with another.
+Numerics. A sum is in float32: chunks of CHUNK numbers one after another, each in the order that `xplm_numpy.dot` has.
+So the bits of a row depend on that row alone.
 """
 
-import numpy as np
-
-from xplm_numpy.jit import serial
+from xplm_numpy.dot import MOST_ROWS, put_dots_1, put_dots_2, put_dots_3
+from xplm_numpy.jit import exact, serial
 from xplm_numpy.narrow import narrow, widen
 
 STREAMS = 4
 """Places of a matrix that a thread reads from at a time; loops are written out for as many."""
+
+CHUNK = 1024
+"""Numbers of a row that are summed up at a time: four rows of them, and three of x, stay in the nearest cache."""
 
 
 @serial()
@@ -44,52 +46,45 @@ def row_of(n_rows, block, i):
 @serial()
 def multiply(x, weight, block, out):
     """The columns of one block of x @ weight^T.   x (B, C) float32, weight (N, C) as stored, out (B, N) float32"""
-    B, N = out.shape
+    N, C = weight.shape
     n0, n1 = row_of(N, block, 0), row_of(N, block, 1)
     n2, n3 = row_of(N, block, 2), row_of(N, block, 3)
-    for b in range(0, B - 1, 2):
-        _dot_2_by_4(x, b, weight, n0, n1, n2, n3, out)
-    if B % 2 == 1:
-        _dot_1_by_4(x, B - 1, weight, n0, n1, n2, n3, out)
+    for begin in range(0, max(1, C), CHUNK):
+        multiply_chunk(
+            x, begin, C, weight, begin + n0 * C, begin + n1 * C, begin + n2 * C, begin + n3 * C,
+            min(CHUNK, C - begin), out, n0, n1, n2, n3, N, len(out), begin > 0,
+        )  # fmt: skip
 
 
 @serial()
+def multiply_chunk(
+    x, x_at, x_row, w, w0, w1, w2, w3, length, out, o0, o1, o2, o3, out_row, rows, is_added
+):  # fmt: skip
+    """The tiles of any number of rows: see `xplm_numpy.dot`."""
+    for _ in range(rows // MOST_ROWS):
+        put_dots_3(
+            x, x_at, x_row, w, w0, w1, w2, w3, length, out, o0, o1, o2, o3, out_row, is_added
+        )
+        x_at += MOST_ROWS * x_row
+        step = MOST_ROWS * out_row
+        o0, o1, o2, o3 = o0 + step, o1 + step, o2 + step, o3 + step
+    if rows % MOST_ROWS == 1:
+        put_dots_1(
+            x, x_at, x_row, w, w0, w1, w2, w3, length, out, o0, o1, o2, o3, out_row, is_added
+        )
+    elif rows % MOST_ROWS == 2:
+        put_dots_2(
+            x, x_at, x_row, w, w0, w1, w2, w3, length, out, o0, o1, o2, o3, out_row, is_added
+        )
+
+
+@exact()
 def with_bias(sums, bias, b, n):
     """A product with its bias, if there is one."""
     return sums[b, n] + widen(bias[n]) if len(bias) > 0 else sums[b, n]
 
 
-@serial()
+@exact()
 def finish(sums, bias, b, n, like):
     """The same, rounded as the array `like` stores it, and widened again."""
     return widen(narrow(with_bias(sums, bias, b, n), like))
-
-
-@serial()
-def _dot_1_by_4(x, b, weight, n0, n1, n2, n3, out):
-    t0 = t1 = t2 = t3 = np.float32(0.0)
-    for c in range(weight.shape[1]):
-        t0 += x[b, c] * widen(weight[n0, c])
-        t1 += x[b, c] * widen(weight[n1, c])
-        t2 += x[b, c] * widen(weight[n2, c])
-        t3 += x[b, c] * widen(weight[n3, c])
-    out[b, n0], out[b, n1], out[b, n2], out[b, n3] = t0, t1, t2, t3
-
-
-@serial()
-def _dot_2_by_4(x, b, weight, n0, n1, n2, n3, out):
-    t00 = t01 = t02 = t03 = t10 = t11 = t12 = t13 = np.float32(0.0)
-    for c in range(weight.shape[1]):
-        w0, w1 = widen(weight[n0, c]), widen(weight[n1, c])
-        w2, w3 = widen(weight[n2, c]), widen(weight[n3, c])
-        x0, x1 = x[b, c], x[b + 1, c]
-        t00 += x0 * w0
-        t01 += x0 * w1
-        t02 += x0 * w2
-        t03 += x0 * w3
-        t10 += x1 * w0
-        t11 += x1 * w1
-        t12 += x1 * w2
-        t13 += x1 * w3
-    out[b, n0], out[b, n1], out[b, n2], out[b, n3] = t00, t01, t02, t03
-    out[b + 1, n0], out[b + 1, n1], out[b + 1, n2], out[b + 1, n3] = t10, t11, t12, t13

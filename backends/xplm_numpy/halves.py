@@ -7,7 +7,10 @@ has done before a second has woken up.
 import numpy as np
 
 from xplm.kernels.parts.norms import LAYER, RMS, RMS_ONCE
-from xplm_numpy.jit import serial
+from xplm_numpy.dot import dot, multiply_add
+from xplm_numpy.jit import exact, serial
+from xplm_numpy.kernels.layer_norm import centre
+from xplm_numpy.kernels.rms_norm import inverse_root
 from xplm_numpy.narrow import FLOAT32, bits, narrow, widen
 
 KINDS = {RMS: 0, RMS_ONCE: 1, LAYER: 2}
@@ -42,37 +45,31 @@ def normalise(numbers, norm, kind, eps, like):
             _normalise_row_once(rows[r], norm[0, r % n], norm[1, r % n], kind, eps, like)
 
 
-@serial()
+@exact()
 def _normalise_row(row, weight, eps, like):
     W = len(row)
-    total = np.float32(0.0)
-    for c in range(W):
-        total += row[c] * row[c]
-    rstd = np.float32(1.0) / np.sqrt(total / np.float32(W) + eps)
+    rstd = inverse_root(dot(row, 0, row, 0, W) / np.float32(W) + eps)
 
     for c in range(W):
         n = widen(narrow(row[c] * rstd, like))
         row[c] = widen(narrow(n * widen(narrow(weight[c], like)), like))
 
 
-@serial()
+@exact()
 def _normalise_row_once(row, weight, bias, kind, eps, like):
     W = len(row)
-    mean = np.float32(0.0)
+    if kind == IS_LAYER:
+        centre(row)
+    rstd = inverse_root(dot(row, 0, row, 0, W) / np.float32(W) + eps)
     if kind == IS_LAYER:
         for c in range(W):
-            mean += row[c]
-        mean /= np.float32(W)
-    total = np.float32(0.0)
-    for c in range(W):
-        total += (row[c] - mean) * (row[c] - mean)
-    rstd = np.float32(1.0) / np.sqrt(total / np.float32(W) + eps)
-
-    for c in range(W):
-        row[c] = widen(narrow((row[c] - mean) * rstd * weight[c] + bias[c], like))
+            row[c] = widen(narrow(multiply_add(row[c] * rstd, weight[c], bias[c]), like))
+    else:
+        for c in range(W):
+            row[c] = widen(narrow(row[c] * rstd * weight[c], like))
 
 
-@serial()
+@exact()
 def finish_rows(sums, bias, like):
     """Products (B, N) with their bias, in place, rounded as the array `like` stores them.
 
@@ -87,7 +84,7 @@ def finish_rows(sums, bias, like):
             sums[b, n] = widen(narrow(sums[b, n], like))
 
 
-@serial()
+@exact()
 def add_branch(sums, bias, norm, kind, eps, branch_scale, residual, y):
     """y = residual + branch_scale norm(sums + bias).   sums (B, C), overwritten; residual, y (B, 1, C)"""
     B, C = sums.shape

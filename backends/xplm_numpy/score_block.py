@@ -5,9 +5,9 @@ Row r sees columns up to `reach` + r. Those right of that, to the end of a tile,
 
 import numpy as np
 
-from xplm_numpy.attention_decode import cap_row
 from xplm_numpy.exp import exp
 from xplm_numpy.jit import serial
+from xplm_numpy.key_block import cap_row
 from xplm_numpy.tile import COLUMNS, ROWS, put_product
 
 BLOCK = 64

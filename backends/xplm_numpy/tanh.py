@@ -10,6 +10,7 @@ Numerics. Within 2 units in the last place: near 0 the second form would lose al
 
 import numpy as np
 
+from xplm_numpy.dot import multiply_add
 from xplm_numpy.exp import exp
 from xplm_numpy.jit import exact
 
@@ -22,11 +23,11 @@ def tanh(x):
     """The hyperbolic tangent of a float32."""
     z = x * x
     p = np.float32(-5.70498872745e-3)
-    p = p * z + np.float32(2.06390887954e-2)
-    p = p * z + np.float32(-5.37397155531e-2)
-    p = p * z + np.float32(1.33314422036e-1)
-    p = p * z + np.float32(-3.33332819422e-1)
-    near = p * z * x + x
+    p = multiply_add(p, z, np.float32(2.06390887954e-2))
+    p = multiply_add(p, z, np.float32(-5.37397155531e-2))
+    p = multiply_add(p, z, np.float32(1.33314422036e-1))
+    p = multiply_add(p, z, np.float32(-3.33332819422e-1))
+    near = multiply_add(p * z, x, x)
 
     size = abs(x)
     far = ONE - TWO / (exp(TWO * size) + ONE)

@@ -10,18 +10,22 @@ from numba import prange
 from xplm.kernels.fusions.absorbed_attention import absorbed_attention as portable
 from xplm.views import KeyView
 from xplm_numpy.arrays import empty
-from xplm_numpy.attention_decode import weigh
 from xplm_numpy.gemv import count_blocks, multiply
 from xplm_numpy.jit import parallel
 from xplm_numpy.kernels.cached_attention import cached_attention
+from xplm_numpy.key_block import weigh
 from xplm_numpy.narrow import bits, in_float32, narrow, takes, widen
 
 
 def absorbed_attention(q, view, weight, *, scale, island=None):
-    latents, rows = view
-    if not takes(q, latents, weight) or not in_float32(island):
+    if not takes(q, view.latents, weight) or not in_float32(island):
         return portable(q, view, weight, scale=scale, island=island)
+    return absorb(cached_attention, q, view, weight, scale=scale, island=island)
 
+
+def absorb(attend, q, view, weight, **options):
+    """`absorbed_attention` by a `cached_attention`, of arrays that kernels take."""
+    latents, rows = view
     B, H, T, D = q.shape
     R, width = weight.shape[1], latents.shape[3]
     heads = bits(weight).reshape(H, -1, R)
@@ -29,7 +33,7 @@ def absorbed_attention(q, view, weight, *, scale, island=None):
     absorbed = np.empty((B, H, T, width), q.dtype)
     _absorb(bits(q), heads, N, bits(absorbed))
     shared = KeyView(latents, latents, rows)
-    sums = cached_attention(absorbed, shared, scale=scale, island=island)
+    sums = attend(absorbed, shared, **options)
     y = np.empty((B, H, T, heads.shape[1] - N), q.dtype)
     _project(bits(sums), heads, N, bits(y))
     return y

@@ -26,8 +26,10 @@ from xplm.kernels import attention as portable
 from xplm.kernels.attention import AttentionSaved
 from xplm_numpy.arrays import empty, zeros
 from xplm_numpy.attention_decode import (
-    attend,
+    FEW_QUERIES,
+    attend_any,
     cache_bits,
+    dense_slots,
     first_slots,
     sink_bits,
     sink_of,
@@ -57,9 +59,6 @@ from xplm_numpy.whole import narrowed, widened
 HEADS = 8
 """Key/value heads that are copied at a time, so that their copies are still in cache when they are read."""
 
-FEW_QUERIES = 4
-"""Queries up to which a cache is attended to as in decoding."""
-
 
 def attention_fwd(
     q, k, v, first=None, sinks=None, *, start, scale, window=None, cap=None, island=None
@@ -68,20 +67,27 @@ def attention_fwd(
         options = {"scale": scale, "window": window, "cap": cap, "island": island}
         return portable.attention_fwd(q, k, v, first, sinks, start=start, **options)
     B, H, T, _ = q.shape
-    own_sinks, scale32, cap32 = sink_bits(sinks), np.float32(scale), np.float32(cap or 0.0)
     if start > 0 and T <= FEW_QUERIES:  # decoding: the cache is read once, and nothing is copied
-        arrays = bits(q), cache_bits(k), cache_bits(v), first_slots(first), own_sinks
-        starts = np.full(B, start, np.int64)
-        sums, lse = attend(*arrays, starts, scale32, window or 0, cap32)
-        y = sums.astype(q.dtype, copy=False)
-        return y, AttentionSaved(q, k, v, first, sinks, y, lse, start, scale, window, cap)
+        seen = {"start": start, "scale": scale, "window": window, "cap": cap}
+        return attention_by_blocks(q, k, v, first, sinks, **seen)
 
     arrays = [_joined(x) for x in (q, k, v)]
     wide_y = np.empty(arrays[0].shape, np.float32)
     lse = np.empty((B, H, T), np.float32)
     lowest = _lowest_slots(B, T, first, start, window)
-    _forward(*arrays, own_sinks, lowest, start, scale32, cap32, wide_y, lse)
+    seen = start, np.float32(scale), np.float32(cap or 0.0)
+    _forward(*arrays, sink_bits(sinks), lowest, *seen, wide_y, lse)
     y = _parted(wide_y, q.dtype)
+    return y, AttentionSaved(q, k, v, first, sinks, y, lse, start, scale, window, cap)
+
+
+def attention_by_blocks(q, k, v, first, sinks, *, start, scale, window, cap):
+    """`attention_fwd` as `xplm_numpy.attention_decode` computes it, of arrays that kernels take."""
+    keys, values = cache_bits(k), cache_bits(v)
+    starts = np.full(len(q), start, np.int64)
+    given = first_slots(first), sink_bits(sinks), starts, scale, window, cap
+    sums, lse = attend_any(bits(q), keys, values, dense_slots(keys), *given)
+    y = sums.astype(q.dtype, copy=False)
     return y, AttentionSaved(q, k, v, first, sinks, y, lse, start, scale, window, cap)
 
 

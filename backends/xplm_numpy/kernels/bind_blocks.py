@@ -3,8 +3,7 @@
 Where each layer's arrays lie is written down once, for layers differ by nothing else; a token then takes one call into
 compiled code where it took two a layer, and the checks of arguments before each. Bytes and FLOPs: those of the halves.
 
-Numerics. As the halves', which are compiled again here: a product and a sum may be contracted in other places, so what
-is not rounded in between may differ in its last bits from what the halves give on their own.
+Numerics. As the halves', bit for bit: each of their operations is rounded as it is written.
 """
 
 import numpy as np
@@ -18,7 +17,7 @@ from xplm_numpy.arrays import moved
 from xplm_numpy.attention_decode import sink_bits
 from xplm_numpy.halves import KINDS, norm_bits
 from xplm_numpy.jit import serial
-from xplm_numpy.kernels.norm_attention_residual import NOT_ROTATED
+from xplm_numpy.kernels.norm_attention_residual import NOT_ROTATED, find_slots
 from xplm_numpy.kernels.norm_attention_residual import compute as attention_kernel
 from xplm_numpy.kernels.norm_mlp_residual import compute as mlp_kernel
 from xplm_numpy.launch import launched
@@ -56,7 +55,7 @@ def bind_blocks(
             len(stored) == len(layers)  # which must live as long as their places are known
             and x.shape[1] == 1
             and _are_alike(tables)
-            and all(cache.map is None for cache in caches)
+            and len({id(cache.map) for cache in caches}) == 1
             and all(array.flags.carray for pair in stored for array in pair)
             and takes(x, *stored[0])
             and _differ_by_place(stored)
@@ -66,7 +65,7 @@ def bind_blocks(
 
         cos, sin = map(np.stack, zip(*tables or [(NOT_ROTATED, NOT_ROTATED)], strict=True))
         cache = tuple(map(bits, stored[0]))
-        assert max(rows.begins) < cache[0].shape[2], "a cache is as large as its capacity; grow it"
+        slots = find_slots(caches[0], rows)
         y, between = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
         try:
             _step(
@@ -75,6 +74,7 @@ def bind_blocks(
                 cache,
                 *places,
                 _places(stored),
+                *slots,
                 cos,
                 sin,
                 tables_of,
@@ -143,7 +143,7 @@ def _places(layers):
 @launched
 @serial(is_kernel=True)
 def _step(
-    x, attention, mlp, cache, attention_places, mlp_places, cache_places,
+    x, attention, mlp, cache, attention_places, mlp_places, cache_places, slots_of_blocks, K, head_slots,
     cos, sin, tables_of, are_neighbours, starts, scale, windows, cap, is_parallel, activation, branch_scale, kind,
     eps, between, y,
 ):  # fmt: skip
@@ -159,7 +159,8 @@ def _step(
         compute_attention_half(
             rows, *moved(attention, attention_places[layer]),
             cos[table, :, :, :, :half], sin[table, :, :, :, :half], keys, values,
-            starts, scale, windows[layer], cap, are_neighbours[layer], branch_scale, kind, eps, between,
+            slots_of_blocks, K, head_slots, starts, scale, windows[layer], cap, are_neighbours[layer],
+            branch_scale, kind, eps, between,
         )  # fmt: skip
         read = rows if is_parallel[layer] else between
         compute_mlp_half(

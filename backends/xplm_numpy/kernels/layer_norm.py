@@ -10,7 +10,9 @@ from numba import prange
 
 from xplm.kernels import layer_norm as portable
 from xplm.kernels.layer_norm import LayerNormSaved
-from xplm_numpy.jit import parallel, serial
+from xplm_numpy.arrays import empty
+from xplm_numpy.dot import dot, multiply_add
+from xplm_numpy.jit import exact, parallel, serial
 from xplm_numpy.kernels.rms_norm import fits, inverse_root
 from xplm_numpy.narrow import bits, in_float32, narrow, takes, widen
 
@@ -70,24 +72,33 @@ def _backward(dy, x, weight, mean, rstd, dx, partial):
             _backward_rows(dy, x, weight, mean, rstd, dx, partial, begin, end)
 
 
-@serial()
+@exact()
 def _forward_rows(x, weight, bias, eps, y, mean, rstd, begin, end):
     C = x.shape[1]
+    centred = empty((C,))
     for r in range(begin, end):
-        total = np.float32(0.0)
         for c in range(C):
-            total += widen(x[r, c])
-        m = total / np.float32(C)
-        square = np.float32(0.0)
-        for c in range(C):
-            square += (widen(x[r, c]) - m) * (widen(x[r, c]) - m)
-        s = inverse_root(square / np.float32(C) + eps)
+            centred[c] = widen(x[r, c])
+        m = centre(centred)
+        s = inverse_root(dot(centred, 0, centred, 0, C) / np.float32(C) + eps)
 
         mean[r] = m
         rstd[r] = s
         for c in range(C):
-            n = (widen(x[r, c]) - m) * s
-            y[r, c] = narrow(n * widen(weight[c]) + widen(bias[c]), y)
+            y[r, c] = narrow(multiply_add(centred[c] * s, widen(weight[c]), widen(bias[c])), y)
+
+
+@exact()
+def centre(row):
+    """A row (C,) less its mean, in place; returns the mean."""
+    C = len(row)
+    ones = empty((C,))
+    for c in range(C):
+        ones[c] = np.float32(1.0)
+    mean = dot(row, 0, ones, 0, C) / np.float32(C)
+    for c in range(C):
+        row[c] -= mean
+    return mean
 
 
 @serial()

@@ -37,7 +37,7 @@ def linear_fwd(x, weight, bias=None):
     y = np.empty((*x.shape[:-1], N), x.dtype)
     out = bits(y).reshape(-1, N)
     if has_few_rows:
-        _multiply(bits(x).reshape(-1, C), bits(weight), bias_bits(bias, weight), out)
+        multiply_few(bits(x).reshape(-1, C), bits(weight), bias_bits(bias, weight), out)
     elif is_for_blas:
         project(dense(x).reshape(-1, C), weight, out)
     else:
@@ -79,7 +79,8 @@ def _is_dense(weight):
 
 
 @parallel()
-def _multiply(x, weight, bias, y):
+def multiply_few(x, weight, bias, y):
+    """y = x @ weight^T + bias.   x (B, C), weight (N, C), bias (N,) or empty, y (B, N), all as stored"""
     B, N = y.shape
     rows = widen_rows(x)
     sums = empty((B, N))

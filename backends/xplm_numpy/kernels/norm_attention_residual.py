@@ -16,13 +16,17 @@ from xplm_numpy.attention_decode import (
     NO_PADDING,
     attend_block,
     cut,
+    dense_slots,
     join,
     make_parts,
+    paged_slots,
     sink_bits,
 )
+from xplm_numpy.dot import multiply_add
 from xplm_numpy.gemv import count_blocks, multiply
 from xplm_numpy.halves import KINDS, add_branch, finish_rows, norm_bits, normalise
-from xplm_numpy.jit import parallel, serial
+from xplm_numpy.jit import exact, parallel
+from xplm_numpy.key_block import KEYS
 from xplm_numpy.narrow import (
     FLOAT32,
     alike,
@@ -45,19 +49,18 @@ def norm_attention_residual(
     norm_kind=RMS, eps, island=None,
 ):  # fmt: skip
     weights, biases = (q_weight, k_weight, v_weight, o_weight), (q_bias, k_bias, v_bias, o_bias)
-    norms, (keys, values, _, pages) = (q_norm, k_norm), cache
+    norms, (keys, values, _, _) = (q_norm, k_norm), cache
     cos_or_empty, sin_or_empty = (NOT_ROTATED, NOT_ROTATED) if cos is None else (cos, sin)
     is_float32 = cos_or_empty.dtype == sin_or_empty.dtype == FLOAT32 and in_float32(island)
     vectors = norm, *biases, *norms, sinks, output_norm
     is_taken = takes(x, *weights, *vectors, keys, values) and alike(weights[:3])
-    is_writable = pages is None and keys.flags.carray and values.flags.carray
+    is_writable = keys.flags.carray and values.flags.carray
     if x.shape[1] != 1 or not is_float32 or not is_taken or not is_writable:
         return portable(
             x, norm, *weights, *biases, *norms, sinks, cos, sin, cache, rows, output_norm, scale=scale, window=window,
             cap=cap, pairs=pairs, branch_scale=branch_scale, norm_kind=norm_kind, eps=eps, island=island,
         )  # fmt: skip
 
-    assert max(rows.begins) < keys.shape[2], "a cache is as large as its capacity; grow it"
     y = np.empty(x.shape, x.dtype)
     compute(
         bits(x),
@@ -71,6 +74,7 @@ def norm_attention_residual(
         bits(sin_or_empty),
         bits(keys),
         bits(values),
+        *find_slots(cache, rows),
         np.asarray(rows.starts, np.int64),
         np.float32(scale),
         window or 0,
@@ -84,10 +88,20 @@ def norm_attention_residual(
     return y
 
 
+def find_slots(cache, rows):
+    """Where the slots of a layer's cache are, which has one more for each row."""
+    keys, pages = cache.keys, cache.map
+    slots = dense_slots(keys) if pages is None else paged_slots(keys, pages)
+    capacity = keys.shape[2] if pages is None else slots.places.shape[1] * KEYS
+    assert max(rows.begins) < capacity, "a cache is as large as its capacity; grow it"
+    return slots
+
+
 @parallel()
 def compute(
     x, norm, q_weight, k_weight, v_weight, o_weight, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, sinks,
-    output_norm, cos, sin, keys, values, starts, scale, window, cap, are_neighbours, branch_scale, kind, eps, y,
+    output_norm, cos, sin, keys, values, places, K, head_slots, starts, scale, window, cap, are_neighbours,
+    branch_scale, kind, eps, y,
 ):  # fmt: skip
     B, _, C = x.shape
     D, Dv = keys.shape[3], values.shape[3]
@@ -116,24 +130,28 @@ def compute(
         finish_rows(sums, bias, x)
         normalise(sums, own, kind, eps, x)
     q, k = empty((B, len(q_weight) // D, 1, D)), empty((D,))
+    all_keys, all_values = keys.reshape(keys.size), values.reshape(values.size)
     for b in range(B):
         for h in range(q.shape[1]):
             head = q_sums[b, h * D : (h + 1) * D]
             _rotate(head, b, cos, sin, are_neighbours, x, q[b, h, 0])
-        for h in range(keys.shape[1]):
+        slot = places[b, starts[b] // KEYS] + starts[b] % KEYS
+        for h in range(K):
             head = k_sums[b, h * D : (h + 1) * D]
             _rotate(head, b, cos, sin, are_neighbours, x, k)
+            at = slot + h * head_slots
             for d in range(D):
-                keys[b, h, starts[b], d] = narrow(k[d], keys)
+                all_keys[at * D + d] = narrow(k[d], keys)
             for d in range(Dv):
-                values[b, h, starts[b], d] = narrow(v_sums[b, h * Dv + d], values)
+                all_values[at * Dv + d] = narrow(v_sums[b, h * Dv + d], values)
 
     # as `attend`, which is a kernel of its own
     low, length, blocks = cut(starts, 1, window)
-    parts = make_parts(q, values, blocks)
-    for unit in prange(B * keys.shape[1] * blocks):
+    parts = make_parts(q, K, Dv, blocks)
+    for unit in prange(B * K * blocks):
         attend_block(
-            np.int64(unit), q, keys, values, NO_PADDING, starts, scale, window, cap, low, length, parts
+            np.int64(unit), q, keys, values, places, K, head_slots, NO_PADDING, starts, scale, window, cap, low, length,
+            parts,
         )  # fmt: skip
     joined = join(parts, sinks, q)[0].reshape(B, o_weight.shape[1])
     finish_rows(joined, o_bias[:0], x)
@@ -144,7 +162,7 @@ def compute(
     add_branch(o_sums, o_bias, output_norm, kind, eps, branch_scale, x, y)
 
 
-@serial()
+@exact()
 def _rotate(head, b, cos, sin, are_neighbours, like, y):
     """y (D,): a head (D,) of row b, turned, rounded as the array `like` stores it.   cos, sin (B or 1, 1, 1, R/2)"""
     half = cos.shape[3]
@@ -152,7 +170,7 @@ def _rotate(head, b, cos, sin, are_neighbours, like, y):
     for i in range(half):
         first, second = (2 * i, 2 * i + 1) if are_neighbours else (i, half + i)
         x1, x2, c, s = head[first], head[second], cos[row, 0, 0, i], sin[row, 0, 0, i]
-        y[first] = widen(narrow(x1 * c - x2 * s, like))
-        y[second] = widen(narrow(x2 * c + x1 * s, like))
+        y[first] = widen(narrow(multiply_add(x1, c, -x2 * s), like))
+        y[second] = widen(narrow(multiply_add(x2, c, x1 * s), like))
     for i in range(2 * half, len(head)):
         y[i] = head[i]

@@ -22,7 +22,7 @@ from xplm_numpy.activations import (
 from xplm_numpy.arrays import empty
 from xplm_numpy.gemv import STREAMS, count_blocks, finish, multiply, row_of
 from xplm_numpy.halves import KINDS, add_branch, norm_bits, normalise
-from xplm_numpy.jit import parallel, serial
+from xplm_numpy.jit import exact, parallel
 from xplm_numpy.narrow import (
     alike,
     bias_bits,
@@ -94,7 +94,7 @@ def compute(
     add_branch(down, down_bias, output_norm, kind, eps, branch_scale, residual, y)
 
 
-@serial()
+@exact()
 def activate(gate, up, gate_bias, up_bias, begin, end, activation, like, hidden):
     """hidden = act(gate) * up, or act(up) of an empty gate, in the columns of blocks from `begin` on, before `end`.
 
@@ -113,7 +113,7 @@ def activate(gate, up, gate_bias, up_bias, begin, end, activation, like, hidden)
             )
 
 
-@serial()
+@exact()
 def _activate_columns(gate, up, gate_bias, up_bias, b, first, last, activation, like, hidden):
     is_gated = gate.shape[1] > 0
     if activation == IS_SILU:

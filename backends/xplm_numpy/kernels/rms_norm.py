@@ -11,6 +11,7 @@ from numba import prange
 
 from xplm.kernels import rms_norm as portable
 from xplm.kernels.rms_norm import RMSNormSaved
+from xplm_numpy.dot import dot
 from xplm_numpy.jit import exact, parallel, serial
 from xplm_numpy.narrow import bits, in_float32, narrow, takes, widen
 
@@ -93,21 +94,18 @@ def _backward_rows(dy, dn, y, weight, rstd, dx, partial, begin, end):
         _add_rows(dy, dx, dx, begin, end)
 
 
-@serial()
+@exact()
 def _add_rows(a, b, out, begin, end):
     for r in range(begin, end):
         for c in range(a.shape[1]):
             out[r, c] = narrow(widen(a[r, c]) + widen(b[r, c]), out)
 
 
-@serial()
+@exact()
 def _normalise_rows(x, weight, eps, y, rstd, begin, end):
     C = x.shape[1]
     for r in range(begin, end):
-        total = np.float32(0.0)
-        for c in range(C):
-            total += widen(x[r, c]) * widen(x[r, c])
-        s = inverse_root(total / np.float32(C) + eps)
+        s = inverse_root(dot(x, r * C, x, r * C, C) / np.float32(C) + eps)
 
         rstd[r] = s
         for c in range(C):

@@ -10,7 +10,8 @@ from numba import prange
 from xplm.kernels import rope as portable
 from xplm.kernels.rope import HALVES, NEIGHBOURS, RopeSaved
 from xplm_numpy.blocks import BLOCK
-from xplm_numpy.jit import parallel, serial
+from xplm_numpy.dot import multiply_add
+from xplm_numpy.jit import exact, parallel
 from xplm_numpy.narrow import bits, narrow, takes, widen
 
 
@@ -47,7 +48,7 @@ def _turn(x, cos, sin, sign, are_neighbours, y):
             _turn_rows(x, cos, sin, sign, are_neighbours, y, begin, min(B * T, begin + n))
 
 
-@serial()
+@exact()
 def _turn_rows(x, cos, sin, sign, are_neighbours, y, begin, end):
     _, T, H, D = x.shape
     half = cos.shape[2]
@@ -59,13 +60,13 @@ def _turn_rows(x, cos, sin, sign, are_neighbours, y, begin, end):
                 for i in range(half):
                     c, s = cos[own, t, i], sin[own, t, i] * sign
                     x1, x2 = widen(x[b, t, h, 2 * i]), widen(x[b, t, h, 2 * i + 1])
-                    y[b, t, h, 2 * i] = narrow(x1 * c - x2 * s, y)
-                    y[b, t, h, 2 * i + 1] = narrow(x2 * c + x1 * s, y)
+                    y[b, t, h, 2 * i] = narrow(multiply_add(x1, c, -x2 * s), y)
+                    y[b, t, h, 2 * i + 1] = narrow(multiply_add(x2, c, x1 * s), y)
             else:
                 for i in range(half):
                     c, s = cos[own, t, i], sin[own, t, i] * sign
                     x1, x2 = widen(x[b, t, h, i]), widen(x[b, t, h, half + i])
-                    y[b, t, h, i] = narrow(x1 * c - x2 * s, y)
-                    y[b, t, h, half + i] = narrow(x2 * c + x1 * s, y)
+                    y[b, t, h, i] = narrow(multiply_add(x1, c, -x2 * s), y)
+                    y[b, t, h, half + i] = narrow(multiply_add(x2, c, x1 * s), y)
             for i in range(2 * half, D):
                 y[b, t, h, i] = x[b, t, h, i]

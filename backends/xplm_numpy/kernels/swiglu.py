@@ -12,7 +12,7 @@ from xplm.kernels.swiglu import SwigluSaved
 from xplm_numpy.activations import SATURATED
 from xplm_numpy.blocks import BLOCK, block_of
 from xplm_numpy.exp import exp
-from xplm_numpy.jit import parallel, serial
+from xplm_numpy.jit import exact, parallel, serial
 from xplm_numpy.narrow import bits, narrow, takes, widen
 
 
@@ -56,7 +56,7 @@ def _backward(dy, gate, up, dgate, dup):
             _backward_block(dy[begin:end], gate[begin:end], up[begin:end], dg, du)
 
 
-@serial()
+@exact()
 def _forward_block(gate, up, y):
     for i in range(len(y)):
         g = widen(gate[i])
@@ -76,7 +76,7 @@ def _backward_block(dy, gate, up, dgate, dup):
         dup[i] = narrow(d * g * s, dup)
 
 
-@serial()
+@exact()
 def _sigmoid(x):
     e = exp(min(x, SATURATED))
     return e / (np.float32(1.0) + e)
