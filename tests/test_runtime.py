@@ -154,7 +154,7 @@ def test_host_dtypes_are_numpys_on_every_backend(backend):
 
 
 def test_what_is_not_there_is_refused(numpy_backend):
-    with pytest.raises(RequestError, match='"fused" or "portable"; got "fast"'):
+    with pytest.raises(RequestError, match='"fused", "portable" or "invariant"; got "fast"'):
         make_runtime(numpy_backend, "fp32", kernels="fast")
     with pytest.raises(RequestError, match="fp7"):
         make_runtime(numpy_backend, "fp7")

@@ -91,6 +91,9 @@ class Backend:
     kernels: Mapping[str, Callable[..., Any]] = field(
         default_factory=dict
     )  # replace portable ops and fusions by function name; may raise KernelError
+    invariant: Mapping[str, Callable[..., Any]] = field(
+        default_factory=dict
+    )  # the kernels of which no row depends on what is computed beside it; empty: it cannot promise that
     rules: Mapping[str, Callable[..., Any]] = field(
         default_factory=dict
     )  # replace rules of optimizers and the clipping of gradients, likewise

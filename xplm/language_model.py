@@ -320,7 +320,7 @@ def load(
         device: "cpu", "cuda" or "cuda:N".
         policy: dtypes: a Policy, or a text such as "fp32", "fp16", "bf16", "fp8" or "bf16,softmax=bf16".
         backend: an installed backend's name; None for the device's default.
-        kernels: "fused", or "portable" for the reference source alone.
+        kernels: "fused", "portable" for the reference source alone, or "invariant" for the same bits in any batch.
         home: where fetched models are kept; None for the platform's user cache directory.
         adapter: a directory in PEFT's layout, whose low-rank adapters are merged into the model.
         threads: CPU threads that the model computes on, while it does; None leaves that to the backend's library.

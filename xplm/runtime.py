@@ -17,7 +17,11 @@ from xplm.kernels import PORTABLE
 from xplm.kernels.fusions import FUSIONS, MADE_OF, OpsAndFusions
 from xplm.precision import HOST_DTYPES, Policy, PolicyDtypes
 
-KERNELS = ("fused", "portable")
+INVARIANT = "invariant"
+KERNELS = ("fused", "portable", INVARIANT)
+
+KEPT_APART = ("rope", "norm", "softmax")
+"""Islands that kernels "invariant" compute in float32."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -30,6 +34,7 @@ class Runtime:
     rules: Mapping[str, Callable[..., Any]]  # the backend's, by function name: "adamw_rule"
     dtype: PolicyDtypes  # the backend's dtype objects; a Format where it is emulated
     host_dtype: PolicyDtypes  # the same as NumPy dtypes; float32 where it is emulated
+    is_invariant: bool = False  # whether no row's bits depend on what is computed beside it
     ops: OpsAndFusions = field(init=False)  # the kernel table, as attributes
 
     def __post_init__(self) -> None:
@@ -66,25 +71,31 @@ def make_runtime(
     Args:
         backend: where to compute. What it lacks of the policy is emulated on it: see `xplm.emulation`.
         policy: a Policy, or the text of one.
-        kernels: "fused" lets the backend replace kernels; "portable" runs the reference source on it.
+        kernels: "fused" lets the backend replace kernels; "portable" runs the reference source on it; "invariant" has
+            it replace them by those whose rows do not depend on what is computed beside them.
         rounding: as `emulate` takes it.
 
     Raises:
         RequestError: `kernels` or the policy's text is not one of these, or a blas is asked for that these kernels
             do not use.
         BackendError: the backend lacks float32, or float64 where the policy names it; its kernels lack so many
-            threads as are asked for; or it replaces a kernel that xplm does not have.
+            threads as are asked for; it replaces a kernel that xplm does not have; or it has no kernels "invariant"
+            for the policy.
     """
     if kernels not in KERNELS:
         hint = did_you_mean(str(kernels), KERNELS)
-        raise RequestError(f'kernels are "fused" or "portable"; got "{kernels}"{hint}')
+        raise RequestError(f'kernels are "fused", "portable" or "invariant"; got "{kernels}"{hint}')
     policy = Policy(policy)
 
     if kernels == "portable":  # the library's own products alone
         backend = replace(backend, blas=replace(backend.blas, multiply_narrow=None))
     backend = emulate(backend, policy, rounding)
-    own = dict(backend.kernels) if kernels == "fused" else {}
-    rules = dict(backend.rules) if kernels == "fused" else {}
+    is_invariant = kernels == INVARIANT
+    if is_invariant:
+        _check_invariant(backend, policy)
+        backend = replace(backend, kernels=backend.invariant)
+    own = dict(backend.kernels) if kernels != "portable" else {}
+    rules = dict(backend.rules) if kernels != "portable" else {}
     if own and backend.threads is not None:
         backend.compiler.check_threads(backend.threads)
     blas = backend.blas
@@ -101,14 +112,35 @@ def make_runtime(
             f'a backend\'s kernels replace ops and fusions of xplm; "{backend.name}" has {", ".join(unknown)}'
             f"{did_you_mean(unknown, portable)}; rules of optimizers belong in Backend.rules"
         )
-    guarded = {name: _or_portable(kernel, portable[name]) for name, kernel in own.items()}
+    guarded = {
+        name: kernel if is_invariant else _or_portable(kernel, portable[name])
+        for name, kernel in own.items()
+    }
     table = PORTABLE | _fusions_beside(own) | guarded
     dtype = policy.resolve(backend.dtypes, backend.name)
     host = {
         name: HOST_DTYPES["float32" if isinstance(found, Format) else name]
         for name, found in zip(policy.dtypes, dtype, strict=True)
     }
-    return Runtime(backend, policy, table, rules, dtype, policy.resolve(host, np.__name__))
+    host_dtype = policy.resolve(host, np.__name__)
+    return Runtime(backend, policy, table, rules, dtype, host_dtype, is_invariant)
+
+
+def _check_invariant(backend: Backend, policy: Policy) -> None:
+    """Refuse kernels "invariant" where a backend has none for a policy."""
+    if not backend.invariant:
+        raise BackendError(
+            f'kernels "invariant" give the same bits whatever is computed beside; backend "{backend.name}" has none '
+            'and cannot promise that; leave them out, or use backend "numpy" with a policy that is not emulated'
+        )
+    islands = {part: getattr(policy, part) for part in KEPT_APART}
+    stored = {part: getattr(policy, part) for part in ("param", "compute", "cache", "loss")}
+    known = ("float32", "bfloat16", "float16")
+    if set(islands.values()) != {"float32"} or not set(stored.values()) <= set(known):
+        raise BackendError(
+            f'kernels "invariant" compute in float32, of what is stored in {", ".join(known)}; got policy "{policy}"; '
+            "use fp32, bf16 or fp16"
+        )
 
 
 def _or_portable(kernel: Callable[..., Any], portable: Callable[..., Any]) -> Callable[..., Any]:

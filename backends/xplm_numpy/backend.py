@@ -51,6 +51,7 @@ def make_backend(device: str) -> Backend:
         limit_threads=limit_threads,
         kernels=Table(lambda: load_fused().kernels),
         rules=Table(lambda: load_fused().rules),
+        invariant=Table(lambda: load_fused().invariant),
         blas=Blas(use=use_blas, own=NUMPY, multiply_narrow=multiply_narrow, rates=product_rates),
         compiler=Compiler(
             compilations=compilations,
@@ -97,6 +98,7 @@ class Fused(NamedTuple):
 
     kernels: Mapping[str, Callable[..., Any]]
     rules: Mapping[str, Callable[..., Any]]
+    invariant: Mapping[str, Callable[..., Any]]
 
 
 class Table(Mapping[str, Callable[..., Any]]):
@@ -132,9 +134,9 @@ def load_fused() -> Fused:
 
             if getattr(config, "DISABLE_JIT", 0):
                 logger.warning("numba is told to compile nothing: the portable kernels run, slower")
-                return Fused({}, {})
-            from xplm_numpy.kernels import FUSED, FUSED_RULES
+                return Fused({}, {}, {})
+            from xplm_numpy.kernels import FUSED, FUSED_RULES, INVARIANT
     except NumbaError as error:
         logger.warning("numba cannot be used (%s): the portable kernels run, slower", error)
-        return Fused({}, {})
-    return Fused(FUSED, FUSED_RULES)
+        return Fused({}, {}, {})
+    return Fused(FUSED, FUSED_RULES, INVARIANT)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from xplm.cli.flags import ModelFlags, WhereFlags, takes_flags
-from xplm.errors import BackendError
+from xplm.errors import BackendError, RequestError
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,15 @@ def test_flags_that_are_not_the_default_are_written_down():
     assert WhereFlags("cuda", "strict", "portable", 2).not_default() == (
         ["--device", "cuda", "--backend", "strict", "--kernels", "portable", "--threads", "2"]
     )
+    assert WhereFlags(invariant=True).not_default() == ["--invariant"]
+
+
+def test_invariant_is_short_for_its_kernels():
+    assert WhereFlags(invariant=True).kernel_table == "invariant"
+    assert ModelFlags(where=WhereFlags(invariant=True)).kernels == "invariant"
+    assert WhereFlags(kernels="invariant", invariant=True).runtime("fp32").is_invariant
+    with pytest.raises(RequestError, match="leave one out"):
+        WhereFlags(kernels="portable", invariant=True).runtime("fp32")
 
 
 def test_a_runtime_is_of_the_backend_and_policy_asked_for():

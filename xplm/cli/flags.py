@@ -26,10 +26,11 @@ from xplm.cli.output import Output
 from xplm.cli.places import home
 from xplm.cli.progress import pull_with_progress
 from xplm.cli.sampling import RANDOM, merge_options, parse_seed
+from xplm.errors import RequestError
 from xplm.generate.options import SamplingOptions
 from xplm.language_model import LanguageModel, load_checkpoint
 from xplm.precision import Policy
-from xplm.runtime import Runtime, make_runtime
+from xplm.runtime import INVARIANT, Runtime, make_runtime
 from xplm.threads import MOST_THREADS
 from xplm.train.recipe_names import RECIPES
 
@@ -78,6 +79,7 @@ def _gathered(annotation: Any, name: str, given: Mapping[str, Any]) -> Any:
     return group(**{f.name: _gathered(f.type, f.name, given) for f in fields(group)})
 
 
+DEFAULT_KERNELS = "fused"
 BLAS_HELP = "What multiplies matrices: openblas, mkl or numpy; if not given, the fastest here."
 
 
@@ -90,13 +92,16 @@ class WhereFlags:
         str | None, typer.Option(help="An array library; if not given, numpy on cpu, cupy on cuda.")
     ] = None
     kernels: Annotated[
-        str, typer.Option(help="fused, or portable: the reference source alone.")
-    ] = "fused"
+        str, typer.Option(help="fused; portable: the reference source alone; or invariant.")
+    ] = DEFAULT_KERNELS
     threads: Annotated[
         int | None,
         typer.Option(min=1, max=MOST_THREADS, help="CPU threads; if not given, one a core."),
     ] = None
     blas: Annotated[str | None, typer.Option(help=BLAS_HELP)] = None
+    invariant: Annotated[
+        bool, typer.Option("--invariant", help="--kernels invariant: the same bits in any batch.")
+    ] = False
 
     def runtime(self, policy: str | Policy) -> Runtime:
         """A runtime of this backend and these kernels.
@@ -105,14 +110,29 @@ class WhereFlags:
             XplmError: the backend, the device, the policy or the kernels are not there.
         """
         backend = load_backend(self.backend, self.device, self.threads, self.blas)
-        return make_runtime(backend, policy, self.kernels)
+        return make_runtime(backend, policy, self.kernel_table)
+
+    @property
+    def kernel_table(self) -> str:
+        """The kernels that --kernels and --invariant ask for together.
+
+        Raises:
+            RequestError: for different ones.
+        """
+        if self.invariant and self.kernels not in (DEFAULT_KERNELS, INVARIANT):
+            raise RequestError(
+                f'--invariant is --kernels invariant; got --kernels "{self.kernels}" too; leave one out'
+            )
+        return INVARIANT if self.invariant else self.kernels
 
     def not_default(self) -> list[str]:
         """The flags that a command line needs to compute where this one does."""
         flags = []
         for field in fields(self):
             value = getattr(self, field.name)
-            if value != field.default:
+            if value is True:
+                flags.append(f"--{field.name}")
+            elif value != field.default:
                 flags += [f"--{field.name}", str(value)]
         return flags
 
@@ -147,8 +167,8 @@ class ModelFlags:
 
     @property
     def kernels(self) -> str:
-        """--kernels."""
-        return self.where.kernels
+        """--kernels, or --invariant."""
+        return self.where.kernel_table
 
     def fetch(self, out: Output) -> Path:
         """Find the model's files, or fetch them in sight of the user, once the other flags are known to be good."""
@@ -165,7 +185,9 @@ class ModelFlags:
         path = self.fetch(out)
         rt = self.where.runtime(self.policy)
         checkpoint = open_checkpoint(path)
-        if decodes and self.adapter is None:  # beside adapters no step is fused
+        if (
+            decodes and self.adapter is None and not rt.is_invariant
+        ):  # beside adapters no step is fused
             compile_ahead(rt, "generate", checkpoint.config.model_type)
             start_early(rt)
         return load_checkpoint(

@@ -108,7 +108,7 @@ def gradcheck(
         raise RequestError("an op is checked at every number; got --op and --entries; give one")
     computer, kernels = (
         load_backend(where.backend, where.device, where.threads, where.blas),
-        where.kernels,
+        where.kernel_table,
     )
     if model is not None:
         width = LABEL_WIDTHS["model"]

@@ -118,7 +118,7 @@ def side_runtime(side: str, where: WhereFlags) -> Runtime:
     backend, policy = parse_side(side)
     device = "cpu" if backend == default_backend("cpu") else where.device
     return make_runtime(
-        load_backend(backend, device, where.threads, where.blas), policy, where.kernels
+        load_backend(backend, device, where.threads, where.blas), policy, where.kernel_table
     )
 
 

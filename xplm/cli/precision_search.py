@@ -88,9 +88,9 @@ def search(
     def progress(policy: Policy, n_read: int) -> None:
         bar.update(task, completed=n_read, description=str(policy))
 
-    evaluate = make_evaluate(lm.engine, chunks, where.kernels, progress)
+    evaluate = make_evaluate(lm.engine, chunks, where.kernel_table, progress)
     settings = {"model": model, "text": text, "budget": budget, "window": window}
-    settings |= {"formats": formats, "parts": parts, "kernels": where.kernels}
+    settings |= {"formats": formats, "parts": parts, "kernels": where.kernel_table}
     costs = count_numbers(lm.config, window)
     trials: list[PolicyTrial] = []
     result: dict[str, Any] = {"settings": settings, "policy": None, "trials": []}

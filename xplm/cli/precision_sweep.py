@@ -104,7 +104,7 @@ def sweep(
     window = min(window, len(ids))
     peaks = measure_peaks(names, window, path, where, out)
 
-    settings = {"model": model, "text": text, "window": window, "kernels": where.kernels}
+    settings = {"model": model, "text": text, "window": window, "kernels": where.kernel_table}
     result: dict[str, Any] = {}
 
     def keep(tallies: Mapping[str, Tally]) -> None:
@@ -116,7 +116,7 @@ def sweep(
         result.update({"settings": settings} | sizes | {"policies": rows})
         write_figures(figures, result)
 
-    is_done = measure(lm, names, ids, window, where.kernels, out, keep)
+    is_done = measure(lm, names, ids, window, where.kernel_table, out, keep)
     if result:
         write_figures(figures, result)  # writing may be what was interrupted
         out.line(table(HEADINGS, [cells(row) for row in result["policies"]]))

@@ -80,7 +80,7 @@ def train(
     backend, cache = where.runtime("fp32").backend, token_cache(out)
 
     about = {"recipe": str(recipe), "data": plan.data.path, "steps": plan.train.steps}
-    about |= {"seed": plan.train.seed, "kernels": where.kernels}
+    about |= {"seed": plan.train.seed, "kernels": where.kernel_table}
     curves: dict[str, Curve] = {}
 
     def result() -> dict[str, Any]:
@@ -97,7 +97,7 @@ def train(
         for policy in names:
             is_first = policy == names[0]
             running = train_under(
-                plan, policy, backend, kernels=where.kernels, init=base, cache=cache
+                plan, policy, backend, kernels=where.kernel_table, init=base, cache=cache
             )
             follow(running, out, write, shows_notes=is_first)
     except KeyboardInterrupt:

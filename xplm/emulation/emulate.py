@@ -89,6 +89,7 @@ def emulate(backend: Backend, policy: Policy, rounding: Rounding = round_to) -> 
         to_host=partial(_to_host, backend),
         assign=partial(_assign, backend, xp),
         kernels={},
+        invariant={},
         rules={},
     )
 

@@ -42,7 +42,7 @@ from xplm.precision import cast, wide_dtype
 from xplm.runtime import Runtime
 from xplm.specs import LatentAttentionSpec
 from xplm.typing import Array, Params
-from xplm.views import LatentView, gather
+from xplm.views import KeyView, LatentView, gather
 
 KV_A, KV_B = "kv_a_proj_with_mqa", "kv_b_proj"
 
@@ -234,10 +234,14 @@ def _attend_to_cache(
     options = {"scale": spec.scale, "island": rt.dtype.softmax}
     has_adapter = f"{name}.{KV_B}.lora_A.weight" in params
     is_absorbed = rt.has("absorbed_attention") and not has_adapter
-    if is_absorbed and is_absorbing_cheaper(spec, T, view.rows.latest + T):
+    if is_absorbed and (rt.is_invariant or is_absorbing_cheaper(spec, T, view.rows.latest + T)):
         return rt.ops.absorbed_attention(
             q, view, read_linear(params, f"{name}.{KV_B}").weight, **options
         )
+    if rt.is_invariant:  # no row is moved
+        c, p, _ = view.parts(spec.kv_rank)
+        k, v, _ = _expand(rt, spec, params, name, cast(c, q.dtype)[:, 0, :, :], cast(p, q.dtype))
+        return rt.ops.cached_attention(q, KeyView(k, v, view.rows), **options)
     c, p, first, start = gather(view.parts(spec.kv_rank), T)  # (B, 1, S, R or P)
     c, p = (cast(a, q.dtype) for a in (c, p))
     k, v, _ = _expand(rt, spec, params, name, c[:, 0, :, :], p)

@@ -6,6 +6,7 @@ What a fused kernel does not take on (another dtype, an island given up) it hand
 from collections.abc import Callable
 from typing import Any
 
+from xplm_numpy.kernels import invariant
 from xplm_numpy.kernels.absorbed_attention import absorbed_attention
 from xplm_numpy.kernels.adafactor import adafactor_rule
 from xplm_numpy.kernels.adamw import adam_rule, adamw_rule
@@ -78,6 +79,8 @@ FUSED: dict[str, Callable[..., Any]] = {
         bind_blocks,
     )
 }
+
+INVARIANT: dict[str, Callable[..., Any]] = FUSED | invariant.INVARIANT
 
 FUSED_RULES: dict[str, Callable[..., Any]] = {
     rule.__name__: rule
