@@ -23,17 +23,19 @@ Sources: signs at random on residuals, Liu, "Bootstrap procedures under some non
 arithmetic for reliable scientific computation", Mathematics and Computers in Simulation 35 (1993).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
+from xplm.cache import ADVICE
 from xplm.errors import RequestError
 from xplm.formats import Format, find_format, round_to
 from xplm.generate.engine import Engine
 from xplm.models.decoder import forward
 from xplm.namespace import array_namespace
+from xplm.out_of_memory import memory_faults
 from xplm.precision import Policy, cast
 from xplm.runtime import make_runtime
 from xplm.typing import Array
@@ -44,6 +46,8 @@ QUANTILE = 3.143
 
 AGAINST = "bf16"
 """The policy that is guarded against unless another is named: its noise is larger than that of fp16 and of fp32."""
+
+WHAT = "a pass whose roundings are perturbed"
 
 WIDEST = 16
 """Mantissa bits up to which errors are large beside those of the float32 that they are added in."""
@@ -102,6 +106,43 @@ def measure_fragility(
         RequestError: a prompt is empty, a reply does not fit the context behind it, an id is unknown, or `against` is
             not a policy.
     """
+    steps, draw = fragility_steps(engine, prompts, replies, against, seed=seed), 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: list[list[TokenFragility]] = end.value
+            return found
+        on_draw(draw)
+        draw += 1
+
+
+def fragility_steps(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    replies: Sequence[Sequence[int]],
+    against: Policy | str = AGAINST,
+    *,
+    seed: int = 0,
+) -> Generator[None, None, list[list[TokenFragility]]]:
+    """Judge every token of greedy replies, pass by pass.
+
+    Args:
+        engine: the decoder that made them, greedily.
+        prompts: B sequences of token ids.
+        replies: the token ids that followed each.
+        against: as for `measure_fragility`.
+        seed: of the signs.
+
+    Yields:
+        Before each draw.
+
+    Returns:
+        What `measure_fragility` returns.
+
+    Raises:
+        RequestError: as from `measure_fragility`.
+    """
     policy = Policy(against)
     measured, scale = _measurable(policy)
     for prompt, reply in zip(prompts, replies, strict=True):
@@ -109,13 +150,16 @@ def measure_fragility(
         engine.check_ids([*prompt, *reply])
         if len(reply) == 0:
             raise RequestError("a reply must hold at least one token to judge; got none")
-    plain = compute_margins(engine, prompts, replies)
+    backend = engine.rt.backend
+    with memory_faults(backend, WHAT, ADVICE):
+        plain = compute_margins(engine, prompts, replies)
 
     squares = [np.zeros(len(reply)) for reply in replies]
     for draw in range(DRAWS):
-        on_draw(draw)
-        noisy = noisy_engine(engine, measured, np.random.default_rng([seed, draw]))
-        moved = compute_margins(noisy, prompts, replies)
+        yield
+        with memory_faults(backend, WHAT, ADVICE):
+            noisy = noisy_engine(engine, measured, np.random.default_rng([seed, draw]))
+            moved = compute_margins(noisy, prompts, replies)
         for square, there, here in zip(squares, moved, plain, strict=True):
             square += (there.margin - here.margin) ** 2 / DRAWS
     return [
