@@ -13,6 +13,7 @@ from tests.generate.tiny import tiny_model
 from tests.paths import ROOT
 from tests.serve.client import chunks_of, client_of, is_at_rest, live, slowed, wait_until
 from xplm.checkpoint import files
+from xplm.generate.chat_format import ChatFormat
 from xplm.serve.guard import key_digest
 
 GREEDY = {"temperature": 0, "max_tokens": 6, "ignore_eos": True}
@@ -68,6 +69,65 @@ def test_a_conversation_is_that_of_a_chat(lm, client):
 
     post(client, name, "rollback")  # the last
     assert [text for text, _ in said(client, name)] == [first]
+
+
+def test_a_message_may_take_the_place_of_later_turns(lm, client):
+    name = start(client)
+    for text in ("a", "b", "c"):
+        post(client, name, "send", content=text, **GREEDY)
+    chat = lm.chat()
+    chat.send("a", **OPTIONS)
+    answer = post(client, name, "send", content="B", turns=1, **GREEDY)
+    assert answer["choices"][0]["message"]["content"] == chat.send("B", **OPTIONS).text
+    assert [text for text, _ in said(client, name)] == ["a", "B"]
+    post(client, name, "send", 400, content="d", turns=3, **GREEDY)
+    assert [text for text, _ in said(client, name)] == ["a", "B"]
+
+
+def test_tokens_are_kept_where_they_were_asked_for(client):
+    name = start(client)
+    given = GREEDY | {"logprobs": True, "top_logprobs": 6}
+    post(client, name, "send", content="a", **GREEDY)
+    answer = post(client, name, "send", content="b", **given)
+    plain, full = client.get(f"{SESSIONS}/{name}").json()["turns"]
+    assert plain["tokens"] == []
+    assert full == answer["turn"]
+    assert full["timings"] == answer["timings"]
+    for token, entry in zip(
+        full["tokens"], answer["choices"][0]["logprobs"]["content"], strict=True
+    ):
+        ranked = [[top["token"], top["logprob"]] for top in entry["top_logprobs"]]
+        assert token[1:] == [entry["token"], entry["logprob"], ranked, None]
+    edited = post(client, name, "edit", turn=1, assistant="c")["turns"][1]
+    assert (edited["tokens"], edited["timings"]) == ([], None)
+
+
+def test_fragile_tokens_are_those_of_the_model(lm, client):
+    name = start(client)
+    post(client, name, "send", content="a", **GREEDY)
+    post(client, name, "send", content="b", **GREEDY, logprobs=True)
+    plain, turn = post(client, name, "fragility", turn=1)["turns"]
+    messages = [("user", "a"), ("assistant", plain["assistant"]), ("user", "b")]
+    prompt = ChatFormat(lm.tokenizer, lm.engine.context).encode(
+        [{"role": role, "content": content} for role, content in messages],
+        add_generation_prompt=True,
+    )
+    expected = lm.fragility(prompt, [token[0] for token in turn["tokens"]])
+    assert [token[4] for token in turn["tokens"]] == [token.is_fragile for token in expected]
+    assert client.get(f"{SESSIONS}/{name}").json()["turns"] == [plain, turn]
+    for wrong in ({"turn": 0}, {"turn": 2}, {"turn": 1, "against": "fp3"}):
+        post(client, name, "fragility", 400, **wrong)
+    post(client, name, "send", content="c", **GREEDY)  # it is not held
+
+
+def test_a_token_that_a_coin_chose_is_not_judged(client):
+    name = start(client)
+    hot = GREEDY | {"temperature": 50, "seed": 1, "logprobs": True, "top_logprobs": 1}
+    post(client, name, "send", content="a", **hot)
+    (turn,) = post(client, name, "fragility", turn=0)["turns"]
+    drawn = [token for token in turn["tokens"] if token[3][0][1] - token[2] > 1.0]
+    assert drawn
+    assert {token[4] for token in drawn} == {None}
 
 
 def test_a_fork_and_its_origin_go_on_apart(lm, client):

@@ -1,20 +1,26 @@
 """`/v1/sessions`: conversations that the server keeps."""
 
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from xplm.generate.fragility import AGAINST, TokenFragility, fragility_steps
 from xplm.generate.result import Generation
 from xplm.generate.transcript import REASONING
 from xplm.serve.chat import UNSUPPORTED_HERE, ChatFields, answer
+from xplm.serve.envelope import timings
 from xplm.serve.errors import ApiError, json_response
+from xplm.serve.logprobs import TokenTexts
 from xplm.serve.respond import Hooks
 from xplm.serve.serving import read_request, serving_of
-from xplm.serve.store import Session, Store, Turn
+from xplm.serve.store import Session, Store, Token, Turn
 
 
 class StartRequest(msgspec.Struct):
@@ -36,6 +42,9 @@ class SendRequest(ChatFields, kw_only=True):
     """A message, and how to answer it."""
 
     content: str
+    turns: int | None = (
+        None  # of the conversation to keep; the message takes the place of later ones
+    )
 
 
 class AppendRequest(msgspec.Struct):
@@ -58,6 +67,13 @@ class EditRequest(msgspec.Struct):
     turn: int
     user: str | None = None
     assistant: str | None = None
+
+
+class FragilityRequest(msgspec.Struct):
+    """A turn whose tokens to judge."""
+
+    turn: int
+    against: str = AGAINST
 
 
 async def list_sessions(request: HttpRequest) -> Response:
@@ -135,20 +151,38 @@ async def edit_turn(request: HttpRequest) -> Response:
     """Change the words of an earlier turn."""
     body, _ = await read_request(request, EditRequest, {})
     async with _held(request) as session:
-        if not 0 <= body.turn < len(session.turns):
-            raise ApiError(
-                f"the conversation has {len(session.turns)} turns, counted from 0; got {body.turn}",
-                param="turn",
-            )
-        turn = session.turns[body.turn]
+        turn = _turn_at(session, body.turn)
         if body.user is not None:
             turn = msgspec.structs.replace(turn, user=body.user)
         if body.assistant is not None:
             said = {"assistant": body.assistant, "reasoning_content": "", "finish_reason": None}
-            turn = msgspec.structs.replace(turn, **said)
-        turns = (*session.turns[: body.turn], turn, *session.turns[body.turn + 1 :])
-        changed = msgspec.structs.replace(session, turns=turns)
-        return _whole(await _store(request).save(changed))
+            turn = msgspec.structs.replace(turn, **said, tokens=(), timings=None)
+        return _whole(await _store(request).save(_with_turn(session, body.turn, turn)))
+
+
+async def measure_turn(request: HttpRequest) -> Response:
+    """Judge which tokens of an answer hang on rounding, and keep that with them; others wait a pass at a time."""
+    body, _ = await read_request(request, FragilityRequest, {})
+    serving = serving_of(request)
+    async with _held(request) as session:
+        turn = _turn_at(session, body.turn)
+        if not turn.tokens:
+            raise ApiError("a turn has tokens to judge if logprobs was true for it", param="turn")
+        chat_format = serving.require_chat()
+        before = msgspec.structs.replace(session, turns=session.turns[: body.turn])
+        messages = [*messages_of(before), {"role": "user", "content": turn.user}]
+        ids = await run_in_threadpool(
+            partial(chat_format.encode, messages, add_generation_prompt=True)
+        )
+        reply = [token.id for token in turn.tokens]
+        work = fragility_steps(serving.lm.engine, [ids], [reply], body.against)
+        (found,) = await serving.worker.compute(work)
+        tokens = tuple(
+            msgspec.structs.replace(token, is_fragile=_is_fragile(judged))
+            for token, judged in zip(turn.tokens, found, strict=True)
+        )
+        turn = msgspec.structs.replace(turn, tokens=tokens)
+        return _whole(await _store(request).save(_with_turn(session, body.turn, turn)))
 
 
 async def send_message(request: HttpRequest) -> Response:
@@ -157,16 +191,26 @@ async def send_message(request: HttpRequest) -> Response:
     if body.n_choices > 1:
         raise ApiError("a message of a conversation has one answer; leave out n", param="n")
     session, store = _find(request), _store(request)
+    before = _first(session, len(session.turns) if body.turns is None else body.turns)
     store.hold(session)
 
     async def keep(generations: Sequence[Generation]) -> dict[str, Any]:
         (found,) = generations
-        turn = Turn(body.content, found.text, found.reasoning, found.finish_reason)
-        kept = await store.save(msgspec.structs.replace(session, turns=(*session.turns, turn)))
-        return {"session": _describe(kept)}
+        tokens = _tokens_of(found, serving_of(request).texts) if body.logprobs else ()
+        turn = Turn(
+            body.content,
+            found.text,
+            found.reasoning,
+            found.finish_reason,
+            tokens,
+            timings(generations),
+        )
+        kept = await store.save(msgspec.structs.replace(session, turns=(*before, turn)))
+        return {"session": _describe(kept), "turn": turn}
 
     hooks = Hooks(finish=keep, close=lambda: store.release(session))
-    messages = [*messages_of(session), {"role": "user", "content": body.content}]
+    said = msgspec.structs.replace(session, turns=before)
+    messages = [*messages_of(said), {"role": "user", "content": body.content}]
     return await answer(request, body, messages, warnings, hooks)
 
 
@@ -217,6 +261,42 @@ def _first(session: Session, n: int) -> tuple[Turn, ...]:
             f"the conversation has {len(session.turns)} turns; got {n} to keep", param="turns"
         )
     return session.turns[:n]
+
+
+def _turn_at(session: Session, index: int) -> Turn:
+    if not 0 <= index < len(session.turns):
+        raise ApiError(
+            f"the conversation has {len(session.turns)} turns, counted from 0; got {index}",
+            param="turn",
+        )
+    return session.turns[index]
+
+
+def _with_turn(session: Session, index: int, turn: Turn) -> Session:
+    turns = (*session.turns[:index], turn, *session.turns[index + 1 :])
+    return msgspec.structs.replace(session, turns=turns)
+
+
+def _is_fragile(judged: TokenFragility) -> bool | None:
+    """None of a token that is not the likeliest, whatever the rounding: a coin chose it."""
+    return None if judged.margin < -judged.bound else judged.is_fragile
+
+
+def _tokens_of(found: Generation, texts: TokenTexts) -> tuple[Token, ...]:
+    tops = found.top_logprobs or [[]] * len(found.token_ids)
+    return tuple(
+        Token(
+            token,
+            texts.text(token),
+            _finite(logprob),
+            tuple((texts.text(other), _finite(its)) for other, its in top),
+        )
+        for token, logprob, top in zip(found.token_ids, found.logprobs, tops, strict=True)
+    )
+
+
+def _finite(logprob: float) -> float | None:
+    return logprob if math.isfinite(logprob) else None
 
 
 def _describe(session: Session) -> dict[str, Any]:
