@@ -13,7 +13,8 @@ import xplm
 from tests.paths import ROOT
 from xplm.cli.main import main
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+WHOLE = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = WHOLE["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
 
@@ -71,6 +72,17 @@ def test_what_is_imported_is_declared_and_nothing_else():
 def test_what_scripts_and_tests_import_is_declared():
     declared = names([*PROJECT["dependencies"], *(line for e in EXTRAS.values() for line in e)])
     assert {distribution(module) for module in imported("scripts", "tests")} <= declared
+
+
+def test_the_wheel_has_every_file_of_its_packages_that_git_has():
+    build = WHOLE["tool"]["hatch"]["build"]
+    assert build.keys() == {"targets", "dev-mode-dirs"}  # nothing is excluded
+    assert build["targets"]["wheel"].keys() == {"packages"}
+    data = [path for path in (ROOT / "xplm" / "serve" / "page").iterdir() if path.is_file()]
+    assert {path.suffix for path in data} == {".html", ".css", ".js", ".svg"}
+    patterns = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+    ignored = {path for pattern in patterns for path in ROOT.glob(f"**/{pattern.strip('/')}")}
+    assert not ignored & {parent for path in data for parent in (path, *path.parents)}
 
 
 def test_the_version_is_that_of_the_source():

@@ -34,6 +34,7 @@ from xplm.serve.sessions import (
     start_session,
 )
 from xplm.serve.settings import Settings
+from xplm.serve.static import page_routes
 from xplm.serve.tokens import detokenize, tokenize, tokenizer_info
 from xplm.text import renderer
 
@@ -94,6 +95,7 @@ def make_app(lm: LanguageModel, settings: Settings) -> Starlette:
         Route("/detokenize", detokenize, methods=["POST"]),
         Route("/tokenizer_info", tokenizer_info),
         Route("/metrics", metrics),
+        *page_routes(),
         *(Route(path, lacking, methods=EVERY_METHOD) for path in LACKING),
     ]
     middleware = [Middleware(Guard, settings=settings), Middleware(Count, metrics=serving.metrics)]

@@ -16,10 +16,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from xplm.errors import RequestError
 from xplm.serve.errors import ApiError, error_response
 from xplm.serve.settings import Settings
+from xplm.serve.static import is_of_page
 
 LOCAL = "localhost"
 OPEN_PATHS = frozenset({"/health", "/v1/health", "/models", "/v1/models"})
-"""Paths that take no key."""
+"""Paths that take no key, beside those of the page."""
 
 SAFE_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -101,7 +102,7 @@ class Guard:
         digest = key_digest(key.strip()) if scheme.lower() == "bearer" else ""
         if digest in self._settings.key_digests:
             return digest
-        if path in OPEN_PATHS:
+        if path in OPEN_PATHS or is_of_page(path):
             return ""
         raise ApiError(
             "this server asks for one of its API keys, as Authorization: Bearer KEY",
