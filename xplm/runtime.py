@@ -106,17 +106,7 @@ def make_runtime(
         )
     if not own:  # none of these kernels makes the products that were measured
         backend = replace(backend, blas=replace(blas, rates=unmeasured))
-    portable = PORTABLE | FUSIONS
-    if unknown := sorted(own.keys() - portable.keys()):
-        raise BackendError(
-            f'a backend\'s kernels replace ops and fusions of xplm; "{backend.name}" has {", ".join(unknown)}'
-            f"{did_you_mean(unknown, portable)}; rules of optimizers belong in Backend.rules"
-        )
-    guarded = {
-        name: kernel if is_invariant else _or_portable(kernel, portable[name])
-        for name, kernel in own.items()
-    }
-    table = PORTABLE | _fusions_beside(own) | guarded
+    table = _make_table(backend.name, own, is_guarded=not is_invariant)
     dtype = policy.resolve(backend.dtypes, backend.name)
     host = {
         name: HOST_DTYPES["float32" if isinstance(found, Format) else name]
@@ -124,6 +114,23 @@ def make_runtime(
     }
     host_dtype = policy.resolve(host, np.__name__)
     return Runtime(backend, policy, table, rules, dtype, host_dtype, is_invariant)
+
+
+def _make_table(
+    backend: str, own: Mapping[str, Callable[..., Any]], *, is_guarded: bool
+) -> dict[str, Callable[..., Any]]:
+    """The kernels of a runtime: a backend's own in the place of portable ones, which stand by if they are guarded."""
+    portable = PORTABLE | FUSIONS
+    if unknown := sorted(own.keys() - portable.keys()):
+        raise BackendError(
+            f'a backend\'s kernels replace ops and fusions of xplm; "{backend}" has {", ".join(unknown)}'
+            f"{did_you_mean(unknown, portable)}; rules of optimizers belong in Backend.rules"
+        )
+    guarded = {
+        name: _or_portable(kernel, portable[name]) if is_guarded else kernel
+        for name, kernel in own.items()
+    }
+    return PORTABLE | _fusions_beside(own) | guarded
 
 
 def _check_invariant(backend: Backend, policy: Policy) -> None:
