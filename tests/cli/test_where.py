@@ -19,6 +19,7 @@ SCRIPTS_THAT_DO_NOT = {
     "make_tiny_models",  # PyTorch
     "check_wheel",  # computes nothing
     "compile_kernels",  # NumPy's
+    "bench_invariant",  # likewise
 }
 
 
