@@ -1,12 +1,19 @@
 """Replies and chats that grow past the trained length of longrope: as if the long factors had been there at once."""
 
+from dataclasses import replace
+from itertools import islice
+
 import numpy as np
 import pytest
 
 from tests.generate.tiny import tiny_model
 from xplm.backend import DeviceMemory
 from xplm.generate.memory import plan_generation
+from xplm.generate.options import SamplingOptions
+from xplm.generate.reply import start_reply
+from xplm.generate.request import Request
 from xplm.generate.sampling import log_normaliser
+from xplm.generate.scheduler import generate_steps
 
 TRAINED = 80
 LONGROPE = {
@@ -39,6 +46,22 @@ def assert_as_whole(lm, prompt_ids, out):
 def test_a_reply_is_that_of_the_whole_sequence(lm, options):
     prompt = lm.tokenizer.encode("Hello")
     assert_as_whole(lm, prompt, lm.generate(prompt, max_new_tokens=85, ignore_eos=True, **options))
+
+
+@pytest.mark.parametrize(
+    ("n_prompt", "n_steps"),
+    [
+        (TRAINED + 20, 4 + 9),
+        (TRAINED - 5, 3 + 9 + 2),  # one of the 9 tokens is chosen behind 3 chunks that are read again
+    ],
+)
+def test_a_text_of_several_chunks_is_read_by_long_factors_once(lm, n_prompt, n_steps):
+    engine, ids = replace(lm.engine, chunk_tokens=32), list(range(2, 2 + n_prompt))
+    options = SamplingOptions(max_new_tokens=10, ignore_eos=True)
+    reply = start_reply(engine, lm.tokenizer, ids, options, continues_prompt=True)
+    steps = list(islice(generate_steps(engine, [Request(reply)]), 2 * n_steps))
+    assert len(steps) == n_steps
+    assert reply.ids == lm.generate(ids, max_new_tokens=10, ignore_eos=True).token_ids
 
 
 def test_rows_of_a_batch_cross_one_after_the_other(lm):

@@ -47,6 +47,7 @@ class Request:
         self.decode_seconds = 0.0
         """Of those after that."""
         self.is_admitted = False  # it has been, at least once
+        self.is_long = False  # what its row holds is rotated by the long factors of longrope
         self.compilations = 0
         """Kernels that were compiled meanwhile, for who counts them."""
 

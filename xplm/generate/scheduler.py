@@ -156,6 +156,7 @@ class Scheduler:
                 return
             if not request.is_admitted:
                 request.is_admitted, request.reused_tokens = True, request.row.length
+            request.is_long = self._engine.has_long_factors(len(request.ids))
             self.admitted.append(self.waiting.pop(0))
             if request.n_unread > 1 and not self._is_batch:
                 return  # one prompt at a time: who begins alike finds its pages later
@@ -169,8 +170,9 @@ class Scheduler:
 
     def _rotate_anew(self, request: Request) -> None:
         """Begin again where a reply has grown past the trained length of longrope."""
-        row = request.row
-        if row is not None and self._engine.outgrows(row.length, request.n_unread):
+        row, is_long = request.row, self._engine.has_long_factors(len(request.ids))
+        if row is not None and is_long != request.is_long:
+            request.is_long = is_long
             row.release()
             if not request.is_row_lent:
                 request.row = self._acquire(request)
