@@ -7,6 +7,7 @@ import pytest
 
 from tests.tiny import VARIANTS, draw_ids, make_config, make_params
 from xplm.cache import KVCache
+from xplm.errors import OutOfMemoryError
 from xplm.generate.engine import Engine
 from xplm.page_pool import DROPPED, PagePool
 from xplm.pages import first_key
@@ -135,6 +136,27 @@ def test_a_limit_is_kept_and_the_oldest_beginning_goes_first(numpy_backend):
     assert row.tables == [[]]
     assert row.reserve(PAGE)
     assert pool.n_bytes <= pool.limit_bytes
+
+
+def test_a_pool_that_could_not_grow_is_as_before(numpy_backend, monkeypatch):
+    engine = make_engine(numpy_backend)
+    pool, ids = make_pool(engine), draw_ids(5, 40).tolist()
+    row, other = pool.acquire(ids, PARENT), pool.acquire(ids, PARENT)
+    read(engine, pool, [row], [ids[:-1]])
+    allocate = pool._allocate
+
+    def fail_in_a_later_layer(layer, n_pages):
+        if layer > 0:
+            raise MemoryError
+        return allocate(layer, n_pages)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "_allocate", fail_in_a_later_layer)
+        with pytest.raises(OutOfMemoryError):
+            other.reserve(200)
+    assert other.reserve(200)
+    (scores,) = read(engine, pool, [row], [ids[-1:]])
+    np.testing.assert_allclose(scores, read_densely(engine, ids), atol=ATOL)
 
 
 def test_a_window_that_has_passed_cannot_be_taken_back(numpy_backend):

@@ -289,7 +289,7 @@ class PagePool:
                 larger = self._allocate(layer, n_before + count)
                 if n_before:
                     pairs = zip(larger, self._arrays[layer], strict=True)
-                    larger = tuple(backend.assign(new, filled, old) for new, old in pairs)
+                    larger = tuple(backend.assign(new, filled, old[filled]) for new, old in pairs)
                 self._arrays[layer] = larger
         group.book.grow(n_before + count)
 
