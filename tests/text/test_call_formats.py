@@ -120,6 +120,8 @@ ULM_HARMONY = '<|channel|>commentary to=functions.weather <|constrain|>json<|mes
         ('<tool_call>{"name": "now", "argu', '<tool_call>{"name": "now", "argu', []),
         (f"<tool_call>[]</tool_call>{NOW_JSON}", "<tool_call>[]</tool_call>", [NOW]),
         ('<tool_call>{"name": "now", "arguments": 3}</tool_call>', None, []),
+        ('<tool_call>{"name": "now", "arguments": {"x": "\\ud800"}}</tool_call>', None, []),
+        ('<tool_call>{"name": "\\udfff"}</tool_call>', None, []),
         ("<tool_call></tool_call>", None, []),
         ("<tool_call>" + "[" * 5000 + "</tool_call>", None, []),
     ],

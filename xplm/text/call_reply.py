@@ -180,7 +180,16 @@ def as_call(value: Any) -> Call:
 
 
 def _parts(calls: Sequence[Call]) -> list[Part]:
-    """A part without text and one with the arguments for each."""
+    """A part without text and one with the arguments for each.
+
+    Raises:
+        CallError: one is no valid Unicode: JSON can spell half a surrogate pair.
+    """
+    try:
+        for call in calls:
+            (call.recipient + call.text).encode()
+    except UnicodeEncodeError:
+        raise CallError from None
     return [Part("call", text, call.recipient) for call in calls for text in ("", call.text)]
 
 
