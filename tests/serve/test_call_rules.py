@@ -141,6 +141,20 @@ def test_any_reply_of_the_grammar_is_read_as_calls(form):
                 assert all(0 <= mark <= 9 for mark in arguments.get("marks", []))
 
 
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        {"required": 5},
+        {"properties": {"x": {"type": "string", "enum": 5}}},
+        {"properties": {"x": 5}},
+    ],
+)
+@pytest.mark.parametrize("form", ["JSON in tags, no tokens", "XML"])
+def test_a_schema_that_is_malformed_is_refused(form, malformed):
+    with pytest.raises(RequestError):
+        constrain(form, [Tool("f", {"type": "object"} | malformed)])
+
+
 def test_a_tool_that_grammars_cannot_follow_is_refused():
     tools = [Tool("f", {"type": "object", "properties": {"x": {"not": {}}}})]
     for form in ("Llama", "XML"):

@@ -93,8 +93,14 @@ def _tool_rules(tokenizer: Tokenizer, form: CallFormat, tools: Sequence[Tool]) -
 
 
 def _xml_rule(tool: Tool, number: int) -> str:
-    """A function and its arguments, in the order of the schema, and the rules of those that are texts."""
+    """A function and its arguments, in the order of the schema, and the rules of those that are texts.
+
+    Raises:
+        RequestError: the schema is malformed.
+    """
     required = tool.parameters.get("required", [])
+    if not isinstance(required, list):
+        raise RequestError(f'"required" of "{tool.name}" must be a list; got {required!r:.100}')
     shared = {
         key: tool.parameters[key] for key in ("$defs", "definitions") if key in tool.parameters
     }
@@ -105,7 +111,7 @@ def _xml_rule(tool: Tool, number: int) -> str:
             name = f"text{number}_{n}"
             texts.append(f"\n{name}[suffix={_quoted(end)}]: {FREE_TEXT}")
             value = name
-        elif isinstance(schema, Mapping) and schema.get("type") == "string":
+        elif isinstance(schema, Mapping) and _is_text_of_a_list(schema):
             value = f"({' | '.join(map(_quoted, map(str, schema['enum'])))}) {_quoted(end)}"
         else:
             given = {**schema, **shared} if isinstance(schema, Mapping) else schema
@@ -114,6 +120,10 @@ def _xml_rule(tool: Tool, number: int) -> str:
         parts.append(part if key in required else f"({part})?")
     begin = _quoted(f"<function={tool.name}>\n")
     return f'{begin} {" ".join(parts)} "</function>"{"".join(texts)}'
+
+
+def _is_text_of_a_list(schema: Mapping[str, Any]) -> bool:
+    return schema.get("type") == "string" and isinstance(schema.get("enum"), list)
 
 
 def _tagged(tokenizer: Tokenizer) -> _Body:
