@@ -75,7 +75,7 @@ def beam_steps(engine: Engine, pool: PagePool, row: PageRow, reply: Reply) -> It
             ids = [[*reply.prompt_ids, *beam.ids] for beam in running]
             if engine.outgrows(rows[0].length, 1):
                 for own in rows:
-                    own.rollback(0)
+                    own.release()
             logits = engine.read_on(
                 pool, rows, [own[held.length :] for own, held in zip(ids, rows, strict=True)]
             )
