@@ -8,6 +8,7 @@ import pytest
 
 from tests.generate.tiny import tiny_model
 from xplm.backend import DeviceMemory
+from xplm.generate.engine import Engine
 from xplm.generate.memory import plan_generation
 from xplm.generate.options import SamplingOptions
 from xplm.generate.reply import start_reply
@@ -42,6 +43,16 @@ def assert_as_whole(lm, prompt_ids, out):
     np.testing.assert_allclose(out.logprobs, expected[:, 0], atol=ATOL)
 
 
+def test_beams_cross_though_a_window_has_passed_the_beginning():
+    lm = tiny_model(
+        model_type="mistral", sliding_window=10, rope_scaling=LONGROPE, max_position_embeddings=512
+    )
+    prompt = lm.tokenizer.encode("Of these, this is the longest. " * 2)
+    assert_as_whole(
+        lm, prompt, lm.generate(prompt, max_new_tokens=30, ignore_eos=True, num_beams=3)
+    )
+
+
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}])
 def test_a_reply_is_that_of_the_whole_sequence(lm, options):
     prompt = lm.tokenizer.encode("Hello")
@@ -52,7 +63,7 @@ def test_a_reply_is_that_of_the_whole_sequence(lm, options):
     ("n_prompt", "n_steps"),
     [
         (TRAINED + 20, 4 + 9),
-        (TRAINED - 5, 3 + 9 + 2),  # one of the 9 tokens is chosen behind 3 chunks that are read again
+        (TRAINED - 5, 3 + 9 + 2),  # one of the 9 has 3 chunks read again before it
     ],
 )
 def test_a_text_of_several_chunks_is_read_by_long_factors_once(lm, n_prompt, n_steps):
@@ -88,6 +99,30 @@ def test_a_chat_says_what_the_rendered_conversation_does(lm):
         (False, False),
         (True, True),
     ]
+
+
+def test_a_reply_that_is_broken_off_while_it_is_computed_again_leaves_no_trace(monkeypatch):
+    trained = 160
+    rope = LONGROPE | {"original_max_position_embeddings": trained}
+    lm = tiny_model(rope_scaling=rope, max_position_embeddings=512)
+    lm.engine = replace(lm.engine, chunk_tokens=64)
+    chat, never = lm.chat(), lm.chat()
+    for each in (chat, never):
+        each.send("Hi", max_new_tokens=30, ignore_eos=True)
+    read = Engine.read
+
+    def break_off(self, pool, rows, ids, ends, **options):
+        if ends[0] > trained and rows[0].length > 0:
+            raise KeyboardInterrupt  # one chunk has been read by the long factors
+        return read(self, pool, rows, ids, ends, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "read", break_off)
+        with pytest.raises(KeyboardInterrupt):
+            chat.send("On", max_new_tokens=90, ignore_eos=True)
+    found, expected = (each.send("", max_new_tokens=2, ignore_eos=True) for each in (chat, never))
+    assert found.prompt_tokens < trained
+    np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=ATOL)
 
 
 def test_memory_is_counted_for_what_is_computed_again(lm):

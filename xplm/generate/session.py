@@ -237,7 +237,9 @@ class Chat:
             return generation
         finally:
             self._is_replying = False
-            self._truncate(held)  # of a reply that was broken off, nothing stays
+            # Of a reply that was broken off, nothing stays; nothing at all if it was being computed again.
+            n_more = len(reply.prompt_ids) + len(reply.ids) - held
+            self._truncate(0 if self._engine.outgrows(held, n_more) else held)
 
     def _keep_beginning(self, reply: Reply) -> int:
         """Have the row hold nothing but a beginning of the prompt; returns how much."""
