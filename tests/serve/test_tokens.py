@@ -1,9 +1,13 @@
 """Texts to token ids and back over HTTP."""
 
+import asyncio
+
 import pytest
 
 from tests.generate.tiny import tiny_model
 from tests.serve.client import client_of
+from xplm.generate.engine import Engine
+from xplm.serve.logprobs import TokenTexts
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +85,31 @@ def counted(client):
         name: float(value)
         for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")
     }
+
+
+def test_what_grows_with_a_text_holds_up_no_other_request(client, monkeypatch):
+    seen = []
+
+    def watch(owner, name):
+        function = getattr(owner, name)
+
+        def watched(*given, **options):
+            seen.append((name, is_in_loop()))
+            return function(*given, **options)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    watch(TokenTexts, "text")
+    watch(Engine, "require_known")
+    body = {"prompt": "a", "return_token_strs": True, "with_pieces": True}
+    assert client.post("/tokenize", json=body).status_code == 200
+    assert client.post("/detokenize", json={"tokens": [5]}).status_code == 200
+    assert set(seen) == {("text", False), ("require_known", False)}
+
+
+def is_in_loop():
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

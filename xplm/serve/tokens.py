@@ -39,19 +39,7 @@ async def tokenize(request: HttpRequest) -> Response:
     serving = serving_of(request)
     body, _ = await read_request(request, TokenizeRequest, {})
     serving.require_model(body.model)
-    ids = await run_in_threadpool(_encode, serving, body)
-    texts = serving.texts
-    answer: dict[str, Any] = {
-        "count": len(ids),
-        "max_model_len": serving.lm.engine.context,
-        "tokens": ids,
-        "token_strs": None,
-    }
-    if body.return_token_strs:
-        answer["token_strs"] = [texts.text(token) for token in ids]
-    if body.with_pieces:
-        answer["tokens"] = [{"id": token, "piece": _piece(serving, token)} for token in ids]
-    return json_response(answer)
+    return await run_in_threadpool(_tokenized, serving, body)
 
 
 async def detokenize(request: HttpRequest) -> Response:
@@ -59,11 +47,7 @@ async def detokenize(request: HttpRequest) -> Response:
     serving = serving_of(request)
     body, _ = await read_request(request, DetokenizeRequest, {})
     serving.require_model(body.model)
-    serving.lm.engine.require_known("tokens", body.tokens)
-    text = await run_in_threadpool(
-        serving.lm.tokenizer.decode, body.tokens, skip_special_tokens=False
-    )
-    return json_response({"prompt": text, "content": text})
+    return await run_in_threadpool(_detokenized, serving, body.tokens)
 
 
 async def tokenizer_info(request: HttpRequest) -> Response:
@@ -79,6 +63,27 @@ async def tokenizer_info(request: HttpRequest) -> Response:
             "chat_template": tokenizer.chat_template,
         }
     )
+
+
+def _tokenized(serving: Serving, body: TokenizeRequest) -> Response:
+    ids, texts = _encode(serving, body), serving.texts
+    answer: dict[str, Any] = {
+        "count": len(ids),
+        "max_model_len": serving.lm.engine.context,
+        "tokens": ids,
+        "token_strs": None,
+    }
+    if body.return_token_strs:
+        answer["token_strs"] = [texts.text(token) for token in ids]
+    if body.with_pieces:
+        answer["tokens"] = [{"id": token, "piece": _piece(serving, token)} for token in ids]
+    return json_response(answer)
+
+
+def _detokenized(serving: Serving, tokens: list[int]) -> Response:
+    serving.lm.engine.require_known("tokens", tokens)
+    text = serving.lm.tokenizer.decode(tokens, skip_special_tokens=False)
+    return json_response({"prompt": text, "content": text})
 
 
 def _encode(serving: Serving, body: TokenizeRequest) -> list[int]:
