@@ -24,6 +24,10 @@ KEPT_APART = ("rope", "norm", "softmax")
 """Islands that kernels "invariant" compute in float32."""
 
 
+INVARIANT_DTYPES = ("float32", "bfloat16", "float16")
+"""In which they take arrays to be stored."""
+
+
 @dataclass(frozen=True, repr=False)
 class Runtime:
     """A backend and a policy, with the kernel table and the dtypes that follow from them."""
@@ -133,6 +137,13 @@ def _make_table(
     return PORTABLE | _fusions_beside(own) | guarded
 
 
+def has_invariant(backend: Backend, policy: Policy) -> bool:
+    """Whether a backend has kernels "invariant" for a policy."""
+    islands = {getattr(policy, part) for part in KEPT_APART}
+    stored = {getattr(policy, part) for part in ("param", "compute", "cache", "loss")}
+    return bool(backend.invariant) and islands == {"float32"} and stored <= set(INVARIANT_DTYPES)
+
+
 def _check_invariant(backend: Backend, policy: Policy) -> None:
     """Refuse kernels "invariant" where a backend has none for a policy."""
     if not backend.invariant:
@@ -140,13 +151,10 @@ def _check_invariant(backend: Backend, policy: Policy) -> None:
             f'kernels "invariant" give the same bits whatever is computed beside; backend "{backend.name}" has none '
             'and cannot promise that; leave them out, or use backend "numpy" with a policy that is not emulated'
         )
-    islands = {part: getattr(policy, part) for part in KEPT_APART}
-    stored = {part: getattr(policy, part) for part in ("param", "compute", "cache", "loss")}
-    known = ("float32", "bfloat16", "float16")
-    if set(islands.values()) != {"float32"} or not set(stored.values()) <= set(known):
+    if not has_invariant(backend, policy):
         raise BackendError(
-            f'kernels "invariant" compute in float32, of what is stored in {", ".join(known)}; got policy "{policy}"; '
-            "use fp32, bf16 or fp16"
+            f'kernels "invariant" compute in float32, of what is stored in {", ".join(INVARIANT_DTYPES)}; '
+            f'got policy "{policy}"; use fp32, bf16 or fp16'
         )
 
 

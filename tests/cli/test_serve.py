@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
-from xplm.cli.serve import parse_size
+from xplm.cli.flags import ModelFlags, WhereFlags
+from xplm.cli.output import Output, OutputFlags
+from xplm.cli.serve import order_invariant, parse_size
 from xplm.errors import RequestError
 
 httpx = pytest.importorskip("httpx", reason='the extra "dev" is not installed')
@@ -36,6 +38,31 @@ def test_flags_are_checked_before_the_model_is_loaded(xplm, tmp_path):
     assert "a size must be" in outcome.error
     outcome = xplm("serve", "--model", tmp_path / "none", "--api-key-file", tmp_path / "none")
     assert "a file of API keys" in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("where", "policy", "is_off", "kernels", "is_told"),
+    [
+        ({}, "fp32", False, "invariant", False),
+        ({}, "bf16", False, "invariant", False),
+        ({}, "fp32", True, "fused", False),
+        ({"kernels": "portable"}, "fp32", False, "portable", False),
+        ({"backend": "strict"}, "fp32", False, "fused", True),
+        ({}, "fp8", False, "fused", True),
+    ],
+)
+def test_replies_are_invariant_where_they_can_be(where, policy, is_off, kernels, is_told, capsys):
+    flags = ModelFlags(where=WhereFlags(**where), policy=policy)
+    out = Output(OutputFlags())
+    assert order_invariant(flags, out, is_off=is_off).kernels == kernels
+    assert ("cannot promise" in " ".join(capsys.readouterr().err.split())) == is_told
+
+
+def test_the_mode_is_not_asked_for_and_turned_off():
+    with pytest.raises(RequestError, match="leave one out"):
+        order_invariant(
+            ModelFlags(where=WhereFlags(invariant=True)), Output(OutputFlags()), is_off=True
+        )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")

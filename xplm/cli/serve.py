@@ -1,17 +1,19 @@
 """`xplm serve`: a model behind OpenAI's HTTP interface."""
 
 import re
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from xplm.cli.flags import ModelFlags, takes_flags
+from xplm.cli.flags import DEFAULT_KERNELS, ModelFlags, takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.places import sessions_directory
 from xplm.errors import RequestError
 from xplm.out_of_memory import UNITS, format_bytes
+from xplm.runtime import INVARIANT, has_invariant
 
 NEEDED = ("starlette", "uvicorn", "msgspec", "prometheus_client", "llguidance")
 INSTALL = 'pip install "xplm[serve]"'
@@ -45,6 +47,12 @@ def serve(
             metavar="SIZE", help="For keys and values, such as 2GiB; if not given, as needed."
         ),
     ] = None,
+    no_invariant: Annotated[
+        bool,
+        typer.Option(
+            "--no-invariant", help="Let replies depend on who else is served, by rounding."
+        ),
+    ] = False,
     max_rows: Annotated[int, typer.Option(min=1, help="Replies that grow at a time.")] = 32,
     sessions: Annotated[
         Path | None,
@@ -63,8 +71,10 @@ def serve(
 ) -> None:
     """Serve a model to OpenAI's clients over HTTP.
 
-    It listens on this machine alone, unless --host says otherwise. SIGTERM
-    and Ctrl-C let replies finish; a second Ctrl-C does not.
+    On numpy the same request gets the same reply whoever else is served,
+    bit for bit, unless --no-invariant says otherwise. It listens on this
+    machine alone, unless --host says otherwise. SIGTERM and Ctrl-C let
+    replies finish; a second Ctrl-C does not.
 
     Example: xplm serve --model smollm2-135m-instruct:q4_1 --port 8000
     """
@@ -86,7 +96,7 @@ def serve(
         sessions=sessions or sessions_directory(),
         most_rows=max_rows,
     )
-    lm = model.load(out)
+    lm = order_invariant(model, out, is_off=no_invariant).load(out)
     app = make_app(lm, settings)
 
     def on_ready(address: str) -> None:
@@ -95,6 +105,26 @@ def serve(
             out.note(f"cache: {format_bytes(settings.cache_bytes)}")
 
     listen(app, host, port, on_ready=on_ready, drain_seconds=DRAIN_SECONDS)
+
+
+def order_invariant(model: ModelFlags, out: Output, *, is_off: bool) -> ModelFlags:
+    """The flags of a server: with kernels "invariant", unless others are asked for or the backend has none of them.
+
+    Raises:
+        RequestError: the mode is asked for and turned off.
+    """
+    if is_off and model.kernels == INVARIANT:
+        raise RequestError("--no-invariant turns off what --invariant asks for; leave one out")
+    if is_off or model.kernels != DEFAULT_KERNELS:
+        return model
+    rt = model.where.runtime(model.policy)
+    if not has_invariant(rt.backend, rt.policy):
+        out.note(
+            f"{rt.backend.name} under {rt.policy} cannot promise a request the same bits whoever else is served; "
+            "numpy can, under fp32, bf16 and fp16"
+        )
+        return model
+    return replace(model, where=replace(model.where, invariant=True))
 
 
 def parse_size(text: str) -> int:
