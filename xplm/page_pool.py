@@ -167,6 +167,13 @@ class PagePool:
             for group, table in zip(self.groups, row.tables, strict=True)
         )
 
+    def has_pages(self, n_tokens: int) -> bool:
+        """Whether a row of so many tokens needs no allocation; within a limit, once others have given theirs back."""
+        n_pages, books = -(-n_tokens // PAGE), [group.book for group in self.groups]
+        if self.limit_bytes is None:
+            return all(n_pages <= book.n_available for book in books)
+        return all(n_pages <= book.n_pages for book in books)
+
     def rollback(self, row: PageRow, length: int) -> bool:
         """As `PageRow.rollback`."""
         if length >= row.length:

@@ -1,6 +1,6 @@
 """One reply as it grows: the owner of its ids, its text and the reason it ended."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -11,7 +11,6 @@ from xplm.generate.options import SamplingOptions
 from xplm.generate.result import FinishReason, Generation, Timings
 from xplm.generate.sampling import Ranked, choose_token
 from xplm.generate.stop import StopFilter, hide_special
-from xplm.page_pool import PageRow
 from xplm.text.detokenize import StreamDecoder
 from xplm.text.reply_parts import Kind, Part, join_calls
 from xplm.text.thoughts import Plain, ReplyFormat
@@ -173,7 +172,7 @@ def start_reply(
     turn_end_ids: Collection[int] = (),
     reply_format: ReplyFormat = Plain(),  # noqa: B008, a value
     constraint: Constraint = Unconstrained(),  # noqa: B008, a value
-    row: PageRow | None = None,
+    has_room: Callable[[int], bool] = lambda n_tokens: False,
 ) -> Reply:
     """An empty reply to a prompt, after checking that there is room for one.
 
@@ -186,7 +185,7 @@ def start_reply(
         turn_end_ids: ids that end a turn of a chat, besides the model's own end of sequence.
         reply_format: as for Reply.
         constraint: as for Reply; beam search takes none.
-        row: that is there for the reply, and may have all the pages that it takes; None: there is none.
+        has_room: whether pages for so many tokens are there already.
 
     Raises:
         RequestError: the prompt is empty, fills the model's context, or has an id outside the vocabulary, as a stop
@@ -208,7 +207,7 @@ def start_reply(
         )
     max_tokens = min(options.max_new_tokens, room)
     n_tokens = len(prompt_ids) + max_tokens
-    has_cache = row is not None and options.num_beams == 1 and row.has_room(n_tokens)
+    has_cache = options.num_beams == 1 and has_room(n_tokens)
     engine.require_memory(options.num_beams, len(prompt_ids), max_tokens, has_cache=has_cache)
 
     ends = (*engine.config.eos_token_id, *tokenizer.eos_token_ids, *turn_end_ids)

@@ -220,7 +220,7 @@ class Chat:
             continues_prompt=False,
             turn_end_ids=self._format.turn_end_ids(self._format.reply_format),
             reply_format=self._format.reply_format,
-            row=self._row,
+            has_room=self._row.has_room,
         )
 
         self._is_replying = True

@@ -145,6 +145,7 @@ def _start(
             turn_end_ids=chat_format.turn_end_ids(reply_format),
             reply_format=reply_format,
             constraint=form.constraint(serving.grammars, ids),
+            has_room=serving.worker.scheduler.pool.has_pages,
         )
         for choice in range(serving.require_count(body.n_choices))
     ]

@@ -186,6 +186,7 @@ def _start(serving: Serving, body: CompletionRequest, seed: int) -> tuple[list[R
                     options,
                     continues_prompt=True,
                     constraint=form.constraint(serving.grammars, None),
+                    has_room=serving.worker.scheduler.pool.has_pages,
                 )
             )
             echoes.append(echo)
