@@ -13,10 +13,11 @@ from xplm.checkpoint.adapter_config import INERT, KINDS, READ
 from xplm.checkpoint.convert import convert
 from xplm.checkpoint.save import save_directory
 from xplm.errors import CheckpointError
-from xplm.numerics.tiny_models import LATENT
+from xplm.numerics.tiny_models import LATENT, ROUTED
 
 IDS = [5, 80, 33, 7, 120]
 BOUND = 1e-4
+EXPERTS = ROUTED | {"moe_intermediate_size": 8}  # torch's grouped products take rows of 16 bytes
 MODELS = {
     "llama": {},
     "tied": {"tie_word_embeddings": True},
@@ -26,10 +27,17 @@ MODELS = {
     "phi": {"model_type": "phi"},
     "gpt_neox": {"model_type": "gpt_neox"},
     "deepseek_v3": LATENT | {"model_type": "deepseek_v3", "first_k_dense_replace": 9},
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 4},
+    "qwen3_moe": EXPERTS | {"model_type": "qwen3_moe", "head_dim": 8, "mlp_only_layers": [0]},
+    "qwen2_moe": EXPERTS | {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 8},
+    "granitemoe": {"model_type": "granitemoe", "num_local_experts": 4},
+    "gpt_oss": {"model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2},
 }
 """Changes to a tiny model."""
 
 TARGETS = {"target_modules": ["q_proj", "v_proj"]}
+GATE_UP, DOWN = "experts.gate_up_proj", "experts.down_proj"
+STACKED = {"target_parameters": [GATE_UP, DOWN]}
 PLAIN = {
     "plain": ("llama", {}),
     "gaussian": ("llama", {"init_lora_weights": "gaussian"}),
@@ -64,6 +72,23 @@ PLAIN = {
         "deepseek_v3",
         {"target_modules": r".*\.((q|kv)_[ab]_proj|kv_a_proj_with_mqa|o_proj)"},
     ),
+    "mixtral": ("mixtral", STACKED | {"use_rslora": True}),
+    "mixtral, gate and up": ("mixtral", {"target_parameters": [GATE_UP]}),
+    "mixtral, down alone": ("mixtral", {"target_parameters": [DOWN], "target_modules": []}),
+    "mixtral, names of transformers 4": (
+        "mixtral",
+        {"target_modules": ["q_proj", "w1", "w2", "w3"]},
+    ),
+    "qwen3_moe": (
+        "qwen3_moe",
+        STACKED | {"rank_pattern": {GATE_UP: 2}, "alpha_pattern": {"down_proj": 3}},
+    ),
+    "qwen2_moe, shared and routed": (
+        "qwen2_moe",
+        {"target_parameters": ["shared_expert.up_proj.weight", "1.mlp.experts.gate_up_proj"]},
+    ),
+    "granitemoe": ("granitemoe", STACKED),
+    "gpt_oss": ("gpt_oss", STACKED),
     "phi, all and lm_head": ("phi", {"target_modules": r".*\.(v_proj|dense|fc\d)|lm_head"}),
 }
 OTHERS = {

@@ -207,6 +207,9 @@ def test_alpha_is_taken_into_b(tmp_path, facts, factor):
         ({"r": None}, "must give r, from 1, and lora_alpha, .*; got None"),
         ({"lora_alpha": float("nan")}, "must give r, .*; got 3 and nan"),
         ({"lora_alpha": True}, "must give r, .*; got 3 and True"),
+        ({"target_parameters": ["mlp.gate.weight"]}, "target_parameters must .*mlp.gate.weight"),
+        ({"target_parameters": ["experts.down_proj"]}, "target_parameters must .*down_proj"),
+        ({"target_parameters": "down_proj"}, "must be names of parameters; .* has 'down_proj'"),
         ({"r": 4}, r"must have shape \(4, 16\)"),
     ],
 )

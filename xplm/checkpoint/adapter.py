@@ -9,15 +9,8 @@
 Inside, B holds the factor that PEFT keeps beside it, alpha / rank (alpha / sqrt(rank) with use_rslora): it is
 multiplied in on reading, and adapters are written with alpha = rank.
 
-Where a family stores several matrices as one, as GPT-2 does q, k and v, an adapter there is one too:
-
-    joined        A = [Aq; Ak; Av] (3R, C),  B = diag(Bq, Bk, Bv) (N, 3R)      so that B A = [Bq Aq; Bk Ak; Bv Av]
-    taken apart   Aq = Ak = Av = A,  [Bq; Bk; Bv] = B
-
-Rows of B are in the order of the matrix's.
-
-Where a family stores each expert by itself, PEFT does so with its adapter under transformers 4, as of Mixtral's w1, w2
-and w3. These are read, and merged as A (E, R, C) and B (E, N, R), 0 for an expert that has none.
+Where a family stores several matrices as one, as GPT-2 does q, k and v, an adapter there is one too
+(`adapter_tensors.py`). Those of experts are in `adapter_experts.py`.
 
 An adapter of one of two tied tables unties them: the other stays as it is.
 """
@@ -25,14 +18,23 @@ An adapter of one of two tied tables unties them: the other stays as it is.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
-from xplm.checkpoint.adapter_config import AdapterConfig, read_adapter_config
+from xplm.checkpoint.adapter_config import AdapterConfig, is_end, read_adapter_config
+from xplm.checkpoint.adapter_experts import PARAMETERS, expert_modules, read_numbered, read_stacked
+from xplm.checkpoint.adapter_tensors import (
+    PREFIX,
+    A,
+    B,
+    check_shapes,
+    join_halves,
+    read_halves,
+    split_halves,
+)
 from xplm.checkpoint.files import write_json
 from xplm.checkpoint.huggingface import ADAPTER_CONFIG
-from xplm.checkpoint.layouts import Stored, join, split, stored_module, stored_tensors
+from xplm.checkpoint.layouts import Stored, stored_module, stored_tensors
 from xplm.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
 from xplm.checkpoint.save import write_tensors
 from xplm.config import DecoderConfig
@@ -47,13 +49,8 @@ from xplm.typing import Array, Params
 CONFIG = ADAPTER_CONFIG
 WEIGHTS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"  # of older versions of PEFT
-PREFIX = "base_model.model."
-A, B = ".lora_A.weight", ".lora_B.weight"
 EMBEDDING_A, EMBEDDING_B = ".lora_embedding_A", ".lora_embedding_B"
 TRAINING_ONLY = ".lora_velora_embed"  # what VeLoRA's backward pass projects onto
-
-Halves: TypeAlias = tuple[np.ndarray, np.ndarray]
-"""A (R, C) and B (N, R) of one matrix (N, C)."""
 
 
 def write_adapter(
@@ -78,7 +75,9 @@ def write_adapter(
         if layers[0] + A not in tensors:
             continue
         module = PREFIX + stored.name.removesuffix(".weight")
-        a, b = _join(stored, [(tensors[layer + A], tensors[layer + B]) for layer in layers])
+        a, b = join_halves(
+            [(tensors[layer + A], tensors[layer + B]) for layer in layers], stored.layout.groups
+        )
         is_transposed |= stored.is_transposed
         written[module + A], written[module + B] = a, b
         ranks[module.rpartition(".")[2]] = a.shape[0]
@@ -130,10 +129,13 @@ def read_adapter(path: Path, config: DecoderConfig) -> dict[str, np.ndarray]:
     unused = {name for name in file.tensors if not name.endswith(TRAINING_ONLY)}
     specs = param_specs(config)
     tensors = _read_tables(file, facts, config, unused)
-    for stored in stored_tensors(config):
+    layout = stored_tensors(config)
+    _check_parameters(facts, config, layout)
+    tensors |= read_stacked(file, facts, config, layout, unused)
+    for stored in layout:
         shapes = [specs[name].shape for name in stored.parameters]
         if stored.is_numbered and len(shapes[0]) == 3:
-            tensors |= _read_numbered(file, facts, stored, shapes[0], unused)
+            tensors |= read_numbered(file, facts, stored, shapes[0], unused)
         if not specs[stored.parameters[0]].is_hidden_matrix:
             continue
         module = stored.name.removesuffix(".weight")
@@ -141,9 +143,9 @@ def read_adapter(path: Path, config: DecoderConfig) -> dict[str, np.ndarray]:
         if not unused.intersection(names):
             continue
         wide = sum(shape[0] for shape in shapes), shapes[0][-1]
-        halves = _read_halves(file, facts, module, names, wide)
+        halves = read_halves(file, facts, module, names, wide)
         unused.difference_update(names)
-        parts = _take_apart(stored, halves, [shape[0] for shape in shapes])
+        parts = split_halves(halves, [shape[0] for shape in shapes], stored.layout.groups)
         for name, part in zip(stored.parameters, parts, strict=True):
             layer = name.removesuffix(".weight")
             tensors[layer + A], tensors[layer + B] = part
@@ -159,6 +161,25 @@ def read_adapter(path: Path, config: DecoderConfig) -> dict[str, np.ndarray]:
             "or merge it with PEFT first"
         )
     return tensors
+
+
+def _check_parameters(
+    facts: AdapterConfig, config: DecoderConfig, layout: Sequence[Stored]
+) -> None:
+    """Refuse target_parameters that are neither stacked experts' nor a block's matrix.
+
+    Raises:
+        CheckpointError: one is not.
+    """
+    specs = param_specs(config)
+    known = [s.name for s in layout if specs[s.parameters[0]].is_hidden_matrix]
+    known += [f"{module}.{name}" for module, _ in expert_modules(config) for name in PARAMETERS]
+    for target in facts.parameters:
+        if not any(is_end(target, name) for name in known):
+            raise CheckpointError(
+                f"target_parameters must name experts' {' and '.join(PARAMETERS)}, or matrices of blocks; "
+                f"{facts.path} has {target!r:.80}; give the model that it was trained on, or merge it with PEFT first"
+            )
 
 
 def adapted_config(config: DecoderConfig, tensors: Mapping[str, np.ndarray]) -> DecoderConfig:
@@ -199,14 +220,14 @@ def _read_tables(
             part = ours.removeprefix(f"{layer}.")
             for name in (f"{PREFIX}{module}.base_layer.{part}", f"{PREFIX}{module}.{part}"):
                 if name in unused:
-                    _check_shapes(file, (name,), (wanted,))
+                    check_shapes(file, (name,), (wanted,))
                     unused.discard(name)
                     tensors[ours] = file.read(name).astype(np.float32)
         names = PREFIX + module + first, PREFIX + module + second
         if unused.intersection(names):
             is_transposed = table == EMBEDDING
             stored_shape = shape[::-1] if is_transposed else shape
-            a, b = _read_halves(file, facts, module, names, stored_shape)
+            a, b = read_halves(file, facts, module, names, stored_shape)
             tensors[layer + A], tensors[layer + B] = (b.T, a.T) if is_transposed else (a, b)
             unused.difference_update(names)
 
@@ -222,63 +243,6 @@ def _read_tables(
         after = param_specs(adapted_config(config, tensors))
         tensors |= {table: given[0] for table in (EMBEDDING, LM_HEAD) if table in after}
     return tensors
-
-
-def _read_numbered(
-    file: SafetensorsFile,
-    facts: AdapterConfig,
-    stored: Stored,
-    shape: tuple[int, ...],
-    unused: set[str],
-) -> dict[str, np.ndarray]:
-    """Adapters of matrices that are stored one by one, stacked: 0 for those without.
-
-    Returns:
-        A (E, R, C) and B (E, N, R) of a parameter (E, N, C), R the largest rank; nothing where no matrix has one.
-
-    Raises:
-        CheckpointError: one does not fit.
-    """
-    E, N, C = shape
-    read: dict[int, Halves] = {}
-    for number in range(E):
-        module = stored.name.removesuffix(".weight").replace("{}", str(number))
-        names = PREFIX + module + A, PREFIX + module + B
-        if unused.intersection(names):
-            read[number] = _read_halves(file, facts, module, names, (N, C))
-            unused.difference_update(names)
-    if not read:
-        return {}
-    rank = max(len(a) for a, _ in read.values())
-    stacked_a, stacked_b = np.zeros((E, rank, C), np.float32), np.zeros((E, N, rank), np.float32)
-    for number, (a, b) in read.items():
-        stacked_a[number, : len(a)], stacked_b[number, :, : len(a)] = a, b
-    layer = stored.parameters[0].removesuffix(".weight")
-    return {layer + A: stacked_a, layer + B: stacked_b}
-
-
-def _read_halves(
-    file: SafetensorsFile,
-    facts: AdapterConfig,
-    module: str,
-    names: tuple[str, str],
-    shape: tuple[int, int],
-) -> Halves:
-    """A (R, C) and B (N, R) of a matrix of shape (N, C), the factor in B.
-
-    Raises:
-        CheckpointError: one is missing or has another shape, or the adapter's configuration does not name the module.
-    """
-    if not facts.is_target(module):
-        raise CheckpointError(
-            "target_modules, exclude_modules and layers_to_transform must leave in every module that has an adapter; "
-            f"{facts.path} leaves out {module}; make the two files agree"
-        )
-    rank, factor = facts.rank_and_factor(module)
-    _check_shapes(file, names, ((rank, shape[1]), (shape[0], rank)))
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows shows in the logits
-        a, b = (file.read(name).astype(np.float32) for name in names)
-        return a, b * np.float32(factor)
 
 
 def merge_adapter(rt: Runtime, params: Params, tensors: Mapping[str, np.ndarray]) -> Params:
@@ -310,36 +274,3 @@ def adapter_product(tensors: Mapping[str, np.ndarray], layer: str) -> np.ndarray
 
 def _add(weight: Array, delta: Array) -> Array:
     return cast(cast(weight, delta.dtype) + delta, weight.dtype)
-
-
-def _join(stored: Stored, parts: Sequence[Halves]) -> Halves:
-    """The adapter of matrices that are stored as one."""
-    a = np.concatenate([part for part, _ in parts])
-    before, wide = 0, []
-    for _, b in parts:
-        rank = b.shape[1]
-        wide.append(np.pad(b, ((0, 0), (before, a.shape[0] - before - rank))))
-        before += rank
-    return a, join(wide, stored.layout.groups)
-
-
-def _take_apart(stored: Stored, halves: Halves, heights: Sequence[int]) -> list[Halves]:
-    """The adapters of the matrices that one stored matrix holds."""
-    a, b = halves
-    return [(a, part) for part in split(b, heights, stored.layout.groups)]
-
-
-def _check_shapes(
-    file: SafetensorsFile, names: tuple[str, ...], wanted: tuple[tuple[int, ...], ...]
-) -> None:
-    """Refuse tensors that do not fit their matrix.
-
-    Raises:
-        CheckpointError: one is missing, or has another shape.
-    """
-    found = [file.tensors[name].shape if name in file.tensors else None for name in names]
-    for name, shape, right in zip(names, found, wanted, strict=True):
-        if shape != right:
-            raise CheckpointError(
-                f"{name} must have shape {right}; {file.path} has {shape}; give the model that it was trained on"
-            )

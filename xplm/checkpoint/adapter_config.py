@@ -36,6 +36,7 @@ READ = (
     "target_modules",
     "exclude_modules",
     "layers_to_transform",
+    "target_parameters",
     "init_lora_weights",
 )
 INERT = (
@@ -69,7 +70,6 @@ KINDS = {
     "layer_replication": "LoRA on repeated layers",
     "megatron_config": "LoRA on Megatron's layers",
     "modules_to_save": "LoRA with modules that were trained whole",
-    "target_parameters": "LoRA on parameters",
     "trainable_token_indices": "LoRA with trainable tokens",
     "ensure_weight_tying": "LoRA on tied weights",
 }
@@ -106,6 +106,7 @@ class AdapterConfig:
     targets: list[re.Pattern[str]] | None  # None: every module
     excluded: list[re.Pattern[str]]
     layers: list[int] | None  # numbers of the layers that have an adapter; None: all
+    parameters: list[str]  # ends of the names of parameters that have one, in every layer
 
     def rank_and_factor(self, module: str) -> tuple[int, float]:
         """A module's rank, and what its B A is multiplied by.
@@ -139,6 +140,15 @@ class AdapterConfig:
                 return False
         return self.targets is None or any(target.match(module) for target in self.targets)
 
+    def is_target_parameter(self, name: str) -> bool:
+        """Whether PEFT puts an adapter on this parameter itself."""
+        return any(is_end(target, name) for target in self.parameters)
+
+
+def is_end(target: str, name: str) -> bool:
+    """Whether a target is the name of a parameter, or its end after a dot."""
+    return f".{name}".endswith(f".{target}")
+
 
 def read_adapter_config(path: Path) -> AdapterConfig:
     """Read the file, and refuse adapters that are not W + B A.
@@ -155,8 +165,8 @@ def read_adapter_config(path: Path) -> AdapterConfig:
     targets, excluded = (
         _read_names(path, facts, key) for key in ("target_modules", "exclude_modules")
     )
-    layers = _read_layers(path, facts)
-    return AdapterConfig(path, facts, ranks, alphas, targets, excluded or [], layers)
+    layers, parameters = _read_layers(path, facts), _read_parameters(path, facts)
+    return AdapterConfig(path, facts, ranks, alphas, targets, excluded or [], layers, parameters)
 
 
 def _require_plain(path: Path, facts: Mapping[str, Any]) -> None:
@@ -219,6 +229,15 @@ def _read_layers(path: Path, facts: Mapping[str, Any]) -> list[int] | None:
             f"layers_to_transform must be numbers of layers; {path} has {given!r:.80}; download it again"
         )
     return layers
+
+
+def _read_parameters(path: Path, facts: Mapping[str, Any]) -> list[str]:
+    given = facts.get("target_parameters") or []
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise CheckpointError(
+            f"target_parameters must be names of parameters; {path} has {given!r:.80}; download it again"
+        )
+    return given
 
 
 def _first_match(rules: list[Rule], module: str, default: Any) -> Any:

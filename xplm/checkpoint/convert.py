@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from xplm.checkpoint.adapter import A, adapted_config, adapter_product, read_adapter
+from xplm.checkpoint.adapter import adapted_config, adapter_product, read_adapter
+from xplm.checkpoint.adapter_tensors import A
 from xplm.checkpoint.checkpoint import Checkpoint, to_dtype
 from xplm.checkpoint.files import copy_file
 from xplm.checkpoint.load import check_layers, check_tied, match_names

@@ -80,4 +80,5 @@ class Family:
     )
     quant_methods: tuple[str, ...] = ()  # of quantization_config, whose tensors can be read
     bare_prefix: str = ""  # of tensors' names, left out by files of the model without its head
+    experts_module: str = "mlp.experts"  # transformers' module of a layer's experts
     gguf: tuple[GGUFLayout, ...] = ()  # spellings that are read, the one to write first

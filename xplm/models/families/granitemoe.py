@@ -82,6 +82,7 @@ GRANITEMOE = Family(
         "mlp.experts.up_proj": BOTH,
         "mlp.experts.down_proj": "block_sparse_moe.output_linear",
     },
+    experts_module="block_sparse_moe.experts",
     gguf=(
         GGUFLayout(
             "granitemoe",
