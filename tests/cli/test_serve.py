@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
+from xplm.backend import DeviceMemory
 from xplm.cli.flags import ModelFlags, WhereFlags
 from xplm.cli.output import Output, OutputFlags
-from xplm.cli.serve import order_invariant, parse_size
+from xplm.cli.serve import order_invariant, parse_size, share_of
 from xplm.errors import RequestError
 
 httpx = pytest.importorskip("httpx", reason='the extra "dev" is not installed')
@@ -38,6 +39,11 @@ def test_flags_are_checked_before_the_model_is_loaded(xplm, tmp_path):
     assert "a size must be" in outcome.error
     outcome = xplm("serve", "--model", tmp_path / "none", "--api-key-file", tmp_path / "none")
     assert "a file of API keys" in outcome.error
+
+
+def test_keys_and_values_have_a_share_of_what_is_free():
+    assert share_of(DeviceMemory(0, 0, 16 << 30, free=8 << 30)) == 2 << 30
+    assert share_of(DeviceMemory(0, 0, 16 << 30)) is None
 
 
 @pytest.mark.parametrize(

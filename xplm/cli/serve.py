@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from xplm.backend import DeviceMemory
 from xplm.cli.flags import DEFAULT_KERNELS, ModelFlags, takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.places import sessions_directory
@@ -20,6 +21,9 @@ INSTALL = 'pip install "xplm[serve]"'
 
 DRAIN_SECONDS = 600
 """For replies to finish after SIGTERM."""
+
+CACHE_SHARE = 4
+"""Of the memory that is free once the model is there, one part in so many is for keys and values, unless told."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTPE]i?B?|B)?", re.IGNORECASE)
 
@@ -44,7 +48,8 @@ def serve(
     cache_memory: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE", help="For keys and values, such as 2GiB; if not given, as needed."
+            metavar="SIZE",
+            help="For keys and values, such as 2GiB; if not given, a quarter of what is free.",
         ),
     ] = None,
     no_invariant: Annotated[
@@ -97,6 +102,8 @@ def serve(
         most_rows=max_rows,
     )
     lm = order_invariant(model, out, is_off=no_invariant).load(out)
+    if settings.cache_bytes is None:
+        settings = replace(settings, cache_bytes=share_of(lm.rt.backend.memory()))
     app = make_app(lm, settings)
 
     def on_ready(address: str) -> None:
@@ -125,6 +132,11 @@ def order_invariant(model: ModelFlags, out: Output, *, is_off: bool) -> ModelFla
         )
         return model
     return replace(model, where=replace(model.where, invariant=True))
+
+
+def share_of(memory: DeviceMemory) -> int | None:
+    """Bytes for keys and values out of a device's free memory; None where that is not known."""
+    return None if memory.free is None else memory.free // CACHE_SHARE
 
 
 def parse_size(text: str) -> int:
