@@ -22,7 +22,14 @@ from pathlib import Path
 import numpy as np
 
 from xplm.checkpoint.adapter_config import AdapterConfig, is_end, read_adapter_config
-from xplm.checkpoint.adapter_experts import PARAMETERS, expert_modules, read_numbered, read_stacked
+from xplm.checkpoint.adapter_experts import (
+    EXPERT_PARTS,
+    PARAMETERS,
+    expert_modules,
+    join_stacked,
+    read_numbered,
+    read_stacked,
+)
 from xplm.checkpoint.adapter_tensors import (
     PREFIX,
     A,
@@ -61,7 +68,8 @@ def write_adapter(
     Args:
         path: the directory.
         config: the model's that the adapters belong to.
-        tensors: float32, by our names: LAYER.lora_A.weight (R, C) and LAYER.lora_B.weight (N, R).
+        tensors: float32, by our names: LAYER.lora_A.weight (R, C) and LAYER.lora_B.weight (N, R), of
+            experts (E, R, C) and (E, N, R).
         base: name or path of that model.
 
     Raises:
@@ -70,17 +78,28 @@ def write_adapter(
     written: dict[str, np.ndarray] = {}
     ranks: dict[str, int] = {}
     is_transposed = False
-    for stored in stored_tensors(config):
+    modules, parameters = set[str](), set[str]()
+    layout, specs = stored_tensors(config), param_specs(config)
+    for target, module, rank, (a, b) in join_stacked(config, tensors, layout):
+        written[PREFIX + module + A], written[PREFIX + module + B] = a, b
+        ranks[target] = rank
+        parameters.add(f"experts.{target}")
+    has_experts = bool(parameters)
+    for stored in layout:
+        if not specs[stored.parameters[0]].is_hidden_matrix:
+            continue
         layers = [name.removesuffix(".weight") for name in stored.parameters]
         if layers[0] + A not in tensors:
             continue
         module = PREFIX + stored.name.removesuffix(".weight")
-        a, b = join_halves(
-            [(tensors[layer + A], tensors[layer + B]) for layer in layers], stored.layout.groups
-        )
+        halves = [(tensors[layer + A], tensors[layer + B]) for layer in layers]
+        a, b = join_halves(halves, stored.layout.groups)
         is_transposed |= stored.is_transposed
         written[module + A], written[module + B] = a, b
-        ranks[module.rpartition(".")[2]] = a.shape[0]
+        last = module.rpartition(".")[2]
+        ranks[last] = a.shape[0]
+        is_parameter = has_experts and last in EXPERT_PARTS
+        (parameters if is_parameter else modules).add(last + ".weight" * is_parameter)
 
     shapes = {name: x.shape for name, x in written.items()}
     write_tensors(path / WEIGHTS, shapes, lambda name, dtype: written[name], "float32")
@@ -99,7 +118,8 @@ def write_adapter(
             "lora_dropout": 0.0,
             "bias": "none",
             "fan_in_fan_out": is_transposed,
-            "target_modules": sorted(ranks),
+            "target_modules": sorted(modules),
+            "target_parameters": sorted(parameters),
             "inference_mode": True,
         },
     )

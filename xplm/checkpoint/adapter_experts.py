@@ -10,7 +10,7 @@ gate_up_proj have ".base_layer" after it where both have a pair. Its rows are in
 and up in.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from xplm.checkpoint.adapter_tensors import (
     B,
     Halves,
     check_shapes,
+    join_halves,
     read_halves,
     scaled_halves,
     split_halves,
@@ -34,6 +35,9 @@ from xplm.specs import ExpertsSpec
 
 PARAMETERS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 """transformers' stacked parameters, in the order in which PEFT wraps them, and ours."""
+EXPERT_PARTS = {part for parts in PARAMETERS.values() for part in parts}
+"""Names that PEFT takes for experts' among target_modules where a model has experts: such a matrix of another MLP is
+one of the target_parameters."""
 
 
 def expert_modules(config: DecoderConfig) -> Iterator[tuple[str, str]]:
@@ -85,6 +89,30 @@ def read_stacked(
             unused.difference_update(names)
             wrapped += ".base_layer"
     return tensors
+
+
+def join_stacked(
+    config: DecoderConfig, tensors: Mapping[str, np.ndarray], layout: Sequence[Stored]
+) -> Iterator[tuple[str, str, int, Halves]]:
+    """The opposite: of each stacked parameter transformers' name, the module in the file, its rank, and A and B there.
+
+    Args:
+        config: the model's.
+        tensors: the adapter's, by our names.
+        layout: how the model's parameters are stored.
+    """
+    groups = {name: stored.layout.groups for stored in layout for name in stored.parameters}
+    for module, ours in expert_modules(config):
+        wrapped = module
+        for target in reversed(PARAMETERS):
+            layers = [f"{ours}.{part}" for part in PARAMETERS[target]]
+            if layers[0] + A not in tensors:
+                continue
+            halves = [(tensors[layer + A], tensors[layer + B]) for layer in layers]
+            a, b = join_halves(halves, groups[f"{layers[0]}.weight"])
+            flat = a.reshape(-1, a.shape[2]), b.transpose(1, 2, 0).reshape(b.shape[1], -1)
+            yield target, wrapped, a.shape[1], flat
+            wrapped += ".base_layer"
 
 
 def stack(halves: Halves, n_experts: int) -> Halves:

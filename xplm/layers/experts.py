@@ -19,18 +19,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xplm.gradients import Gradients
-from xplm.kernels.expert_linear import ExpertLinearSaved
 from xplm.kernels.expert_sum import ExpertSumSaved
 from xplm.kernels.router import RouterSaved, choose_experts
 from xplm.kernels.sigmoid_gate import SigmoidGateSaved
 from xplm.kernels.softmax import SoftmaxSaved
 from xplm.layers.context import AuxiliaryLoss, Context
+from xplm.layers.expert_linear import (
+    ExpertLinearLayerSaved,
+    expert_linear_layer_bwd,
+    expert_linear_layer_fwd,
+)
 from xplm.layers.linear import (
     LinearLayerSaved,
     linear_layer_bwd,
     linear_layer_fwd,
     linear_specs,
-    read_linear,
 )
 from xplm.layers.mlp import MLPSaved, gated_bwd, gated_fwd, mlp_bwd, mlp_fwd, mlp_specs
 from xplm.params import Init, ParamSpec
@@ -57,10 +60,10 @@ class RoutingSaved(NamedTuple):
 
 
 class RowsSaved(NamedTuple):
-    gate: ExpertLinearSaved
-    up: ExpertLinearSaved
+    gate: ExpertLinearLayerSaved
+    up: ExpertLinearLayerSaved
     activation: Any  # of `gated_fwd`, or ClampedSwigluSaved
-    down: ExpertLinearSaved
+    down: ExpertLinearLayerSaved
 
 
 class SharedSaved(NamedTuple):
@@ -204,9 +207,8 @@ def _rows_fwd(
 ) -> tuple[Array, RowsSaved]:
     """Each row through its expert.   x (N k, C)  ->  y (N k, C)"""
 
-    def linear(part: str, rows: Array) -> tuple[Array, ExpertLinearSaved]:
-        weights = read_linear(params, f"{name}.{part}")
-        return rt.ops.expert_linear_fwd(rows, *weights, counts=counts)
+    def linear(part: str, rows: Array) -> tuple[Array, ExpertLinearLayerSaved]:
+        return expert_linear_layer_fwd(rt, params, f"{name}.{part}", rows, counts)
 
     gate, gate_saved = linear("gate_proj", x)  # (N k, F)
     up, up_saved = linear("up_proj", x)  # (N k, F)
@@ -225,13 +227,8 @@ def _rows_bwd(
 ) -> Array:
     """dx (N k, C), from dy (N k, C)."""
 
-    def linear(part: str, drows: Array, of_part: ExpertLinearSaved) -> Array:
-        weight, bias = f"{name}.{part}.weight", f"{name}.{part}.bias"
-        is_frozen = not (grads.wants(weight) or grads.wants(bias))
-        dx, dweight, dbias = rt.ops.expert_linear_bwd(drows, of_part, is_frozen=is_frozen)
-        grads.add(weight, dweight)
-        grads.add(bias, dbias)
-        return dx
+    def linear(part: str, drows: Array, of_part: ExpertLinearLayerSaved) -> Array:
+        return expert_linear_layer_bwd(rt, f"{name}.{part}", drows, of_part, grads)
 
     # y = Wd_e act(Wg_e x, Wu_e x): x is read twice
     dhidden = linear("down_proj", dy, saved.down)

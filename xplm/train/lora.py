@@ -15,8 +15,8 @@ from xplm.errors import RequestError
 from xplm.params import ParamSpec
 
 PROJECTIONS = ("_proj.weight", "_proj_with_mqa.weight")
-"""How the name of a matrix that gets an adapter ends: q, k, v, o, gate, up and down, and those of latents; stacked
-experts get none."""
+"""How the name of a matrix that gets an adapter ends: q, k, v, o, gate, up and down, and those of latents; each
+expert of a stack (E, N, C) has its own, A (E, R, C) and B (E, N, R)."""
 
 
 def adapter_specs(specs: Mapping[str, ParamSpec], rank: int) -> dict[str, ParamSpec]:
@@ -29,12 +29,8 @@ def adapter_specs(specs: Mapping[str, ParamSpec], rank: int) -> dict[str, ParamS
     Raises:
         RequestError: the rank is not below the width of every matrix, and so saves nothing.
     """
-    matrices = {
-        name: spec
-        for name, spec in specs.items()
-        if name.endswith(PROJECTIONS) and len(spec.shape) == 2
-    }
-    least = min(min(spec.shape) for spec in matrices.values())
+    matrices = {name: spec for name, spec in specs.items() if name.endswith(PROJECTIONS)}
+    least = min(min(spec.shape[-2:]) for spec in matrices.values())
     if not 1 <= rank < least:
         raise RequestError(
             f"an adapter's rank must be at least 1 and below {least}, the least width of a matrix; got {rank}"
@@ -42,9 +38,9 @@ def adapter_specs(specs: Mapping[str, ParamSpec], rank: int) -> dict[str, ParamS
 
     adapters: dict[str, ParamSpec] = {}
     for name, spec in matrices.items():
-        outputs, inputs = spec.shape
+        *stack, outputs, inputs = spec.shape
         layer = name.removesuffix(".weight")
         a, b = f"{layer}.lora_A.weight", f"{layer}.lora_B.weight"
-        adapters[a] = ParamSpec(a, (rank, inputs), "normal", (3 * inputs) ** -0.5)
-        adapters[b] = ParamSpec(b, (outputs, rank), "zeros")
+        adapters[a] = ParamSpec(a, (*stack, rank, inputs), "normal", (3 * inputs) ** -0.5)
+        adapters[b] = ParamSpec(b, (*stack, outputs, rank), "zeros")
     return adapters
