@@ -6,12 +6,10 @@ The dense model's MLP is as wide as the experts that a token takes together. The
 prompt is read, then tokens are decoded one by one. Exit codes: 0 the threshold is met, 1 it is missed.
 """
 
-import argparse
 import sys
 from statistics import median
 
-from bench.decoding import Seconds, make_run
-from bench.run import add_where_flags
+from bench.decoding import Seconds, make_run, read_plan
 from bench.verdicts import Row, table
 
 from xplm.backend import load_backend
@@ -43,13 +41,7 @@ def make_configs() -> dict[str, DecoderConfig]:
 
 def main() -> int:
     """Measure, judge, print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    add_where_flags(parser)
-    parser.add_argument("--policy", default="fp32")
-    parser.add_argument("--prompt-tokens", type=int, default=128)
-    parser.add_argument("--new-tokens", type=int, default=32)
-    parser.add_argument("--turns", type=int, default=7)
-    plan = parser.parse_args()
+    plan = read_plan(__doc__)
     rt = make_runtime(load_backend(plan.backend, plan.device), plan.policy)
 
     configs = make_configs()

@@ -6,11 +6,9 @@ A share is the bytes of weights that a token reads, over its time, over the byte
 models and the memory take turns in one process. Exit codes: 0 the thresholds are met, 1 one is missed.
 """
 
-import argparse
 import sys
 
-from bench.decoding import make_run
-from bench.run import add_where_flags
+from bench.decoding import make_run, read_plan
 from bench.turns import of, ratio
 from bench.verdicts import Row, row, table
 from bench.weights import measure_sizes
@@ -68,13 +66,7 @@ def make_configs() -> dict[str, DecoderConfig]:
 
 def main() -> int:
     """Measure, judge, print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    add_where_flags(parser)
-    parser.add_argument("--policy", default="fp32")
-    parser.add_argument("--prompt-tokens", type=int, default=128)
-    parser.add_argument("--new-tokens", type=int, default=32)
-    parser.add_argument("--turns", type=int, default=7)
-    plan = parser.parse_args()
+    plan = read_plan(__doc__)
     rt = make_runtime(load_backend(plan.backend, plan.device), plan.policy)
 
     configs = make_configs()

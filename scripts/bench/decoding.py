@@ -1,11 +1,13 @@
 """A random model that reads a prompt and decodes token by token, timed."""
 
+import argparse
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
+from bench.run import add_where_flags
 from xplm.cache import KVCache
 from xplm.config import DecoderConfig
 from xplm.layers.step import Steps
@@ -19,6 +21,17 @@ class Seconds(NamedTuple):
 
     prompt: float
     token: float  # on average
+
+
+def read_plan(description: str | None) -> argparse.Namespace:
+    """The command line of a script that is described so: where to compute, and how much."""
+    parser = argparse.ArgumentParser(description=(description or "").split("\n\n")[0])
+    add_where_flags(parser)
+    parser.add_argument("--policy", default="fp32")
+    parser.add_argument("--prompt-tokens", type=int, default=128)
+    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--turns", type=int, default=7)
+    return parser.parse_args()
 
 
 def make_run(
