@@ -101,15 +101,6 @@ class PageBook:
         if key is not None:
             del self._page_of[key]
 
-    def drop_idle(self) -> int:
-        """Free all pages that are kept for nobody yet; returns how many."""
-        count = len(self._idle)
-        for page in list(self._idle):
-            del self._idle[page]
-            self.forget(page)
-            self._put_back(page)
-        return count
-
     def _put_back(self, page: int) -> None:
         bisect.insort(self._free, page)
 
