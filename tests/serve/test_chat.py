@@ -3,22 +3,10 @@
 import pytest
 
 from tests.generate.thinkers import FORMS, thinking_model
-from tests.generate.tiny import tiny_model
 from tests.serve.client import NAME, chunks_of, client_of, saying
 
 HI = [{"role": "user", "content": "hi"}]
 GREEDY = {"temperature": 0, "max_tokens": 12}
-
-
-@pytest.fixture(scope="module")
-def lm():
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def client(lm):
-    with client_of(lm) as client:
-        yield client
 
 
 def post(client, **body):

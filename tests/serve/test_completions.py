@@ -7,21 +7,9 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.generate.tiny import tiny_model
-from tests.serve.client import NAME, chunks_of, client_of, is_at_rest, live
+from tests.serve.client import NAME, chunks_of, is_at_rest, live
 
 SAMPLED = {"temperature": 1.0, "top_p": 0.9, "max_tokens": 12, "ignore_eos": True}
-
-
-@pytest.fixture(scope="module")
-def lm():
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def client(lm):
-    with client_of(lm) as client:
-        yield client
 
 
 def post(client, **body):

@@ -5,21 +5,7 @@ import base64
 import numpy as np
 import pytest
 
-from tests.generate.tiny import tiny_model
-from tests.serve.client import client_of
-
 PATH = "/v1/embeddings"
-
-
-@pytest.fixture(scope="module")
-def lm():
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def client(lm):
-    with client_of(lm) as client:
-        yield client
 
 
 def test_vectors_are_those_of_embed_at_length_1(lm, client):

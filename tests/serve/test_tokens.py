@@ -4,21 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.generate.tiny import tiny_model
-from tests.serve.client import client_of
 from xplm.generate.engine import Engine
 from xplm.serve.logprobs import TokenTexts
-
-
-@pytest.fixture(scope="module")
-def lm():
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def client(lm):
-    with client_of(lm) as client:
-        yield client
 
 
 def test_ids_are_the_tokenizers_and_back(lm, client):
