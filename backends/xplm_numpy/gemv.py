@@ -79,12 +79,12 @@ def multiply_chunk(
 
 
 @exact()
-def with_bias(sums, bias, b, n):
+def with_bias(sums, bias, n):
     """A product with its bias, if there is one."""
-    return sums[b, n] + widen(bias[n]) if len(bias) > 0 else sums[b, n]
+    return sums[n] + widen(bias[n]) if len(bias) > 0 else sums[n]
 
 
 @exact()
-def finish(sums, bias, b, n, like):
+def finish(sums, bias, n, like):
     """The same, rounded as the array `like` stores it, and widened again."""
-    return widen(narrow(with_bias(sums, bias, b, n), like))
+    return widen(narrow(with_bias(sums, bias, n), like))

@@ -67,4 +67,4 @@ def _multiply(x, weight, bias, parts, y):
         for i in range(count_rows(N, block)):
             n = row_of(N, block, i)
             for m in range(begin, end):
-                y[m, n] = narrow(with_bias(sums, bias[e], m, n), y)
+                y[m, n] = narrow(with_bias(sums[m], bias[e], n), y)

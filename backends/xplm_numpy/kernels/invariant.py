@@ -17,23 +17,23 @@ from xplm.kernels.gelu_erf import GeluErfSaved
 from xplm.kernels.linear import LinearSaved
 from xplm_numpy.activations import gelu_erf
 from xplm_numpy.blocks import BLOCK, block_of
-from xplm_numpy.gemm_by_rows import multiply_many
+from xplm_numpy.gemm_by_rows import multiply_rows
 from xplm_numpy.jit import parallel
 from xplm_numpy.kernels import expert_linear as few_experts
 from xplm_numpy.kernels.absorbed_attention import absorb
 from xplm_numpy.kernels.attention import attention_by_blocks
 from xplm_numpy.kernels.cached_attention import attend_to_view
-from xplm_numpy.kernels.linear import MAX_ROWS, multiply_few
+from xplm_numpy.kernels.linear import MAX_ROWS
 from xplm_numpy.narrow import bias_bits, bits, in_float32, narrow, takes, widen
+from xplm_numpy.whole import widened
 
 
 def linear_fwd(x, weight, bias=None):
     _check(x, weight, bias)
     N, C = weight.shape
     y = np.empty((*x.shape[:-1], N), x.dtype)
-    multiply = multiply_few if x.size <= MAX_ROWS * C else multiply_many
-    rows = bits(x).reshape(-1, C)
-    multiply(rows, bits(weight), bias_bits(bias, weight), bits(y).reshape(len(rows), N))
+    rows = widened(x).reshape(-1, C)
+    multiply_rows(rows, bits(weight), bias_bits(bias, weight), bits(y).reshape(len(rows), N))
     return y, LinearSaved(x, weight, bias)
 
 

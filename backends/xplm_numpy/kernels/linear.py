@@ -1,7 +1,7 @@
 """Linear map, fused where memory is what limits it. Derivation and signatures: `xplm.kernels.linear`.
 
-Up to MAX_ROWS rows, weights are widened in registers on their way from memory (`xplm_numpy.gemv` has the bytes and
-FLOPs). Beyond, BLAS computes (`xplm_numpy.blas`); backward it always does, 4 N C FLOPs a row. Where it multiplies
+Up to MAX_ROWS rows, weights are widened in registers on their way from memory (`xplm_numpy.gemm_by_rows` has the bytes
+and FLOPs). Beyond, BLAS computes (`xplm_numpy.blas`); backward it always does, 4 N C FLOPs a row. Where it multiplies
 16-bit operands as they are stored, all three products are its own, and each result is rounded once. Elsewhere it
 computes in float32, and narrow weights are widened a block of rows at a time, into a buffer that is still in cache when
 BLAS reads it: 2 N C bytes from memory, where a widened copy of the matrix would cost 10 N C.
@@ -12,15 +12,18 @@ from numba import prange
 
 from xplm.kernels import linear as portable
 from xplm.kernels.linear import LinearSaved
-from xplm_numpy.arrays import empty
 from xplm_numpy.blas import has_product, product
-from xplm_numpy.gemv import count_blocks, count_rows, multiply, row_of, with_bias
+from xplm_numpy.gemm_by_rows import multiply_rows
+from xplm_numpy.gemv import with_bias
 from xplm_numpy.jit import parallel
-from xplm_numpy.narrow import FLOAT32, bias_bits, bits, dense, narrow, takes, widen_rows
+from xplm_numpy.narrow import FLOAT32, bias_bits, bits, dense, narrow, takes
 from xplm_numpy.whole import narrowed, widen_into, widened
 
-MAX_ROWS = 16
+MAX_ROWS = 48
 """Where BLAS overtakes."""
+
+MAX_ROWS_NARROW = 16
+"""Where it does with instructions for 16-bit numbers."""
 
 BLOCK_NUMBERS = 2**20
 """Weights that are widened at a time: 4 MiB."""
@@ -29,7 +32,7 @@ BLOCK_NUMBERS = 2**20
 def linear_fwd(x, weight, bias=None):
     N, C = weight.shape
     is_float32 = x.dtype == weight.dtype == FLOAT32 and bias is None
-    has_few_rows = x.size <= MAX_ROWS * C
+    has_few_rows = x.size <= _most_rows(x, weight) * C
     is_for_blas = is_float32 and not has_few_rows
     if not is_for_blas and not (_is_dense(weight) and takes(x, weight, bias)):
         return portable.linear_fwd(x, weight, bias)
@@ -37,7 +40,7 @@ def linear_fwd(x, weight, bias=None):
     y = np.empty((*x.shape[:-1], N), x.dtype)
     out = bits(y).reshape(-1, N)
     if has_few_rows:
-        multiply_few(bits(x).reshape(-1, C), bits(weight), bias_bits(bias, weight), out)
+        multiply_rows(widened(x).reshape(-1, C), bits(weight), bias_bits(bias, weight), out)
     elif is_for_blas:
         project(dense(x).reshape(-1, C), weight, out)
     else:
@@ -73,24 +76,15 @@ def operand(x, weight):
     return dense(x) if has_product(x, weight) else widened(x)
 
 
+def _most_rows(x, weight):
+    """Up to how many rows x is not left to BLAS."""
+    is_narrow_product = x.dtype != FLOAT32 and has_product(x, weight)
+    return min(MAX_ROWS, MAX_ROWS_NARROW) if is_narrow_product else MAX_ROWS
+
+
 def _is_dense(weight):
     """Whether rows lie in a row: not those of a transpose, which are scattered in memory."""
     return weight.flags.c_contiguous
-
-
-@parallel()
-def multiply_few(x, weight, bias, y):
-    """y = x @ weight^T + bias.   x (B, C), weight (N, C), bias (N,) or empty, y (B, N), all as stored"""
-    B, N = y.shape
-    rows = widen_rows(x)
-    sums = empty((B, N))
-    for unsigned in prange(count_blocks(weight)):
-        block = np.int64(unsigned)
-        multiply(rows, weight, block, sums)
-        for i in range(count_rows(N, block)):
-            n = row_of(N, block, i)
-            for b in range(B):
-                y[b, n] = narrow(with_bias(sums, bias, b, n), y)
 
 
 def project(x, weight, y):
@@ -132,4 +126,4 @@ def store(sums, bias, y):
     R, N = y.shape
     for r in prange(R):
         for n in range(N):
-            y[r, n] = narrow(with_bias(sums, bias, r, n), y)
+            y[r, n] = narrow(with_bias(sums[r], bias, n), y)

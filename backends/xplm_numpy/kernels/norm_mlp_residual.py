@@ -101,41 +101,44 @@ def activate(gate, up, gate_bias, up_bias, begin, end, activation, like, hidden)
     gate, up, hidden (B, F)
     """
     B, F = hidden.shape
-    whole = min(end, F // STREAMS)
+    is_gated, whole = gate.shape[1] > 0, min(end, F // STREAMS)
     for b in range(B):
         for i in range(STREAMS + 1):
             first = row_of(F, begin, i)
             last = first + whole - begin
             if i == STREAMS:  # what is left over
                 first, last = STREAMS * whole, F if end > whole else 0
+            columns = slice(first, last)  # of its own, a loop over all of it fills vector registers
             _activate_columns(
-                gate, up, gate_bias, up_bias, b, first, last, activation, like, hidden
-            )
+                gate[b, columns] if is_gated else gate[b], up[b, columns], gate_bias[columns],
+                up_bias[columns], activation, like, hidden[b, columns],
+            )  # fmt: skip
 
 
 @exact()
-def _activate_columns(gate, up, gate_bias, up_bias, b, first, last, activation, like, hidden):
-    is_gated = gate.shape[1] > 0
+def _activate_columns(gate, up, gate_bias, up_bias, activation, like, hidden):
+    """The same of some columns of a row."""
+    n_columns, is_gated = len(hidden), len(gate) > 0
     if activation == IS_SILU:
-        for n in range(first, last):
-            g, u = finish(gate, gate_bias, b, n, like), finish(up, up_bias, b, n, like)
-            hidden[b, n] = widen(narrow(silu(g) * u, like))
+        for n in range(n_columns):
+            g, u = finish(gate, gate_bias, n, like), finish(up, up_bias, n, like)
+            hidden[n] = widen(narrow(silu(g) * u, like))
         return
 
     given, bias = (gate, gate_bias) if is_gated else (up, up_bias)
     if activation == IS_GELU:
-        for n in range(first, last):
-            hidden[b, n] = gelu(finish(given, bias, b, n, like))
+        for n in range(n_columns):
+            hidden[n] = gelu(finish(given, bias, n, like))
     elif activation == IS_GELU_ERF:
-        for n in range(first, last):
-            hidden[b, n] = gelu_erf(finish(given, bias, b, n, like))
+        for n in range(n_columns):
+            hidden[n] = gelu_erf(finish(given, bias, n, like))
     else:
-        for n in range(first, last):
-            r = relu(finish(given, bias, b, n, like))
-            hidden[b, n] = r if activation == IS_RELU else r * r
-    for n in range(first, last):
-        hidden[b, n] = widen(narrow(hidden[b, n], like))
+        for n in range(n_columns):
+            r = relu(finish(given, bias, n, like))
+            hidden[n] = r if activation == IS_RELU else r * r
+    for n in range(n_columns):
+        hidden[n] = widen(narrow(hidden[n], like))
     if is_gated:
-        for n in range(first, last):
-            u = finish(up, up_bias, b, n, like)
-            hidden[b, n] = widen(narrow(hidden[b, n] * u, like))
+        for n in range(n_columns):
+            u = finish(up, up_bias, n, like)
+            hidden[n] = widen(narrow(hidden[n] * u, like))
