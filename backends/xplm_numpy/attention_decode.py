@@ -155,7 +155,7 @@ def _attend_queries(
     rows, scores, a = empty((R, D)), empty((R, KEYS)), empty((R, Dv))
     m, total, M, L, sums = empty((R,)), empty((R,)), empty((R,)), empty((R,)), empty((R, Dv))
     lows, highs = np.empty(R, np.int64), np.empty(R, np.int64)
-    keys, values = empty((KEYS, D)), empty((KEYS, Dv))
+    keys, values = k.reshape(k.size), v.reshape(v.size)
     copy_queries(q, b, head * G, G, begin, end, scale, rows)
     for r in range(R):
         begin_row(sink_of(sinks, head * G + r % G), r, M, L, sums[r])
@@ -164,13 +164,9 @@ def _attend_queries(
     lowest = max(0, start + begin - window + 1) if window > 0 else 0
     for slot in range(lowest // KEYS * KEYS, start + end, KEYS):
         at = places[b, slot // KEYS] + head * head_slots
-        n = min(KEYS, start + end - slot)
-        _widen_slots(k, at, n, keys)
-        _widen_slots(v, at, n, values)
         find_seen(first, b, start, window, slot, G, begin, end, lows, highs)
         attend_rows(
-            rows, keys.reshape(keys.size), 0, D, values.reshape(values.size), 0, Dv, lows, highs, cap,
-            scores, m, total, a,
+            rows, keys, at * D, D, values, at * Dv, Dv, lows, highs, cap, scores, m, total, a
         )  # fmt: skip
         for r in range(R):
             add_part(m, total, a, r, r, M, L, sums[r])
@@ -180,16 +176,6 @@ def _attend_queries(
         lse[b, h, t] = end_row(r, M, L, sums[r])
         for d in range(Dv):
             y[b, h, t, d] = sums[r, d]
-
-
-@serial()
-def _widen_slots(stored, at, n, wide):
-    """float32 (n, D) from the slots of an array (..., D) that begin with its slot `at`."""
-    D = stored.shape[3]
-    flat = stored.reshape(stored.size)
-    for s in range(n):
-        for d in range(D):
-            wide[s, d] = widen(flat[(at + s) * D + d])
 
 
 @serial()

@@ -11,27 +11,31 @@ Both operands are read along c, so nothing is packed. Numbers of w are widened i
 in. Three rows by four fill the sixteen registers of AVX2 and read 7 vectors for 12 products.
 """
 
-from contextlib import contextmanager
 from functools import partial
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
 from xplm_numpy.jit import exact
-
-LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8
-"""Numbers of a vector; a power of two, 8 or more."""
+from xplm_numpy.vectors import (
+    FLOAT,
+    I32,
+    KEPT,
+    LANES,
+    NUMBERS,
+    PLACE,
+    data_of,
+    fused_multiply_add,
+    halved,
+    load,
+    loop,
+    named_function,
+    pick,
+)
 
 COLUMNS = 4
 MOST_ROWS = 3
-
-PLACE, I16, I32 = ir.IntType(64), ir.IntType(16), ir.IntType(32)
-HALF, FLOAT = ir.HalfType(), ir.FloatType()
-NUMBERS = {types.float32: FLOAT, types.uint16: I16, types.int16: HALF}
-"""What a stored number is to LLVM: see `xplm_numpy.narrow`."""
-
-KEPT = ("contract",)  # numba gives instructions without a flag its own, which let them be reordered
 
 
 def _tile(rows):
@@ -109,7 +113,7 @@ def highest(typing_context, a, at, length):
 @intrinsic
 def _multiply_add(typing_context, a, b, c):
     def generate(context, builder, signature, arguments):
-        return _fused(builder, *arguments, "f32")
+        return fused_multiply_add(builder, *arguments, "f32")
 
     return types.float32(types.float32, types.float32, types.float32), generate
 
@@ -120,28 +124,14 @@ def multiply_add(a, b, c):
     return _multiply_add(a, b, c)
 
 
-def data_of(context, builder, kind, array):
-    """The address of an array's first number, as LLVM's type of such numbers."""
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(data, NUMBERS[kind.dtype].as_pointer())
-
-
-def _function(module, name, kind):
-    """A function of a module, its builder, and whether it was there: one for all places of a kernel that call it."""
-    if name in module.globals:
-        return module.globals[name], None, True
-    function = ir.Function(module, kind, name)
-    function.linkage = "linkonce_odr"
-    function.attributes.add("noinline")
-    return function, ir.IRBuilder(function.append_basic_block()), False
-
-
 def _tile_function(module, rows, number):
     """`put_dots_1`, `put_dots_2` or `put_dots_3`, of weights that are such numbers."""
     pointer, source = FLOAT.as_pointer(), number.as_pointer()
     given = [pointer, *[source] * COLUMNS, *[pointer] * COLUMNS, *[PLACE] * 3, ir.IntType(1)]
     name = f"xplm_put_dots_{rows}x{COLUMNS}x{LANES}_{number}"
-    function, builder, is_known = _function(module, name, ir.FunctionType(ir.VoidType(), given))
+    function, builder, is_known = named_function(
+        module, name, ir.FunctionType(ir.VoidType(), given)
+    )
     if is_known:
         return function
     x, weights, targets = function.args[0], function.args[1:5], function.args[5:9]
@@ -154,7 +144,7 @@ def _tile_function(module, rows, number):
     totals = []
     for r in range(rows):
         four = _add_lanes(builder, sums[r * COLUMNS : (r + 1) * COLUMNS])
-        totals += [_pick(builder, four, four, [i]) for i in range(COLUMNS)]
+        totals += [pick(builder, four, four, [i]) for i in range(COLUMNS)]
     totals = _add_products(builder, starts, weights, whole, length, 1, totals)
 
     for r in range(rows):
@@ -170,80 +160,29 @@ def _tile_function(module, rows, number):
 
 def _add_products(builder, xs, weights, begin, end, lanes, sums):
     """The sums of all pairs of rows after the products of c = begin .. end - 1 are added, `lanes` at a time."""
-    with _loop(builder, begin, end, lanes, sums) as (c, before, after):
-        rows = [_load(builder, x, c, lanes) for x in xs]
+    with loop(builder, begin, end, lanes, sums) as (c, before, after):
+        rows = [load(builder, x, c, lanes) for x in xs]
         columns = {}
         for i, weight in enumerate(weights):
-            w = _load(builder, weight, c, lanes)
+            w = load(builder, weight, c, lanes)
             for r, row in enumerate(rows):
                 at = r * len(weights) + i
-                columns[at] = _fused(builder, row, w, before[at], f"v{lanes}f32")
+                columns[at] = fused_multiply_add(builder, row, w, before[at], f"v{lanes}f32")
         after += [columns[at] for at in range(len(sums))]
     return after
-
-
-@contextmanager
-def _loop(builder, begin, end, step, values):
-    """A loop over c, a multiple of `step` apart, that carries values.
-
-    Yields c, the values before a step, and a list that is to be given those after it; behind the loop it holds the
-    last ones.
-    """
-    entry, body = builder.block, builder.append_basic_block()
-    behind = builder.append_basic_block()
-    builder.cbranch(builder.icmp_signed("<", begin, end), body, behind)
-    builder.position_at_end(body)
-    c = builder.phi(PLACE)
-    before, after = [builder.phi(value.type) for value in values], []
-    yield c, before, after
-    following = builder.add(c, PLACE(step))
-    builder.cbranch(builder.icmp_signed("<", following, end), body, behind)
-    c.add_incoming(begin, entry)
-    c.add_incoming(following, body)
-    builder.position_at_end(behind)
-    for i, (phi, first, last) in enumerate(zip(before, values, list(after), strict=True)):
-        after[i] = builder.phi(phi.type)
-        for result in (phi, after[i]):
-            result.add_incoming(first, entry)
-            result.add_incoming(last, body)
-
-
-def _load(builder, base, index, lanes):
-    """A vector of numbers from base + index on, in float32.
-
-    Of one number too: numba lets calls that return a float be reordered.
-    """
-    number = base.type.pointee
-    numbers, floats, words = (ir.VectorType(kind, lanes) for kind in (number, FLOAT, I32))
-    place = builder.bitcast(builder.gep(base, [index]), numbers.as_pointer())
-    value = builder.load(place, align=4 if number == FLOAT else 2)
-    if number == HALF:
-        return builder.fpext(value, floats)
-    if number == I16:
-        upper = builder.shl(builder.zext(value, words), ir.Constant(words, [16] * lanes))
-        return builder.bitcast(upper, floats)
-    return value
-
-
-def _fused(builder, a, b, c, suffix):
-    """a b + c of floats or vectors: LLVM fuses both wherever the processor can, or nowhere."""
-    kind = ir.FunctionType(a.type, [a.type] * 3)
-    name = f"llvm.fmuladd.{suffix}"
-    known = builder.module.globals.get(name)
-    return builder.call(known or ir.Function(builder.module, kind, name), [a, b, c])
 
 
 def _dot_function(module, a, b):
     """`dot`: four vectors at a time, then one, then one number."""
     name = f"xplm_dot_{LANES}_{a.type.pointee}_{b.type.pointee}"
     kind = ir.FunctionType(FLOAT, [a.type, b.type, PLACE])
-    function, builder, is_known = _function(module, name, kind)
+    function, builder, is_known = named_function(module, name, kind)
     if is_known:
         return function
     a, b, length = function.args
     total, begin = ir.Constant(ir.VectorType(FLOAT, 4 * LANES), [0.0] * 4 * LANES), PLACE(0)
     for lanes in (4 * LANES, LANES, 1):
-        total = _halved(builder, total, lanes, partial(builder.fadd, flags=KEPT))
+        total = halved(builder, total, lanes, partial(builder.fadd, flags=KEPT))
         end = builder.and_(length, PLACE(-lanes))
         (total,) = _add_products(builder, [a], [b], begin, end, lanes, [total])
         begin = end
@@ -254,7 +193,7 @@ def _dot_function(module, a, b):
 def _highest_function(module):
     """`highest`: a vector at a time, then one number."""
     kind = ir.FunctionType(FLOAT, [FLOAT.as_pointer(), PLACE])
-    function, builder, is_known = _function(module, f"xplm_highest_{LANES}", kind)
+    function, builder, is_known = named_function(module, f"xplm_highest_{LANES}", kind)
     if is_known:
         return function
     a, length = function.args
@@ -264,27 +203,14 @@ def _highest_function(module):
 
     best, begin = ir.Constant(ir.VectorType(FLOAT, LANES), [float("-inf")] * LANES), PLACE(0)
     for lanes in (LANES, 1):
-        best = _halved(builder, best, lanes, larger)
+        best = halved(builder, best, lanes, larger)
         end = builder.and_(length, PLACE(-lanes))
-        with _loop(builder, begin, end, lanes, [best]) as (c, (before,), after):
-            after.append(larger(_load(builder, a, c, lanes), before))
+        with loop(builder, begin, end, lanes, [best]) as (c, (before,), after):
+            after.append(larger(load(builder, a, c, lanes), before))
         (best,) = after
         begin = end
     builder.ret(builder.extract_element(best, I32(0)))
     return function
-
-
-def _halved(builder, vector, lanes, join):
-    """A vector's halves joined until `lanes` are left."""
-    while (n := vector.type.count) > lanes:
-        low, high = (_pick(builder, vector, vector, range(i, i + n // 2)) for i in (0, n // 2))
-        vector = join(low, high)
-    return vector
-
-
-def _pick(builder, a, b, order):
-    order = list(order)
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(order)), order))
 
 
 def _add_lanes(builder, four):
@@ -292,11 +218,11 @@ def _add_lanes(builder, four):
 
     def pairs(a, b):
         """Per half of 8 lanes, as one instruction does it: two sums of a, two of b."""
-        even = _pick(builder, a, b, [0, 2, 8, 10, 4, 6, 12, 14])
-        odd = _pick(builder, a, b, [1, 3, 9, 11, 5, 7, 13, 15])
+        even = pick(builder, a, b, [0, 2, 8, 10, 4, 6, 12, 14])
+        odd = pick(builder, a, b, [1, 3, 9, 11, 5, 7, 13, 15])
         return add(even, odd)
 
     add = partial(builder.fadd, flags=KEPT)
-    four = [_halved(builder, v, 8, add) for v in four]
+    four = [halved(builder, v, 8, add) for v in four]
     halves = pairs(pairs(four[0], four[1]), pairs(four[2], four[3]))
-    return _halved(builder, halves, 4, add)
+    return halved(builder, halves, 4, add)

@@ -10,8 +10,9 @@ from xplm_numpy.dot import dot, highest, multiply_add
 from xplm_numpy.exp import exp
 from xplm_numpy.gemv import STREAMS, multiply_chunk, row_of
 from xplm_numpy.jit import exact, serial
-from xplm_numpy.narrow import widen
 from xplm_numpy.tanh import tanh
+from xplm_numpy.vectors import prefetch
+from xplm_numpy.weighted_sum import MOST_ROWS, add_weighted_1, add_weighted_2, add_weighted_3
 
 KEYS = PAGE
 """Slots of a block."""
@@ -30,6 +31,7 @@ def attend_rows(rows, k, k_at, k_row, v, v_at, v_row, lows, highs, cap, scores, 
     seen = 0
     for r in range(R):
         seen = max(seen, highs[r])
+    prefetch(v, v_at, seen * v_row)
     for four in range((seen + STREAMS - 1) // STREAMS):
         s0, s1, s2, s3 = (
             row_of(seen, four, 0),
@@ -61,8 +63,9 @@ def cap_row(scores, r, n, cap):
 @exact()
 def exponentiate(scores, r, low, high, m):
     """exp(score - m) in the place of the scores low .. high - 1 of a row."""
-    for s in range(low, high):
-        scores[r, s] = exp(scores[r, s] - m)
+    seen = scores[r, low:high]
+    for s in range(len(seen)):
+        seen[s] = exp(seen[s] - m)
 
 
 @serial()
@@ -77,67 +80,37 @@ def weigh(probs, values, sums):
 def add_weighted(probs, lows, highs, v, v_at, v_row, sums):
     """sums_r = sum of probs_rs v_s over s = lows_r .. highs_r - 1, in that order.   sums (R, D)
 
-    Two rows at a time where both see a slot.
+    As many rows at a time as a tile has, where all of them see a slot.
     """
     R, D = sums.shape
     for r in range(R):
         for d in range(D):
             sums[r, d] = np.float32(0.0)
-    for r in range(0, R - 1, 2):
-        low, high = max(lows[r], lows[r + 1]), min(highs[r], highs[r + 1])
-        if low < high:
-            for own in range(r, r + 2):
-                _add_1(probs, own, lows[own], low, v, v_at, v_row, sums)
-            _add_2(probs, r, low, high, v, v_at, v_row, sums)
-            for own in range(r, r + 2):
-                _add_1(probs, own, high, highs[own], v, v_at, v_row, sums)
-        else:
-            for own in range(r, r + 2):
-                _add_1(probs, own, lows[own], highs[own], v, v_at, v_row, sums)
-    if R % 2 == 1:
-        _add_1(probs, R - 1, lows[R - 1], highs[R - 1], v, v_at, v_row, sums)
+    for first in range(0, R, MOST_ROWS):
+        rows = min(MOST_ROWS, R - first)
+        low, high = lows[first], highs[first]
+        for r in range(first + 1, first + rows):
+            low, high = max(low, lows[r]), min(high, highs[r])
+        high = max(low, high)
+        for r in range(first, first + rows):
+            _add(probs, r, 1, lows[r], min(low, highs[r]), v, v_at, v_row, sums)
+        _add(probs, first, rows, low, high, v, v_at, v_row, sums)
+        for r in range(first, first + rows):
+            _add(probs, r, 1, max(high, lows[r]), highs[r], v, v_at, v_row, sums)
 
 
-@exact()
-def _add_1(probs, r, low, high, v, v_at, v_row, sums):
-    D = sums.shape[1]
-    four = low + max(0, high - low) // STREAMS * STREAMS
-    for s in range(low, four, STREAMS):
-        p0, p1, p2, p3 = probs[r, s], probs[r, s + 1], probs[r, s + 2], probs[r, s + 3]
-        at = v_at + s * v_row
-        for d in range(D):
-            total = multiply_add(p0, widen(v[at + d]), sums[r, d])
-            total = multiply_add(p1, widen(v[at + v_row + d]), total)
-            total = multiply_add(p2, widen(v[at + 2 * v_row + d]), total)
-            sums[r, d] = multiply_add(p3, widen(v[at + 3 * v_row + d]), total)
-    for s in range(four, high):
-        for d in range(D):
-            sums[r, d] = multiply_add(probs[r, s], widen(v[v_at + s * v_row + d]), sums[r, d])
-
-
-@exact()
-def _add_2(probs, r, low, high, v, v_at, v_row, sums):
-    D = sums.shape[1]
-    four = low + (high - low) // STREAMS * STREAMS
-    for s in range(low, four, STREAMS):
-        p0, p1, p2, p3 = probs[r, s], probs[r, s + 1], probs[r, s + 2], probs[r, s + 3]
-        q0, q1, q2, q3 = (
-            probs[r + 1, s],
-            probs[r + 1, s + 1],
-            probs[r + 1, s + 2],
-            probs[r + 1, s + 3],
-        )
-        at = v_at + s * v_row
-        for d in range(D):
-            v0, v1 = widen(v[at + d]), widen(v[at + v_row + d])
-            v2, v3 = widen(v[at + 2 * v_row + d]), widen(v[at + 3 * v_row + d])
-            one, other = multiply_add(p0, v0, sums[r, d]), multiply_add(q0, v0, sums[r + 1, d])
-            one, other = multiply_add(p1, v1, one), multiply_add(q1, v1, other)
-            one, other = multiply_add(p2, v2, one), multiply_add(q2, v2, other)
-            sums[r, d], sums[r + 1, d] = multiply_add(p3, v3, one), multiply_add(q3, v3, other)
-    for s in range(four, high):
-        _add_1(probs, r, s, s + 1, v, v_at, v_row, sums)
-        _add_1(probs, r + 1, s, s + 1, v, v_at, v_row, sums)
+@serial()
+def _add(probs, r, rows, low, high, v, v_at, v_row, sums):
+    """The slots low .. high - 1, which each of a few rows from r on sees."""
+    P, D = probs.shape[1], sums.shape[1]
+    if low >= high:
+        return
+    if rows == 1:
+        add_weighted_1(probs, r * P, P, v, v_at, v_row, low, high, D, sums, r * D, D)
+    elif rows == 2:
+        add_weighted_2(probs, r * P, P, v, v_at, v_row, low, high, D, sums, r * D, D)
+    else:
+        add_weighted_3(probs, r * P, P, v, v_at, v_row, low, high, D, sums, r * D, D)
 
 
 @serial()

@@ -140,10 +140,8 @@ def compute(
             head = k_sums[b, h * D : (h + 1) * D]
             _rotate(head, b, cos, sin, are_neighbours, x, k)
             at = slot + h * head_slots
-            for d in range(D):
-                all_keys[at * D + d] = narrow(k[d], keys)
-            for d in range(Dv):
-                all_values[at * Dv + d] = narrow(v_sums[b, h * Dv + d], values)
+            _store(k, all_keys[at * D : (at + 1) * D])
+            _store(v_sums[b, h * Dv : (h + 1) * Dv], all_values[at * Dv : (at + 1) * Dv])
 
     # as `attend`, which is a kernel of its own
     low, length, blocks = cut(starts, 1, window)
@@ -160,6 +158,12 @@ def compute(
     for unsigned in prange(count_blocks(o_weight)):
         multiply(joined, o_weight, np.int64(unsigned), o_sums)
     add_branch(o_sums, o_bias, output_norm, kind, eps, branch_scale, x, y)
+
+
+@exact()
+def _store(row, slot):
+    for d in range(len(slot)):
+        slot[d] = narrow(row[d], slot)
 
 
 @exact()
