@@ -92,6 +92,13 @@ class _Hold:
         self.number.remove(self)
 
 
+def count_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def hold_blas(threads: int) -> AbstractContextManager[None]:
     """Limit NumPy's BLAS to `threads` threads while this is entered."""
     blas = _blas()

@@ -103,7 +103,7 @@ def test_it_does_not_start_once_the_command_is_over(monkeypatch, call):
 
 @pytest.mark.parametrize(("cpus", "n_calls"), [(1, 0), (2, 1)])
 def test_one_cpu_has_no_second_process(monkeypatch, cpus, n_calls):
-    monkeypatch.setattr(ahead, "_count_cpus", lambda: cpus)
+    monkeypatch.setattr(ahead, "count_cpus", lambda: cpus)
     calls = []
     backend = replace(load_backend("numpy"), compiler=Compiler(before_compiling=calls.append))
     compile_ahead(make_runtime(backend, "fp32"), "generate", "llama")

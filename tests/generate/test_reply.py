@@ -55,7 +55,7 @@ def test_would_end_foresees_push():
 def test_logits_that_are_not_finite_are_refused_however_the_token_is_chosen(temperature, bad):
     reply, _ = make_reply(SamplingOptions(temperature=temperature, top_p=0.9))
     with pytest.raises(RequestError, match="logits must be finite"):
-        reply.advance(np.float32([0.0, bad, 1.0]))
+        reply.take(reply.choose(np.float32([0.0, bad, 1.0])))
     assert reply.ids == []
 
 
@@ -85,7 +85,7 @@ def test_a_constraint_chooses_and_ends_a_reply():
     reply, _ = make_reply(SamplingOptions(top_logprobs=2), constraint=Spells(ids))
     logits = np.zeros(258, np.float32)
     while reply.finish_reason is None:
-        reply.advance(logits)
+        reply.take(reply.choose(logits))
     assert (reply.text, reply.ids, reply.finish_reason) == ("a🙂", ids, "stop")
     np.testing.assert_allclose(reply.logprobs, -np.log(258), rtol=1e-7)
     assert [[token for token, _ in top] for top in reply.top_logprobs] == [[0, 1]] * len(ids)
@@ -93,9 +93,9 @@ def test_a_constraint_chooses_and_ends_a_reply():
 
 def test_a_constraint_that_cannot_be_met_leaves_the_reply_as_it_is():
     reply, _ = make_reply(constraint=Spells([7, None]))
-    reply.advance(np.zeros(258, np.float32))
+    reply.take(reply.choose(np.zeros(258, np.float32)))
     with pytest.raises(RequestError, match="nothing may follow"):
-        reply.advance(np.zeros(258, np.float32))
+        reply.take(reply.choose(np.zeros(258, np.float32)))
     assert (reply.ids, reply.finish_reason) == ([7], None)
 
 

@@ -12,7 +12,7 @@ from xplm.generate.engine import Engine
 from xplm.generate.options import SamplingOptions
 from xplm.generate.reply import start_reply
 from xplm.generate.request import Request
-from xplm.generate.scheduler import Scheduler
+from xplm.generate.scheduler import LEAST_CHUNK, Scheduler
 from xplm.page_pool import PagePool
 from xplm.views import PAGE
 
@@ -119,19 +119,33 @@ def test_a_prompt_is_read_in_chunks_between_tokens():
     scheduler.submit(short)
     for _ in range(3):
         scheduler.step()
-    scheduler._token_seconds, scheduler._decode_seconds = 1.0, 8.0  # two passes bear sixteen tokens
     long = make_request(lm, draw_prompt(1, 100))
     scheduler.submit(long)
     lengths = []
     while not long.reply.ids:
-        scheduler._token_seconds, scheduler._decode_seconds = 1.0, 8.0
+        scheduler._token_seconds = 1e6  # beside which a pass takes no time
         before = len(short.reply.ids)
         scheduler.step()
         assert len(short.reply.ids) == before + 1
         lengths.append(long.row.length)
-    assert lengths[:2] == [16, 32]
+    assert lengths[:2] == [LEAST_CHUNK, 2 * LEAST_CHUNK]
     serve(scheduler)
     assert long.reply.ids == serve_alone(lm, long.reply.prompt_ids)
+
+
+def test_several_prompts_are_read_in_a_step_as_far_as_others_bear(monkeypatch):
+    lm = tiny_model()
+    scheduler = make_scheduler(lm)
+    scheduler.submit(make_request(lm, [5], max_new_tokens=100))
+    scheduler.step()
+    prompts = [make_request(lm, draw_prompt(seed, 30)) for seed in range(3)]
+    for request in prompts:
+        scheduler.submit(request)
+    monkeypatch.setattr(scheduler, "_bearable_tokens", lambda: 48)
+    scheduler.step()
+    assert [r.row.length if r.row else 0 for r in prompts] == [30, 18, 0]
+    serve(scheduler)
+    assert [r.reply.ids for r in prompts] == [serve_alone(lm, r.reply.prompt_ids) for r in prompts]
 
 
 def test_a_beginning_is_computed_once_for_one_owner():

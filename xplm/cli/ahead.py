@@ -14,6 +14,7 @@ import numpy as np
 
 from xplm.precision import cast
 from xplm.runtime import Runtime
+from xplm.threads import count_cpus
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ def compile_ahead(rt: Runtime, task: str, kind: str) -> None:
         task: "generate" or "train".
         kind: of model, as `xplm.cli.compile_ahead` takes it.
     """
-    if _count_cpus() > 1:
+    if count_cpus() > 1:
         program = ["-P", "-m", "xplm.cli.compile_ahead"]  # -P: not from the working directory
         where = [rt.backend.library, rt.backend.device_name]
         helper = _Helper([*program, task, kind, str(rt.policy), *where])
@@ -47,13 +48,6 @@ def start_early(rt: Runtime) -> None:
     """
     nothing = rt.backend.from_host(np.zeros((1, 1), np.float32))
     rt.ops.linear_fwd(cast(nothing, rt.dtype.loss), cast(nothing, rt.dtype.param))
-
-
-def _count_cpus() -> int:
-    """CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Helper:

@@ -9,7 +9,7 @@ from xplm.generate.constraint import Constraint, Unconstrained
 from xplm.generate.engine import Engine
 from xplm.generate.options import SamplingOptions
 from xplm.generate.result import FinishReason, Generation, Timings
-from xplm.generate.sampling import Ranked, choose_token
+from xplm.generate.sampling import Choice, Ranked, choose_token
 from xplm.generate.stop import StopFilter, hide_special
 from xplm.text.detokenize import StreamDecoder
 from xplm.text.reply_parts import Kind, Part, join_calls
@@ -77,19 +77,22 @@ class Reply:
         """The answer so far: without thoughts and calls."""
         return _join(self.parts, "content")
 
-    def advance(self, logits: np.ndarray) -> list[Part]:
-        """Choose the next token.   logits (V,) float32, the model's  ->  parts that can be shown now
+    def choose(self, logits: np.ndarray) -> Choice:
+        """The next token.   logits (V,) float32, the model's
 
         Raises:
             RequestError: the logits are not finite, or the constraint allows none.
         """
-        choice = choose_token(
+        return choose_token(
             logits,
             self.prompt_ids + self.ids,
             self.options,
             n_prompt=len(self.prompt_ids),
             allowed=self._constraint.mask(logits),
         )
+
+    def take(self, choice: Choice) -> list[Part]:
+        """Take in the token that was chosen; return the parts that can be shown now, which may be none."""
         self._constraint.push(choice.token)
         return self.push(*choice)
 

@@ -1,21 +1,23 @@
 """Many replies at once: requests join and leave between passes, and share the memory of one pool of pages.
 
-A step is at most two passes: one token of each reply that has begun, and then a chunk of one prompt, so that a long
-prompt holds nobody up for longer than a few tokens take. Where the pool is full, the reply that was admitted last gives
-its pages back and waits; when there is room, its tokens are computed again. What a pass computes of a row depends on
-that row alone, and a coin on the seed and the position; so what a reply becomes does not depend on who else is there,
-up to rounding, and with order-invariant kernels not at all.
+A step is one token of each reply that has begun, and then chunks of prompts, one after another: while replies grow, so
+many tokens of prompts that nobody is held up for longer than a few tokens take. Where the pool is full, the reply that
+was admitted last gives its pages back and waits; when there is room, its tokens are computed again. What a pass
+computes of a row depends on that row alone, and a coin on the seed and the position; so what a reply becomes does not
+depend on who else is there, up to rounding, and with order-invariant kernels not at all.
 
 Source: the step is that of Yu et al., "Orca" (OSDI 2022), its memory that of Kwon et al., "PagedAttention",
 arXiv:2309.06180; chunks between tokens are Agrawal et al., "Sarathi", arXiv:2308.16369.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from time import perf_counter
 
 import numpy as np
 
 from xplm.errors import OutOfMemoryError, RequestError, XplmError
+from xplm.generate.choosers import Choosers, Outcome
 from xplm.generate.engine import Engine
 from xplm.generate.request import Event, Request
 from xplm.out_of_memory import format_bytes
@@ -23,15 +25,16 @@ from xplm.page_pool import PagePool, PageRow
 from xplm.pages import first_key
 from xplm.progress import READING
 from xplm.rope_scaling import LENGTH_DEPENDENT, table_name
+from xplm.threads import count_cpus
 
 MOST_ROWS = 32
 """Replies that grow at a time, unless told."""
 
-PATIENCE = 2.0
-"""How long a chunk of a prompt may take where replies are under way, in passes of theirs."""
+PATIENCE = 2.5
+"""How long prompts may be read in a step where replies are under way, in passes of theirs."""
 
-LEAST_CHUNK = 16
-"""Tokens of such a chunk, at least."""
+LEAST_CHUNK = 8
+"""Tokens that are read in such a step, at least; all are a multiple of it."""
 
 SCORED_CHUNK = 64
 """Tokens of a chunk of a prompt whose every token has its logits computed, at most."""
@@ -63,6 +66,7 @@ class Scheduler:
         self._tables_vary = any(rope.rope_type in LENGTH_DEPENDENT for rope in self._ropes)
         self._most_rows, self._keeps_prefixes = most_rows, keeps_prefixes
         self._is_batch = is_batch
+        self._choosers = Choosers(engine.rt.backend.threads or count_cpus())
         self.waiting: list[Request] = []  # in the order in which they are admitted
         self.admitted: list[Request] = []  # likewise
         self.preemptions = 0
@@ -120,12 +124,27 @@ class Scheduler:
         if decoding:
             events += self._pass(decoding, 1)
 
-        reading = next((r for r in self.admitted if r.n_unread > 1), None)
-        if reading is not None:
-            count = self._chunk(reading, has_company=bool(decoding))
-            if self._reserve(reading, count, events):
-                events += self._read_chunk(reading, count)
+        bearable = self._bearable_tokens() if decoding else 0
+        while (reading := self._next_to_read()) is not None:
+            count = self._chunk(reading, bearable if decoding else self._engine.chunk_tokens)
+            if not self._reserve(reading, count, events):
+                break
+            events += self._read_chunk(reading, count)
+            bearable -= count
+            if bearable < LEAST_CHUNK:
+                break
+            self._admit(events)
         return events
+
+    def _next_to_read(self) -> Request | None:
+        return next((r for r in self.admitted if r.n_unread > 1), None)
+
+    def _bearable_tokens(self) -> int:
+        """Tokens of prompts that those who decode bear to wait for."""
+        if self._token_seconds == 0:
+            return self._engine.chunk_tokens
+        count = int(PATIENCE * self._decode_seconds / self._token_seconds)
+        return max(LEAST_CHUNK, count // LEAST_CHUNK * LEAST_CHUNK)
 
     def _ready_to_decode(self, events: list[Event]) -> list[Request]:
         """Those with one token to read, and room for it."""
@@ -203,15 +222,12 @@ class Scheduler:
             self._engine.progress(READING, min(begin + count, n_tokens), n_tokens)
         return events
 
-    def _chunk(self, request: Request, *, has_company: bool) -> int:
-        """How many tokens of a prompt to read: such as one table rotates, and no more than others bear."""
+    def _chunk(self, request: Request, most: int) -> int:
+        """How many tokens of a prompt to read: `most`, or less, such as one table rotates."""
         assert request.row is not None
-        most = min(request.n_unread, self._engine.chunk_tokens)
+        most = min(most, request.n_unread, self._engine.chunk_tokens)
         if request.is_scoring:
             most = min(most, SCORED_CHUNK)
-        if has_company and self._token_seconds > 0:
-            patient = int(PATIENCE * self._decode_seconds / self._token_seconds)
-            most = min(most, max(LEAST_CHUNK, patient // LEAST_CHUNK * LEAST_CHUNK))
         begin, count = request.row.length, 1
         table = self._table(request, begin)
         while count < most and self._table(request, begin + count) == table:
@@ -247,8 +263,7 @@ class Scheduler:
         except OutOfMemoryError as failed:
             return [self._fail(request, failed) for request in requests]
         are_first = [not request.reply.ids for request in requests]
-        pairs = zip(requests, logits, strict=True)
-        events = [self._take(request, scores) for request, scores in pairs]
+        events = self._take(requests, logits)
 
         seconds = perf_counter() - started
         for request, is_first in zip(requests, are_first, strict=True):
@@ -260,18 +275,38 @@ class Scheduler:
             self._decode_seconds = seconds
         else:
             self._token_seconds = seconds / count
-        return [event for event in events if event is not None]
+        return events
 
-    def _take(self, request: Request, logits: np.ndarray) -> Event | None:
-        """Score a prompt's tokens and choose the next token, as far as it is time.   logits (V,) or (T, V)"""
+    def _take(self, requests: Sequence[Request], logits: np.ndarray) -> list[Event]:
+        """Score prompts' tokens and choose the next tokens, as far as it is time.   logits (B, V) or (B, T, V)"""
+        events: list[Event] = []
+        if logits.ndim == 3:
+            for request, scores in zip(requests, logits, strict=True):
+                events += self._score(request, scores)
+            logits = logits[:, -1]
+        are_ready = [r in self.admitted and r.n_unread == 0 for r in requests]
+        ready = list(compress(requests, are_ready))
+        if ready:
+            logits = logits if all(are_ready) else logits[are_ready]
+            outcomes = self._choosers.choose([request.reply for request in ready], logits)
+            events += map(self._push, ready, outcomes)
+        return events
+
+    def _score(self, request: Request, logits: np.ndarray) -> list[Event]:
+        """Take in logits (T, V) after a prompt's tokens, as far as those are asked for."""
+        if request.prompt_scores is not None and request.row is not None:
+            try:
+                request.prompt_scores.push(request.row.length - len(logits), logits)
+            except RequestError as refused:
+                return [self._fail(request, refused)]
+        return []
+
+    def _push(self, request: Request, outcome: Outcome) -> Event:
+        """Take in what was chosen."""
         try:
-            if logits.ndim == 2:
-                if request.prompt_scores is not None and request.row is not None:
-                    request.prompt_scores.push(request.row.length - len(logits), logits)
-                logits = logits[-1]
-            if request.n_unread > 0:
-                return None
-            parts = request.reply.advance(logits)
+            if isinstance(outcome, RequestError):
+                raise outcome
+            parts = request.reply.take(outcome)
         except RequestError as refused:
             return self._fail(request, refused)
         if request.reply.finish_reason is not None:

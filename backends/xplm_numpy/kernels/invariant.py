@@ -81,9 +81,12 @@ def _gelu_erf(x, y):
 
 
 def _check(*arrays, island=None):
-    found = ", ".join(str(array.dtype) for array in arrays if array is not None)
-    assert takes(*arrays), f"kernels take float32, bfloat16 and float16; got {found}"
+    assert takes(*arrays), f"kernels take float32, bfloat16 and float16; got {_dtypes(arrays)}"
     assert in_float32(island), f"islands are float32; got {island}"
+
+
+def _dtypes(arrays):
+    return ", ".join(str(array.dtype) for array in arrays if array is not None)
 
 
 INVARIANT = {
