@@ -13,6 +13,7 @@ from xplm.cli.flags import DEFAULT_KERNELS, ModelFlags, takes_flags
 from xplm.cli.output import Output, OutputFlags
 from xplm.cli.places import sessions_directory
 from xplm.errors import RequestError
+from xplm.language_model import LanguageModel
 from xplm.out_of_memory import UNITS, format_bytes
 from xplm.runtime import INVARIANT, has_invariant
 
@@ -24,6 +25,9 @@ DRAIN_SECONDS = 600
 
 CACHE_SHARE = 4
 """Of the memory that is free once the model is there, one part in so many is for keys and values, unless told."""
+
+WARM_UP_TOKENS = 20
+"""A prompt that is read by the kernels of long ones."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTPE]i?B?|B)?", re.IGNORECASE)
 
@@ -104,6 +108,7 @@ def serve(
     lm = order_invariant(model, out, is_off=no_invariant).load(out)
     if settings.cache_bytes is None:
         settings = replace(settings, cache_bytes=share_of(lm.rt.backend.memory()))
+    warm_up(lm)
     app = make_app(lm, settings)
 
     def on_ready(address: str) -> None:
@@ -132,6 +137,13 @@ def order_invariant(model: ModelFlags, out: Output, *, is_off: bool) -> ModelFla
         )
         return model
     return replace(model, where=replace(model.where, invariant=True))
+
+
+def warm_up(lm: LanguageModel) -> None:
+    """Have the kernels that replies need loaded, or compiled, before anybody waits for one."""
+    length = min(WARM_UP_TOKENS, lm.engine.context - 2)
+    if length > 0:  # two rows, for a batch has kernels of its own
+        lm.generate([[0] * length] * 2, max_new_tokens=2, ignore_eos=True)
 
 
 def share_of(memory: DeviceMemory) -> int | None:
