@@ -95,6 +95,36 @@ def test_sigterm_lets_a_reply_finish(tiny_directory, tmp_path):
             server.kill()
 
 
+FAILING = """
+import sys
+from xplm.cli.main import main
+from xplm.generate.scheduler import Scheduler
+
+def step(self):
+    raise AssertionError("a bug")
+
+Scheduler.step = step
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_bug_ends_the_process_with_an_error(tiny_directory, tmp_path):
+    command = [
+        sys.executable, "-c", FAILING, "serve", "--model", str(tiny_directory), "--port", "0",
+        "--sessions", str(tmp_path), "--kernels", "portable",
+    ]  # fmt: skip
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as server:
+        try:
+            address = re.search(r"http://\S+", server.stdout.readline())[0]
+            refused = httpx.post(f"{address}/v1/completions", json={"prompt": "a"}, timeout=60)
+            assert refused.status_code == 503
+            assert server.wait(timeout=30) == 1
+            assert "AssertionError: a bug" in server.stderr.read()
+        finally:
+            server.kill()
+
+
 def test_an_address_that_is_taken_is_refused(xplm, tiny_directory, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -23,6 +23,9 @@ INSTALL = 'pip install "xplm[serve]"'
 DRAIN_SECONDS = 600
 """For replies to finish after SIGTERM."""
 
+FAILED = 1
+"""Exit code of a server that a bug has ended."""
+
 CACHE_SHARE = 4
 """Of the memory that is free once the model is there, one part in so many is for keys and values, unless told."""
 
@@ -116,7 +119,8 @@ def serve(
         if settings.cache_bytes is not None:
             out.note(f"cache: {format_bytes(settings.cache_bytes)}")
 
-    listen(app, host, port, on_ready=on_ready, drain_seconds=DRAIN_SECONDS)
+    if not listen(app, host, port, on_ready=on_ready, drain_seconds=DRAIN_SECONDS):
+        raise typer.Exit(FAILED)
 
 
 def order_invariant(model: ModelFlags, out: Output, *, is_off: bool) -> ModelFlags:

@@ -9,13 +9,16 @@ import uvicorn
 from starlette.applications import Starlette
 
 from xplm.errors import RequestError
+from xplm.serve.worker import Worker
 
 BACKLOG = 1024
 KEEP_ALIVE_SECONDS = 75
+FAILED_SECONDS = 5
+"""For those who wait to be told that the server has failed."""
 
 
 class Server(uvicorn.Server):
-    """Says when it serves."""
+    """Says when it serves, and ends where its worker has."""
 
     def __init__(self, app: Starlette, on_ready: Callable[[], None], *, drain_seconds: int) -> None:
         """It does not listen yet.
@@ -39,12 +42,25 @@ class Server(uvicorn.Server):
             )
         )
         self._on_ready = on_ready
+        self._worker: Worker = app.state.serving.worker
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a bug has ended the worker."""
+        return self._worker.failure is not None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to serve."""
         await super().startup(sockets)
         if self.started:
             self._on_ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to end, which uvicorn asks ten times a second."""
+        if self.has_failed:
+            self.config.timeout_graceful_shutdown = FAILED_SECONDS
+            self.should_exit = True
+        return await super().on_tick(counter)
 
 
 def listen(
@@ -54,7 +70,7 @@ def listen(
     *,
     on_ready: Callable[[str], None],
     drain_seconds: int,
-) -> None:
+) -> bool:
     """Serve until SIGTERM or SIGINT; replies that are under way then finish first.
 
     Args:
@@ -63,6 +79,9 @@ def listen(
         port: 0 takes one that is free.
         on_ready: is given the server's address once requests are served.
         drain_seconds: for replies to finish.
+
+    Returns:
+        Whether it was told to end; False where a bug ended it, which its log then shows.
 
     Raises:
         RequestError: the address cannot be listened on.
@@ -76,6 +95,7 @@ def listen(
         asyncio.run(server.serve(sockets=[listening]))
     finally:
         signal.signal(signal.SIGTERM, before)
+    return not server.has_failed
 
 
 def open_socket(host: str, port: int) -> socket.socket:

@@ -6,8 +6,11 @@ generator, of which the thread computes one part between two steps.
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
@@ -25,7 +28,7 @@ T = TypeVar("T")
 Work = Generator[None, None, T]
 """Work in parts."""
 
-STOPPED = "the server has stopped computing"
+_LOG = logging.getLogger("xplm.serve")
 
 
 class Delta(NamedTuple):
@@ -132,7 +135,7 @@ class Worker:
         self._condition = threading.Condition()
         self._commands: list[Callable[[], None]] = []  # what the event loop asks of the thread
         self._is_closing = False
-        self._thread = threading.Thread(target=self._run, name="xplm-worker", daemon=True)
+        self._running: asyncio.Future[None] | None = None  # done when the thread has ended
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open: set[Request] = set()  # the event loop's: not ended and not cancelled
         self._n_computing = 0  # likewise: jobs
@@ -140,19 +143,32 @@ class Worker:
     @property
     def is_alive(self) -> bool:
         """Whether requests can be served."""
-        return self._thread.is_alive() and not self._is_closing
+        return self._running is not None and not self._is_closing
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The exception that ended the thread, a bug; None where none did."""
+        return self._running.exception() if self._running and self._running.done() else None
 
     def start(self) -> None:
         """Start the thread, from the event loop that it hands replies to."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        thread = ThreadPoolExecutor(1, "xplm-worker")
+        self._running = self._loop.run_in_executor(thread, self._run)
+        self._running.add_done_callback(self._log_failure)
+        thread.shutdown(wait=False)  # it takes no more work, and ends with this
 
     async def close(self) -> None:
         """End what is under way, and the thread."""
         with self._condition:
             self._is_closing = True
             self._condition.notify()
-        await asyncio.to_thread(self._thread.join)
+        if self._running is not None:
+            await asyncio.wait([self._running])
+
+    def _log_failure(self, running: "asyncio.Future[None]") -> None:
+        if error := running.exception():
+            _LOG.critical("the server has stopped computing, by a bug", exc_info=error)
 
     def submit(self, requests: Sequence[Request]) -> Replies:
         """Have requests served.
@@ -166,14 +182,15 @@ class Worker:
         self._require_room(len(requests))
         assert self._loop is not None
         replies = Replies(self, requests, self._loop.time() + self._reply_seconds)
-        self._open.update(requests)
         self._ask(partial(self._take, requests, replies))
+        self._open.update(requests)
         return replies
 
     def cancel(self, requests: Sequence[Request]) -> None:
         """Stop serving requests, as far as they are not served already."""
         self._open.difference_update(requests)
-        self._ask(partial(self._drop, requests))
+        with suppress(ApiError):  # a thread that has ended serves nobody
+            self._ask(partial(self._drop, requests))
 
     async def compute(self, work: Work[T]) -> T:
         """Have work done between the steps; returns what it returns.
@@ -193,8 +210,6 @@ class Worker:
             self._n_computing -= 1
 
     def _require_room(self, count: int) -> None:
-        if not self.is_alive:
-            raise ApiError(STOPPED, status=503, kind="server_error", code="unavailable")
         n_open = len(self._open) + self._n_computing
         if n_open + count > self._most_open:
             raise ApiError(
@@ -207,7 +222,14 @@ class Worker:
             )
 
     def _ask(self, command: Callable[[], None]) -> None:
+        """Have the thread do something.
+
+        Raises:
+            ApiError: it does nothing any more.
+        """
         with self._condition:
+            if not self.is_alive:
+                raise _stopped()
             self._commands.append(command)
             self._condition.notify()
 
@@ -229,10 +251,9 @@ class Worker:
             self._is_closing = True
             for command in self._wait():
                 command()
-            stopped = ApiError(STOPPED, status=503, kind="server_error", code="unavailable")
-            self._deliver([Event(request, [], stopped) for request in self._targets])
+            self._deliver([Event(request, [], _stopped()) for request in self._targets])
             for job in self._jobs:
-                self._settle(job.future, stopped)
+                self._settle(job.future, _stopped())
 
     def _wait(self) -> list[Callable[[], None]]:
         """What the event loop has asked for, once there is something to do."""
@@ -298,6 +319,12 @@ class Worker:
         self._open.difference_update(ended)
         for target, delta in batch:
             target.replies.put(delta)
+
+
+def _stopped() -> ApiError:
+    return ApiError(
+        "the server has stopped computing", status=503, kind="server_error", code="unavailable"
+    )
 
 
 def _as_failure(error: XplmError) -> XplmError:
