@@ -112,6 +112,24 @@ def test_random_arrivals_and_departures_change_no_reply(name, limit_pages):
     assert (scheduler.preemptions > 0) == (limit_pages is not None)
 
 
+@pytest.mark.parametrize("most_rows", [1, 2])
+def test_no_owners_requests_keep_another_owners_out(most_rows):
+    lm = tiny_model()
+    scheduler = make_scheduler(lm, most_rows=most_rows)
+    many = [make_request(lm, [5], "many", max_new_tokens=4) for _ in range(20)]
+    few = [make_request(lm, [5], "few", max_new_tokens=4) for _ in range(3)]
+    for request in many:
+        scheduler.submit(request)
+    scheduler.step()
+    for request in few:
+        scheduler.submit(request)
+    ended = [e.request for e in serve(scheduler) if e.request.reply.finish_reason is not None]
+    order = [request.owner for request in dict.fromkeys(ended)]
+    turns = ["few", "many"] * 3
+    assert order[: most_rows + 6] == ["many"] * most_rows + turns
+    assert [r for r in dict.fromkeys(ended) if r.owner == "many"] == many
+
+
 def test_a_prompt_is_read_in_chunks_between_tokens():
     lm = tiny_model()
     scheduler = make_scheduler(lm)

@@ -378,32 +378,3 @@ def test_a_model_without_a_template_completes_texts_alone(lm):
     with client_of(other) as client:
         assert "chat template" in refusal(client.post(CHAT, json={"messages": HI}), 400)["message"]
         assert client.post(COMPLETIONS, json=GOOD).status_code == 200
-
-
-def test_a_thread_that_ends_is_told_to_everyone(lm, monkeypatch, caplog):
-    with client_of(lm) as client:
-        monkeypatch.setattr(client.app.state.serving.worker.scheduler, "step", fail)
-        refusal(client.post(COMPLETIONS, json=GOOD), 503)
-        refusal(client.post(COMPLETIONS, json=GOOD), 503)
-        refusal(client.get("/health"), 503)
-    assert "AssertionError: a bug" in caplog.text
-
-
-def test_a_server_whose_thread_has_ended_ends(lm, monkeypatch):
-    body = GOOD | {"stream": True}
-    with live(lm) as (address, app), httpx.Client(base_url=address) as http:
-        monkeypatch.setattr(app.state.serving.worker.scheduler, "step", fail)
-        *_, last = chunks_of(http.post(COMPLETIONS, json=body).text)
-        assert last["error"]["code"] == "unavailable"
-        wait_until(lambda: not is_listening(address))
-
-
-def fail():
-    raise AssertionError("a bug")
-
-
-def is_listening(address):
-    try:
-        return httpx.get(f"{address}/health").status_code > 0
-    except httpx.TransportError:
-        return False

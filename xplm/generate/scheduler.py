@@ -10,6 +10,7 @@ Source: the step is that of Yu et al., "Orca" (OSDI 2022), its memory that of Kw
 arXiv:2309.06180; chunks between tokens are Agrawal et al., "Sarathi", arXiv:2308.16369.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import compress
 from time import perf_counter
@@ -67,8 +68,9 @@ class Scheduler:
         self._most_rows, self._keeps_prefixes = most_rows, keeps_prefixes
         self._is_batch = is_batch
         self._choosers = Choosers(engine.rt.backend.threads or count_cpus())
-        self.waiting: list[Request] = []  # in the order in which they are admitted
-        self.admitted: list[Request] = []  # likewise
+        self.waiting: list[Request] = []  # in the order in which an owner's are admitted
+        self.admitted: list[Request] = []  # in the order in which they were admitted
+        self._turns: dict[str, int] = {}  # by owner: larger the later one of theirs was admitted
         self.preemptions = 0
         """Times that a request had to give its pages back."""
         self._decode_seconds = self._token_seconds = 0.0  # of the last pass; of a prompt's token
@@ -156,7 +158,7 @@ class Scheduler:
     def _admit(self, events: list[Event]) -> None:
         """Let those in who wait, for as long as there is room for what they are about to read."""
         while self.waiting and len(self.admitted) < self._most_rows:
-            request = self.waiting[0]
+            request = self._next_to_admit()
             if request.row is None:
                 request.row = self._acquire(request)
             count = request.n_unread
@@ -176,9 +178,16 @@ class Scheduler:
             if not request.is_admitted:
                 request.is_admitted, request.reused_tokens = True, request.row.length
             request.is_long = self._engine.has_long_factors(len(request.ids))
-            self.admitted.append(self.waiting.pop(0))
+            self.waiting.remove(request)
+            self._turns[request.owner] = max(self._turns.values(), default=0) + 1
+            self.admitted.append(request)
             if request.n_unread > 1 and not self._is_batch:
                 return  # one prompt at a time: who begins alike finds its pages later
+
+    def _next_to_admit(self) -> Request:
+        """The first of those whose owner has the fewest replies under way. Owners of equally many take turns."""
+        n_admitted = Counter(request.owner for request in self.admitted)
+        return min(self.waiting, key=lambda r: (n_admitted[r.owner], self._turns.get(r.owner, 0)))
 
     def _acquire(self, request: Request) -> PageRow:
         table = self._table(request, 0)

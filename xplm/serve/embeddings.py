@@ -32,7 +32,7 @@ async def embeddings(request: HttpRequest) -> Response:
     body, warnings = await read_request(request, EmbeddingRequest, UNSUPPORTED)
     serving.require_model(body.model)
     texts = await run_in_threadpool(_texts_of, serving, body)
-    vectors = await unless_left(request, _embed(serving, texts))
+    vectors = await unless_left(request, _embed(serving, texts, request.scope["owner"]))
     if vectors is None:
         return Response(status_code=CLIENT_LEFT)
     encoding = body.encoding_format or "float"
@@ -46,8 +46,9 @@ async def embeddings(request: HttpRequest) -> Response:
     return json_response(answer | ({"warnings": warnings} if warnings else {}))
 
 
-async def _embed(serving: Serving, texts: list[list[int]]) -> list[np.ndarray]:
-    return [await serving.worker.compute(embed_steps(serving.lm.engine, ids)) for ids in texts]
+async def _embed(serving: Serving, texts: list[list[int]], owner: str) -> list[np.ndarray]:
+    engine = serving.lm.engine
+    return [await serving.worker.compute(embed_steps(engine, ids), owner) for ids in texts]
 
 
 def _texts_of(serving: Serving, body: EmbeddingRequest) -> list[list[int]]:

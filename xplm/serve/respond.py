@@ -85,7 +85,7 @@ async def respond(
             return Response(status_code=CLIENT_LEFT)
         return json_response(form.whole(generations) | await hooks.finish(generations))
     finally:
-        replies.cancel()
+        replies.close()
         hooks.close()
 
 
@@ -113,7 +113,7 @@ class EventStream(StreamingResponse):
         except TimeoutError:  # the server closes a connection whose response has no end
             pass
         finally:
-            self._replies.cancel()
+            self._replies.close()
             self._hooks.close()
 
     async def _send_in_time(self, send: Send, message: Message) -> None:

@@ -176,7 +176,7 @@ async def measure_turn(request: HttpRequest) -> Response:
         )
         reply = [token.id for token in turn.tokens]
         work = fragility_steps(serving.lm.engine, [ids], [reply], body.against)
-        (found,) = await serving.worker.compute(work)
+        (found,) = await serving.worker.compute(work, session.owner)
         tokens = tuple(
             msgspec.structs.replace(token, is_fragile=_is_fragile(judged))
             for token, judged in zip(turn.tokens, found, strict=True)

@@ -8,10 +8,12 @@ generator, of which the thread computes one part between two steps.
 import asyncio
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
@@ -48,7 +50,7 @@ class _Job(NamedTuple):
 
 
 class Replies:
-    """Replies that are under way, as the event loop sees them: iterate over their deltas, and cancel at the end."""
+    """Replies that are under way, as the event loop sees them: iterate over their deltas, and close at the end."""
 
     def __init__(self, worker: "Worker", requests: Sequence[Request], deadline: float) -> None:
         """Nothing has come yet; `Worker.submit` makes one."""
@@ -56,6 +58,7 @@ class Replies:
         self._worker, self._deadline = worker, deadline
         self._queue: asyncio.Queue[Delta] = asyncio.Queue()
         self.n_left = len(requests)
+        self._is_closed = False
 
     def put(self, delta: Delta) -> None:
         """Take in what a step gave."""
@@ -87,10 +90,13 @@ class Replies:
             self.n_left -= 1
         return delta
 
-    def cancel(self) -> None:
-        """Stop those that have not ended. Whoever submitted replies calls this at the end."""
-        if self.n_left:
-            self._worker.cancel(self.requests)
+    def close(self) -> None:
+        """Stop those that have not ended. Whoever submitted replies calls this once their reader has all, or has left;
+        until then they count as open, so that readers who are slow cannot pile them up.
+        """
+        if not self._is_closed:
+            self._is_closed = True
+            self._worker.release(self.requests, has_ended=self.n_left == 0)
             self.n_left = 0
 
 
@@ -125,20 +131,21 @@ class Worker:
         Args:
             scheduler: what the thread steps.
             metrics: is given what each step did.
-            most_open: replies that are under way or wait, at most.
+            most_open: replies of one owner that are under way or wait, at most.
             reply_seconds: for a reply, from the request to its last token.
         """
         self.scheduler = scheduler
         self._metrics, self._most_open, self._reply_seconds = metrics, most_open, reply_seconds
         self._targets: dict[Request, _Target] = {}  # the thread's
-        self._jobs: list[_Job] = []  # the thread's
+        self._jobs: dict[
+            str, list[_Job]
+        ] = {}  # the thread's: of each owner; the first one's turn comes next
         self._condition = threading.Condition()
         self._commands: list[Callable[[], None]] = []  # what the event loop asks of the thread
         self._is_closing = False
         self._running: asyncio.Future[None] | None = None  # done when the thread has ended
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._open: set[Request] = set()  # the event loop's: not ended and not cancelled
-        self._n_computing = 0  # likewise: jobs
+        self._n_open: Counter[str] = Counter()  # the event loop's: replies and jobs of each owner
 
     @property
     def is_alive(self) -> bool:
@@ -173,48 +180,57 @@ class Worker:
     def submit(self, requests: Sequence[Request]) -> Replies:
         """Have requests served.
 
+        Args:
+            requests: of one owner, at least one.
+
         Raises:
             ApiError: too many wait, or the server is about to end.
             RequestError: one could not be served even alone.
         """
         for request in requests:
             self.scheduler.require_fit(request)
-        self._require_room(len(requests))
+        owner = requests[0].owner
+        self._require_room(owner, len(requests))
         assert self._loop is not None
         replies = Replies(self, requests, self._loop.time() + self._reply_seconds)
         self._ask(partial(self._take, requests, replies))
-        self._open.update(requests)
+        self._n_open[owner] += len(requests)
         return replies
 
-    def cancel(self, requests: Sequence[Request]) -> None:
-        """Stop serving requests, as far as they are not served already."""
-        self._open.difference_update(requests)
-        with suppress(ApiError):  # a thread that has ended serves nobody
-            self._ask(partial(self._drop, requests))
+    def release(self, requests: Sequence[Request], *, has_ended: bool) -> None:
+        """Make room for others in the place of requests, which are served no more unless all of them have ended."""
+        self._n_open[requests[0].owner] -= len(requests)
+        if not has_ended:
+            with suppress(ApiError):  # a thread that has ended serves nobody
+                self._ask(partial(self._drop, requests))
 
-    async def compute(self, work: Work[T]) -> T:
+    async def compute(self, work: Work[T], owner: str) -> T:
         """Have work done between the steps; returns what it returns.
+
+        Args:
+            work: in parts.
+            owner: whose it is; owners' parts come in turns.
 
         Raises:
             XplmError: the work did.
             ApiError: too many wait, or the server is about to end.
         """
-        self._require_room(1)
+        self._require_room(owner, 1)
         assert self._loop is not None
         future: asyncio.Future[T] = self._loop.create_future()
-        self._ask(partial(self._jobs.append, _Job(work, future)))
-        self._n_computing += 1
+        self._ask(partial(self._take_job, owner, _Job(work, future)))
+        self._n_open[owner] += 1
         try:
             return await future
         finally:
-            self._n_computing -= 1
+            self._n_open[owner] -= 1
 
-    def _require_room(self, count: int) -> None:
-        n_open = len(self._open) + self._n_computing
+    def _require_room(self, owner: str, count: int) -> None:
+        n_open = self._n_open[owner]
         if n_open + count > self._most_open:
             raise ApiError(
-                f"this server serves and queues {self._most_open} replies at a time; {n_open} are there and "
-                f"{count} more were asked for; try again later",
+                f"this server serves and queues {self._most_open} replies at a time for a key; {n_open} are there "
+                f"and {count} more were asked for; try again later",
                 status=429,
                 kind="rate_limit_error",
                 code="queue_full",
@@ -246,13 +262,13 @@ class Worker:
                     self._metrics.count_step(perf_counter() - begun)
                     self._deliver(events)
                 if self._jobs:
-                    self._advance(self._jobs.pop(0))
+                    self._advance()
         finally:  # whoever waits is told, whatever ended the loop
             self._is_closing = True
             for command in self._wait():
                 command()
             self._deliver([Event(request, [], _stopped()) for request in self._targets])
-            for job in self._jobs:
+            for job in chain(*self._jobs.values()):
                 self._settle(job.future, _stopped())
 
     def _wait(self) -> list[Callable[[], None]]:
@@ -268,6 +284,9 @@ class Worker:
             self._targets[request] = _Target(replies, index)
             self.scheduler.submit(request)
 
+    def _take_job(self, owner: str, job: _Job) -> None:
+        self._jobs.setdefault(owner, []).append(job)
+
     def _drop(self, requests: Sequence[Request]) -> None:
         for request in requests:
             if self._targets.pop(request, None) is not None:
@@ -278,17 +297,26 @@ class Worker:
         for event in events:
             self._metrics.count_event(event, perf_counter() - self._targets[event.request].asked)
         batch = [(self._targets[e.request], self._targets[e.request].delta(e)) for e in events]
-        ended = [e.request for e, (_, d) in zip(events, batch, strict=True) if d.end is not None]
-        for request in ended:
-            del self._targets[request]
+        for event, (_, delta) in zip(events, batch, strict=True):
+            if delta.end is not None:
+                del self._targets[event.request]
         if batch:
-            self._call(partial(self._hand_out, batch, ended))
+            self._call(partial(self._hand_out, batch))
 
-    def _advance(self, job: _Job) -> None:
-        """Compute one part of a job; put it back if there is more."""
+    def _advance(self) -> None:
+        """Compute one part of the first job of the owner whose turn it is."""
+        owner = next(iter(self._jobs))
+        jobs = self._jobs.pop(owner)
+        if self._compute_part(jobs[0]):
+            del jobs[0]
+        if jobs:
+            self._jobs[owner] = jobs
+
+    def _compute_part(self, job: _Job) -> bool:
+        """Compute one part of a job; whether that was the last."""
         if job.future.cancelled():
             job.work.close()
-            return
+            return True
         try:
             next(job.work)
         except StopIteration as end:
@@ -296,7 +324,8 @@ class Worker:
         except XplmError as error:
             self._settle(job.future, error)
         else:
-            self._jobs.insert(0, job)
+            return False
+        return True
 
     def _settle(self, future: "asyncio.Future[Any]", outcome: Any) -> None:
         def settle() -> None:
@@ -315,8 +344,7 @@ class Worker:
 
     # In the event loop again.
 
-    def _hand_out(self, batch: Sequence[tuple[_Target, Delta]], ended: Sequence[Request]) -> None:
-        self._open.difference_update(ended)
+    def _hand_out(self, batch: Sequence[tuple[_Target, Delta]]) -> None:
         for target, delta in batch:
             target.replies.put(delta)
 
