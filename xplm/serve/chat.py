@@ -1,9 +1,9 @@
 """`/v1/chat/completions`: conversations answered."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
@@ -79,7 +79,11 @@ async def answer(
     try:
         serving.require_model(body.model)
         seed = draw_seed() if body.seed is None else body.seed
-        replies, more = await run_in_threadpool(_start, serving, body, messages, seed)
+        wanted = _format_of(serving, body)
+        start = partial(_start, serving, body, wanted, messages, seed)
+        replies, more = await serving.prepare(
+            request.scope["owner"], start, has_grammar=wanted.has_grammar
+        )
         form = ChatForm(
             Envelope(
                 "chat.completion",
@@ -111,15 +115,14 @@ async def answer(
 
 
 def _start(
-    serving: Serving, body: ChatFields, given: Sequence[Any], seed: int
+    serving: Serving, body: ChatFields, wanted: Format, given: Sequence[Any], seed: int
 ) -> tuple[list[Reply], list[str]]:
     """Empty replies, in the order of their choices, and warnings."""
     lm, chat_format = serving.lm, serving.require_chat()
     if body.top_logprobs and not body.logprobs:
         raise ApiError("top_logprobs needs logprobs; give it true", param="top_logprobs")
-    form = _format_of(serving, body)
-    variables, warnings = template_args(_arguments(body, form), chat_format)
-    if form.offer.tools and not form.finds_calls:
+    variables, warnings = template_args(_arguments(body, wanted), chat_format)
+    if wanted.offer.tools and not wanted.finds_calls:
         warnings.append(UNKNOWN_CALLS)
     opens = True if body.add_generation_prompt is None else body.add_generation_prompt
     messages = plain_messages(given, chat_format)
@@ -127,8 +130,9 @@ def _start(
     if body.max_tokens is None:
         body.max_tokens = body.max_completion_tokens
     reply_format = chat_format.reply_format
-    if form.call_format is not None and form.offer.tools:
-        reply_format = with_calls(lm.tokenizer, form.call_format, form.offer.tools)
+    if wanted.call_format is not None and wanted.offer.tools:
+        reply_format = with_calls(lm.tokenizer, wanted.call_format, wanted.offer.tools)
+    n_choices = serving.require_count(body.n_choices)
     replies = [
         start_reply(
             lm.engine,
@@ -144,10 +148,10 @@ def _start(
             continues_prompt=False,
             turn_end_ids=chat_format.turn_end_ids(reply_format),
             reply_format=reply_format,
-            constraint=form.constraint(serving.grammars, ids),
+            constraint=constraint,
             has_room=serving.worker.scheduler.pool.has_pages,
         )
-        for choice in range(serving.require_count(body.n_choices))
+        for choice, constraint in enumerate(wanted.constraints(serving.grammars, ids, n_choices))
     ]
     return replies, warnings
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
@@ -125,7 +125,11 @@ async def completions(request: HttpRequest) -> Response:
     body, warnings = await read_request(request, CompletionRequest, UNSUPPORTED_HERE)
     serving.require_model(body.model)
     seed = draw_seed() if body.seed is None else body.seed
-    replies, echoes = await run_in_threadpool(_start, serving, body, seed)
+    wanted = Format(read_schema(body.response_format), NO_TOOLS, None, False)
+    start = partial(_start, serving, body, wanted, seed)
+    replies, echoes = await serving.prepare(
+        request.scope["owner"], start, has_grammar=wanted.has_grammar
+    )
     is_scored = bool(body.echo) and body.logprobs is not None
     requests = [as_request(request, reply, scores_prompt=is_scored) for reply in replies]
     form = CompletionForm(
@@ -153,17 +157,19 @@ async def completions(request: HttpRequest) -> Response:
     )
 
 
-def _start(serving: Serving, body: CompletionRequest, seed: int) -> tuple[list[Reply], list[str]]:
+def _start(
+    serving: Serving, body: CompletionRequest, wanted: Format, seed: int
+) -> tuple[list[Reply], list[str]]:
     """Empty replies, in the order of their choices, and what is echoed in front of each."""
     lm, replies, echoes = serving.lm, [], []
-    form = Format(read_schema(body.response_format), NO_TOOLS, None, False)
     if not 0 <= (body.logprobs or 0) <= MOST_TOP_LOGPROBS:
         raise ApiError(
             f"logprobs must be at least 0 and at most {MOST_TOP_LOGPROBS}; got {body.logprobs}",
             param="logprobs",
         )
     prompts = split_prompts(body.prompt, "prompt")
-    serving.require_count(len(prompts) * body.n_choices)
+    n_replies = serving.require_count(len(prompts) * body.n_choices)
+    constraints = iter(wanted.constraints(serving.grammars, None, n_replies))
     for prompt in prompts:
         ids = prompt_ids(lm, prompt)
         echo = ""
@@ -185,7 +191,7 @@ def _start(serving: Serving, body: CompletionRequest, seed: int) -> tuple[list[R
                     ids,
                     options,
                     continues_prompt=True,
-                    constraint=form.constraint(serving.grammars, None),
+                    constraint=next(constraints),
                     has_room=serving.worker.scheduler.pool.has_pages,
                 )
             )

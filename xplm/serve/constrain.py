@@ -8,7 +8,7 @@ import numpy as np
 from xplm.errors import RequestError
 from xplm.generate.constraint import Constraint, Unconstrained
 from xplm.serve.errors import ApiError, GrammarError
-from xplm.serve.grammar import ANY_OBJECT, Grammars
+from xplm.serve.grammar import ANY_OBJECT, GrammarConstraint, Grammars
 from xplm.text.call_formats import CallFormat
 from xplm.text.tools import Offer
 
@@ -31,28 +31,42 @@ class Format(NamedTuple):
         """Whether calls come apart from the answer."""
         return bool(self.offer.tools) and self.call_format is not None
 
-    def constraint(self, grammars: Grammars, prompt_ids: Sequence[int] | None) -> Constraint:
-        """What restricts one reply.
+    @property
+    def has_grammar(self) -> bool:
+        """Whether replies follow a grammar."""
+        return self.schema is not None or self.offer.is_required
+
+    def constraints(
+        self, grammars: Grammars, prompt_ids: Sequence[int] | None, count: int
+    ) -> list[Constraint]:
+        """What restricts each of several replies; a grammar is compiled once for all.
 
         Args:
             grammars: of the model.
             prompt_ids: of a chat; None: of a completion, where no thoughts come first.
+            count: of replies, at least 1.
 
         Raises:
             ApiError: the schema, or that of a tool, is not one that can be followed.
         """
         try:
-            if self.schema is not None:
-                return Blamed(grammars.json_schema(self.schema, prompt_ids))
-            if self.offer.is_required and self.call_format is not None and prompt_ids is not None:
-                several = self.calls_several
-                return Blamed(
-                    grammars.calls(self.call_format, self.offer.tools, prompt_ids, several=several)
-                )
+            first = self._compile(grammars, prompt_ids)
         except RequestError as error:
             param = "tools" if self.schema is None else "response_format"
             raise ApiError(str(error), param=param, code="grammar") from error
-        return Unconstrained()
+        if first is None:
+            return [Unconstrained()] * count
+        return [Blamed(first), *(Blamed(first.copy()) for _ in range(count - 1))]
+
+    def _compile(
+        self, grammars: Grammars, prompt_ids: Sequence[int] | None
+    ) -> GrammarConstraint | None:
+        if self.schema is not None:
+            return grammars.json_schema(self.schema, prompt_ids)
+        if self.offer.is_required and self.call_format is not None and prompt_ids is not None:
+            several = self.calls_several
+            return grammars.calls(self.call_format, self.offer.tools, prompt_ids, several=several)
+        return None
 
 
 class Blamed:

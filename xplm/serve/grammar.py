@@ -121,6 +121,7 @@ class Grammars:
             log_level=0,
             limits=LIMITS,
         )
+        matcher.compute_bitmask()  # the longest by far; what it finds out is kept for all copies
         return GrammarConstraint(matcher)
 
     def _read_tokens(self) -> llguidance.LLTokenizer:
@@ -178,6 +179,10 @@ class GrammarConstraint:
         self._matcher = matcher
         if matcher.is_error():
             raise _refused(matcher)
+
+    def copy(self) -> "GrammarConstraint":
+        """Another in the same place. Copies share what they find out about the grammar, and the limit on its size."""
+        return GrammarConstraint(self._matcher.deep_copy())
 
     @property
     def is_complete(self) -> bool:

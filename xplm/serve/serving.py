@@ -1,11 +1,14 @@
 """The model that is served, and what endpoints need beside it."""
 
+import asyncio
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 
 import xplm as library
@@ -29,6 +32,7 @@ from xplm.text.thoughts import find_format
 from xplm.views import PAGE
 
 T = TypeVar("T", bound=msgspec.Struct)
+U = TypeVar("U")
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,17 @@ class Serving:
     """Of what a reply's text depends on beside the request."""
     store: Store | None
     """Of conversations; None: it keeps none."""
+    compiling: defaultdict[str, asyncio.Lock] = field(
+        default_factory=lambda: defaultdict(asyncio.Lock)
+    )
+    """By owner: held while a grammar of theirs is compiled, one at a time, so that threads are left for others."""
+
+    async def prepare(self, owner: str, work: Callable[[], U], *, has_grammar: bool) -> U:
+        """The result of work done outside the event loop. Work that compiles a grammar waits for its owner's other."""
+        if not has_grammar:
+            return await run_in_threadpool(work)
+        async with self.compiling[owner]:
+            return await run_in_threadpool(work)
 
     def require_model(self, name: str | None) -> None:
         """Refuse a request for another model.
