@@ -40,10 +40,10 @@ def client_of(lm=None, **settings):
 
 
 @contextmanager
-def live(lm=None, **settings):
-    """A server on a free port: its address, and the application."""
+def live(lm=None, server=None, **settings):
+    """A server on a free port: its address, and the application. `server`: what else a Server is told."""
     app, is_ready = app_of(lm, **settings), threading.Event()
-    server = Server(app, is_ready.set, drain_seconds=20)
+    server = Server(app, is_ready.set, drain_seconds=20, **(server or {}))
     listening = open_socket("127.0.0.1", 0)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
     thread.start()
@@ -53,6 +53,23 @@ def live(lm=None, **settings):
     finally:
         server.should_exit = True
         thread.join()
+
+
+def call(app, path, body, send):
+    """Send one request to an application that runs, from the event loop that it runs in."""
+    sent = iter([{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}])
+
+    async def receive():
+        for message in sent:
+            return message
+        await asyncio.Event().wait()
+
+    scope = {
+        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"",
+        "root_path": "", "headers": [(b"host", b"localhost")], "http_version": "1.1", "scheme": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+    }  # fmt: skip
+    return app(scope, receive, send)
 
 
 def wait_until(condition, seconds=30.0):

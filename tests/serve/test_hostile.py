@@ -13,6 +13,7 @@ from tests.generate.tiny import tiny_model
 from tests.serve.client import (
     NAME,
     app_of,
+    call,
     chunks_of,
     client_of,
     is_at_rest,
@@ -254,23 +255,6 @@ def test_a_client_that_leaves_is_served_no_more(lm, is_stream):
         assert (
             app.state.serving.metrics.registry.get_sample_value("xplm_replies_cancelled_total") == 1
         )
-
-
-def call(app, path, body, send):
-    """Send one request to an application that runs, from the event loop that it runs in."""
-    sent = iter([{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}])
-
-    async def receive():
-        for message in sent:
-            return message
-        await asyncio.Event().wait()
-
-    scope = {
-        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"",
-        "root_path": "", "headers": [(b"host", b"localhost")], "http_version": "1.1", "scheme": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-    }  # fmt: skip
-    return app(scope, receive, send)
 
 
 def test_a_reader_that_takes_nothing_is_left_and_holds_nobody_up(lm):

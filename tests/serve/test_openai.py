@@ -8,6 +8,7 @@ from tests.generate.tiny import tiny_model
 from tests.paths import ROOT
 from tests.serve.client import NAME, app_of, live
 from xplm.serve.guard import key_digest
+from xplm.serve.listen import MOST_CONNECTIONS
 from xplm.serve.settings import Settings
 
 import openai  # isort: skip, after what skips without it
@@ -111,3 +112,5 @@ def test_the_limits_of_the_page_are_the_defaults():
     assert f"`--max-rows` ({settings.most_rows})" in PAGE
     assert f"and {settings.most_waiting} more wait" in PAGE
     assert f"{settings.body_bytes >> 20} MiB" in PAGE
+    assert f"{settings.bodies_bytes >> 20} MiB" in PAGE
+    assert f"{MOST_CONNECTIONS} connections" in PAGE

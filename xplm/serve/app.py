@@ -11,6 +11,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xplm.language_model import LanguageModel
+from xplm.serve.body import Bodies
 from xplm.serve.chat import chat_completions
 from xplm.serve.completions import completions
 from xplm.serve.embeddings import embeddings
@@ -98,7 +99,11 @@ def make_app(lm: LanguageModel, settings: Settings) -> Starlette:
         *page_routes(),
         *(Route(path, lacking, methods=EVERY_METHOD) for path in LACKING),
     ]
-    middleware = [Middleware(Guard, settings=settings), Middleware(Count, metrics=serving.metrics)]
+    middleware = [
+        Middleware(Guard, settings=settings),
+        Middleware(Count, metrics=serving.metrics),
+        Middleware(Bodies, limit=settings.bodies_bytes),
+    ]
     app = Starlette(
         routes=routes, middleware=middleware, exception_handlers=HANDLERS, lifespan=lifespan
     )

@@ -6,11 +6,13 @@ refused, unless it has a value that changes nothing.
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xplm.errors import one_line
 from xplm.serve.errors import ApiError
@@ -29,6 +31,45 @@ NO_EFFECT = frozenset(
 """Fields that change no reply."""
 
 _FIELD = re.compile(r"`\$\.(\w+)")
+
+
+class Bodies:
+    """Bounds the bodies, taken together, of one owner's requests whose responses have not ended."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        """Bound those of an application.
+
+        Args:
+            app: behind what sets the owner of a request.
+            limit: bytes, at most.
+        """
+        self._app, self._limit = app, limit
+        self._n_bytes: Counter[str] = Counter()  # by owner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on."""
+        owner, n_own = scope.get("owner", ""), 0
+
+        async def receive_counted() -> Message:
+            nonlocal n_own
+            message = await receive()
+            n_new = len(message.get("body", b""))
+            n_own += n_new
+            self._n_bytes[owner] += n_new
+            if n_new and self._n_bytes[owner] > self._limit:
+                raise ApiError(
+                    f"the bodies of all requests under way may have {self._limit} bytes; try again later",
+                    status=429,
+                    kind="rate_limit_error",
+                    code="queue_full",
+                    headers={"retry-after": "1"},
+                )
+            return message
+
+        try:
+            await self._app(scope, receive_counted, send)
+        finally:
+            self._n_bytes[owner] -= n_own
 
 
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:

@@ -9,10 +9,20 @@ import uvicorn
 from starlette.applications import Starlette
 
 from xplm.errors import RequestError
+from xplm.serve.connections import Connection, Idle
 from xplm.serve.worker import Worker
 
 BACKLOG = 1024
 KEEP_ALIVE_SECONDS = 75
+IDLE_SECONDS = 120
+"""For a client to take a response that has ended, and to ask for another, or for its first."""
+
+SWEEP_TICKS = 10
+"""Of a tenth of a second, between looks for those that take longer."""
+
+MOST_CONNECTIONS = 512
+"""Open at a time; many systems let a process open 1024 files."""
+
 FAILED_SECONDS = 5
 """For those who wait to be told that the server has failed."""
 
@@ -20,18 +30,28 @@ FAILED_SECONDS = 5
 class Server(uvicorn.Server):
     """Says when it serves, and ends where its worker has."""
 
-    def __init__(self, app: Starlette, on_ready: Callable[[], None], *, drain_seconds: int) -> None:
+    def __init__(
+        self,
+        app: Starlette,
+        on_ready: Callable[[], None],
+        *,
+        drain_seconds: int,
+        idle_seconds: float = IDLE_SECONDS,
+        most_connections: int = MOST_CONNECTIONS,
+    ) -> None:
         """It does not listen yet.
 
         Args:
             app: the application.
             on_ready: called once requests are served.
             drain_seconds: for replies that are under way to finish at the end.
+            idle_seconds: that a connection may be open without a request under way.
+            most_connections: that may be open.
         """
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=Connection,
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -39,9 +59,11 @@ class Server(uvicorn.Server):
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=drain_seconds,
+                limit_concurrency=most_connections + 1,
             )
         )
         self._on_ready = on_ready
+        self._idle = Idle(idle_seconds)
         self._worker: Worker = app.state.serving.worker
 
     @property
@@ -57,6 +79,8 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to end, which uvicorn asks ten times a second."""
+        if counter % SWEEP_TICKS == 0:
+            self._idle.sweep(self.server_state.connections, asyncio.get_running_loop().time())
         if self.has_failed:
             self.config.timeout_graceful_shutdown = FAILED_SECONDS
             self.should_exit = True

@@ -117,7 +117,8 @@ class EventStream(StreamingResponse):
             self._hooks.close()
 
     async def _send_in_time(self, send: Send, message: Message) -> None:
-        async with asyncio.timeout(self._send_seconds):
+        now = asyncio.get_running_loop().time()
+        async with asyncio.timeout_at(min(now, self._replies.deadline) + self._send_seconds):
             await send(message)
 
 

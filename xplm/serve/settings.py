@@ -28,6 +28,8 @@ class Settings:
     """Replies that wait, at most."""
     body_bytes: int = 8 << 20
     """Of a request's body, at most."""
+    bodies_bytes: int = 64 << 20
+    """Of the bodies of all requests of one key that are under way, at most."""
     body_seconds: float = 60.0
     """For a request's body to arrive."""
     reply_seconds: float = 3600.0

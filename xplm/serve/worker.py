@@ -55,7 +55,8 @@ class Replies:
     def __init__(self, worker: "Worker", requests: Sequence[Request], deadline: float) -> None:
         """Nothing has come yet; `Worker.submit` makes one."""
         self.requests = requests
-        self._worker, self._deadline = worker, deadline
+        self.deadline = deadline
+        self._worker = worker
         self._queue: asyncio.Queue[Delta] = asyncio.Queue()
         self.n_left = len(requests)
         self._is_closed = False
@@ -77,7 +78,7 @@ class Replies:
         if self.n_left == 0:
             raise StopAsyncIteration
         try:
-            async with asyncio.timeout_at(self._deadline):
+            async with asyncio.timeout_at(self.deadline):
                 delta = await self._queue.get()
         except TimeoutError:
             raise ApiError(
