@@ -10,6 +10,7 @@ from tests.serve.client import NAME, app_of, live
 from xplm.serve.guard import key_digest
 from xplm.serve.listen import MOST_CONNECTIONS
 from xplm.serve.settings import Settings
+from xplm.serve.store import MOST_BYTES
 
 import openai  # isort: skip, after what skips without it
 
@@ -114,3 +115,6 @@ def test_the_limits_of_the_page_are_the_defaults():
     assert f"{settings.body_bytes >> 20} MiB" in PAGE
     assert f"{settings.bodies_bytes >> 20} MiB" in PAGE
     assert f"{MOST_CONNECTIONS} connections" in PAGE
+    assert f"{settings.owner_sessions_bytes >> 20} MiB, those of all keys 1 GiB" in PAGE
+    assert settings.sessions_bytes == 1 << 30
+    assert f"one of them {MOST_BYTES >> 20} MiB" in PAGE

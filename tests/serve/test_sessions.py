@@ -301,7 +301,7 @@ from xplm.serve.store import Store, Turn
 import msgspec
 
 async def run():
-    store = Store(Path(sys.argv[1]))
+    store = Store(Path(sys.argv[1]), owner_bytes=1 << 30, all_bytes=1 << 30)
     session = await store.save(store.start(""))
     print(session.id, flush=True)
     while True:

@@ -132,11 +132,12 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Write a file that replaces another as a whole, or not at all. A link is replaced, not followed.
 
     Args:
         path: the file; one may be there already.
+        mode: who may do what with it, less what the process's umask takes.
 
     Yields:
         An open temporary file next to it. It takes the name on success, and is removed on failure.
@@ -146,7 +147,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     if os.path.exists(path) and not os.path.isfile(path):  # a rename would take a device away
         raise OSError(errno.EINVAL, "it is not a regular file")
-    partial, descriptor = _new_partial(path, _make_file)
+    partial, descriptor = _new_partial(path, lambda name: _make_file(name, mode))
     assert descriptor is not None  # a file's
     try:
         with open(descriptor, "wb") as file:
@@ -201,9 +202,9 @@ def _make_directory(path: Path) -> int | None:
         raise
 
 
-def _make_file(path: Path) -> int:
+def _make_file(path: Path, mode: int) -> int:
     binary = getattr(os, "O_BINARY", 0)  # Windows
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | binary, 0o666)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | binary, mode)
 
 
 def _new_partial(path: Path, make: Callable[[Path], int | None]) -> tuple[Path, int | None]:

@@ -73,6 +73,8 @@ def make_app(lm: LanguageModel, settings: Settings) -> Starlette:
             yield
         finally:
             await serving.worker.close()
+            if serving.store is not None:
+                serving.store.close()
 
     routes = [
         *_with_and_without_v1("/chat/completions", chat_completions, "POST"),

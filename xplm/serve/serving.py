@@ -129,7 +129,7 @@ def make_serving(lm: LanguageModel, settings: Settings) -> Serving:
         chat_format = ChatFormat(lm.tokenizer, lm.engine.context)
     except TemplateError:
         chat_format = None
-    store = Store(settings.sessions) if settings.sessions else None
+    store = _open_store(settings)
     fingerprint = _fingerprint(lm, settings)
     return Serving(
         lm,
@@ -168,6 +168,13 @@ async def read_request(
 def as_request(request: HttpRequest, reply: Reply, *, scores_prompt: bool = False) -> Request:
     """A reply as the scheduler serves it, for the owner of an HTTP request."""
     return Request(reply, request.scope["owner"], scores_prompt=scores_prompt)
+
+
+def _open_store(settings: Settings) -> Store | None:
+    if settings.sessions is None:
+        return None
+    limits = {"owner_bytes": settings.owner_sessions_bytes, "all_bytes": settings.sessions_bytes}
+    return Store(settings.sessions, **limits)
 
 
 def _grammars(lm: LanguageModel, chat_format: ChatFormat | None) -> Grammars:

@@ -22,6 +22,10 @@ class Settings:
     """Of keys and values, at most; None: what the device holds."""
     sessions: Path | None = None
     """Directory of conversations; None: none are kept."""
+    owner_sessions_bytes: int = 256 << 20
+    """Of the conversations of one key, at most."""
+    sessions_bytes: int = 1 << 30
+    """Of all conversations, at most."""
     most_rows: int = 32
     """Replies that grow at a time."""
     most_waiting: int = 1024
