@@ -159,3 +159,33 @@ def test_a_grammar_that_cannot_be_met_ends_its_request_alone(client):
     assert error["code"] == "grammar"
     assert post(client, max_tokens=3)["choices"]
     wait_until(lambda: is_at_rest(client.app))
+
+
+def test_a_conversation_keeps_calls_and_their_results(tmp_path):
+    """The next prompt is that of a chat with the same messages."""
+    told = {"tools": TOOLS, "temperature": 0, "max_tokens": 200}
+    with client_of(calling_model(CALL_FORM), sessions=tmp_path) as client:
+        name = client.post("/v1/sessions", json={}).json()["id"]
+        path = f"/v1/sessions/{name}"
+        with saying(CALLERS[CALL_FORM], f"Well.\n{CALL}"):
+            answer = post(client, f"{path}/send", content="hi", **told)
+        message = answer["choices"][0]["message"]
+        assert answer["turn"]["tool_calls"] == message["tool_calls"]
+        assert answer["turn"]["finish_reason"] == "tool_calls"
+
+        (call,) = message["tool_calls"]
+        results = [{"tool_call_id": call["id"], "content": "six"}]
+        for wrong in ([{"tool_call_id": "other", "content": "six"}], [{"content": "six"}]):
+            post(client, f"{path}/send", 400, tool_results=wrong, **told)
+        sent = post(client, f"{path}/send", tool_results=results, **told | {"max_tokens": 8})
+        messages = [*HI, message, {"role": "tool", **results[0]}]
+        asked = post(client, messages=messages, **told | {"max_tokens": 8})
+        assert sent["choices"][0]["message"]["content"] == asked["choices"][0]["message"]["content"]
+        assert sent["usage"]["prompt_tokens"] == asked["usage"]["prompt_tokens"]
+        before = client.get(path).json()["turns"]
+        assert before[1]["tool_results"] == results
+    with client_of(calling_model(CALL_FORM), sessions=tmp_path) as client:
+        assert client.get(path).json()["turns"] == before
+        post(client, f"{path}/rollback", turns=1)
+        again = post(client, f"{path}/send", tool_results=results, **told | {"max_tokens": 8})
+        assert again["choices"][0]["message"] == sent["choices"][0]["message"]

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from xplm.generate.reply import Reply, start_reply
 from xplm.serve.chat_form import ChatForm
 from xplm.serve.constrain import UNKNOWN_CALLS, Format, read_schema
-from xplm.serve.envelope import Envelope
+from xplm.serve.envelope import Envelope, draw_token
 from xplm.serve.errors import ApiError
 from xplm.serve.options import UNSUPPORTED, Sampling, draw_seed, sampling_options
 from xplm.serve.prompts import plain_messages, template_args
@@ -55,7 +55,7 @@ class ChatRequest(ChatFields, kw_only=True):
 async def chat_completions(request: HttpRequest) -> Response:
     """Answer the last message of a conversation, n times."""
     body, warnings = await read_request(request, ChatRequest, UNSUPPORTED_HERE)
-    return await answer(request, body, body.messages, warnings, Hooks())
+    return await answer(request, body, body.messages, warnings, Hooks(), draw_token())
 
 
 async def answer(
@@ -64,6 +64,7 @@ async def answer(
     messages: Sequence[Any],
     warnings: list[str],
     hooks: Hooks,
+    token: str,
 ) -> Response:
     """Answer messages.
 
@@ -73,6 +74,7 @@ async def answer(
         messages: the conversation.
         warnings: about the body.
         hooks: what else the response does.
+        token: tells the response from others.
     """
     serving = serving_of(request)
     is_begun = False
@@ -94,6 +96,7 @@ async def answer(
                 body.n_choices,
                 body.include_usage,
                 warnings + more,
+                token=token,
             ),
             serving.texts,
             bool(body.logprobs),

@@ -9,6 +9,11 @@ from typing import Any
 from xplm.generate.result import Generation
 
 
+def draw_token() -> str:
+    """What tells a response from others."""
+    return secrets.token_hex(12)
+
+
 @dataclass(frozen=True)
 class Envelope:
     """Of one response, or of the chunks of one."""
@@ -22,7 +27,7 @@ class Envelope:
     include_usage: bool
     warnings: list[str]
     created: int = field(default_factory=lambda: int(time.time()))
-    token: str = field(default_factory=lambda: secrets.token_hex(12))
+    token: str = field(default_factory=draw_token)
 
     def whole(self, choices: list[Any], generations: Sequence[Generation]) -> dict[str, Any]:
         """The response that is no stream."""

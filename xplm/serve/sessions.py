@@ -3,7 +3,6 @@
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,14 +12,16 @@ from starlette.responses import Response
 
 from xplm.generate.fragility import AGAINST, TokenFragility, fragility_steps
 from xplm.generate.result import Generation
-from xplm.generate.transcript import REASONING
+from xplm.serve.calls import Calls, reason_of
 from xplm.serve.chat import UNSUPPORTED_HERE, ChatFields, answer
-from xplm.serve.envelope import timings
+from xplm.serve.envelope import draw_token, timings
 from xplm.serve.errors import ApiError, json_response
 from xplm.serve.logprobs import TokenTexts
+from xplm.serve.prompts import plain_messages
 from xplm.serve.respond import Hooks
-from xplm.serve.serving import read_request, serving_of
-from xplm.serve.store import Session, Store, Token, Turn
+from xplm.serve.serving import Serving, read_request, serving_of
+from xplm.serve.store import Session, Store
+from xplm.serve.turns import Token, ToolCall, ToolResult, Turn, asked, messages_of
 
 
 class StartRequest(msgspec.Struct):
@@ -39,9 +40,10 @@ class ChangeRequest(msgspec.Struct):
 
 
 class SendRequest(ChatFields, kw_only=True):
-    """A message, and how to answer it."""
+    """A message, the results of what the last turn called, or both; and how to answer it."""
 
-    content: str
+    content: str | None = None
+    tool_results: tuple[ToolResult, ...] = ()
     turns: int | None = (
         None  # of the conversation to keep; the message takes the place of later ones
     )
@@ -53,6 +55,8 @@ class AppendRequest(msgspec.Struct):
     user: str
     assistant: str
     reasoning_content: str = ""
+    tool_results: tuple[ToolResult, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 class PlaceRequest(msgspec.Struct):
@@ -118,7 +122,13 @@ async def append_turn(request: HttpRequest) -> Response:
     """Add an exchange."""
     body, _ = await read_request(request, AppendRequest, {})
     async with _held(request) as session:
-        turn = Turn(body.user, body.assistant, body.reasoning_content)
+        turn = Turn(
+            body.user,
+            body.assistant,
+            body.reasoning_content,
+            tool_results=body.tool_results,
+            tool_calls=body.tool_calls,
+        )
         changed = msgspec.structs.replace(session, turns=(*session.turns, turn))
         return _whole(await _store(request).save(changed))
 
@@ -168,12 +178,9 @@ async def measure_turn(request: HttpRequest) -> Response:
         turn = _turn_at(session, body.turn)
         if not turn.tokens:
             raise ApiError("a turn has tokens to judge if logprobs was true for it", param="turn")
-        chat_format = serving.require_chat()
-        before = msgspec.structs.replace(session, turns=session.turns[: body.turn])
-        messages = [*messages_of(before), {"role": "user", "content": turn.user}]
-        ids = await run_in_threadpool(
-            partial(chat_format.encode, messages, add_generation_prompt=True)
-        )
+        messages = messages_of(session.system, session.turns[: body.turn])
+        messages += asked(turn.user, turn.tool_results)
+        ids = await run_in_threadpool(_encode, serving, messages)
         reply = [token.id for token in turn.tokens]
         work = fragility_steps(serving.lm.engine, [ids], [reply], body.against)
         (found,) = await serving.worker.compute(work, session.owner)
@@ -192,39 +199,29 @@ async def send_message(request: HttpRequest) -> Response:
         raise ApiError("a message of a conversation has one answer; leave out n", param="n")
     session, store = _find(request), _store(request)
     before = _first(session, len(session.turns) if body.turns is None else body.turns)
+    _require_asked(body, before)
+    said, token = body.content or "", draw_token()
     store.hold(session)
 
     async def keep(generations: Sequence[Generation]) -> dict[str, Any]:
         (found,) = generations
         tokens = _tokens_of(found, serving_of(request).texts) if body.logprobs else ()
         turn = Turn(
-            body.content,
+            said,
             found.text,
             found.reasoning,
-            found.finish_reason,
+            reason_of(found),
             tokens,
             timings(generations),
+            body.tool_results,
+            msgspec.convert(Calls(token).whole(0, found), tuple[ToolCall, ...]),
         )
         kept = await store.save(msgspec.structs.replace(session, turns=(*before, turn)))
         return {"session": _describe(kept), "turn": turn}
 
     hooks = Hooks(finish=keep, close=lambda: store.release(session))
-    said = msgspec.structs.replace(session, turns=before)
-    messages = [*messages_of(said), {"role": "user", "content": body.content}]
-    return await answer(request, body, messages, warnings, hooks)
-
-
-def messages_of(session: Session) -> list[dict[str, Any]]:
-    """A conversation as a chat has it."""
-    messages: list[dict[str, Any]] = []
-    if session.system:
-        messages.append({"role": "system", "content": session.system})
-    for turn in session.turns:
-        messages.append({"role": "user", "content": turn.user})
-        said = {"role": "assistant", "content": turn.assistant}
-        thought = {REASONING: turn.reasoning_content} if turn.reasoning_content else {}
-        messages.append(said | thought)
-    return messages
+    messages = messages_of(session.system, before) + asked(said, body.tool_results)
+    return await answer(request, body, messages, warnings, hooks, token)
 
 
 def _store(request: HttpRequest) -> Store:
@@ -275,6 +272,30 @@ def _turn_at(session: Session, index: int) -> Turn:
 def _with_turn(session: Session, index: int, turn: Turn) -> Session:
     turns = (*session.turns[:index], turn, *session.turns[index + 1 :])
     return msgspec.structs.replace(session, turns=turns)
+
+
+def _require_asked(body: SendRequest, before: Sequence[Turn]) -> None:
+    """Refuse a message without words, and results of calls that were not made.
+
+    Raises:
+        ApiError: it is such a one.
+    """
+    called = [call.id for call in before[-1].tool_calls] if before else []
+    unknown = [r.tool_call_id for r in body.tool_results if r.tool_call_id not in called]
+    if unknown:
+        raise ApiError(
+            f"tool_results must be those of calls of the turn before; got {unknown[0]!r:.40}",
+            param="tool_results",
+        )
+    if body.content is None and not body.tool_results:
+        raise ApiError("a message must have content, or tool_results", param="content")
+
+
+def _encode(serving: Serving, messages: Sequence[dict[str, Any]]) -> list[int]:
+    """The prompt of the next answer."""
+    chat_format = serving.require_chat()
+    plain = plain_messages(messages, chat_format)
+    return chat_format.encode(plain, add_generation_prompt=True)
 
 
 def _is_fragile(judged: TokenFragility) -> bool | None:

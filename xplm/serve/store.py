@@ -18,6 +18,7 @@ from xplm.checkpoint.files import replacing
 from xplm.checkpoint.untrusted import read_bytes
 from xplm.errors import CheckpointError, RequestError
 from xplm.serve.errors import ApiError
+from xplm.serve.turns import Turn
 
 MOST_SESSIONS = 10_000
 """Of one owner."""
@@ -32,27 +33,6 @@ LOCK = ".lock"
 
 _ID = re.compile(r"session-[0-9a-f]{24}")
 _LOG = logging.getLogger("xplm.serve")
-
-
-class Token(msgspec.Struct, frozen=True, array_like=True):
-    """One token of an answer; a log-probability is None where it is -inf."""
-
-    id: int
-    text: str
-    logprob: float | None
-    top: tuple[tuple[str, float | None], ...] = ()  # the likeliest in its place
-    is_fragile: bool | None = None  # None: not measured, or a coin chose it
-
-
-class Turn(msgspec.Struct, frozen=True):
-    """One exchange."""
-
-    user: str
-    assistant: str
-    reasoning_content: str = ""  # what the model thought before its answer
-    finish_reason: str | None = None  # None: of an answer that was not generated here to its end
-    tokens: tuple[Token, ...] = ()  # of an answer that was asked for with logprobs
-    timings: dict[str, float] | None = None  # as in the response
 
 
 class Session(msgspec.Struct, frozen=True):

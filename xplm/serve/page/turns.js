@@ -18,6 +18,7 @@ export function figures(turn) {
   }
   const end = turn.finish_reason === "stop" ? null : ENDS[turn.finish_reason];
   if (end) said.push(end);
+  if (turn.tool_calls?.length > 0) said.push(`called ${turn.tool_calls.map((call) => call.function.name).join(", ")}`);
   return said.join(" \u00b7 ");
 }
 
@@ -103,7 +104,8 @@ export class TurnView {
 
   #show_user() {
     this.#user.replaceChildren(
-      h("div", { class: "words" }, this.#turn.user),
+      h("div", { class: "words" }, ...(this.#turn.tool_results ?? []).map((result) => h("pre", {}, result.content)),
+        this.#turn.user),
       button("Edit", () => this.#edit(), { class: "tiny edit" }));
   }
 
