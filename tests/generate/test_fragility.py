@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from tests.generate.tiny import tiny_model
-from xplm.backend import load_backend
-from xplm.errors import RequestError
+from xplm.backend import DeviceMemory, load_backend
+from xplm.errors import OutOfMemoryError, RequestError
 from xplm.generate import fragility
 from xplm.generate.fragility import (
     DRAWS,
@@ -105,6 +105,14 @@ def test_each_weight_has_its_rounding_error_or_minus_it(lm):
     np.testing.assert_allclose(np.abs(moved), np.abs(error), rtol=0, atol=1e-7)
     share = np.mean(moved * error > 0)
     assert abs(share - 0.5) < 4 * 0.5 / np.sqrt(min(plain.shape))  # rows, or columns, share signs
+
+
+def test_a_copy_of_the_weights_is_refused_before_it_is_made():
+    n_bytes = sum(array.nbytes for array in tiny_model().params.values())
+    free = DeviceMemory(0, 0, 1 << 40, free=n_bytes - 1)
+    lm = tiny_model(backend=replace(load_backend("numpy"), memory=lambda: free))
+    with pytest.raises(OutOfMemoryError, match="the weights with the errors of a draw"):
+        measure_fragility(lm.engine, [[5]], [[1, 2, 3]])
 
 
 def test_weights_that_the_format_holds_do_not_move():

@@ -35,10 +35,11 @@ from xplm.formats import Format, find_format, round_to
 from xplm.generate.engine import Engine
 from xplm.models.decoder import forward
 from xplm.namespace import array_namespace
-from xplm.out_of_memory import memory_faults
+from xplm.out_of_memory import memory_faults, require_memory
 from xplm.precision import Policy, cast
 from xplm.runtime import make_runtime
 from xplm.typing import Array
+from xplm.weights import weight_bytes
 
 DRAWS = 6
 QUANTILE = 3.143
@@ -105,6 +106,7 @@ def measure_fragility(
     Raises:
         RequestError: a prompt is empty, a reply does not fit the context behind it, an id is unknown, or `against` is
             not a policy.
+        OutOfMemoryError: a copy of the weights does not fit the device's free memory.
     """
     steps, draw = fragility_steps(engine, prompts, replies, against, seed=seed), 0
     while True:
@@ -142,6 +144,7 @@ def fragility_steps(
 
     Raises:
         RequestError: as from `measure_fragility`.
+        OutOfMemoryError: a copy of the weights does not fit the device's free memory.
     """
     policy = Policy(against)
     measured, scale = _measurable(policy)
@@ -160,6 +163,7 @@ def fragility_steps(
         with memory_faults(backend, WHAT, ADVICE):
             noisy = noisy_engine(engine, measured, np.random.default_rng([seed, draw]))
             moved = compute_margins(noisy, prompts, replies)
+        del noisy  # before the next copy of the weights is made
         for square, there, here in zip(squares, moved, plain, strict=True):
             square += (there.margin - here.margin) ** 2 / DRAWS
     return [
@@ -204,6 +208,9 @@ def noisy_engine(engine: Engine, policy: Policy, rng: np.random.Generator) -> En
         engine: the decoder as it is.
         policy: formats of at most WIDEST mantissa bits, or islands of more, which are computed without noise.
         rng: of the signs.
+
+    Raises:
+        OutOfMemoryError: the copy of the weights does not fit the device's free memory.
     """
     own = engine.rt.backend
 
@@ -229,6 +236,8 @@ def noisy_engine(engine: Engine, policy: Policy, rng: np.random.Generator) -> En
         return xp.where(is_finite, x, y) + error * sign  # masked scores stay infinite
 
     rt = make_runtime(own, policy, "portable", rounding)
+    n_bytes = sum(weight_bytes(weight, rt.host_dtype.param) for weight in engine.params.values())
+    require_memory(own, n_bytes, "the weights with the errors of a draw", "free memory")
     xp = rt.backend.xp
     params = {
         name: xp.astype(xp.wrap(array), rt.dtype.param) for name, array in engine.params.items()
