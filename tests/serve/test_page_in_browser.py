@@ -135,6 +135,21 @@ def page(driver, lm, tmp_path):
         yield page
 
 
+def test_a_link_says_where_it_leads(page, lm):
+    page.set_tokens(400)
+    links = {
+        "[https://bank.org](https://e.org/a)": "https://bank.org (e.org)",
+        "[https://e.org.bank.org](https://e.org/b)": "https://e.org.bank.org (e.org)",
+        "[see e.org](https://e.org/c)": "see e.org (e.org)",
+        "[https://e.org/d](https://e.org/e)": "https://e.org/d",
+        "https://bank.org@e.org/f": "https://bank.org@e.org/f (e.org)",
+        "https://e.org/g": "https://e.org/g",
+    }
+    with saying(lm.tokenizer, "\n\n".join(links)):
+        page.say("links")
+    assert [one.text for one in page.all(".reply p")] == list(links.values())
+
+
 def test_a_models_text_is_never_markup(page, lm):
     page.set_tokens(400)
     with saying(lm.tokenizer, HOSTILE):

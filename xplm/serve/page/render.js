@@ -1,6 +1,7 @@
 // A tree of markdown.js as elements, kept up to date while the text grows.
 
 import { button, h } from "./dom.js";
+import { safe_address } from "./inline.js";
 import { parse } from "./markdown.js";
 
 /** Show a text in an element; what did not change since the last time stays as it is. */
@@ -68,6 +69,7 @@ function table_element({ head, rows }) {
 function link_element({ address, host, parts }) {
   const rel = "noopener noreferrer nofollow";
   const link = h("a", { href: address, target: "_blank", rel, title: address }, ...nodes(parts));
-  const says_where = link.textContent.includes(host);
+  const said = safe_address(link.textContent);
+  const says_where = said?.host === host && said.username === "";
   return h("span", {}, link, says_where ? null : h("span", { class: "host" }, ` (${host})`));
 }
