@@ -91,6 +91,14 @@ def test_keys_are_asked_for_and_keep_beginnings_apart(tmp_path):
         assert [reused(key) for key in ("alpha", "beta", "alpha", "beta")] == [0, 0, 128, 128]
 
 
+@pytest.mark.parametrize("key", ["schlüssel", "a\tb", "a\x7f"])
+def test_a_key_that_no_header_can_hold_is_refused_by_its_line(tmp_path, key):
+    path = tmp_path / "keys"
+    path.write_text(f"# clé\nalpha\n{key}\n", encoding="utf-8")
+    with pytest.raises(RequestError, match=r"printable ASCII characters; line 3 of"):
+        read_keys(path)
+
+
 @pytest.mark.parametrize("content", ["", "# none\n", None])
 def test_a_file_without_keys_is_refused(tmp_path, content):
     path = tmp_path / "keys"

@@ -7,6 +7,7 @@ headers sent.
 
 import hashlib
 import ipaddress
+import re
 from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -21,6 +22,9 @@ from xplm.serve.static import is_of_page
 LOCAL = "localhost"
 OPEN_PATHS = frozenset({"/health", "/v1/health", "/models", "/v1/models"})
 """Paths that take no key, beside those of the page."""
+
+_KEY = re.compile(r"[ -~]+")
+"""What every client can send in a header as it is."""
 
 SAFE_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -138,16 +142,21 @@ def read_keys(path: Path) -> frozenset[str]:
     """The digests of the keys in a file, one a line; lines that begin with # are none.
 
     Raises:
-        RequestError: the file cannot be read, or has no key.
+        RequestError: the file cannot be read, or has no key, or one that clients cannot send.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"a file of API keys must be readable text; got {error}") from error
-    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    keys = {n: line.strip() for n, line in enumerate(lines, 1) if not line.startswith("#")}
+    keys = {n: key for n, key in keys.items() if key}
     if not keys:
         raise RequestError(f"a file of API keys must have one on a line; {path} has none")
-    return frozenset(key_digest(key) for key in keys)
+    if wrong := next((n for n, key in keys.items() if not _KEY.fullmatch(key)), None):
+        raise RequestError(
+            f"an API key must be of printable ASCII characters; line {wrong} of {path} has others"
+        )
+    return frozenset(map(key_digest, keys.values()))
 
 
 def _preflight(is_told: bool) -> Response:
