@@ -40,10 +40,10 @@ def make_scheduler(lm, limit_pages=None, **options):
     return Scheduler(lm.engine, pool, **options)
 
 
-def make_request(lm, ids, owner=OWNER, *, scores_prompt=False, **options):
+def make_request(lm, ids, owner=OWNER, *, scored_from=None, **options):
     options = SamplingOptions(**({"max_new_tokens": 12, "ignore_eos": True} | options))
     reply = start_reply(lm.engine, lm.tokenizer, ids, options, continues_prompt=True)
-    return Request(reply, owner, scores_prompt=scores_prompt)
+    return Request(reply, owner, scored_from=scored_from)
 
 
 def draw_prompt(seed, length):
@@ -239,8 +239,8 @@ def test_a_prompts_own_tokens_are_scored(limit_pages):
     lm, ids = tiny_model(), draw_prompt(1, 150)
     scheduler = make_scheduler(lm, limit_pages)
     requests = [make_request(lm, ids), make_request(lm, draw_prompt(2, 60), max_new_tokens=60)]
-    requests += [make_request(lm, ids, scores_prompt=True, top_logprobs=3, max_new_tokens=30)]
-    requests += [make_request(lm, ids[:1], scores_prompt=True)]
+    requests += [make_request(lm, ids, scored_from=1, top_logprobs=3, max_new_tokens=30)]
+    requests += [make_request(lm, ids[:1], scored_from=1)]
     for request in requests:
         scheduler.submit(request)
     serve(scheduler)
@@ -260,11 +260,36 @@ def test_a_prompts_own_tokens_are_scored(limit_pages):
     assert len(requests[2].result().top_logprobs) == len(requests[2].reply.ids)
 
 
+@pytest.mark.parametrize("limit_pages", [4, None])
+def test_the_end_of_a_prompt_is_scored_and_its_beginning_reused(limit_pages):
+    lm, ids = tiny_model(), draw_prompt(1, 200)
+    scheduler = make_scheduler(lm, limit_pages)
+    whole = make_request(lm, ids, scored_from=1, top_logprobs=1, max_new_tokens=1)
+    ends = [
+        make_request(lm, ids, scored_from=n, top_logprobs=1, max_new_tokens=1)
+        for n in (PAGE, PAGE + 1, 150, 199, 200)
+    ]
+    for request in (whole, *ends):
+        scheduler.submit(request)
+        serve(scheduler)
+    assert [request.reused_tokens for request in ends] == [0, PAGE, 2 * PAGE, 3 * PAGE, 3 * PAGE]
+    for request in ends:
+        scores, n = request.prompt_scores, request.prompt_scores.begin
+        # float32 logits of up to about 30, whose products are summed in another order.
+        np.testing.assert_allclose(
+            scores.logprobs, whole.prompt_scores.logprobs[n - 1 :], atol=1e-4
+        )
+        assert [top[0][0] for top in scores.top] == [
+            top[0][0] for top in whole.prompt_scores.top[n - 1 :]
+        ]
+        assert request.reply.ids == whole.reply.ids
+
+
 def test_logits_of_a_prompt_that_are_no_numbers_end_one_reply_alone():
     lm = tiny_model()
     lm.params["model.embed_tokens.weight"][9] = np.nan
     scheduler = make_scheduler(lm)
-    bad = make_request(lm, [9, *draw_prompt(1, 150)], scores_prompt=True)
+    bad = make_request(lm, [9, *draw_prompt(1, 150)], scored_from=1)
     good = make_request(lm, [5, 6])
     for request in (good, bad):
         scheduler.submit(request)

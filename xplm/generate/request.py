@@ -20,7 +20,7 @@ class Request:
         owner: str = "",
         row: PageRow | None = None,
         *,
-        scores_prompt: bool = False,
+        scored_from: int | None = None,
     ) -> None:
         """Nothing is computed yet.
 
@@ -29,13 +29,15 @@ class Request:
             owner: whose it is; a beginning of a text is shared between requests of one owner alone.
             row: of the scheduler's pool, holding a beginning of the prompt, short of all. It is the caller's, and holds
                 all tokens of the prompt and the reply but the last when it has ended; None: the request gets one.
-            scores_prompt: whether the log-probabilities of the prompt's tokens are asked for, too. Such a prompt is
-                read from its first token on.
+            scored_from: the first token of the prompt, at least 1, of those whose log-probabilities are asked for, too.
+                Such a prompt is read from the token before that on, or earlier. None: of none.
         """
         self.reply = reply
         self.owner = owner
         n_top = reply.options.top_logprobs
-        self.prompt_scores = PromptScores(reply.prompt_ids, n_top) if scores_prompt else None
+        self.prompt_scores = (
+            None if scored_from is None else PromptScores(reply.prompt_ids, n_top, scored_from)
+        )
         self.row = row  # None while it waits without one
         self.is_row_lent = row is not None
         self.reused_tokens = 0
@@ -66,6 +68,16 @@ class Request:
     def is_scoring(self) -> bool:
         """Whether tokens of the prompt are still to be scored."""
         return self.prompt_scores is not None and not self.prompt_scores.is_complete
+
+    @property
+    def scored_from(self) -> int:
+        """The first token of the prompt to be scored."""
+        assert self.prompt_scores is not None
+        return self.prompt_scores.begin
+
+    def is_scored_by(self, count: int) -> bool:
+        """Whether the logits of the next `count` tokens score tokens of the prompt."""
+        return self.is_scoring and len(self.ids) - self.n_unread + count >= self.scored_from
 
     def result(self) -> Generation:
         """The finished reply."""

@@ -191,7 +191,7 @@ class Scheduler:
 
     def _acquire(self, request: Request) -> PageRow:
         table = self._table(request, 0)
-        ids = request.ids[:1] if request.is_scoring else request.ids
+        ids = request.ids[: request.scored_from] if request.is_scoring else request.ids
         row = self.pool.acquire(ids, first_key(request.owner, table))
         row.is_kept = self._keeps_prefixes
         return row
@@ -236,7 +236,8 @@ class Scheduler:
         assert request.row is not None
         most = min(most, request.n_unread, self._engine.chunk_tokens)
         if request.is_scoring:
-            most = min(most, SCORED_CHUNK)
+            ahead = request.scored_from - 1 - request.row.length
+            most = min(most, SCORED_CHUNK * max(1, ahead // SCORED_CHUNK))
         begin, count = request.row.length, 1
         table = self._table(request, begin)
         while count < most and self._table(request, begin + count) == table:
@@ -266,7 +267,7 @@ class Scheduler:
                 request.computed_tokens += count
             if self._table(request, row.length + count - 1) != self._table(request, 0):
                 row.is_kept = False  # the beginning is rotated otherwise
-        is_scoring = any(request.is_scoring for request in requests)
+        is_scoring = any(request.is_scored_by(count) for request in requests)
         try:
             logits = self._engine.read(self.pool, rows, ids, ends, last_only=not is_scoring)
         except OutOfMemoryError as failed:

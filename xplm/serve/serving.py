@@ -167,7 +167,7 @@ async def read_request(
 
 def as_request(request: HttpRequest, reply: Reply, *, scores_prompt: bool = False) -> Request:
     """A reply as the scheduler serves it, for the owner of an HTTP request."""
-    return Request(reply, request.scope["owner"], scores_prompt=scores_prompt)
+    return Request(reply, request.scope["owner"], scored_from=1 if scores_prompt else None)
 
 
 def _open_store(settings: Settings) -> Store | None:
