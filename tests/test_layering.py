@@ -36,7 +36,7 @@ LAYERS = [
     {"models"},
     {"checkpoint", "text", "generate"},
     {"language_model"},  # inference ends here: none of it imports what trains or checks
-    {"train", "numerics", "parallel"},
+    {"train", "numerics", "evaluate", "parallel"},
     {"serve"},
     {"cli", "__main__"},
 ]

@@ -35,11 +35,15 @@ def tiny_tokenizer() -> Tokenizer:
 
 
 def tiny_model(
-    seed: int = 0, policy: str = "fp32", backend: Backend | None = None, **changes: Any
+    seed: int = 0,
+    policy: str = "fp32",
+    backend: Backend | None = None,
+    kernels: str = "fused",
+    **changes: Any,
 ) -> LanguageModel:
     """A model with random weights; changes are fields of its config.json."""
     fields = {"vocab_size": 258, "max_position_embeddings": 256, "eos_token_id": 1}
     fields |= {"hidden_size": 32, "intermediate_size": 48}
     config = make_config(**(fields | changes))
-    rt = make_runtime(backend or load_backend("numpy"), policy)
+    rt = make_runtime(backend or load_backend("numpy"), policy, kernels)
     return LanguageModel(config, make_params(rt, config, seed), rt, tiny_tokenizer())

@@ -7,24 +7,20 @@ headers sent.
 
 import hashlib
 import ipaddress
-import re
 from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from xplm.errors import RequestError
 from xplm.serve.errors import ApiError, error_response
+from xplm.serve.keys import read_key_lines
 from xplm.serve.settings import Settings
 from xplm.serve.static import is_of_page
 
 LOCAL = "localhost"
 OPEN_PATHS = frozenset({"/health", "/v1/health", "/models", "/v1/models"})
 """Paths that take no key, beside those of the page."""
-
-_KEY = re.compile(r"[ -~]+")
-"""What every client can send in a header as it is."""
 
 SAFE_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -139,24 +135,12 @@ def key_digest(key: str) -> str:
 
 
 def read_keys(path: Path) -> frozenset[str]:
-    """The digests of the keys in a file, one a line; lines that begin with # are none.
+    """The digests of the keys in a file.
 
     Raises:
         RequestError: the file cannot be read, or has no key, or one that clients cannot send.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"a file of API keys must be readable text; got {error}") from error
-    keys = {n: line.strip() for n, line in enumerate(lines, 1) if not line.startswith("#")}
-    keys = {n: key for n, key in keys.items() if key}
-    if not keys:
-        raise RequestError(f"a file of API keys must have one on a line; {path} has none")
-    if wrong := next((n for n, key in keys.items() if not _KEY.fullmatch(key)), None):
-        raise RequestError(
-            f"an API key must be of printable ASCII characters; line {wrong} of {path} has others"
-        )
-    return frozenset(map(key_digest, keys.values()))
+    return frozenset(map(key_digest, read_key_lines(path)))
 
 
 def _preflight(is_told: bool) -> Response:

@@ -33,5 +33,7 @@ def _describe(serving: Serving) -> dict[str, Any]:
         "owned_by": "xplm",
         "max_model_len": lm.engine.context,
         "policy": str(lm.rt.policy),
+        "backend": lm.rt.backend.name,
+        "is_invariant": lm.rt.is_invariant,
         "stored_as": lm.stored_as,
     }
