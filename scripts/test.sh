@@ -2,23 +2,25 @@
 # Runs the test suite in an environment of its own. The environment is kept, and made again when pyproject.toml or
 # scripts/constraints.txt has changed.
 #
-#   bash scripts/test.sh [--environment DIR] [PYTEST ARGUMENTS]
+#   bash scripts/test.sh [--environment DIR] [--extras NAMES] [PYTEST ARGUMENTS]
 #
-# --environment DIR is where it is made and kept; if not given, .venv-tests.
+# --environment DIR is where it is made and kept; if not given, .venv-tests. --extras eval,... are further ones of xplm's
+# to install: tests that need them skip without.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/find_python.sh
 
 if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
-    sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit 0
 fi
-environment=.venv-tests
-if [[ "${1:-}" == --environment ]]; then
-    (($# > 1)) || { echo "error: --environment needs a directory" >&2; exit 2; }
-    environment="$2"
+environment=.venv-tests extras=dev,reference,jax
+while [[ "${1:-}" == --environment || "${1:-}" == --extras ]]; do
+    (($# > 1)) || { echo "error: $1 needs a value" >&2; exit 2; }
+    if [[ "$1" == --extras ]]; then extras+=",$2"; else environment="$2"; fi
     shift 2
-fi
+done
+if command -v nvidia-smi >/dev/null; then extras+=,cuda13; fi
 
 SECONDS=0
 report() { echo "== $1: $SECONDS s"; SECONDS=0; }
@@ -40,8 +42,6 @@ make_environment() {
 
 # What else the tests need: of xplm, which is there, pip adds the extras' requirements only.
 install_extras() {
-    local extras=dev,reference,jax
-    if command -v nvidia-smi >/dev/null; then extras+=,cuda13; fi
     "${pip[@]}" --quiet --no-compile --constraint scripts/constraints.txt "xplm[$extras]"
 }
 
@@ -51,7 +51,7 @@ pip=("$python" -m pip --disable-pip-version-check install --quiet)
 unset PYTHONDONTWRITEBYTECODE
 # One worker a core, so each computes on one: what BLAS and PyTorch would start beside it takes time from the others.
 export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
-stamp="$environment/installed" sum="$(cat pyproject.toml scripts/constraints.txt | cksum)"
+stamp="$environment/installed" sum="$(cat pyproject.toml scripts/constraints.txt | cksum) $extras"
 is_installed=0
 [[ "$(cat "$stamp" 2>/dev/null)" == "$sum" ]] && is_installed=1
 ((is_installed)) || make_environment

@@ -1,22 +1,39 @@
 """`xplm eval`: measure how good a model is."""
 
-from typing import Annotated
+from difflib import get_close_matches
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from xplm.cli.eval_recall import recall
+from xplm.cli.eval_task import task
 from xplm.cli.flags import ModelFlags, takes_flags
 from xplm.cli.input import read_text
 from xplm.cli.output import Output, OutputFlags
 from xplm.generate.perplexity import DEFAULT_WINDOW
 from xplm.text.unknown import describe_unknown
 
-app = typer.Typer(name="eval", help="Measure how good a model is: xplm eval perplexity --help")
+TASK = "task"
+
+
+class TaskGroup(TyperGroup):
+    """Commands, and `task` for words that begin with none."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `task` in front of the names of tasks; what is nearly a command stays a mistake."""
+        words = [*self.commands, *ctx.help_option_names]
+        if args and not get_close_matches(args[0], words, cutoff=0.8):
+            args = [TASK, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(name="eval", cls=TaskGroup)
 
 
 @app.callback()
 def _eval() -> None:
-    """Measure how good a model is."""
+    """Measure how good a model is: on a task of lm-eval (xplm eval TASK), or by the commands below."""
 
 
 @app.command()
@@ -51,3 +68,4 @@ def perplexity(
 
 
 app.command()(recall)
+app.command(TASK)(task)
