@@ -51,12 +51,12 @@ class Format(NamedTuple):
         """
         try:
             first = self._compile(grammars, prompt_ids)
+            if first is None:
+                return [Unconstrained()] * count
+            return [Blamed(first), *(Blamed(first.copy()) for _ in range(count - 1))]
         except RequestError as error:
             param = "tools" if self.schema is None else "response_format"
             raise ApiError(str(error), param=param, code="grammar") from error
-        if first is None:
-            return [Unconstrained()] * count
-        return [Blamed(first), *(Blamed(first.copy()) for _ in range(count - 1))]
 
     def _compile(
         self, grammars: Grammars, prompt_ids: Sequence[int] | None

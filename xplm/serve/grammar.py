@@ -121,8 +121,9 @@ class Grammars:
             log_level=0,
             limits=LIMITS,
         )
+        constraint = GrammarConstraint(matcher)
         matcher.compute_bitmask()  # the longest by far; what it finds out is kept for all copies
-        return GrammarConstraint(matcher)
+        return constraint
 
     def _read_tokens(self) -> llguidance.LLTokenizer:
         if not self._end_ids:
