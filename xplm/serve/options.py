@@ -27,6 +27,8 @@ UNSUPPORTED: Mapping[str, Any] = {
     "guided_choice": None,
     "guided_grammar": None,
     "structured_outputs": None,
+    "grammar": None,
+    "json_schema": None,
     "use_beam_search": False,
     "length_penalty": 1,
     "min_tokens": 0,
