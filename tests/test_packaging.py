@@ -39,7 +39,7 @@ def imported(*folders):
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 found.add((node.module or "").split(".")[0])
-    own = {"bench", "bits", "tests", "tiny_recipes", "torch_twin"} | {
+    own = {"bench", "bits", "judges", "tests", "tiny_recipes", "torch_twin"} | {
         path.stem for path in (ROOT / "scripts").glob("*.py")
     }
     others = found - set(sys.stdlib_module_names) - own

@@ -1,0 +1,1 @@
+"""Judges of the server that were written for others; scripts/judge_serve.py runs them."""
