@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 
+from tests.page_books import check_books
 from tests.tiny import VARIANTS, draw_ids, make_config, make_params
 from xplm.cache import KVCache
 from xplm.errors import OutOfMemoryError
@@ -130,7 +131,8 @@ def test_a_limit_is_kept_and_the_oldest_beginning_goes_first(numpy_backend):
         row = pool.acquire(ids, PARENT)
         read(engine, pool, [row], [ids])
         row.release()
-    assert [pool.acquire(ids, PARENT).length for ids in texts] == [PAGE] * 3
+    found = [pool.acquire(ids, PARENT) for ids in texts]
+    assert [row.length for row in found] == [PAGE] * 3
     row = pool.acquire([], PARENT)
     assert not row.reserve(2 * PAGE)
     assert row.tables == [[]]
@@ -157,6 +159,46 @@ def test_a_pool_that_could_not_grow_is_as_before(numpy_backend, monkeypatch):
     assert other.reserve(200)
     (scores,) = read(engine, pool, [row], [ids[-1:]])
     np.testing.assert_allclose(scores, read_densely(engine, ids), atol=ATOL)
+
+
+def test_a_copy_that_fails_leaves_no_page_behind(numpy_backend, monkeypatch):
+    engine = make_engine(numpy_backend, "qwen2_window")  # two groups of layers
+    pool, ids = make_pool(engine), draw_ids(5, 40).tolist()
+    row = pool.acquire(ids, PARENT)
+    read(engine, pool, [row], [ids])
+    fork, copy = row.fork(), pool._copy_page
+
+    def fail_in_the_second_group(group, page, to):
+        if group is pool.groups[1]:
+            raise OutOfMemoryError("no memory")
+        copy(group, page, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "_copy_page", fail_in_the_second_group)
+        with pytest.raises(OutOfMemoryError):
+            fork.reserve(100)
+    check_books(pool, [row, fork])
+    for own, token in ((fork, 4), (row, 5)):
+        (scores,) = read(engine, pool, [own], [[token]])
+        np.testing.assert_allclose(scores, read_densely(engine, [*ids, token]), atol=ATOL)
+    check_books(pool, [row, fork])
+
+
+def test_where_no_more_can_be_allocated_kept_pages_are_used_again(numpy_backend, monkeypatch):
+    engine = make_engine(numpy_backend)
+    pool, ids = make_pool(engine, limit_pages=8), draw_ids(5, PAGE).tolist()
+    row = pool.acquire(ids, PARENT)
+    read(engine, pool, [row], [ids])
+    row.release()
+
+    def fail(layer, n_pages):
+        raise MemoryError
+
+    monkeypatch.setattr(pool, "_allocate", fail)
+    assert row.reserve(PAGE)
+    with pytest.raises(OutOfMemoryError):
+        row.reserve(PAGE + 1)
+    check_books(pool, [row])
 
 
 def test_a_window_that_has_passed_cannot_be_taken_back(numpy_backend):

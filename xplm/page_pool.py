@@ -3,13 +3,19 @@
 One array of pages (heads, pages, PAGE, width) for keys and one for values, or one of latents, a layer, in the policy's
 cache dtype. Layers with the same window share one book of pages (`xplm.pages`), so a row has one table a book. A row
 takes pages as it grows, or at once for all that it will hold: then they lie side by side, and are read without a copy.
+
+Several threads may use the rows of one pool: whoever changes it, or computes over it, holds its lock meanwhile. A row
+that is dropped without being released gives its pages back the next time that pages are asked for.
 """
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import RLock
 
 from xplm.cache import ADVICE
 from xplm.config import DecoderConfig
+from xplm.errors import OutOfMemoryError
 from xplm.out_of_memory import memory_faults
 from xplm.pages import PageBook, page_key
 from xplm.runtime import Runtime
@@ -42,6 +48,7 @@ class PageRow:
         self.is_kept = True  # whether full pages are kept for rows to come
         self.owns_last = False  # whether the page that is written to next is known to be its own
         self._pool = pool
+        weakref.finalize(self, pool.dropped.append, self.tables).atexit = False
 
     @property
     def length(self) -> int:
@@ -81,6 +88,10 @@ class PagePool:
             limit_bytes: of all pages together; None for no limit but the device's memory.
         """
         self._rt, self._config, self.limit_bytes = rt, config, limit_bytes
+        self.lock = RLock()
+        """Held by who changes the pool, and for a pass over it."""
+        self.dropped: list[list[list[int]]] = []
+        """Tables of rows that were dropped; a finalizer may run at any time, so it does no more than add to these."""
         itemsize = rt.host_dtype.cache.itemsize
         windows = [getattr(block.mixer, "window", None) for block in config.blocks]
         self.groups: list[_Group] = []
@@ -125,16 +136,15 @@ class PagePool:
         keys = [parent]
         for page in range(n_full):
             keys.append(page_key(keys[-1], ids[page * PAGE : (page + 1) * PAGE]))
-        for n in range(n_full, 0, -1):
-            tables = [self._find(group, keys, n) for group in self.groups]
-            found = [table for table in tables if table is not None]
-            if len(found) == len(tables):
-                for group, table in zip(self.groups, found, strict=True):
-                    for page in table:
-                        if page != DROPPED:
-                            group.book.share(page)
-                row.tables, row.keys, row.ids = found, keys[: n + 1], list(ids[: n * PAGE])
-                break
+        with self.lock:
+            self._collect_dropped()
+            for n in range(n_full, 0, -1):
+                tables = [self._find(group, keys, n) for group in self.groups]
+                found = [table for table in tables if table is not None]
+                if len(found) == len(tables):
+                    self._share(found)
+                    row.tables[:], row.keys, row.ids = found, keys[: n + 1], list(ids[: n * PAGE])
+                    break
         return row
 
     def reserve(self, row: PageRow, count: int) -> bool:
@@ -142,21 +152,23 @@ class PagePool:
         n_pages = -(-(row.length + count) // PAGE)
         if row.owns_last and all(len(table) >= n_pages for table in row.tables):
             return True
-        copied = [self._shared_page(row, g) for g in range(len(self.groups))]
-        needs = [
-            max(0, n_pages - len(table)) + (page is not None)
-            for table, page in zip(row.tables, copied, strict=True)
-        ]
-        if not self._make_room(needs):
-            return False
-        for group, table, page, need in zip(self.groups, row.tables, copied, needs, strict=True):
-            taken = group.book.take(need)
-            if page is not None:
-                self._copy_page(group, page, taken[0])
-                table[row.length // PAGE] = taken.pop(0)
-                group.book.release(page)
-            table += taken
-        row.owns_last = True
+        with self.lock:
+            self._collect_dropped()
+            copied = [self._shared_page(row, g) for g in range(len(self.groups))]
+            needs = [
+                max(0, n_pages - len(table)) + (page is not None)
+                for table, page in zip(row.tables, copied, strict=True)
+            ]
+            if not self._make_room(needs):
+                return False
+            for group, table, page, n in zip(self.groups, row.tables, copied, needs, strict=True):
+                own = len(table)
+                table += group.book.take(n)
+                if page is not None:
+                    self._copy_page(group, page, table[own])
+                    table[row.length // PAGE] = table.pop(own)
+                    group.book.release(page)
+            row.owns_last = True
         return True
 
     def has_room(self, row: PageRow, n_tokens: int) -> bool:
@@ -183,9 +195,10 @@ class PagePool:
         ):
             return False
         n_pages = -(-length // PAGE)
-        for group, table in zip(self.groups, row.tables, strict=True):
-            _give_back(group.book, table[n_pages:])
-            del table[n_pages:]
+        with self.lock:
+            for group, table in zip(self.groups, row.tables, strict=True):
+                _give_back(group.book, table[n_pages:])
+                del table[n_pages:]
         del row.ids[length:]
         del row.keys[1 + length // PAGE :]
         row.owns_last = False
@@ -197,18 +210,15 @@ class PagePool:
         other = PageRow(self, row.keys[0])
         n_pages = -(-row.length // PAGE)
         other.ids, other.keys, other.is_kept = list(row.ids), list(row.keys), row.is_kept
-        other.tables = [table[:n_pages] for table in row.tables]
-        for group, table in zip(self.groups, other.tables, strict=True):
-            for page in table:
-                if page != DROPPED:
-                    group.book.share(page)
+        with self.lock:
+            self._share([table[:n_pages] for table in row.tables])
+            other.tables[:] = [table[:n_pages] for table in row.tables]
         return other
 
     def release(self, row: PageRow) -> None:
         """As `PageRow.release`."""
-        for group, table in zip(self.groups, row.tables, strict=True):
-            _give_back(group.book, table[::-1])  # the end of a text is less likely to be asked for
-            table.clear()
+        with self.lock:
+            self._give_back_all(row.tables)
         row.ids.clear()
         del row.keys[1:]
         row.owns_last = False
@@ -217,18 +227,19 @@ class PagePool:
         """Count tokens as stored; keep pages that are full, and give back those that a window has passed."""
         n_before = row.length // PAGE
         row.ids += ids
-        for page in range(n_before, row.length // PAGE):
-            row.keys.append(page_key(row.keys[-1], row.ids[page * PAGE : (page + 1) * PAGE]))
+        with self.lock:
+            for page in range(n_before, row.length // PAGE):
+                row.keys.append(page_key(row.keys[-1], row.ids[page * PAGE : (page + 1) * PAGE]))
+                for group, table in zip(self.groups, row.tables, strict=True):
+                    if row.is_kept and table[page] != DROPPED:
+                        group.book.keep(table[page], row.keys[-1])
             for group, table in zip(self.groups, row.tables, strict=True):
-                if row.is_kept and table[page] != DROPPED:
-                    group.book.keep(table[page], row.keys[-1])
-        for group, table in zip(self.groups, row.tables, strict=True):
-            passed = _first_seen(group, row.length) // PAGE
-            for page in range(passed - 1, -1, -1):
-                if table[page] == DROPPED:
-                    break
-                group.book.release(table[page])
-                table[page] = DROPPED
+                passed = _first_seen(group, row.length) // PAGE
+                for page in range(passed - 1, -1, -1):
+                    if table[page] == DROPPED:
+                        break
+                    group.book.release(table[page])
+                    table[page] = DROPPED
 
     def low(self, row: PageRow, group: int) -> int:
         """The first slot that a row still holds in a group's layers."""
@@ -242,6 +253,22 @@ class PagePool:
     def store(self, layer: int, arrays: tuple[Array, ...]) -> None:
         """Put pools that have been written to in the place of a layer's own."""
         self._arrays[layer] = arrays
+
+    def _share(self, tables: Sequence[Sequence[int]]) -> None:
+        """Count one more holder of every page."""
+        for group, table in zip(self.groups, tables, strict=True):
+            for page in table:
+                if page != DROPPED:
+                    group.book.share(page)
+
+    def _give_back_all(self, tables: Sequence[list[int]]) -> None:
+        for group, table in zip(self.groups, tables, strict=True):
+            _give_back(group.book, table[::-1])  # the end of a text is less likely to be asked for
+            table.clear()
+
+    def _collect_dropped(self) -> None:
+        while self.dropped:
+            self._give_back_all(self.dropped.pop())
 
     def _find(self, group: _Group, keys: Sequence[bytes], n: int) -> list[int] | None:
         """The pages of a row of n full ones, as far as a query behind them sees; None if one is not kept."""
@@ -268,7 +295,8 @@ class PagePool:
     def _make_room(self, needs: Sequence[int]) -> bool:
         """Whether each group has so many pages at hand, after allocating what the limit allows.
 
-        Within a limit pages are kept for as long as there is room for more; without one they are used again first.
+        Within a limit pages are kept for as long as there is room for more; without one they are used again first, and
+        so they are where no more can be allocated.
         """
         growths = []
         for group, need in zip(self.groups, needs, strict=True):
@@ -278,10 +306,14 @@ class PagePool:
             room = wanted if self.most_pages is None else self.most_pages - book.n_pages
             if fewest > room:
                 return False
-            growths.append(min(wanted, room))
-        for group, missing in zip(self.groups, growths, strict=True):
-            if missing:
-                self._grow(group, missing)
+            growths.append((min(wanted, room), fewest))
+        for group, (missing, fewest) in zip(self.groups, growths, strict=True):
+            try:
+                if missing:
+                    self._grow(group, missing)
+            except OutOfMemoryError:
+                if fewest > 0:
+                    raise
         return True
 
     def _grow(self, group: _Group, missing: int) -> None:
@@ -309,14 +341,14 @@ class PagePool:
         )
 
     def _copy_page(self, group: _Group, page: int, to: int) -> None:
-        every, assign = slice(None), self._rt.backend.assign
-        for layer in group.layers:
-            self._arrays[layer] = tuple(
-                assign(
-                    array, (every, slice(to, to + 1), every, every), array[:, page : page + 1, :, :]
+        every, backend = slice(None), self._rt.backend
+        where = (every, slice(to, to + 1), every, every)
+        with memory_faults(backend, "a copy of a page of keys and values", ADVICE):
+            for layer in group.layers:
+                self._arrays[layer] = tuple(
+                    backend.assign(array, where, array[:, page : page + 1, :, :])
+                    for array in self._arrays[layer]
                 )
-                for array in self._arrays[layer]
-            )
 
 
 def _first_seen(group: _Group, length: int) -> int:

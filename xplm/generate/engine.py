@@ -221,9 +221,9 @@ class Engine:
         Raises:
             OutOfMemoryError: an allocation failed; the rows are as before.
         """
-        cache = PagedCache(self.rt, pool, rows, ids)
         faults = memory_faults(self.rt.backend, "the activations of a batch", ADVICE)
-        with self.rt.backend.computing(), faults:
+        with pool.lock, self.rt.backend.computing(), faults:
+            cache = PagedCache(self.rt, pool, rows, ids)
             logits = decoder.forward(
                 self.rt,
                 self.config,
