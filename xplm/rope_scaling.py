@@ -23,7 +23,8 @@ prompt); keys that a cache holds stay as they were rotated.
               long factors: its logits are those of the same tokens in one pass. transformers' `generate` does so for
               phi3; for other families it keeps the keys with short factors.
     dynamic   Theta grows with each token, so keys keep the theta that they were rotated with, as transformers' do: a
-              reply that grows past the trained length has other logits than the same tokens in one pass.
+              reply that grows past the trained length has other logits than the same tokens in one pass. The next
+              reply of a chat reads all of its prompt anew, by the theta of that length.
 
 Numerics. Computed once a forward pass, on the host, in float64; `xplm.kernels.rope` rounds them to its island dtype.
 """

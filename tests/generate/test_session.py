@@ -1,13 +1,17 @@
 """Conversations: the cache makes them faster, and changes nothing else."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from tests.generate.alone import TRAINED, make_model
 from tests.generate.tiny import tiny_model
+from tests.page_books import check_books
 from xplm.errors import RequestError, TemplateError
 from xplm.language_model import LanguageModel
+from xplm.page_pool import PagePool
 from xplm.text.tokenizer import Tokenizer
 
 OPTIONS = {"max_new_tokens": 12, "temperature": 1.0, "seed": 7, "ignore_eos": True}
@@ -26,7 +30,8 @@ def chat(lm):
 def forget_cache(chat):
     """A conversation of the same messages, with nothing computed."""
     fresh = chat.fork()
-    fresh._row.release()
+    fresh._pool = PagePool(chat._engine.rt, chat._engine.config)
+    fresh._row = fresh._pool.acquire([], b"")
     return fresh
 
 
@@ -75,6 +80,74 @@ def test_a_fork_goes_its_own_way(chat):
     assert fork.n_turns == chat.n_turns == 2
     assert out.token_ids == unforked.send("Right", **OPTIONS).token_ids
     assert out.timings.prefill_tokens < out.prompt_tokens
+
+
+def test_a_fork_that_is_dropped_gives_its_pages_back(chat):
+    chat.send("Hi", **OPTIONS)
+    before = chat._pool.held_bytes
+    fork = chat.fork()
+    fork.send("x" * 200, **OPTIONS)
+    assert chat._pool.held_bytes > before
+    del fork
+    check_books(chat._pool, [chat._row])
+    assert chat._pool.held_bytes == before
+
+
+def test_forks_answer_in_threads_of_their_own(lm, chat):
+    chat.send("x" * 100, **OPTIONS)
+    texts = ["a" * n for n in (5, 90, 170)]  # whose pages make the pool grow meanwhile
+    forks = [chat.fork() for _ in texts]
+    expected = [chat.fork().send(text, **OPTIONS).token_ids for text in texts]
+
+    def answer(fork, text):
+        for _ in range(10):
+            assert fork.send(text, **OPTIONS).token_ids == expected[texts.index(text)]
+            fork.rollback()
+
+    with ThreadPoolExecutor(len(forks)) as threads:
+        list(threads.map(answer, forks, texts))
+    check_books(chat._pool, [chat._row, *(fork._row for fork in forks)])
+
+
+def test_what_a_window_has_passed_is_found_again_or_computed_again():
+    lm = make_model("window")  # of 70 tokens
+    chat = lm.chat()
+    first = chat.send("x" * 150, max_new_tokens=4)
+    chat.send("y" * 100, max_new_tokens=4)
+    fork = chat.fork()  # its pool has grown to twice what is held: pages that are passed stay
+    chat.rollback()
+    again = chat.send("z" * 10, max_new_tokens=4)
+    assert again.timings.reused_tokens == first.prompt_tokens // 64 * 64
+    assert again.timings.prefill_tokens == again.prompt_tokens - again.timings.reused_tokens
+    assert again.timings.as_dict()["reused_tokens"] == again.timings.reused_tokens
+
+    row = chat._pool.acquire([], b"something else")
+    assert row.reserve(64 * chat._pool.groups[0].book.n_available)  # nothing is kept any more
+    row.release()
+    fork.rollback()
+    assert fork.send("z" * 10, max_new_tokens=4).timings.reused_tokens == 0
+    assert fork.messages == chat.messages
+
+
+def test_keys_that_are_rotated_by_another_length_are_computed_again():
+    """Dynamic RoPE turns a prompt beyond the trained length by frequencies of its own length."""
+    chat, reused = make_model("dynamic").chat(), []
+    for text, turns_back in (("a" * 60, 0), ("b", 0), ("c" * 60, 0), ("d", 0), ("d", 1), ("e", 4)):
+        chat.rollback(turns_back)
+        ids, fresh = chat.prompt_ids(text), forget_cache(chat)
+        out, expected = chat.send(text, **OPTIONS), fresh.send(text, **OPTIONS)
+        assert out.token_ids == expected.token_ids
+        assert out.logprobs == expected.logprobs
+        reused.append((len(ids) > TRAINED, out.timings.reused_tokens > 0))
+    # Beyond it, the prompt that is asked for again is rotated as its keys are, and no other.
+    assert reused == [
+        (False, False),
+        (False, True),
+        (True, False),
+        (True, False),
+        (True, True),
+        (False, False),
+    ]
 
 
 def test_save_then_load_goes_on_where_it_was(lm, chat, tmp_path):

@@ -123,6 +123,8 @@ class Output:
     def timings(self, timings: Timings) -> None:
         """Say how fast a reply was."""
         prompt = f"prompt: {timings.prefill_tokens} tokens in {timings.prefill_seconds:.2f} s"
+        if timings.reused_tokens:
+            prompt += f", {timings.reused_tokens} reused"
         reply = f"{timings.decode_tokens_per_s:.1f} tokens/s; " if timings.decode_tokens else ""
         self.note(reply + prompt + ("; compiling included" if timings.compilations else ""))
 

@@ -115,6 +115,8 @@ def search_beams(
 def _follow(rows: Sequence[PageRow], running: Sequence[Beam], *, is_first: bool) -> list[PageRow]:
     """Rows that hold what the parents of beams do. These are given back, but the first, which is the caller's."""
     followers = [rows[beam.parent].fork() for beam in running]
+    for row in followers:
+        row.is_kept = False
     if not is_first:
         for row in rows:
             row.release()

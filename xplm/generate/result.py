@@ -48,7 +48,7 @@ class Timings:
             f"{phase}_{what}": getattr(self, f"{phase}_{what}")
             for phase in ("prefill", "decode")
             for what in ("tokens", "seconds", "tokens_per_s")
-        } | {"compilations": self.compilations}
+        } | {"reused_tokens": self.reused_tokens, "compilations": self.compilations}
 
 
 @dataclass(frozen=True, repr=False)

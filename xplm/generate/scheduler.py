@@ -190,11 +190,14 @@ class Scheduler:
         return min(self.waiting, key=lambda r: (n_admitted[r.owner], self._turns.get(r.owner, 0)))
 
     def _acquire(self, request: Request) -> PageRow:
-        table = self._table(request, 0)
         ids = request.ids[: request.scored_from] if request.is_scoring else request.ids
-        row = self.pool.acquire(ids, first_key(request.owner, table))
+        row = self.pool.acquire(ids, self._parent(request))
         row.is_kept = self._keeps_prefixes
         return row
+
+    def _parent(self, request: Request) -> bytes:
+        """The key of what a row begins with: whose it is, and how its first token is rotated."""
+        return first_key(request.owner, self._table(request, 0))
 
     def _rotate_anew(self, request: Request) -> None:
         """Begin again where a reply has grown past the trained length of longrope."""
@@ -202,7 +205,9 @@ class Scheduler:
         if row is not None and is_long != request.is_long:
             request.is_long = is_long
             row.release()
-            if not request.is_row_lent:
+            if request.is_row_lent:
+                row.keys = [self._parent(request)]
+            else:
                 request.row = self._acquire(request)
 
     def _reserve(self, request: Request, count: int, events: list[Event]) -> bool:

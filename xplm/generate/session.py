@@ -3,7 +3,8 @@
 The turns are the truth, and the KV cache follows them: each new prompt is the whole conversation, rendered by the
 model's chat template, of which only the tokens after the longest beginning that the cache already holds are computed.
 So taking turns back, changing the system message or loading another conversation can make the cache less useful, but
-never wrong.
+never wrong. Where a window has passed what is asked for again, it is found in pages that are still kept, or computed
+again; so are keys that a RoPE whose frequencies depend on the length rotates otherwise now.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -22,6 +23,7 @@ from xplm.generate.stream import TextStream, stream_reply
 from xplm.generate.transcript import REASONING, read_transcript, write_transcript
 from xplm.page_pool import PagePool
 from xplm.pages import first_key
+from xplm.rope_scaling import table_name
 from xplm.text.chat import Message
 from xplm.text.faults import require_text
 from xplm.text.reply_parts import Part
@@ -69,7 +71,7 @@ class Chat:
             chat_format.require_read(name, value)
         self._turns: tuple[Turn, ...] = ()
         self._pool = PagePool(engine.rt, engine.config)
-        self._row = self._pool.acquire([], first_key())
+        self._row = self._pool.acquire([], self._parent(1))
         self._is_replying = False
 
     @property
@@ -231,28 +233,42 @@ class Chat:
             generation = yield from stream_reply(
                 self._engine, Request(reply, row=self._row), self._pool
             )
+            self._truncate(self._count_alike(len(reply.prompt_ids)))
             held = self._row.length
             turn = Turn(text, generation.text, held, generation.finish_reason)
             self._turns += (turn._replace(reasoning=generation.reasoning),)
             return generation
         finally:
             self._is_replying = False
-            # Of a reply that was broken off, nothing stays; nothing at all if it was being computed again.
-            n_more = len(reply.prompt_ids) + len(reply.ids) - held
-            self._truncate(0 if self._engine.outgrows(held, n_more) else held)
+            self._truncate(held)  # of a reply that was broken off, nothing stays
 
     def _keep_beginning(self, reply: Reply) -> int:
-        """Have the row hold nothing but a beginning of the prompt; returns how much."""
+        """Have the row hold nothing but a beginning of the prompt, as long a one as is held; returns how much."""
         # The last token of the prompt is always computed: its logits choose the reply's first.
-        self._truncate(_common_prefix(self._row.ids, reply.prompt_ids[:-1]))
-        if self._engine.outgrows(self._row.length, len(reply.prompt_ids) - self._row.length):
-            self._truncate(0)
+        prompt, parent = reply.prompt_ids, self._parent(len(reply.prompt_ids))
+        is_alike = self._row.keys[0] == parent
+        self._truncate(_common_prefix(self._row.ids, prompt[:-1]) if is_alike else 0)
+        kept = self._pool.acquire(prompt, parent)
+        if not is_alike or kept.length > self._row.length:
+            self._row, kept = kept, self._row
+        kept.release()
+        self._row.is_kept = True
         return self._row.length
+
+    def _count_alike(self, n_prompt: int) -> int:
+        """How many of the tokens that are held are rotated as the first is; as many as the prompt had at least."""
+        length = self._row.length
+        while length > n_prompt and self._parent(length) != self._row.keys[0]:
+            length -= 1
+        return length
+
+    def _parent(self, length: int) -> bytes:
+        """The key of what a row begins with, by the length that its tokens are rotated by."""
+        return first_key("", table_name(self._engine.config.ropes, length))
 
     def _truncate(self, length: int) -> None:
         """Forget what is held beyond `length` tokens; all of it, where a window has passed the rest."""
-        was_long = self._engine.has_long_factors(self._row.length)
-        if not self._row.rollback(length) or was_long != self._engine.has_long_factors(length):
+        if not self._row.rollback(length):
             self._row.release()
         length = self._row.length
         self._turns = tuple(t._replace(n_cached=min(t.n_cached, length)) for t in self._turns)
