@@ -36,6 +36,7 @@ LOADING_FAULTS = (
     AttributeError,
     ImportError,
     yaml.YAMLError,
+    jinja2.TemplateError,
     DatasetsError,
 )
 """What lm-eval and datasets raise for a task that is malformed, or whose data is not there."""
