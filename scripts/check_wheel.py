@@ -30,6 +30,12 @@ OLDEST = (3, 11)
 FIRST = ["xplm pull smollm2-135m-instruct:q4_1"]  # what others of the table start from
 FIRST += ["xplm train facts-pretrain --out runs/facts --steps 2"]
 FIRST += ["xplm train facts-chat --init runs/facts --out runs/facts-chat --steps 2"]
+MORE = ["xplm precision train shakespeare-char --data book.txt"]
+MORE += ["xplm precision search --text book.txt --budget 0.01"]
+MORE += ["xplm precision fragility --text book.txt --tokens 500"]
+MORE += ["xplm eval perplexity --text book.txt --window 512"]
+MORE += ["xplm eval recall --model runs/facts-chat --data chats.jsonl"]
+OF_EXTRAS = ("xplm serve", "xplm eval arc_easy")  # which a wheel alone does not have
 SHORTER = {
     "xplm generate": "--max-new-tokens 8",
     "xplm chat": "--max-new-tokens 8",
@@ -62,9 +68,10 @@ def backward(dy, gate, up):
 
 
 def readme_commands() -> list[str]:
-    """The command lines of README's table, those first that others start from."""
+    """The command lines of README's table, after those that others start from, and more of its commands."""
     table = re.findall(r"^\| `(xplm [^`]*)` \|", README, re.MULTILINE)
-    return [*FIRST, *(line for line in table if line not in FIRST)]
+    own = [line for line in table if line not in FIRST and not line.startswith(OF_EXTRAS)]
+    return [*FIRST, *own, *MORE]
 
 
 def first_word(command: str, names: Sequence[str]) -> str | None:

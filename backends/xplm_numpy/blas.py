@@ -96,7 +96,7 @@ def _rate(name: str, way: str, flop_per_s: float, threads: int) -> ProductRate:
         return ProductRate(name, way, way, flop_per_s, threads, is_chosen=taken is None)
     library = find_library(way)
     flushes = dtype != FLOAT32 and choice.flushes_subnormals(library, dtype)
-    is_chosen = taken is library
+    is_chosen = taken is not None and taken.name == library.name
     return ProductRate(name, way, library.version, flop_per_s, threads, is_chosen, flushes)
 
 

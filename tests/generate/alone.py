@@ -63,6 +63,6 @@ def compute_alone(
         if cache is None or lm.engine.outgrows(cache.length, 1):
             cache = lm.engine.allocate(1, len(prompt_ids) + reply.max_tokens)
         (logits,) = lm.engine.feed(cache, [ids[cache.length :]])
-        reply.advance(logits)
+        reply.take(reply.choose(logits))
         ids = [*prompt_ids, *reply.ids]
     return reply

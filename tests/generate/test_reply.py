@@ -1,12 +1,15 @@
 """A reply's text: whole characters, cut at what stopped it."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 from tests.generate.tiny import tiny_tokenizer
 from xplm.errors import RequestError
 from xplm.generate.options import SamplingOptions
-from xplm.generate.reply import Reply
+from xplm.generate.reply import WORTH_A_THREAD, Reply, advance
 
 
 def make_reply(options=None, **changes):
@@ -129,3 +132,35 @@ def test_a_stop_text_that_is_a_special_token_may_be_spelled_out():
 def test_a_stop_text_that_is_no_unicode_is_refused():
     with pytest.raises(RequestError, match="lone surrogate"):
         make_reply(SamplingOptions(stop="\ud800"))
+
+
+class OnThread:
+    """Notes on which thread a mask was asked for; of the logits that `Refuses` marks none may follow."""
+
+    is_complete = False
+
+    def __init__(self):
+        self.thread = ""
+
+    def mask(self, logits):
+        self.thread = threading.current_thread().name
+        if np.isnan(logits[-1]):
+            raise RequestError("nothing may follow")
+        return logits
+
+    def push(self, token):
+        pass
+
+
+@pytest.mark.parametrize("worth", [0, WORTH_A_THREAD])
+def test_replies_get_their_own_tokens_whichever_thread_chooses(monkeypatch, worth):
+    monkeypatch.setattr("xplm.generate.reply.WORTH_A_THREAD", worth)
+    constraints = [OnThread() for _ in range(5)]
+    replies = [make_reply(constraint=constraint)[0] for constraint in constraints]
+    logits = np.eye(5, 258, k=65, dtype=np.float32)
+    logits[1, -1] = np.nan
+    with ThreadPoolExecutor(3, "chooser") as executor:
+        outcomes = advance(replies, logits, executor)
+    assert isinstance(outcomes[1], RequestError)
+    assert [reply.ids for reply in replies] == [[65], [], [67], [68], [69]]
+    assert all(c.thread.startswith("chooser") == (worth == 0) for c in constraints)

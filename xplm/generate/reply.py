@@ -1,6 +1,7 @@
 """One reply as it grows: the owner of its ids, its text and the reason it ended."""
 
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Executor
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from xplm.text.detokenize import StreamDecoder
 from xplm.text.reply_parts import Kind, Part, join_calls
 from xplm.text.thoughts import Plain, ReplyFormat
 from xplm.text.tokenizer import Tokenizer
+
+WORTH_A_THREAD = 2**17
+"""Logits that one thread has been through before another has woken up."""
 
 
 class Reply:
@@ -163,6 +167,43 @@ class Reply:
         """The text that is certain with a token; all of it in front of one that marks a part."""
         is_marker = token in self._stand_ins and self._stand_ins[token] in self._shown
         return self._decoder.settle() if is_marker else self._decoder.push(token)
+
+
+def advance(
+    replies: Sequence[Reply], logits: np.ndarray, executor: Executor | None = None
+) -> list[list[Part] | RequestError]:
+    """Choose the next token of each reply, and take it in.
+
+    Args:
+        replies: of which each has its own logits.
+        logits: (B, V) float32, the model's.
+        executor: its threads share the choices. A choice depends on its reply alone, and takes a few passes over a
+            vocabulary, in which NumPy lets other threads run.
+
+    Returns:
+        Of each the parts that can be shown now, which may be none, or why no token can follow.
+    """
+    is_worth = executor is not None and len(replies) > 1 and logits.size >= WORTH_A_THREAD
+    outcomes = (
+        executor.map(_choose, replies, logits)
+        if executor and is_worth
+        else map(_choose, replies, logits)
+    )
+    return [_take(*pair) for pair in zip(replies, outcomes, strict=True)]
+
+
+def _choose(reply: Reply, logits: np.ndarray) -> Choice | RequestError:
+    try:
+        return reply.choose(logits)
+    except RequestError as refused:
+        return refused
+
+
+def _take(reply: Reply, outcome: Choice | RequestError) -> list[Part] | RequestError:
+    try:
+        return outcome if isinstance(outcome, RequestError) else reply.take(outcome)
+    except RequestError as refused:
+        return refused
 
 
 def start_reply(

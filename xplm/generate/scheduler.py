@@ -12,20 +12,22 @@ arXiv:2309.06180; chunks between tokens are Agrawal et al., "Sarathi", arXiv:230
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import compress
 from time import perf_counter
 
 import numpy as np
 
 from xplm.errors import OutOfMemoryError, RequestError, XplmError
-from xplm.generate.choosers import Choosers, Outcome
 from xplm.generate.engine import Engine
+from xplm.generate.reply import advance
 from xplm.generate.request import Event, Request
 from xplm.out_of_memory import format_bytes
 from xplm.page_pool import PagePool, PageRow
 from xplm.pages import first_key
 from xplm.progress import READING
 from xplm.rope_scaling import LENGTH_DEPENDENT, table_name
+from xplm.text.reply_parts import Part
 from xplm.threads import count_cpus
 
 MOST_ROWS = 32
@@ -67,7 +69,8 @@ class Scheduler:
         self._tables_vary = any(rope.rope_type in LENGTH_DEPENDENT for rope in self._ropes)
         self._most_rows, self._keeps_prefixes = most_rows, keeps_prefixes
         self._is_batch = is_batch
-        self._choosers = Choosers(engine.rt.backend.threads or count_cpus())
+        threads = engine.rt.backend.threads or count_cpus()
+        self._executor = ThreadPoolExecutor(threads, "xplm-choice") if threads > 1 else None
         self.waiting: list[Request] = []  # in the order in which an owner's are admitted
         self.admitted: list[Request] = []  # in the order in which they were admitted
         self._turns: dict[str, int] = {}  # by owner: larger the later one of theirs was admitted
@@ -303,8 +306,8 @@ class Scheduler:
         ready = list(compress(requests, are_ready))
         if ready:
             logits = logits if all(are_ready) else logits[are_ready]
-            outcomes = self._choosers.choose([request.reply for request in ready], logits)
-            events += map(self._push, ready, outcomes)
+            outcomes = advance([request.reply for request in ready], logits, self._executor)
+            events += map(self._end_or_go_on, ready, outcomes)
         return events
 
     def _score(self, request: Request, logits: np.ndarray) -> list[Event]:
@@ -316,17 +319,13 @@ class Scheduler:
                 return [self._fail(request, refused)]
         return []
 
-    def _push(self, request: Request, outcome: Outcome) -> Event:
-        """Take in what was chosen."""
-        try:
-            if isinstance(outcome, RequestError):
-                raise outcome
-            parts = request.reply.take(outcome)
-        except RequestError as refused:
-            return self._fail(request, refused)
+    def _end_or_go_on(self, request: Request, outcome: list[Part] | RequestError) -> Event:
+        """Tell what came of a token; a reply that has ended, or cannot go on, leaves."""
+        if isinstance(outcome, RequestError):
+            return self._fail(request, outcome)
         if request.reply.finish_reason is not None:
             self.cancel(request)
-        return Event(request, parts)
+        return Event(request, outcome)
 
     def _fail(self, request: Request, error: XplmError) -> Event:
         self.cancel(request)
