@@ -19,6 +19,7 @@ import asyncio
 import random
 import sys
 from collections.abc import Callable, Sequence
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -189,15 +190,16 @@ def main() -> int:
     options = ["--model", plan.model, "--policy", plan.policy, "--threads", str(plan.threads)]
     options += ["--quiet", "--cache-memory", "1GiB", *where_flags(plan)]
     options += ["--no-invariant"] * plan.no_invariant
-    server = Server(options, plan.threads)
     found: list[Row] = []
-    try:
-        measure_throughput(server, 1)  # compiles, and is not counted
-        for name in plan.only:
-            print(f"measuring: {name}", file=sys.stderr, flush=True)
-            found += PARTS[name](server, plan)
-    finally:
-        server.stop()
+    with TemporaryDirectory() as sessions:
+        server = Server([*options, "--sessions", sessions], plan.threads)
+        try:
+            measure_throughput(server, 1)  # compiles, and is not counted
+            for name in plan.only:
+                print(f"measuring: {name}", file=sys.stderr, flush=True)
+                found += PARTS[name](server, plan)
+        finally:
+            server.stop()
     print(table(found))
     return 0 if all(row.is_met for row in found) else 1
 
