@@ -48,10 +48,17 @@ class Request:
         """Of the passes that it took part in, up to its first token."""
         self.decode_seconds = 0.0
         """Of those after that."""
-        self.is_admitted = False  # it has been, at least once
+        self._reached = 0  # tokens of the prompt that were held at some time
         self.is_long = False  # what its row holds is rotated by the long factors of longrope
         self.compilations = 0
         """Kernels that were compiled meanwhile, for who counts them."""
+
+    def reach(self, length: int, *, is_reused: bool) -> None:
+        """Tell that so many tokens are held: of those that were not before, whether they were there already."""
+        length = min(length, len(self.reply.prompt_ids))
+        if is_reused:
+            self.reused_tokens += max(0, length - self._reached)
+        self._reached = max(self._reached, length)
 
     @property
     def ids(self) -> list[int]:

@@ -178,8 +178,7 @@ class Scheduler:
                 )
                 self._give_back(request)
                 return
-            if not request.is_admitted:
-                request.is_admitted, request.reused_tokens = True, request.row.length
+            request.reach(request.row.length, is_reused=True)
             request.is_long = self._engine.has_long_factors(len(request.ids))
             self.waiting.remove(request)
             self._turns[request.owner] = max(self._turns.values(), default=0) + 1
@@ -212,6 +211,7 @@ class Scheduler:
                 row.keys = [self._parent(request)]
             else:
                 request.row = self._acquire(request)
+                request.reach(request.row.length, is_reused=True)
 
     def _reserve(self, request: Request, count: int, events: list[Event]) -> bool:
         """Make room for more tokens of an admitted request; False if it had to give way, or to end, itself."""
@@ -280,6 +280,8 @@ class Scheduler:
             logits = self._engine.read(self.pool, rows, ids, ends, last_only=not is_scoring)
         except OutOfMemoryError as failed:
             return [self._fail(request, failed) for request in requests]
+        for request, row in zip(requests, rows, strict=True):
+            request.reach(row.length, is_reused=False)
         are_first = [not request.reply.ids for request in requests]
         events = self._take(requests, logits)
 
