@@ -1,12 +1,23 @@
 """Models with every kind of cache, and a reply computed from scratch: alone, densely, its prompt in one pass."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from tests.generate.tiny import tiny_model
 from xplm.generate.options import SamplingOptions
 from xplm.generate.reply import Reply, start_reply
 from xplm.language_model import LanguageModel
+
+
+class Acting(Protocol):
+    """What does random operations, each checked, and lets go of everything at the end."""
+
+    def act(self) -> None: ...
+
+    def end(self) -> None: ...
+
+
+World = TypeVar("World", bound=Acting)
 
 TRAINED = 128
 CONTEXT = 448
@@ -66,3 +77,15 @@ def compute_alone(
         reply.take(reply.choose(logits))
         ids = [*prompt_ids, *reply.ids]
     return reply
+
+
+def play(world: World, kind: str, seed: int, count: int) -> World:
+    """So many operations; the note of a failure says how to repeat it."""
+    for n in range(count):
+        try:
+            world.act()
+        except BaseException as fault:
+            fault.add_note(f"operation {n} of {kind!r} with seed {seed}")
+            raise
+    world.end()
+    return world

@@ -7,7 +7,7 @@ import secrets
 
 import pytest
 
-from tests.generate.alone import KINDS, compute_alone, make_model
+from tests.generate.alone import KINDS, compute_alone, make_model, play
 from tests.page_books import check_books
 from xplm.errors import ContextError
 from xplm.generate.options import SamplingOptions
@@ -167,15 +167,7 @@ class World:
 
 
 def run(kind, seed, count, directory):
-    world = World(kind, seed, directory)
-    for n in range(count):
-        try:
-            world.act()
-        except BaseException as fault:
-            fault.add_note(f"operation {n} of {kind!r} with seed {seed}")
-            raise
-    world.end()
-    return world
+    return play(World(kind, seed, directory), kind, seed, count)
 
 
 @pytest.mark.parametrize("kind", KINDS)

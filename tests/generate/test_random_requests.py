@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from tests.generate.alone import CONTEXT, KINDS, compute_alone, make_model
+from tests.generate.alone import CONTEXT, KINDS, compute_alone, make_model, play
 from tests.page_books import check_books
 from xplm.cache import KVCache
 from xplm.generate.options import SamplingOptions
@@ -188,15 +188,7 @@ class World:
 
 
 def run(kind, seed, count):
-    world = World(kind, seed)
-    for n in range(count):
-        try:
-            world.act()
-        except BaseException as fault:
-            fault.add_note(f"operation {n} of {kind!r} with seed {seed}")
-            raise
-    world.end()
-    return world
+    return play(World(kind, seed), kind, seed, count)
 
 
 @pytest.mark.parametrize("kind", KINDS)
