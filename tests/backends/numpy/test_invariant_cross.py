@@ -122,3 +122,13 @@ def test_a_sample(kind, policy, on_threads):
 @pytest.mark.parametrize("kind", ["full", "window", "mixed", "latent"])
 def test_the_whole(kind, policy, on_threads):
     Cross(kind, policy).run(product(BATCHES, CHUNKS, THREADS), N_PROMPTS, on_threads)
+
+
+@pytest.mark.parametrize("kind", ["full", "window", "mixed"])
+def test_a_pass_without_a_cache_has_the_bits_of_one_over_a_cache(kind):
+    lm = make_model(kind)
+    ids = np.random.default_rng(5).integers(2, 258, 150).tolist()
+    whole = lm.logits(ids)
+    for length in (1, 41, 71, len(ids)):
+        cache = lm.engine.allocate(1, length)
+        np.testing.assert_array_equal(lm.engine.feed(cache, [ids[:length]])[0], whole[length - 1])
