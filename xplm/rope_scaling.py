@@ -60,6 +60,11 @@ def inverse_frequencies(rope: RopeSpec, *, length: int) -> tuple[np.ndarray, flo
     return SCALINGS[rope.rope_type](rope, rope.rope_theta**-exponents)
 
 
+def depend_on_length(ropes: Iterable[RopeSpec]) -> bool:
+    """Whether the frequencies of any depend on how long a sequence is."""
+    return any(rope.rope_type in LENGTH_DEPENDENT for rope in ropes)
+
+
 def table_name(ropes: Iterable[RopeSpec], length: int) -> str:
     """A name for the frequencies of a sequence of `length` positions; "" where these do not depend on it."""
     names = []

@@ -11,7 +11,6 @@ from functools import cached_property
 from time import perf_counter
 from typing import Any, TypeVar
 
-from xplm.errors import RequestError
 from xplm.evaluate.subject import (
     ANSWERING,
     SCORING,
@@ -22,6 +21,7 @@ from xplm.evaluate.subject import (
     Tally,
     Text,
     make_likelihood,
+    prefix_token,
 )
 from xplm.generate.chat_format import ChatFormat
 from xplm.generate.options import SamplingOptions
@@ -32,7 +32,7 @@ from xplm.language_model import LanguageModel
 from xplm.page_pool import PagePool, PageRow
 from xplm.pages import first_key
 from xplm.progress import OnProgress, unseen
-from xplm.rope_scaling import LENGTH_DEPENDENT
+from xplm.rope_scaling import depend_on_length
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class LocalModel:
         self._lm, self._progress, self._most_open = lm, progress, QUEUED * most_rows
         self._pool = PagePool(lm.rt, lm.config, cache_bytes)
         self._scheduler = Scheduler(lm.engine, self._pool, most_rows=most_rows)
-        self._tables_vary = any(r.rope_type in LENGTH_DEPENDENT for r in lm.config.ropes)
+        self._tables_vary = depend_on_length(lm.config.ropes)
 
     @property
     def context(self) -> int:
@@ -93,12 +93,7 @@ class LocalModel:
         Raises:
             RequestError: the tokenizer has neither.
         """
-        named = self._lm.tokenizer.special_tokens
-        token = named.get("bos_token") or named.get("eos_token")
-        if token is None:
-            raise RequestError(
-                "a text with nothing before it needs a tokenizer with a BOS or EOS token; this one has neither"
-            )
+        token = prefix_token(self._lm.tokenizer.special_tokens, "this one")
         return self._lm.tokenizer.encode(token, add_special_tokens=False)[0]
 
     @cached_property

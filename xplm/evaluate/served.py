@@ -24,6 +24,7 @@ from xplm.evaluate.subject import (
     Tally,
     Text,
     make_likelihood,
+    prefix_token,
 )
 from xplm.generate.options import SamplingOptions
 from xplm.progress import OnProgress, unseen
@@ -94,12 +95,7 @@ class ServedModel:
         Raises:
             RequestError: the tokenizer has neither.
         """
-        named = self._get("/tokenizer_info", dict)
-        token = named.get("bos_token") or named.get("eos_token")
-        if token is None:
-            raise RequestError(
-                "a text with nothing before it needs a tokenizer with a BOS or EOS token; the server's has neither"
-            )
+        token = prefix_token(self._get("/tokenizer_info", dict), "the server's")
         return self.encode([token], add_special_tokens=False)[0][0]
 
     def encode(self, texts: Sequence[Text], *, add_special_tokens: bool = True) -> list[list[int]]:

@@ -4,10 +4,11 @@ A likelihood is a sum of log-probabilities in the order of the tokens, made here
 log-probabilities give equal bits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from xplm.errors import RequestError
 from xplm.generate.options import SamplingOptions
 
 SCORING = "scoring"
@@ -112,6 +113,24 @@ class Subject(Protocol):
 
     def answer(self, asked: Sequence[Question]) -> list[str]:
         """The answers to prompts."""
+
+
+def prefix_token(special_tokens: Mapping[str, Any], whose: str) -> str:
+    """The token to stand before a text with nothing before it: BOS, or else EOS.
+
+    Args:
+        special_tokens: by name, as tokenizers have them.
+        whose: they are, for the message.
+
+    Raises:
+        RequestError: there is neither.
+    """
+    token = special_tokens.get("bos_token") or special_tokens.get("eos_token")
+    if token is None:
+        raise RequestError(
+            f"a text with nothing before it needs a tokenizer with a BOS or EOS token; {whose} has neither"
+        )
+    return str(token)
 
 
 def make_likelihood(logprobs: Sequence[float], best: Sequence[float]) -> Likelihood:

@@ -26,7 +26,7 @@ from xplm.out_of_memory import format_bytes
 from xplm.page_pool import PagePool, PageRow
 from xplm.pages import first_key
 from xplm.progress import READING
-from xplm.rope_scaling import LENGTH_DEPENDENT, table_name
+from xplm.rope_scaling import depend_on_length, table_name
 from xplm.text.reply_parts import Part
 from xplm.threads import count_cpus
 
@@ -66,7 +66,7 @@ class Scheduler:
                 all that it may become, so that they lie side by side.
         """
         self._engine, self.pool, self._ropes = engine, pool, engine.config.ropes
-        self._tables_vary = any(rope.rope_type in LENGTH_DEPENDENT for rope in self._ropes)
+        self._tables_vary = depend_on_length(self._ropes)
         self._most_rows, self._keeps_prefixes = most_rows, keeps_prefixes
         self._is_batch = is_batch
         threads = engine.rt.backend.threads or count_cpus()
