@@ -1,7 +1,7 @@
 """Pieces of LLVM code for loops whose sums have an order that is written out: see `xplm_numpy.dot`.
 
-LLVM, left to vectorise a loop, takes another order for every shape of it; and numba lets a place count from an array's
-end, which keeps a loop over places that it cannot tell the sign of from being vectorised at all.
+They also serve where a loop would not be vectorised at all: numba lets a place count from the end of an array, so none
+may begin at a place whose sign LLVM cannot tell.
 """
 
 from contextlib import contextmanager

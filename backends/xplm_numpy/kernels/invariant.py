@@ -76,8 +76,9 @@ def gelu_erf_fwd(x):
 def _gelu_erf(x, y):
     for block in prange(-(-len(x) // BLOCK)):
         begin, end = block_of(block, BLOCK, len(x))
-        for i in range(begin, end):
-            y[i] = narrow(gelu_erf(widen(x[i])), y)
+        own, out = x[begin:end], y[begin:end]
+        for i in range(len(own)):
+            out[i] = narrow(gelu_erf(widen(own[i])), out)
 
 
 def _check(*arrays, island=None):

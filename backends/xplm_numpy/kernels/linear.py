@@ -79,7 +79,7 @@ def operand(x, weight):
 def _most_rows(x, weight):
     """Up to how many rows x is not left to BLAS."""
     is_narrow_product = x.dtype != FLOAT32 and has_product(x, weight)
-    return min(MAX_ROWS, MAX_ROWS_NARROW) if is_narrow_product else MAX_ROWS
+    return MAX_ROWS_NARROW if is_narrow_product else MAX_ROWS
 
 
 def _is_dense(weight):

@@ -103,7 +103,7 @@ def test_products_of_operands_as_they_are_stored_could_be_rounding(
             dtypes.append(a.dtype.name) or multiply(lib, a, b, *rest, **options)
         ),
     )
-    monkeypatch.setattr(fused_linear, "MAX_ROWS", 0)  # the cases have few rows
+    monkeypatch.setattr(fused_linear, "MAX_ROWS_NARROW", 0)  # the cases have few rows
     test, reference = make_runtime(BACKEND, policy), make_runtime(BACKEND, "fp64", "portable")
     for case in fused_cases(op):
         for verdict in (found.verdict for found in check_case(test, reference, op, case)):
