@@ -1,6 +1,6 @@
 """One reply as it grows: the owner of its ids, its text and the reason it ended."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor
 
 import numpy as np
@@ -183,12 +183,9 @@ def advance(
     Returns:
         Of each the parts that can be shown now, which may be none, or why no token can follow.
     """
-    is_worth = executor is not None and len(replies) > 1 and logits.size >= WORTH_A_THREAD
-    outcomes = (
-        executor.map(_choose, replies, logits)
-        if executor and is_worth
-        else map(_choose, replies, logits)
-    )
+    outcomes: Iterator[Choice | RequestError] = map(_choose, replies, logits)
+    if executor is not None and len(replies) > 1 and logits.size >= WORTH_A_THREAD:
+        outcomes = executor.map(_choose, replies, logits)
     return [_take(*pair) for pair in zip(replies, outcomes, strict=True)]
 
 
