@@ -8,10 +8,12 @@ from contextlib import closing, suppress
 from urllib.parse import urlsplit
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from tests.generate.tiny import tiny_model
 from tests.serve.client import app_of, call, is_at_rest, live
-from xplm.serve.connections import Idle
+from xplm.serve.connections import FULL, Connection, Idle
 
 COMPLETIONS = "/v1/completions"
 GOOD = {"prompt": "hello", "max_tokens": 4, "temperature": 0}
@@ -50,6 +52,39 @@ def test_connections_beyond_the_limit_are_refused(lm):
         time.sleep(0.1)
         with connect(address) as again:
             assert ask(again)[0] == 200
+
+
+class FakeTransport:
+    """A client that has not taken yet what was sent to it."""
+
+    def __init__(self):
+        self.sent = b""
+
+    def get_extra_info(self, name):
+        return None
+
+    def write(self, content):
+        self.sent += content
+
+    def close(self):
+        """It is closed once the client has taken all."""
+
+
+def test_a_refused_connection_takes_nobody_elses_place():
+    async def app(scope, receive, send):
+        """Never asked."""
+
+    async def connect_twice():
+        config = uvicorn.Config(
+            app, ws="none", lifespan="off", log_config=None, limit_concurrency=2
+        )
+        state, transports = ServerState(), [FakeTransport(), FakeTransport()]
+        for transport in transports:
+            Connection(config, state, {}).connection_made(transport)
+        assert [transport.sent for transport in transports] == [b"", FULL]
+        assert [connection.transport for connection in state.connections] == transports[:1]
+
+    asyncio.run(connect_twice())
 
 
 def test_a_head_that_does_not_end_ends_its_connection(lm):

@@ -37,6 +37,7 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         assert self.limit_concurrency is not None
         if len(self.connections) >= self.limit_concurrency:
+            self.connections.discard(self)  # uvicorn refuses requests of others while it counts
             transport.write(FULL)
             transport.close()
 
